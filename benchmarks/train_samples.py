@@ -1,0 +1,46 @@
+"""Train the MNIST samples from scratch on the whole training set and write their weights into sample_models/.
+
+    EDGECOMPRESS_DATA=... python benchmarks/train_samples.py
+
+The epoch is chosen on the validation split (the last 5,000 training images); the test split is scored once, at
+the end. Two cores need a few minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from edgecompress.files import save_weights
+from edgecompress.finetuning import FineTuning, finetune
+from edgecompress.models import Sample, resolve
+from edgecompress.resources import resource
+from edgecompress.scoring import score
+
+SETTINGS = {
+    "lenet5": FineTuning(epochs=15, lr=0.05, distill=0.0, weight_decay=5e-4, batch_size=128),
+    "lenet300": FineTuning(epochs=20, lr=0.1, distill=0.0, weight_decay=1e-4, batch_size=128),
+}
+
+
+def untrained(name: str) -> Sample:
+    """The sample with PyTorch's initial weights instead of the trained ones."""
+    file = resource("sample_models") / f"{name}.py"
+    return replace(resolve(f"{file}:untrained"), name=name)
+
+
+def main() -> None:
+    """Train, score and save each sample."""
+    for name, settings in SETTINGS.items():
+        torch.manual_seed(0)
+        sample = untrained(name)
+        done = finetune(sample.build(), sample, settings)
+        print(name, "validation", done.best_score, "epoch", done.best_epoch, file=sys.stderr)
+        print(name, "test", score(done.model, sample), file=sys.stderr)
+        save_weights(resource("sample_models") / f"{name}.safetensors", done.model.state_dict())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""edgecompress: make a PyTorch model ready for phones and small boards, and prove the gain.
+
+The stages, in order: ``plan``, ``decompose``, ``finetune``, ``export``, ``profile``, ``bundle``. Names are
+loaded on first use, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "artifacts",
+    "Comparison": "profiles",
+    "CompressionPlan": "plans",
+    "Cost": "costs",
+    "EdgeCompressError": "errors",
+    "FineTuning": "finetuning",
+    "LayerPlan": "plans",
+    "Profile": "profiles",
+    "Sample": "models",
+    "bundle": "bundling",
+    "compare": "profiling",
+    "cost": "costs",
+    "decompose": "decomposing",
+    "export": "exporting",
+    "finetune": "finetuning",
+    "plan": "planning",
+    "profile": "profiling",
+    "recalibrate": "finetuning",
+    "resolve": "models",
+    "score": "scoring",
+    "verify": "exporting",
+}
+
+__all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checkers and readers
+    *sorted(_HOMES),
+]
+
+if TYPE_CHECKING:
+    from edgecompress.artifacts import Artifact as Artifact
+    from edgecompress.bundling import bundle as bundle
+    from edgecompress.costs import Cost as Cost
+    from edgecompress.costs import cost as cost
+    from edgecompress.decomposing import decompose as decompose
+    from edgecompress.errors import EdgeCompressError as EdgeCompressError
+    from edgecompress.exporting import export as export
+    from edgecompress.exporting import verify as verify
+    from edgecompress.finetuning import FineTuning as FineTuning
+    from edgecompress.finetuning import finetune as finetune
+    from edgecompress.finetuning import recalibrate as recalibrate
+    from edgecompress.models import Sample as Sample
+    from edgecompress.models import resolve as resolve
+    from edgecompress.planning import plan as plan
+    from edgecompress.plans import CompressionPlan as CompressionPlan
+    from edgecompress.plans import LayerPlan as LayerPlan
+    from edgecompress.profiles import Comparison as Comparison
+    from edgecompress.profiles import Profile as Profile
+    from edgecompress.profiling import compare as compare
+    from edgecompress.profiling import profile as profile
+    from edgecompress.scoring import score as score
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgecompress' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"edgecompress.{_HOMES[name]}"), name)

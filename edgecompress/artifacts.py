@@ -1,0 +1,240 @@
+"""Artifact: an exported file and the facts about it, kept in a JSON file beside it.
+
+``model.onnx`` has ``model.onnx.json`` (the facts) and ``model.onnx.golden.npz`` (inputs and what PyTorch
+answered, for checks on any machine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.costs import Cost
+from edgecompress.errors import FileError
+from edgecompress.files import Json, check_version, read_json, sha256, write_json, written_aside
+from edgecompress.plans import CompressionPlan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+VERSION = 1
+KIND = "edgecompress.artifact"
+SQNR_OF_EQUAL_DB = 300.0
+LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxsim", "safetensors")
+
+Arrays = dict[str, "NDArray[np.generic]"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of an input or output; a string in the shape is a free dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TensorSpec:
+        """The inverse of :meth:`to_json`."""
+        return cls(document["name"], document["dtype"], tuple(document["shape"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a runtime is from PyTorch on the same inputs, at one batch size.
+
+    ``scale`` is PyTorch's largest absolute output; ``sqnr_db`` is signal over error energy in dB, 300 where the
+    two are equal.
+    """
+
+    batch: int
+    max_abs_error: float
+    sqnr_db: float
+    scale: float
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {
+            "batch": self.batch,
+            "max_abs_error": self.max_abs_error,
+            "sqnr_db": self.sqnr_db,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Parity:
+        """The inverse of :meth:`to_json`."""
+        return cls(document["batch"], document["max_abs_error"], document["sqnr_db"], document["scale"])
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An exported file.
+
+    ``source`` is the MODEL it was exported from, ``plan`` how that was compressed (None: dense), ``graph`` what
+    the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the libraries that made it.
+    """
+
+    target: str
+    path: Path
+    size_bytes: int
+    sha256: str
+    model: str
+    source: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parity: tuple[Parity, ...]
+    graph: Json
+    cost: Cost
+    plan: CompressionPlan | None = None
+    preprocessing: Json = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def max_abs_error(self) -> float:
+        """The largest over all checked batch sizes."""
+        return max(parity.max_abs_error for parity in self.parity)
+
+    @property
+    def sqnr_db(self) -> float:
+        """The smallest over all checked batch sizes."""
+        return min(parity.sqnr_db for parity in self.parity)
+
+    def to_json(self) -> Json:
+        """A JSON object with kind and version; the path is the file's name alone."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "target": self.target,
+            "file": self.path.name,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "model": self.model,
+            "source": self.source,
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "parity": [parity.to_json() for parity in self.parity],
+            "graph": self.graph,
+            "cost": self.cost.to_json(),
+            "plan": self.plan.to_json() if self.plan else None,
+            "preprocessing": self.preprocessing,
+            "versions": self.versions,
+        }
+
+    def summary(self) -> Json:
+        """What ``run --json`` says of an artifact."""
+        return {
+            "target": self.target,
+            "path": str(self.path),
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "max_abs_error": self.max_abs_error,
+            "sqnr_db": self.sqnr_db,
+        }
+
+    def save(self) -> None:
+        """Write the facts beside the file."""
+        write_json(facts_path(self.path), self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Artifact:
+        """Read the facts of the artifact at ``path`` and prove that the file is still the one they describe.
+
+        Raises:
+            FileError: file or facts are missing or malformed, or the file was changed after its export.
+        """
+        if not path.is_file():
+            raise FileError(f"{path}: no such file")
+        facts = facts_path(path)
+        if not facts.is_file():
+            raise FileError(f"{path}: {facts.name} is not beside it; only files written by `edgecompress export` do")
+        artifact = _from_json(facts, path)
+        if sha256(path) != artifact.sha256:
+            raise FileError(f"{path}: changed or truncated after its export (its sha256 differs); export it again")
+        return artifact
+
+    def golden(self) -> tuple[Arrays, Arrays]:
+        """The golden inputs and PyTorch's outputs, by tensor name."""
+        return read_golden(golden_path(self.path))
+
+
+def _from_json(facts: Path, path: Path) -> Artifact:
+    document = read_json(facts)
+    try:
+        check_version(document, KIND, VERSION)
+        plan = document["plan"]
+        return Artifact(
+            target=document["target"],
+            path=path,
+            size_bytes=int(document["size_bytes"]),
+            sha256=document["sha256"],
+            model=document["model"],
+            source=document["source"],
+            inputs=tuple(TensorSpec.from_json(spec) for spec in document["inputs"]),
+            outputs=tuple(TensorSpec.from_json(spec) for spec in document["outputs"]),
+            parity=tuple(Parity.from_json(parity) for parity in document["parity"]),
+            graph=document["graph"],
+            cost=Cost.from_json(document["cost"]),
+            plan=CompressionPlan.from_json(plan) if plan else None,
+            preprocessing=document["preprocessing"],
+            versions=document["versions"],
+        )
+    except FileError as error:
+        raise FileError(f"{facts}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{facts}: field missing or malformed: {error}") from None
+
+
+def facts_path(path: Path) -> Path:
+    """Where the facts about ``path`` are kept."""
+    return path.with_name(path.name + ".json")
+
+
+def golden_path(path: Path) -> Path:
+    """Where the golden pair of ``path`` is kept."""
+    return path.with_name(path.name + ".golden.npz")
+
+
+def write_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
+    """Write inputs and expected outputs into one .npz, keys ``input:NAME`` and ``output:NAME``."""
+    import numpy as np
+
+    arrays = {f"input:{name}": array for name, array in inputs.items()}
+    arrays |= {f"output:{name}": array for name, array in outputs.items()}
+    with written_aside(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+
+
+def read_golden(path: Path) -> tuple[Arrays, Arrays]:
+    """The inverse of :func:`write_golden`.
+
+    Raises:
+        FileError: missing or not such a file.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path}: no readable golden pair ({error}); export the model again") from None
+    parts = ("input:", "output:")
+    inputs, outputs = ({k.removeprefix(p): a for k, a in arrays.items() if k.startswith(p)} for p in parts)
+    return inputs, outputs
+
+
+def versions() -> dict[str, str]:
+    """This package's version and those of the libraries that shape an artifact."""
+    from edgecompress import __version__
+
+    return {"edgecompress": __version__} | {name: version(name) for name in LIBRARIES}

@@ -1,0 +1,174 @@
+"""Cost: parameters, multiply-accumulates and bytes of a model. The one place that counts.
+
+A MAC is one multiply-accumulate of convolutions and matrix products, for one input (batch 1); 1 MAC = 2 FLOPs.
+Biases, normalisation, activations and pooling are not counted as MACs, exactly as in
+``torch.utils.flop_counter``. Shapes are found by running the model on the meta device: no arithmetic is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgecompress.files import Json
+from edgecompress.models import Inputs
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Parameters, MACs of one input, and bytes of all parameters and buffers."""
+
+    params: int
+    macs: int
+    weight_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return 2 * self.macs
+
+    def to_json(self) -> Json:
+        """A JSON object; ``flops`` is 2 x ``macs``."""
+        return {"params": self.params, "macs": self.macs, "flops": self.flops, "weight_bytes": self.weight_bytes}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, int]) -> Cost:
+        """The inverse of :meth:`to_json`."""
+        return cls(int(document["params"]), int(document["macs"]), int(document["weight_bytes"]))
+
+
+def cost(model: nn.Module, inputs: Inputs) -> Cost:
+    """Count a whole model for one input; ``inputs`` may hold any batch size."""
+    run, counter = _runner(model, inputs), FlopCounterMode(display=False)
+    with counter:
+        run()
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(params, counter.get_total_flops() // 2, weight_bytes(model))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, shared ones once."""
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:
+    """The shapes of the input (batch 1) to every leaf module, one for each time it runs, by dotted name."""
+    run, seen = _runner(model, inputs), dict[str, list[Shape]]()
+    with _hooked(model, lambda name, x: seen.setdefault(name, []).append(tuple(x.shape))):
+        run()
+    return seen
+
+
+def chain_cost(chain: nn.Module, shapes: list[Shape]) -> Cost:
+    """Count a layer or a chain of layers that runs on inputs of the given ``shapes``, by closed forms."""
+    links = list(chain) if isinstance(chain, nn.Sequential) else [chain]
+    params = sum(p.numel() for p in chain.parameters())
+    return Cost(params, sum(_links_macs(links, shape) for shape in shapes), weight_bytes(chain))
+
+
+def _links_macs(links: list[nn.Module], shape: Shape) -> int:
+    macs = 0
+    for link in links:
+        shape = output_shape(link, shape)
+        macs += layer_macs(link, shape)
+    return macs
+
+
+def layer_macs(layer: nn.Module, output: Shape) -> int:
+    """MACs of one layer from the shape of its output: every output number is one dot product.
+
+    Raises:
+        TypeError: a layer whose MACs have no closed form here.
+    """
+    if isinstance(layer, nn.Linear):
+        return prod(output) * layer.in_features
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return prod(output) * (layer.in_channels // layer.groups) * prod(layer.kernel_size)
+    raise TypeError(f"no closed form for the MACs of {type(layer).__name__}")
+
+
+def output_shape(layer: nn.Module, shape: Shape) -> Shape:
+    """Shape of the output of a Linear or ConvNd layer for an input of ``shape`` (batch first)."""
+    if isinstance(layer, nn.Linear):
+        return (*shape[:-1], layer.out_features)
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        axes = range(len(layer.kernel_size))
+        leading = shape[: -len(axes) - 1]
+        spatial = shape[-len(axes) :]
+        return (*leading, layer.out_channels, *(_conv_length(layer, axis, spatial[axis]) for axis in axes))
+    raise TypeError(f"no closed form for the output of {type(layer).__name__}")
+
+
+def _conv_length(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int, length: int) -> int:
+    """Length of one spatial axis after a convolution."""
+    if layer.padding == "same":
+        return length
+    padding = 0 if isinstance(layer.padding, str) else layer.padding[axis]
+    reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+    return (length + 2 * padding - reach) // layer.stride[axis] + 1
+
+
+def _runner(model: nn.Module, inputs: Inputs) -> Callable[[], Any]:
+    """A function that runs ``model`` in eval mode on one input, without arithmetic where that is possible.
+
+    A model that looks at values cannot run on the meta device; it is run for real.
+    """
+    one = tuple(tensor[:1] for tensor in inputs)
+    meta = tuple(tensor.to("meta") for tensor in one)
+    state = {name: t.to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+    def on_meta() -> Any:
+        with _evaluating(model), torch.no_grad():
+            return torch.func.functional_call(model, state, meta)
+
+    def for_real() -> Any:
+        with _evaluating(model), torch.no_grad():
+            return model(*one)
+
+    try:
+        on_meta()
+    except Exception:  # anything a model does with values can fail in its own way; the real run decides
+        return for_real
+    return on_meta
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while, then every module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _hooked(model: nn.Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
+    """Call ``see(name, input)`` each time a leaf module runs."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor) and args[0].dim():
+                see(name, args[0])
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,121 @@
+"""decompose(): a copy of a model with a plan's layers replaced by chains of plain layers."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
+from edgecompress.errors import PlanError
+from edgecompress.layers import refuse_unusable, weighted_layers
+from edgecompress.plans import CompressionPlan, LayerPlan
+from edgecompress.progress import Progress, silent
+
+
+def decompose(
+    model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent
+) -> nn.Module:
+    """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of plain layers.
+
+    With ``fill=False`` only the structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and
+    the compressed ``state_dict`` is the compressed model bit for bit.
+
+    Raises:
+        PlanError: the plan is for another model, or names a layer or ranks that do not fit.
+    """
+    check_plan(model, plan)
+    changed = copy.deepcopy(model)
+    for done, layer_plan in enumerate(plan.layers, start=1):
+        progress("decompose", done, len(plan.layers), layer_plan.name)
+        dense = changed.get_submodule(layer_plan.name)
+        _put(changed, layer_plan.name, replacement(dense, layer_plan, fill=fill))
+    return changed
+
+
+def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
+    """Prove that ``plan`` speaks of exactly the layers of ``model``, with ranks that fit.
+
+    Raises:
+        PlanError: the first thing that does not fit.
+    """
+    found = {item.name: item for item in weighted_layers(model)}
+    named = [entry.name for entry in (*plan.layers, *plan.skipped)]
+    _refuse_twice(named)
+    missing = [name for name in named if name not in found]
+    extra = [name for name in found if name not in set(named)]
+    if missing or extra:
+        fact = f"it names {missing[0]!r}, which is not there" if missing else f"it says nothing about {extra[0]!r}"
+        more = len(missing) + len(extra) - 1
+        raise PlanError(
+            f"the plan is for another model{f' ({plan.model})' if plan.model else ''}: {fact}"
+            f"{f', and {more} more layers differ' if more else ''}; make a plan for this one with `edgecompress plan`"
+        )
+    for layer_plan in plan.layers:
+        _check_layer(found[layer_plan.name].layer, layer_plan, found[layer_plan.name].refused)
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PlanError(f"{twice[0]}: named twice in the plan; keep one entry a layer")
+
+
+def _check_layer(layer: nn.Module, plan: LayerPlan, refused: str) -> None:
+    if refused:
+        raise PlanError(f"{plan.name}: {refused}")
+    method = DECOMPOSITIONS.get(plan.method)
+    if method is None:
+        raise PlanError(f"{plan.name}: no method {plan.method!r}; there are {', '.join(DECOMPOSITIONS)}")
+    support = method.supports(layer)
+    if not support:
+        raise PlanError(f"{plan.name}: {plan.method} cannot replace it: {support.reason}")
+    shape = tuple(_weight(layer).shape)
+    if plan.shape != shape:
+        raise PlanError(f"{plan.name}: its weight is {shape}, the plan was made for {plan.shape}: another model?")
+    _check_ranks(method, layer, plan)
+
+
+def _check_ranks(method: Decomposition, layer: nn.Module, plan: LayerPlan) -> None:
+    largest = method.max_ranks(layer)
+    fits = len(plan.ranks) == len(largest) and all(1 <= r <= most for r, most in zip(plan.ranks, largest, strict=True))
+    if not fits:
+        first = "(" + ", ".join("1" for _ in largest) + ")"
+        raise PlanError(f"{plan.name}: ranks {plan.ranks} outside {first}..{largest} of {plan.method}")
+
+
+def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.Sequential:
+    """The chain for one layer, in its dtype, device, mode and ``requires_grad``."""
+    method = DECOMPOSITIONS[plan.method]
+    chain = method.chain(layer, plan.ranks)
+    if fill:
+        _fill(chain, layer, plan, method)
+    weight, bias = _weight(layer), getattr(layer, "bias", None)
+    for name, parameter in chain.named_parameters():
+        parameter.requires_grad_(bias.requires_grad if name.endswith("bias") else weight.requires_grad)
+    return chain.train(layer.training)
+
+
+def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan, method: Decomposition) -> None:
+    weight = _weight(layer).detach()
+    refuse_unusable(plan.name, weight)
+    factors = method.factors(weight.cpu(), plan.ranks)
+    state: dict[str, Tensor] = {f"{link}.weight": factor for link, factor in zip(method.links, factors, strict=True)}
+    if layer.bias is not None:
+        assert isinstance(layer.bias, Tensor)
+        state[f"{method.links[-1]}.bias"] = layer.bias.detach()
+    chain.load_state_dict(state)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+
+

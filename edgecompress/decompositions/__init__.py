@@ -1,0 +1,20 @@
+"""The methods: one file and one line in ``DECOMPOSITIONS`` each."""
+
+from __future__ import annotations
+
+from edgecompress.decompositions.base import Decomposition, Support
+from edgecompress.decompositions.svd import Svd
+from edgecompress.decompositions.tucker2 import Tucker2
+
+DECOMPOSITIONS: dict[str, Decomposition] = {
+    method.name: method
+    for method in (
+        Svd(),
+        Tucker2(),
+    )
+}
+
+LINKS: dict[str, tuple[str, ...]] = {name: method.links for name, method in DECOMPOSITIONS.items()}
+"""The names of the links of each method's chain, in order."""
+
+__all__ = ["DECOMPOSITIONS", "LINKS", "Decomposition", "Support"]

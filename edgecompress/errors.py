@@ -1,0 +1,98 @@
+"""The exceptions a caller can meet; ``cli`` turns each into one message and its exit code.
+
+::
+
+    EdgeCompressError          exit
+     ├ ModelError               2    MODEL could not be resolved, built or run
+     │  └ DataError             2    a split of the sample's data is missing or malformed
+     ├ PlanError                2    the plan does not fit the model        (also a ValueError)
+     ├ FileError                2    a file cannot be read, trusted or written
+     ├ BudgetError              1    no plan meets the budget; carries the nearest feasible point
+     ├ TrainingError            1    training diverged
+     ├ ExportError              1    the exporter refused; ``__cause__`` kept
+     │  └ ParityError           1    exported numbers differ from PyTorch's
+     ├ DeviceError              4    unreachable, or a command failed there
+     └ MissingExtra             3    an optional dependency is not installed (also an ImportError)
+
+A message names the culprit, the fact and the way out.
+"""
+
+from __future__ import annotations
+
+
+class EdgeCompressError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ModelError(EdgeCompressError):
+    """MODEL could not be resolved, built or run."""
+
+    exit_code = 2
+
+
+class DataError(ModelError):
+    """A split of the sample's data is missing or malformed."""
+
+
+class PlanError(EdgeCompressError, ValueError):
+    """The plan, or one of its options, does not fit the model."""
+
+    exit_code = 2
+
+
+class FileError(EdgeCompressError):
+    """A file cannot be read, trusted or written."""
+
+    exit_code = 2
+
+
+class BudgetError(EdgeCompressError):
+    """No plan meets the budget.
+
+    ``nearest_keep`` is the smallest fraction of the dense cost that can be reached.
+    """
+
+    def __init__(self, message: str, *, nearest_keep: float) -> None:
+        super().__init__(message)
+        self.nearest_keep = nearest_keep
+
+
+class TrainingError(EdgeCompressError):
+    """Training diverged: the loss is not a number any more."""
+
+
+class ExportError(EdgeCompressError):
+    """The exporter refused the model; the original exception is ``__cause__``."""
+
+
+class ParityError(ExportError):
+    """The exported file computes something else than PyTorch does."""
+
+    def __init__(
+        self, message: str, *, target: str, max_abs_error: float, sqnr_db: float, tolerance: float
+    ) -> None:
+        super().__init__(message)
+        self.target = target
+        self.max_abs_error = max_abs_error
+        self.sqnr_db = sqnr_db
+        self.tolerance = tolerance
+
+
+class DeviceError(EdgeCompressError):
+    """A device is unreachable, or a command failed on it."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, device: str, command: str, returncode: int | None) -> None:
+        super().__init__(message)
+        self.device = device
+        self.command = command
+        self.returncode = returncode
+
+
+class MissingExtra(EdgeCompressError, ImportError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    exit_code = 3

@@ -1,0 +1,164 @@
+"""Reading and writing files so that nothing half-written or untrusted is ever taken for good.
+
+Every file is written aside and renamed; every document carries its kind and version; weights are
+safetensors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Json = dict[str, Any]
+
+CHUNK_BYTES = 1 << 20
+
+
+def make_folder(folder: Path) -> Path:
+    """Create ``folder`` (and its parents) and prove that it can be written to.
+
+    Raises:
+        FileError: the folder cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write to {folder}: {reason(error)}; choose another folder with -o") from error
+    return folder
+
+
+def reason(error: OSError) -> str:
+    """The operating system's words for an error, without the path Python adds."""
+    return (error.strerror or str(error)).lower()
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is renamed to ``path``, else removed.
+
+    Raises:
+        FileError: the disk is full or the folder is not writable.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {reason(error)}; free some space or choose another folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with written_aside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write one JSON document atomically, keys in the given order."""
+    write_text(path, dump_json(document) + "\n")
+
+
+def dump_json(document: Mapping[str, Any]) -> str:
+    """JSON text without NaN or Infinity (which are no JSON)."""
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        FileError: missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FileError(f"{path}: {reason(error)}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError(f"{path}: not a JSON document ({error})") from None
+    if not isinstance(document, dict):
+        raise FileError(f"{path}: holds a JSON {type(document).__name__}, an object was expected")
+    return document
+
+
+def check_version(document: Json, kind: str, version: int) -> None:
+    """Refuse a document of another kind or of a version this release does not know.
+
+    Raises:
+        FileError: the document says something else than ``kind`` and ``version``.
+    """
+    if document.get("kind") != kind:
+        raise FileError(f"a document of kind {kind!r} was expected, this one says {document.get('kind')!r}")
+    if document.get("version") != version:
+        raise FileError(
+            f"{kind} document of version {document.get('version')!r}: this release reads version {version}; "
+            "write it again with this release"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def zipped_bytes(path: Path) -> int:
+    """Size in bytes after DEFLATE, as an app store would ship it."""
+    compressor, size = zlib.compressobj(9), 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            size += len(compressor.compress(chunk))
+    return size + len(compressor.flush())
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a ``state_dict`` as safetensors, atomically and byte-identical for equal input."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with written_aside(path) as partial:
+        partial.write_bytes(save(tensors))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; a pickle (``.pt``, ``.pth``) is refused, never opened.
+
+    Raises:
+        FileError: missing, truncated, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as stream:
+            head = stream.read(4)
+        if head[:2] == b"\x80\x02" or head == b"PK\x03\x04":
+            raise FileError(
+                f"{path}: a pickle, which can run code when opened, where safetensors is expected; convert it with "
+                "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
+            ) from None
+        raise FileError(f"{path}: not a whole safetensors file ({error})") from None

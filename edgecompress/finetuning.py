@@ -1,0 +1,315 @@
+"""Fine-tuning a compressed model: train the factors, learn from the dense model, keep the best, resume.
+
+A run that was interrupted and resumed ends with the same weights as one that was not: the order of the
+images, the augmentation and dropout depend on the seed and the epoch alone, and a checkpoint is written after
+every epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from edgecompress.datasets import batches, size
+from edgecompress.errors import ModelError, TrainingError
+from edgecompress.files import written_aside
+from edgecompress.models import Sample
+from edgecompress.progress import Progress, silent
+from edgecompress.scoring import score_on
+
+CHECKPOINT_VERSION = 1
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """Options of :func:`finetune`.
+
+    ``lr`` is the peak of the one-cycle schedule (``sgd``) or constant (``adam``); ``distill`` in [0, 1] is the
+    share of the loss that follows the teacher's softened outputs at ``temperature``; ``clip`` bounds the
+    gradient's norm; ``bfloat16`` runs forward and backward in autocast.
+    """
+
+    epochs: int = 3
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    distill: float = 0.7
+    temperature: float = 4.0
+    clip: float = 5.0
+    seed: int = 0
+    bfloat16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch ended with: the mean training loss and the score on the validation split."""
+
+    epoch: int
+    loss: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """The best model by validation score and how it came about; ``best_epoch`` 0 is the model as given."""
+
+    model: nn.Module
+    best_epoch: int
+    best_score: float
+    history: tuple[Epoch, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything that changes while training."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: OneCycleLR | None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    history: list[Epoch] = field(default_factory=list)
+
+    def keep_if_best(self, epoch: int, score: float) -> None:
+        if score > self.best_score:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.best_epoch, self.best_score = epoch, score
+
+    def state(self, key: str) -> State:
+        schedule = self.schedule.state_dict() if self.schedule else {}
+        return {
+            "version": CHECKPOINT_VERSION,
+            "key": key,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {name: value for name, value in schedule.items() if not callable(value)},
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def restore(self, state: State) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+        self.best, self.best_epoch, self.best_score = state["best"], state["best_epoch"], state["best_score"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def finetune(
+    model: nn.Module,
+    sample: Sample,
+    settings: FineTuning,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> FineTuned:
+    """Train a copy of ``model`` on the sample's train split; the best by validation score comes back.
+
+    With ``checkpoint`` the state is written there after every epoch, and a run that finds a checkpoint of the
+    same start and settings goes on from it.
+
+    Raises:
+        DataError: the sample has no data.
+        ModelError: distillation is asked for and the outputs are not one tensor.
+        TrainingError: the loss is not finite any more.
+    """
+    if settings.epochs == 0:
+        return FineTuned(copy.deepcopy(model), 0, math.nan, ())
+    train, validation = sample.data("train"), sample.data("validation")
+    run, key = _start(model, settings, size(train)), _key(model, settings, teacher)
+    if not _resume(run, checkpoint, key):
+        run.keep_if_best(0, score_on(run.model, sample, validation))
+    for epoch in range(len(run.history) + 1, settings.epochs + 1):
+        loss = _train_epoch(run, sample, settings, teacher, epoch, progress)
+        reached = score_on(run.model, sample, validation)
+        run.history.append(Epoch(epoch, loss, reached))
+        run.keep_if_best(epoch, reached)
+        if checkpoint is not None:
+            _save(run, checkpoint, key)
+    return _finish(run, model)
+
+
+def _start(model: nn.Module, settings: FineTuning, images: int) -> _Run:
+    trained = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adam":
+        return _Run(trained, Adam(parameters, settings.lr, weight_decay=settings.weight_decay), None)
+    optimizer = SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=True)
+    steps = settings.epochs * _steps(images, settings.batch_size)
+    return _Run(trained, optimizer, OneCycleLR(optimizer, settings.lr, total_steps=steps))
+
+
+def _finish(run: _Run, model: nn.Module) -> FineTuned:
+    best = copy.deepcopy(model)
+    best.load_state_dict({name: tensor.contiguous() for name, tensor in run.best.items()})
+    return FineTuned(best.eval(), run.best_epoch, run.best_score, tuple(run.history))
+
+
+def _steps(images: int, batch_size: int) -> int:
+    """Whole batches an epoch; at least one."""
+    return max(1, images // batch_size)
+
+
+def _train_epoch(
+    run: _Run, sample: Sample, settings: FineTuning, teacher: nn.Module | None, epoch: int, progress: Progress
+) -> float:
+    """One pass over the train split; returns the mean loss."""
+    torch.manual_seed(settings.seed * 100_003 + epoch)
+    run.model.train()
+    total, steps = 0.0, _steps(size(sample.data("train")), settings.batch_size)
+    for step, (inputs, targets) in enumerate(_training_batches(sample, settings, epoch), start=1):
+        loss = _step(run, sample, settings, teacher, inputs, targets)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in epoch {epoch}, step {step}; try a smaller --lr (it was {settings.lr})"
+            )
+        total += loss
+        progress(f"fine-tune, epoch {epoch} of {settings.epochs}", step, steps, _detail(run, total / step))
+    return total / steps
+
+
+def _detail(run: _Run, loss: float) -> str:
+    score = f", validation {run.history[-1].score:.2f}" if run.history else ""
+    return f"loss {loss:.4f}{score}"
+
+
+def _training_batches(sample: Sample, settings: FineTuning, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole batches in an order, and with an augmentation, that depend on the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
+    train = sample.data("train")
+    order = torch.randperm(size(train), generator=generator)
+    whole = _steps(len(order), settings.batch_size) * settings.batch_size
+    for inputs, targets in batches(train, settings.batch_size, order[:whole]):
+        yield (sample.augment(inputs, generator) if sample.augment else inputs), targets
+
+
+def _step(
+    run: _Run, sample: Sample, settings: FineTuning, teacher: nn.Module | None, inputs: Tensor, targets: Tensor
+) -> float:
+    inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+    run.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        outputs = run.model(inputs)
+        expected = _teach(teacher, inputs) if settings.distill else None
+    loss = sample.loss(outputs, targets) if settings.distill < 1 or expected is None else outputs.new_zeros(())
+    if expected is not None:
+        loss = (1 - settings.distill) * loss + settings.distill * distillation(outputs, expected, settings.temperature)
+    loss.backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), settings.clip)
+    run.optimizer.step()
+    if run.schedule is not None:
+        run.schedule.step()
+    return float(loss.detach())
+
+
+def _teach(teacher: nn.Module | None, inputs: Tensor) -> Any:
+    if teacher is None:
+        return None
+    with torch.no_grad():
+        return teacher.eval()(inputs)
+
+
+def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between softened outputs less the teacher's entropy, times T^2 (Hinton et al. 2015).
+
+    ``outputs`` and ``expected`` are logits (N, classes, ...); the mean over N and any further dimensions.
+
+    Raises:
+        ModelError: the model's outputs are not one tensor of logits.
+    """
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+        raise ModelError("distillation needs one output of logits (N, classes, ...); fine-tune with --distill 0")
+    student = (outputs.float() / temperature).log_softmax(1)
+    target = (expected.float() / temperature).log_softmax(1)
+    divergence = nn.functional.kl_div(student, target, reduction="none", log_target=True).sum(1).mean()
+    return divergence * temperature**2
+
+
+def _key(model: nn.Module, settings: FineTuning, teacher: nn.Module | None) -> str:
+    """Identifies the start: settings and the weights of model and teacher."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for part in (model, teacher):
+        for name, tensor in part.state_dict().items() if part is not None else ():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(run: _Run, checkpoint: Path, key: str) -> None:
+    with written_aside(checkpoint) as partial:
+        torch.save(run.state(key), partial)
+
+
+def _resume(run: _Run, checkpoint: Path | None, key: str) -> bool:
+    """Restore a checkpoint of the same start; anything else, or a damaged file, means starting over."""
+    if checkpoint is None or not checkpoint.is_file():
+        return False
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+    except Exception:  # a damaged file can fail in any way; the run can always start over
+        return False
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION or state.get("key") != key:
+        return False
+    run.restore(state)
+    return True
+
+
+def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.Module:
+    """A copy of ``model`` whose batch-norm statistics are the averages over ``inputs`` (N, ...), no gradients.
+
+    Every other layer stays in eval mode, so dropout does not disturb the statistics.
+    """
+    changed = copy.deepcopy(model).eval()
+    norms = [layer for layer in changed.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    norms = [layer for layer in norms if layer.track_running_stats]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    with torch.no_grad():
+        for part in inputs.split(batch_size) if norms else ():
+            changed(part)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    return changed.eval()
+
+
+def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Tensor) -> tuple[nn.Module, bool]:
+    """Recalibrated batch norms if they bring the outputs nearer to the dense model's on ``inputs``, else a no-op.
+
+    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones; no labels are used. The
+    distance is the mean squared difference of the outputs.
+    """
+    candidate = recalibrate(model, inputs)
+    better = _distance(candidate, dense, inputs) < _distance(model, dense, inputs)
+    return (candidate, True) if better else (model, False)
+
+
+def _distance(model: nn.Module, dense: nn.Module, inputs: Tensor, batch_size: int = 128) -> float:
+    from edgecompress.models import as_outputs
+
+    total = 0.0
+    with torch.inference_mode():
+        for part in inputs.split(batch_size):
+            for ours, theirs in zip(as_outputs(model(part)), as_outputs(dense(part)), strict=True):
+                total += float((ours - theirs).double().pow(2).sum())
+    return total

@@ -1,0 +1,85 @@
+"""Finding the layers of a model that could be replaced, and saying why the others cannot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from edgecompress.decompositions.base import plain_layer
+from edgecompress.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A layer with a weight; ``refused`` is empty, or the reason no method may touch it."""
+
+    name: str
+    layer: nn.Module
+    refused: str = ""
+
+
+def weighted_layers(model: nn.Module) -> tuple[Found, ...]:
+    """Every module that itself owns a weight of two or more dimensions, at every path it is registered under."""
+    paths = list(model.named_modules(remove_duplicate=False))
+    modules = Counter(id(module) for _, module in paths)
+    weights = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    fused = {id(child) for module in model.modules() for child in _read_directly(module)}
+    return tuple(
+        Found(name, module, _refusal(module, modules[id(module)] > 1, weights, id(module) in fused))
+        for name, module in paths
+        if any(p.dim() >= 2 for p in module.parameters(recurse=False)) or parametrize.is_parametrized(module)
+    )
+
+
+def _read_directly(module: nn.Module) -> Iterator[nn.Module]:
+    """Layers whose weight a fused implementation of PyTorch reads itself, past their ``forward``."""
+    if isinstance(module, nn.TransformerEncoderLayer):
+        yield from (module.linear1, module.linear2)
+
+
+def _refusal(layer: nn.Module, registered_twice: bool, weights: Counter[int], fused: bool) -> str:
+    """The reason to leave a layer alone, or an empty string."""
+    if parametrize.is_parametrized(layer):
+        return "parametrized: its weight is computed on every call"
+    plain = plain_layer(layer)
+    if not plain:
+        return plain.reason
+    if registered_twice:
+        return "tied: the same layer is registered under several names"
+    if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):
+        return "tied: shares its weight with another layer"
+    if fused:
+        return "nn.TransformerEncoderLayer reads its weight directly in its fast path"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "carries forward hooks, which a chain would lose"
+    return ""
+
+
+def refuse_unusable(name: str, weight: torch.Tensor) -> None:
+    """Refuse a weight that has no decomposition.
+
+    Raises:
+        PlanError: it holds NaN or infinity, or nothing but zeros.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise PlanError(f"{name}: its weight holds NaN or infinity; train or load the model again")
+    if not bool(weight.any()):
+        raise PlanError(f"{name}: its weight is all zeros; remove the layer or load trained weights")
+
+
+def describe(layer: nn.Module) -> str:
+    """Kind and size of a layer in few words, for tables: ``Conv2d 16->32 3x3 /2``."""
+    if isinstance(layer, nn.Linear):
+        return f"Linear {layer.in_features}->{layer.out_features}"
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        kernel, stride = "x".join(map(str, layer.kernel_size)), max(layer.stride)
+        groups = f" groups {layer.groups}" if layer.groups > 1 else ""
+        return f"{type(layer).__name__} {layer.in_channels}->{layer.out_channels} {kernel}" + (
+            f" /{stride}{groups}" if stride > 1 else groups
+        )
+    return type(layer).__name__

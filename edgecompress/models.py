@@ -1,0 +1,254 @@
+"""Sample: a model with what is needed to compress, train, check and describe it; and what MODEL may be.
+
+A model file is a Python file with a few names, of which only ``model`` and ``example`` are required::
+
+    def model() -> nn.Module: ...                       # built, trained weights loaded
+    def example() -> Tensor | tuple[Tensor, ...]: ...   # one input batch (any batch size)
+    def data(split) -> Dataset: ...                     # "train", "validation" or "test"; items (input, target)
+    def loss(outputs, targets) -> Tensor: ...           # default: cross-entropy, averaged over the batch
+    def score(outputs, targets) -> float: ...           # default: top-1 accuracy in percent; higher is better
+    def augment(inputs, generator) -> Tensor: ...       # applied to each training batch
+    preprocessing = {...}                               # goes into the manifest of a bundle
+
+The shipped samples are such files, resolved by the same code. The file's folder is importable while it runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.errors import DataError, EdgeCompressError, ModelError
+from edgecompress.resources import resource
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from edgecompress.plans import CompressionPlan
+
+Inputs = tuple[Tensor, ...]
+Outputs = tuple[Tensor, ...]
+Loss = Callable[[Any, Tensor], Tensor]
+Score = Callable[[Any, Tensor], float]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A model, an example of its input and, where given, its data, loss, score and preprocessing.
+
+    ``source`` can be given to :func:`resolve` again; ``inputs`` are the example's tensors, batch first.
+    """
+
+    name: str
+    source: str
+    build: Callable[[], nn.Module]
+    inputs: Inputs
+    splits: Callable[[str], Dataset[Any]] | None = None
+    loss: Loss = field(default=nn.functional.cross_entropy)
+    score: Score = field(default=lambda outputs, targets: top1(outputs, targets))
+    augment: Augment | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    plan: CompressionPlan | None = None
+
+    def model(self) -> nn.Module:
+        """Build the model, in eval mode, and prove that it runs on its example.
+
+        Raises:
+            ModelError: it cannot be built, is no ``nn.Module``, or does not run.
+        """
+        model = _call(self.name, "model()", self.build)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{self.name}: model() gave a {type(model).__name__}, a torch.nn.Module was expected")
+        model.eval()
+        check_runs(model, self.inputs, self.name)
+        return model
+
+    def data(self, split: str) -> Dataset[Any]:
+        """One of the splits ``train``, ``validation``, ``test``.
+
+        Raises:
+            DataError: the sample has no data, or it is not where it should be.
+        """
+        if self.splits is None:
+            raise DataError(
+                f"{self.name}: has no data; define `def data(split): ...` beside model() to train or score it"
+            )
+        dataset: Dataset[Any] = _call(self.name, f"data({split!r})", lambda: self.splits(split))  # type: ignore[misc]
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+            raise DataError(f"{self.name}: data({split!r}) must give a non-empty dataset with a length and indexing")
+        return dataset
+
+
+def top1(outputs: Tensor, targets: Tensor) -> float:
+    """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,)."""
+    return float((outputs.argmax(1) == targets).double().mean() * 100)
+
+
+def as_outputs(outputs: object) -> Outputs:
+    """A model's output as a tuple of tensors.
+
+    Raises:
+        ModelError: it is neither a tensor nor a flat tuple or list of tensors.
+    """
+    items = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    if not items or not all(isinstance(item, Tensor) for item in items):
+        raise ModelError(
+            f"the model returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
+            "wrap the model so that it returns those"
+        )
+    return tuple(items)
+
+
+def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
+    """Run ``model`` once, in eval mode, on ``inputs``.
+
+    Raises:
+        ModelError: it fails, or its output is not made of tensors.
+    """
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(*inputs)
+    except Exception as error:
+        raise ModelError(f"{name}: does not run on its example of shape {shapes}: {_first_line(error)}") from error
+    as_outputs(outputs)
+
+
+def resolve(reference: str) -> Sample:
+    """The sample that ``reference`` names, without building its model.
+
+    ``reference`` is ``file.py``, ``file.py:name``, ``package.module:name``, the name of a shipped sample, or a
+    compressed-model folder.
+
+    Raises:
+        ModelError: nothing of that name, or not a model.
+    """
+    path, _, attribute = _split(reference)
+    if path.is_dir():
+        from edgecompress.compressed import load_compressed
+
+        return load_compressed(path)
+    if path.suffix == ".py":
+        return _from_file(path, attribute or "model", reference)
+    if path.suffix == ".onnx":
+        raise ModelError(
+            f"{reference}: an .onnx file cannot be compressed; give the PyTorch model it came from "
+            "(verify, profile and bundle do take .onnx files)"
+        )
+    if reference in sample_facts():
+        return _from_file(resource("sample_models") / f"{reference}.py", "model", reference, name=reference)
+    if ":" in reference:
+        return _from_module(reference)
+    raise ModelError(_unknown(reference))
+
+
+def sample_facts() -> dict[str, dict[str, Any]]:
+    """The shipped samples by name, with their facts from ``sample_models/info.toml``."""
+    return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
+
+
+def _split(reference: str) -> tuple[Path, str, str]:
+    """``file.py:name`` into path, colon, name; a drive letter or a plain path has no name."""
+    head, colon, tail = reference.rpartition(":")
+    if colon and head.endswith(".py"):
+        return Path(head), colon, tail
+    return Path(reference), "", ""
+
+
+def _unknown(reference: str) -> str:
+    names = sorted(sample_facts())
+    close = difflib.get_close_matches(reference, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return (
+        f"no model {reference!r}{hint} A model is a sample ({', '.join(names)}), a file.py, file.py:name, "
+        "package.module:name or a compressed-model folder"
+    )
+
+
+def _from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sample:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
+    return _from_namespace(_load_file(path), attribute, name or path.stem, source, reference)
+
+
+def _load_file(path: Path) -> ModuleType:
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"edgecompress_model_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path}: Python cannot load this file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    _call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _from_module(reference: str) -> Sample:
+    module_name, _, attribute = reference.rpartition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(f"{reference}: cannot import {module_name!r}: {error}") from error
+    return _from_namespace(module, attribute or "model", reference, reference, reference)
+
+
+def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, reference: str) -> Sample:
+    found = getattr(module, attribute, None)
+    if found is None or not (callable(found) or isinstance(found, nn.Module)):
+        raise ModelError(
+            f"{reference}: defines no {attribute!r}; write `def {attribute}() -> torch.nn.Module: ...`, "
+            "or name another function after a colon (file.py:name)"
+        )
+    build = (lambda: found) if isinstance(found, nn.Module) else found
+    optional = {key: getattr(module, key) for key in ("loss", "score", "augment", "preprocessing") if hasattr(module, key)}
+    return Sample(name, source, build, _example(module, reference), getattr(module, "data", None), **optional)
+
+
+def _example(module: ModuleType, reference: str) -> Inputs:
+    example = getattr(module, "example", None)
+    value = _call(reference, "example()", example) if callable(example) else example
+    inputs = value if isinstance(value, tuple | list) else (value,)
+    if not inputs or not all(isinstance(item, Tensor) and item.dim() > 0 for item in inputs):
+        raise ModelError(
+            f"{reference}: defines no usable 'example'; write `def example(): return torch.zeros(1, 3, 32, 32)` "
+            "(a tensor or a tuple of tensors, batch first)"
+        )
+    return tuple(inputs)
+
+
+def _call(name: str, what: str, function: Callable[[], Any]) -> Any:
+    """Run the user's code; whatever it raises becomes a ModelError that names it."""
+    try:
+        return function()
+    except EdgeCompressError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{name}: {what} failed: {_first_line(error)}{_where(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the user's code in a traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" (at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace is not None else ""

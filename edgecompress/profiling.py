@@ -1,0 +1,141 @@
+"""profile() and compare(): storage, work, memory and latency of an exported file on a device.
+
+The figures come from a stand-alone runner in a process of its own; this module only starts it and reads its
+answer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgecompress.artifacts import Artifact, facts_path, golden_path
+from edgecompress.devices import DEVICES, Device
+from edgecompress.errors import DeviceError, FileError
+from edgecompress.files import Json, sha256, zipped_bytes
+from edgecompress.profiles import Comparison, DeviceFacts, Latency, Profile, paired_ratio
+from edgecompress.targets import TARGETS, Target
+
+TIMEOUT_S = 600.0
+
+
+def device_named(name: str) -> Device:
+    """The device that a ``--device`` value names.
+
+    Raises:
+        DeviceError: there is none of that name.
+    """
+    if name not in DEVICES:
+        message = f"no device {name!r}; there are {', '.join(DEVICES)}"
+        raise DeviceError(message, device=name, command="", returncode=None)
+    return DEVICES[name]()
+
+
+def target_of(path: Path) -> Target:
+    """The target that a file's ending stands for.
+
+    Raises:
+        FileError: no such file, or no target writes such files.
+    """
+    if not path.is_file():
+        raise FileError(f"{path}: no such file")
+    for target in TARGETS.values():
+        if path.suffix == target.suffix:
+            return target
+    raise FileError(f"{path}: not a file any target reads ({', '.join(t.suffix for t in TARGETS.values())})")
+
+
+def profile(
+    path: Path, device: Device, *, threads: int = 1, batch: int = 1, runs: int = 50, seconds: float = 1.0
+) -> Profile:
+    """Measure one file alone in a process of its own.
+
+    Raises:
+        FileError: it cannot be read.
+        DeviceError: the runner failed.
+    """
+    target = target_of(path)
+    target.signature(path)
+    answer = _measure(target, path, None, device, threads, batch, runs, seconds)
+    (measured,) = answer["models"]
+    cost = Artifact.load(path).cost if facts_path(path).is_file() else None
+    return Profile(
+        file=path.name,
+        sha256=sha256(path),
+        target=target.name,
+        device=_facts(device, answer),
+        runtime=answer["runtime"],
+        threads=threads,
+        batch=batch,
+        size_bytes=path.stat().st_size,
+        zipped_bytes=zipped_bytes(path),
+        weight_bytes=target.weight_bytes(path),
+        params=cost.params if cost else None,
+        macs=cost.macs if cost else None,
+        load_ms=measured["load_ms"],
+        first_run_ms=measured["first_run_ms"],
+        peak_rss_bytes=answer["peak_rss_bytes"],
+        runtime_rss_bytes=answer["rss_before_load_bytes"],
+        latency=Latency.from_json(measured),
+    )
+
+
+def compare(
+    candidate: Path, baseline: Path, device: Device, *, threads: int = 1, batch: int = 1, runs: int = 50, seconds: float = 2.0
+) -> Comparison:
+    """Measure two files in interleaved blocks of one process: the speed-up, its interval, and a verdict.
+
+    Raises:
+        FileError: one cannot be read, or they are of different targets.
+        DeviceError: the runner failed.
+    """
+    target = target_of(candidate)
+    if target_of(baseline) is not target:
+        raise FileError(f"{candidate} and {baseline} are of different targets: their times do not compare")
+    for path in (candidate, baseline):
+        target.signature(path)
+    answer = _measure(target, candidate, baseline, device, threads, batch, runs, seconds)
+    latencies = {measured["role"]: Latency.from_json(measured) for measured in answer["models"]}
+    ours, theirs = latencies["candidate"], latencies["baseline"]
+    return Comparison(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        device=_facts(device, answer),
+        runtime=answer["runtime"],
+        threads=threads,
+        batch=batch,
+        wall=paired_ratio(theirs.wall_ms, ours.wall_ms),
+        cpu=paired_ratio(theirs.cpu_ms, ours.cpu_ms),
+        baseline_latency=theirs,
+        candidate_latency=ours,
+    )
+
+
+def _measure(
+    target: Target, path: Path, baseline: Path | None, device: Device, threads: int, batch: int, runs: int, seconds: float
+) -> Json:
+    """Push files and runner, run it, and read its one JSON object."""
+    pushed = device.push(path)
+    argv = [device.python, device.push(target.runner())]
+    argv += target.runner_arguments(pushed, device.push(baseline) if baseline else None)
+    argv += ["--threads", str(threads), "--batch", str(batch), "--runs", str(runs), "--seconds", str(seconds)]
+    if golden_path(path).is_file():
+        argv += ["--inputs", device.push(golden_path(path))]
+    return _read_answer(device, argv, device.run(argv, timeout_s=TIMEOUT_S))
+
+
+def _read_answer(device: Device, argv: list[str], text: str) -> Json:
+    try:
+        answer: Any = json.loads(text)
+        if isinstance(answer, dict) and answer["models"]:
+            return answer
+    except (json.JSONDecodeError, KeyError):
+        pass
+    last = text.strip().splitlines()[-1:] or ["nothing"]
+    message = f"{device.name}: the runner did not print one JSON object but {last[0][:200]!r}"
+    raise DeviceError(message, device=device.name, command=argv[0], returncode=0)
+
+
+def _facts(device: Device, answer: Json) -> DeviceFacts:
+    return DeviceFacts(name=device.name, provenance=device.provenance, **answer["machine"])

@@ -1,0 +1,14 @@
+"""The rules that choose ranks: one file and one line in ``SELECTORS`` each."""
+
+from __future__ import annotations
+
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.budget import Budget
+from edgecompress.selectors.energy import Energy
+
+SELECTORS: dict[str, type[Budget] | type[Energy]] = {
+    "budget": Budget,
+    "energy": Energy,
+}
+
+__all__ = ["SELECTORS", "Budget", "Candidate", "Choice", "Energy", "LayerCandidates", "Selector"]

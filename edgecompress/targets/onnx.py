@@ -1,0 +1,289 @@
+"""ONNX, run by ONNX Runtime: one file with its weights inside, a free batch dimension, readable node names.
+
+PyTorch's exporter (``dynamo=True``) folds batch norm into the convolutions. What comes out is checked rather
+than trusted: opset, IR version, and that every link of every planned chain is one node, with nothing added
+between the links.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgecompress.artifacts import Arrays, TensorSpec
+from edgecompress.errors import ExportError, FileError
+from edgecompress.files import Json
+from edgecompress.models import Inputs
+from edgecompress.plans import CompressionPlan
+from edgecompress.resources import resource
+from edgecompress.targets.base import Run
+
+if TYPE_CHECKING:
+    import onnx
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+LINK_OPERATORS = ("Conv", "Gemm", "MatMul")
+WRAPPED_BY = {"Pad"}  # a padding_mode other than zeros is a Pad node before its convolution
+
+
+@dataclass(frozen=True, slots=True)
+class Onnx:
+    """``opset`` and ``ir_version`` are what the file must say; ``simplify`` runs onnxsim and keeps what agrees."""
+
+    opset: int = 20
+    ir_version: int = 10
+    simplify: bool = True
+    name: str = "onnx"
+    suffix: str = ".onnx"
+    summary: str = "one .onnx file for ONNX Runtime, dynamic batch, weights inside"
+
+    def export(self, model: nn.Module, inputs: Inputs, path: Path, plan: CompressionPlan | None) -> Json:
+        """Export, tidy, check and write."""
+        import onnx
+
+        proto = self._traced(model, inputs)
+        self._tidy(proto, model)
+        simplified = self._simplified(proto) if self.simplify else None
+        kept = simplified or proto
+        _check_chains(kept, plan)
+        self._check_header(kept)
+        onnx.save_model(kept, path)
+        operators = Counter(node.op_type for node in kept.graph.node)
+        return {
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+            "simplified": simplified is not None,
+            "operators": dict(sorted(operators.items())),
+        }
+
+    def _traced(self, model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
+        """PyTorch's exporter on a batch of at least two (a batch of one would be taken as fixed)."""
+        pairs = tuple(torch.cat([tensor, tensor])[: max(2, len(tensor))].contiguous() for tensor in inputs)
+        batch = torch.export.Dim("batch")
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    model,
+                    pairs,
+                    dynamo=True,
+                    verbose=False,
+                    external_data=False,
+                    opset_version=self.opset,
+                    input_names=_names("input", len(inputs)),
+                    dynamic_shapes=tuple({0: batch} for _ in inputs),
+                )
+        except Exception as error:
+            cause = error.__cause__ or error
+            first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise ExportError(f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {first}") from error
+        assert program is not None
+        return program.model_proto
+
+    def _tidy(self, proto: onnx.ModelProto, model: nn.Module) -> None:
+        """Names that lead back to the layers; no stack traces or other traces of the machine."""
+        modules = {name for name, _ in model.named_modules()}
+        used: Counter[str] = Counter()
+        for node in proto.graph.node:
+            base = f"{_source(node, modules)}/{node.op_type}".lstrip("/")
+            used[base] += 1
+            node.name = base if used[base] == 1 else f"{base}_{used[base]}"
+        _rename_outputs(proto)
+        _strip(proto)
+        proto.graph.name = "edgecompress"
+        proto.producer_name, proto.producer_version, proto.doc_string = "edgecompress", "", ""
+
+    def _simplified(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+        """onnxsim's result if it is valid and computes the same, else None."""
+        import numpy as np
+        import onnxsim
+
+        try:
+            simplified, valid = onnxsim.simplify(proto)
+        except Exception:  # an optional improvement: whatever stops it, the unsimplified model stands
+            return None
+        if not valid or simplified.ByteSize() > proto.ByteSize() * 1.01 + 1024:
+            return None
+        feed = _small_feed(proto)
+        before, after = (_run_bytes(model.SerializeToString(), feed) for model in (proto, simplified))
+        agree = all(np.allclose(before[name], after[name], rtol=1e-4, atol=1e-5) for name in before)
+        return simplified if agree else None
+
+    def _check_header(self, proto: onnx.ModelProto) -> None:
+        import onnx
+
+        opsets = {entry.domain: entry.version for entry in proto.opset_import}
+        if opsets.get("") != self.opset or proto.ir_version != self.ir_version:
+            raise ExportError(
+                f"onnx: asked for opset {self.opset} and IR {self.ir_version}, the exporter wrote opset "
+                f"{opsets.get('')} and IR {proto.ir_version}"
+            )
+        onnx.checker.check_model(proto, full_check=True)
+
+    def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Names, dtypes and shapes as the file declares them."""
+        graph = _read(path).graph
+        return tuple(map(_spec, graph.input)), tuple(map(_spec, graph.output))
+
+    def load(self, path: Path, *, threads: int = 0) -> Run:
+        """A session on the CPU provider."""
+        try:
+            session = _session(str(path), threads)
+        except Exception as error:
+            raise _unreadable(path, error) from error
+        names = [output.name for output in session.get_outputs()]
+
+        def run(inputs: Arrays) -> Arrays:
+            return dict(zip(names, session.run(names, inputs), strict=True))
+
+        return run
+
+    def weight_bytes(self, path: Path) -> int:
+        """Bytes of all initializers."""
+        import onnx
+
+        arrays = (onnx.numpy_helper.to_array(tensor) for tensor in _read(path).graph.initializer)
+        return sum(array.nbytes for array in arrays)
+
+    def runner(self) -> Path:
+        """``deploy/runners/bench_onnx.py``."""
+        return resource("deploy") / "runners" / "bench_onnx.py"
+
+    def runner_arguments(self, model: str, baseline: str | None) -> Sequence[str]:
+        """``MODEL [--baseline BASELINE]``."""
+        return (model,) if baseline is None else (model, "--baseline", baseline)
+
+
+def _session(model: str | bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _run_bytes(model: bytes, feed: Arrays) -> Arrays:
+    session = _session(model, 0)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        proto = onnx.load_model(path)
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return proto
+
+
+def _unreadable(path: Path, error: Exception) -> FileError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return FileError(f"{path}: not a whole ONNX model ({first[:200]}); export it again")
+
+
+def _names(stem: str, count: int) -> list[str]:
+    return [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
+
+
+def _rename_outputs(proto: onnx.ModelProto) -> None:
+    """Call the outputs ``output`` or ``output_0``, ``output_1`` ... (an input passed through keeps its name)."""
+    graph = proto.graph
+    inputs = {value.name for value in graph.input}
+    wanted = _names("output", len(graph.output))
+    renamed = {v.name: new for v, new in zip(graph.output, wanted, strict=True) if v.name not in inputs}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for value in graph.output:
+        value.name = renamed.get(value.name, value.name)
+
+
+def _source(node: onnx.NodeProto, modules: set[str]) -> str:
+    """The layer a node comes from: its weight's owner, else the deepest module in its recorded scopes."""
+    for name in node.input:
+        owner = name.removesuffix(".weight")
+        if owner != name and owner in modules:
+            return owner
+    recorded = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    try:
+        scopes = [str(scope) for scope in ast.literal_eval(recorded)]
+    except (ValueError, SyntaxError):
+        scopes = []
+    return next((scope for scope in reversed(scopes) if scope in modules), "")
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drop doc strings and metadata everywhere: they hold paths and would differ between machines."""
+    graph = proto.graph
+    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def _check_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> None:
+    """Every link of every planned layer is one Conv, Gemm or MatMul, and nothing else bears the layer's name.
+
+    Raises:
+        ExportError: a chain was merged, lost or wrapped.
+    """
+    from edgecompress.decompositions import LINKS
+
+    nodes: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        nodes.setdefault(node.name.rpartition("/")[0], []).append(node.op_type)
+    for layer in plan.layers if plan else ():
+        for link in LINKS[layer.method]:
+            found = nodes.get(f"{layer.name}.{link}", [])
+            products = [operator for operator in found if operator in LINK_OPERATORS]
+            stray = [operator for operator in found if operator not in (*LINK_OPERATORS, *WRAPPED_BY)]
+            if not products or stray:
+                what = f"holds {', '.join(stray)}" if stray else "is not in the graph"
+                raise ExportError(f"onnx: {layer.name}: the link {link!r} of its {layer.method} chain {what}")
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_param or "?" if not d.HasField("dim_value") else d.dim_value for d in kind.shape.dim)
+    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def _small_feed(proto: onnx.ModelProto) -> Arrays:
+    """A small valid feed: seeded normal numbers, or zeros for integer inputs; free dimensions are 2."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    feed: Arrays = {}
+    for spec in map(_spec, proto.graph.input):
+        shape = [size if isinstance(size, int) else 2 for size in spec.shape]
+        values = generator.standard_normal(shape) if spec.dtype.startswith("float") else np.zeros(shape)
+        feed[spec.name] = values.astype(spec.dtype)
+    return feed
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about its own parts off the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,17 @@
+"""ResNet-20 on CIFAR-10 with pretrained weights (see info.toml and resnet.LICENSE)."""
+
+from pathlib import Path
+
+from cifar10_data import PREPROCESSING, augment, example, split
+from cifar_resnet import trained
+from torch import nn
+
+__all__ = ["augment", "data", "example", "model", "preprocessing"]
+
+preprocessing = PREPROCESSING
+data = split
+
+
+def model() -> nn.Module:
+    """The trained network."""
+    return trained(3, Path(__file__).with_suffix(".safetensors"))
