@@ -27,7 +27,7 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
     if hasattr(dataset, "batch"):
         inputs, targets = dataset.batch(indices)
     elif isinstance(dataset, TensorDataset):
-        inputs, targets = dataset[indices]  # type: ignore[index]
+        inputs, targets = dataset[indices]
     else:
         inputs, targets = default_collate([dataset[int(index)] for index in indices])
     return inputs, targets
@@ -36,7 +36,7 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
 def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | None = None) -> Iterator[Batch]:
     """Batches over the whole dataset, or over ``order`` (indices) if given; the last may be smaller."""
     order = torch.arange(size(dataset)) if order is None else order
-    for indices in order.split(batch_size):
+    for indices in torch.split(order, batch_size):
         yield take(dataset, indices)
 
 

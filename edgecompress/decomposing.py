@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
@@ -14,9 +13,7 @@ from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 
 
-def decompose(
-    model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent
-) -> nn.Module:
+def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent) -> nn.Module:
     """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of plain layers.
 
     With ``fill=False`` only the structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and
@@ -41,7 +38,7 @@ def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
         PlanError: the first thing that does not fit.
     """
     found = {item.name: item for item in weighted_layers(model)}
-    named = [entry.name for entry in (*plan.layers, *plan.skipped)]
+    named = [layer.name for layer in plan.layers] + [skip.name for skip in plan.skipped]
     _refuse_twice(named)
     missing = [name for name in named if name not in found]
     extra = [name for name in found if name not in set(named)]
@@ -91,9 +88,9 @@ def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.S
     chain = method.chain(layer, plan.ranks)
     if fill:
         _fill(chain, layer, plan, method)
-    weight, bias = _weight(layer), getattr(layer, "bias", None)
+    trained = {name: parameter.requires_grad for name, parameter in layer.named_parameters()}
     for name, parameter in chain.named_parameters():
-        parameter.requires_grad_(bias.requires_grad if name.endswith("bias") else weight.requires_grad)
+        parameter.requires_grad_(trained[name.rpartition(".")[2]])
     return chain.train(layer.training)
 
 
@@ -117,5 +114,3 @@ def _weight(layer: nn.Module) -> Tensor:
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, layer)
-
-

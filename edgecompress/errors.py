@@ -70,9 +70,7 @@ class ExportError(EdgeCompressError):
 class ParityError(ExportError):
     """The exported file computes something else than PyTorch does."""
 
-    def __init__(
-        self, message: str, *, target: str, max_abs_error: float, sqnr_db: float, tolerance: float
-    ) -> None:
+    def __init__(self, message: str, *, target: str, max_abs_error: float, sqnr_db: float, tolerance: float) -> None:
         super().__init__(message)
         self.target = target
         self.max_abs_error = max_abs_error
@@ -92,7 +90,7 @@ class DeviceError(EdgeCompressError):
         self.returncode = returncode
 
 
-class MissingExtra(EdgeCompressError, ImportError):
+class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better at the raise
     """An optional dependency is not installed; the message holds the pip command."""
 
     exit_code = 3

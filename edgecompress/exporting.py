@@ -38,9 +38,7 @@ RELATIVE_TOLERANCE = 1e-4
 SCORE_TOLERANCE = 0.05
 
 
-def export(
-    model: nn.Module, sample: Sample, folder: Path, *, target: str = "onnx", stem: str = "model"
-) -> Artifact:
+def export(model: nn.Module, sample: Sample, folder: Path, *, target: str = "onnx", stem: str = "model") -> Artifact:
     """Write ``folder/stem.onnx`` (or another target's suffix) with its facts and golden pair beside it.
 
     The file appears under its name only after the runtime agreed with PyTorch at batch 1 and 3: the largest

@@ -56,7 +56,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise FileError(f"cannot write {path}: {reason(error)}; free some space or choose another folder") from error
     finally:

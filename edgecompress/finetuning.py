@@ -148,7 +148,8 @@ def finetune(
 
 
 def _start(model: nn.Module, settings: FineTuning, images: int) -> _Run:
-    trained = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    trained = copy.deepcopy(model)
+    trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     if settings.optimizer == "adam":
         return _Run(trained, Adam(parameters, settings.lr, weight_decay=settings.weight_decay), None)
@@ -243,14 +244,18 @@ def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tenso
     return divergence * temperature**2
 
 
+def state_digest(model: nn.Module | None) -> str:
+    """A digest of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items() if model is not None else ():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _key(model: nn.Module, settings: FineTuning, teacher: nn.Module | None) -> str:
     """Identifies the start: settings and the weights of model and teacher."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for part in (model, teacher):
-        for name, tensor in part.state_dict().items() if part is not None else ():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return f"{settings!r} {state_digest(model)} {state_digest(teacher)}"
 
 
 def _save(run: _Run, checkpoint: Path, key: str) -> None:
@@ -286,7 +291,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
         layer.momentum = None
         layer.train()
     with torch.no_grad():
-        for part in inputs.split(batch_size) if norms else ():
+        for part in torch.split(inputs, batch_size) if norms else ():
             changed(part)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
@@ -309,7 +314,7 @@ def _distance(model: nn.Module, dense: nn.Module, inputs: Tensor, batch_size: in
 
     total = 0.0
     with torch.inference_mode():
-        for part in inputs.split(batch_size):
+        for part in torch.split(inputs, batch_size):
             for ours, theirs in zip(as_outputs(model(part)), as_outputs(dense(part)), strict=True):
                 total += float((ours - theirs).double().pow(2).sum())
     return total

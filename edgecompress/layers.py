@@ -30,7 +30,7 @@ def weighted_layers(model: nn.Module) -> tuple[Found, ...]:
     weights = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     fused = {id(child) for module in model.modules() for child in _read_directly(module)}
     return tuple(
-        Found(name, module, _refusal(module, modules[id(module)] > 1, weights, id(module) in fused))
+        Found(name, module, _refusal(module, modules, weights, fused))
         for name, module in paths
         if any(p.dim() >= 2 for p in module.parameters(recurse=False)) or parametrize.is_parametrized(module)
     )
@@ -42,18 +42,18 @@ def _read_directly(module: nn.Module) -> Iterator[nn.Module]:
         yield from (module.linear1, module.linear2)
 
 
-def _refusal(layer: nn.Module, registered_twice: bool, weights: Counter[int], fused: bool) -> str:
+def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fused: set[int]) -> str:  # noqa: PLR0911
     """The reason to leave a layer alone, or an empty string."""
     if parametrize.is_parametrized(layer):
         return "parametrized: its weight is computed on every call"
     plain = plain_layer(layer)
     if not plain:
         return plain.reason
-    if registered_twice:
+    if modules[id(layer)] > 1:
         return "tied: the same layer is registered under several names"
     if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):
         return "tied: shares its weight with another layer"
-    if fused:
+    if id(layer) in fused:
         return "nn.TransformerEncoderLayer reads its weight directly in its fast path"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return "carries forward hooks, which a chain would lose"

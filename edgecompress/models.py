@@ -46,6 +46,11 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 SPLITS = ("train", "validation", "test")
 
 
+def top1(outputs: Tensor, targets: Tensor) -> float:
+    """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,)."""
+    return float((outputs.argmax(1) == targets).double().mean() * 100)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A model, an example of its input and, where given, its data, loss, score and preprocessing.
@@ -59,7 +64,7 @@ class Sample:
     inputs: Inputs
     splits: Callable[[str], Dataset[Any]] | None = None
     loss: Loss = field(default=nn.functional.cross_entropy)
-    score: Score = field(default=lambda outputs, targets: top1(outputs, targets))
+    score: Score = field(default=top1)
     augment: Augment | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
     plan: CompressionPlan | None = None
@@ -93,11 +98,6 @@ class Sample:
         return dataset
 
 
-def top1(outputs: Tensor, targets: Tensor) -> float:
-    """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,)."""
-    return float((outputs.argmax(1) == targets).double().mean() * 100)
-
-
 def as_outputs(outputs: object) -> Outputs:
     """A model's output as a tuple of tensors.
 
@@ -128,20 +128,21 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
     as_outputs(outputs)
 
 
-def resolve(reference: str) -> Sample:
+def resolve(reference: str, *, trust: bool = False) -> Sample:
     """The sample that ``reference`` names, without building its model.
 
     ``reference`` is ``file.py``, ``file.py:name``, ``package.module:name``, the name of a shipped sample, or a
-    compressed-model folder.
+    compressed-model folder. Giving a file or a module means trusting its code; a folder may have come from
+    anywhere, so the code it names runs only if it is a shipped sample or with ``trust``.
 
     Raises:
         ModelError: nothing of that name, or not a model.
     """
-    path, _, attribute = _split(reference)
+    path, attribute = _split(reference)
     if path.is_dir():
         from edgecompress.compressed import load_compressed
 
-        return load_compressed(path)
+        return load_compressed(path, trust=trust)
     if path.suffix == ".py":
         return _from_file(path, attribute or "model", reference)
     if path.suffix == ".onnx":
@@ -161,12 +162,10 @@ def sample_facts() -> dict[str, dict[str, Any]]:
     return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
 
 
-def _split(reference: str) -> tuple[Path, str, str]:
-    """``file.py:name`` into path, colon, name; a drive letter or a plain path has no name."""
-    head, colon, tail = reference.rpartition(":")
-    if colon and head.endswith(".py"):
-        return Path(head), colon, tail
-    return Path(reference), "", ""
+def _split(reference: str) -> tuple[Path, str]:
+    """``file.py:name`` into path and name; anything else has no name."""
+    head, _, tail = reference.rpartition(":")
+    return (Path(head), tail) if head.endswith(".py") else (Path(reference), "")
 
 
 def _unknown(reference: str) -> str:
@@ -216,7 +215,9 @@ def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, 
             "or name another function after a colon (file.py:name)"
         )
     build = (lambda: found) if isinstance(found, nn.Module) else found
-    optional = {key: getattr(module, key) for key in ("loss", "score", "augment", "preprocessing") if hasattr(module, key)}
+    optional = {
+        key: getattr(module, key) for key in ("loss", "score", "augment", "preprocessing") if hasattr(module, key)
+    }
     return Sample(name, source, build, _example(module, reference), getattr(module, "data", None), **optional)
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import PlanError
-from edgecompress.layers import Found, refuse_unusable, weighted_layers
+from edgecompress.files import Json
+from edgecompress.layers import Found, describe, refuse_unusable, weighted_layers
 from edgecompress.models import Inputs
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
@@ -125,3 +126,42 @@ def _assemble(
     order = {item.name: index for index, item in enumerate(found)}
     in_order = sorted(skipped, key=lambda skip: order[skip.name])
     return CompressionPlan(name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params)
+
+
+def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
+    """For every layer of ``plan``, in the model's order: kind, method, ranks, reason, and cost before and after."""
+    shapes = input_shapes(model, inputs)
+    chosen = {layer.name: layer for layer in plan.layers}
+    reasons = {skip.name: skip.reason for skip in plan.skipped}
+    rows = []
+    for item in weighted_layers(model):
+        layer_plan, runs = chosen.get(item.name), shapes.get(item.name, [])
+        before = countable_cost(item.layer, runs)
+        rows.append(
+            {
+                "name": item.name,
+                "kind": describe(item.layer),
+                "method": layer_plan.method if layer_plan else None,
+                "ranks": list(layer_plan.ranks) if layer_plan else None,
+                "error": layer_plan.error if layer_plan else None,
+                "reason": reasons.get(item.name),
+                "dense": before,
+                "compressed": _chain_summary(item.layer, layer_plan, runs) if layer_plan else before,
+            }
+        )
+    return rows
+
+
+def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
+    with torch.device("meta"):
+        chain = DECOMPOSITIONS[plan.method].chain(layer, plan.ranks)
+    return countable_cost(chain, shapes)
+
+
+def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
+    """Parameters, and MACs where a closed form is known (None for other kinds of layers)."""
+    try:
+        macs: int | None = chain_cost(layer, shapes).macs
+    except TypeError:
+        macs = None
+    return {"macs": macs, "params": sum(parameter.numel() for parameter in layer.parameters())}

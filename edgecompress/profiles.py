@@ -16,6 +16,8 @@ VERSION = 1
 PROFILE_KIND = "edgecompress.profile"
 COMPARISON_KIND = "edgecompress.comparison"
 RESAMPLES = 4_000
+RESOLUTION = 0.02
+"""Two sessions of the same file differ by up to 1 %, repeatably: memory is laid out differently each time."""
 
 Provenance = Literal["measured", "emulated", "predicted"]
 Verdict = Literal["faster", "slower", "no claim"]
@@ -66,7 +68,9 @@ class Latency:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Latency:
         """From :meth:`to_json` or a runner's answer: only the runs are read."""
-        wall, cpu = (tuple(tuple(float(run) for run in block) for block in document[key]) for key in ("wall_ms", "cpu_ms"))
+        wall, cpu = (
+            tuple(tuple(float(run) for run in block) for block in document[key]) for key in ("wall_ms", "cpu_ms")
+        )
         if not wall or not all(wall) or [len(block) for block in wall] != [len(block) for block in cpu]:
             raise ValueError("latency without runs, or wall and CPU runs that do not match")
         return cls(wall, cpu)
@@ -159,9 +163,9 @@ class Ratio:
     high: float
 
     @property
-    def holds_one(self) -> bool:
-        """Whether no difference is within the interval."""
-        return self.low <= 1.0 <= self.high
+    def resolved(self) -> bool:
+        """Whether the interval lies clear of 1.0 by more than two loads of one file differ."""
+        return self.low > 1 + RESOLUTION or self.high < 1 - RESOLUTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +185,8 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """"faster" or "slower" only if wall and CPU time agree and neither interval holds 1.0."""
-        if self.wall.holds_one or self.cpu.holds_one or (self.wall.value > 1) != (self.cpu.value > 1):
+        """Say faster or slower only if wall and CPU time agree and both intervals lie clear of 1.0."""
+        if not (self.wall.resolved and self.cpu.resolved) or (self.wall.value > 1) != (self.cpu.value > 1):
             return "no claim"
         return "faster" if self.wall.value > 1 else "slower"
 

@@ -82,7 +82,14 @@ def profile(
 
 
 def compare(
-    candidate: Path, baseline: Path, device: Device, *, threads: int = 1, batch: int = 1, runs: int = 50, seconds: float = 2.0
+    candidate: Path,
+    baseline: Path,
+    device: Device,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    runs: int = 50,
+    seconds: float = 2.0,
 ) -> Comparison:
     """Measure two files in interleaved blocks of one process: the speed-up, its interval, and a verdict.
 
@@ -113,7 +120,14 @@ def compare(
 
 
 def _measure(
-    target: Target, path: Path, baseline: Path | None, device: Device, threads: int, batch: int, runs: int, seconds: float
+    target: Target,
+    path: Path,
+    baseline: Path | None,
+    device: Device,
+    threads: int,
+    batch: int,
+    runs: int,
+    seconds: float,
 ) -> Json:
     """Push files and runner, run it, and read its one JSON object."""
     pushed = device.push(path)

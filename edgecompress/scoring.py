@@ -28,7 +28,12 @@ def predict_with(model: nn.Module) -> Predict:
 
 
 def score(
-    predict: Predict | nn.Module, sample: Sample, split: str = "test", *, batch_size: int = 256, progress: Progress = silent
+    predict: Predict | nn.Module,
+    sample: Sample,
+    split: str = "test",
+    *,
+    batch_size: int = 256,
+    progress: Progress = silent,
 ) -> float:
     """The sample's score over a whole split; for classifiers the top-1 accuracy in percent."""
     return score_on(predict, sample, sample.data(split), batch_size=batch_size, progress=progress)

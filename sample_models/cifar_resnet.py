@@ -34,8 +34,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, channels, H / stride, W / stride)."""
-        out = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(out)) + self.shortcut(x)).relu()
+        out: Tensor = self.bn1(self.conv1(x)).relu()
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        return out.relu()
 
 
 class CifarResNet(nn.Module):
@@ -59,7 +60,8 @@ class CifarResNet(nn.Module):
         """(N, 3, 32, 32) to class scores (N, 10)."""
         x = self.bn1(self.conv1(x)).relu()
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        scores: Tensor = self.linear(x.mean((2, 3)))
+        return scores
 
 
 def trained(blocks: int, weights: Path) -> nn.Module:

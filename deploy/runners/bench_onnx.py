@@ -140,7 +140,9 @@ def machine():
     name = ""
     try:
         with open("/proc/cpuinfo") as stream:
-            lines = [line.split(":", 1)[1].strip() for line in stream if line.lower().startswith(("model name", "hardware"))]
+            lines = [
+                line.split(":", 1)[1].strip() for line in stream if line.lower().startswith(("model name", "hardware"))
+            ]
             name = lines[0] if lines else ""
     except OSError:
         pass

@@ -42,7 +42,9 @@ class Svd:
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The smaller side of the weight as a matrix."""
-        return (min(layer.weight.flatten(1).shape),)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        return (min(weight.flatten(1).shape),)
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """``reduce`` then ``expand``; the bias is the last link's."""
@@ -70,7 +72,7 @@ class Svd:
     def reconstruct(self, factors: Factors) -> Tensor:
         """``expand`` times ``reduce``."""
         reduce, expand = factors
-        return torch.tensordot(expand.flatten(1), reduce, dims=1)
+        return torch.einsum("tr,r...->t...", expand.flatten(1), reduce)
 
     def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
         """The share of the squared singular values that is cut off."""

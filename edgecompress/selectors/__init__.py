@@ -6,9 +6,13 @@ from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Sele
 from edgecompress.selectors.budget import Budget
 from edgecompress.selectors.energy import Energy
 
-SELECTORS: dict[str, type[Budget] | type[Energy]] = {
-    "budget": Budget,
-    "energy": Energy,
+SELECTORS: dict[str, Selector] = {
+    selector.name: selector
+    for selector in (
+        Budget(),
+        Energy(),
+    )
 }
+"""With their default options; ``dataclasses.replace`` gives others."""
 
 __all__ = ["SELECTORS", "Budget", "Candidate", "Choice", "Energy", "LayerCandidates", "Selector"]

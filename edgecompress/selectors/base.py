@@ -45,7 +45,7 @@ class Selector(Protocol):
     def summary(self) -> str:
         """One line for people."""
 
-    def select(self, layers: Sequence[LayerCandidates], total: Cost) -> dict[str, Choice]:
+    def select(self, layers: Sequence[LayerCandidates], total: Cost, /) -> dict[str, Choice]:
         """A choice for every layer; ``total`` is the cost of the whole dense model.
 
         Raises:

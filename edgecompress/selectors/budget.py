@@ -35,7 +35,10 @@ class Budget:
         options = [self._options(layer) for layer in layers]
         fixed = self._size(total) - sum(self._size(layer.dense) for layer in layers)
         room = int(self.keep * self._size(total)) - fixed
-        sizes = [[self._size(layer.dense), *(self._size(c.cost) for c in kept)] for layer, kept in zip(layers, options, strict=True)]
+        sizes = [
+            [self._size(layer.dense), *(self._size(c.cost) for c in kept)]
+            for layer, kept in zip(layers, options, strict=True)
+        ]
         errors = [[0.0, *(c.error for c in kept)] for kept in options]
         self._refuse_impossible(sizes, room, fixed, total)
         picks = solve_knapsack(errors, sizes, room)

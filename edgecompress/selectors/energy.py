@@ -25,7 +25,7 @@ class Energy:
         if not 0 < self.energy < 1:
             raise PlanError(f"energy {self.energy} is outside (0, 1); 0.9 is a usual start")
 
-    def select(self, layers: Sequence[LayerCandidates], total: Cost) -> dict[str, Choice]:
+    def select(self, layers: Sequence[LayerCandidates], _total: Cost) -> dict[str, Choice]:
         """Each layer on its own; nothing is traded between layers."""
         return {layer.name: self._choose(layer) for layer in layers}
 

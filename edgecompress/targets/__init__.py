@@ -5,9 +5,6 @@ from __future__ import annotations
 from edgecompress.targets.base import Target
 from edgecompress.targets.onnx import Onnx
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (Onnx(),)
-}
+TARGETS: dict[str, Target] = {target.name: target for target in (Onnx(),)}
 
 __all__ = ["TARGETS", "Target"]

@@ -214,7 +214,7 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
 def _source(node: onnx.NodeProto, modules: set[str]) -> str:
     """The layer a node comes from: its weight's owner, else the deepest module in its recorded scopes."""
     for name in node.input:
-        owner = name.removesuffix(".weight")
+        owner: str = name.removesuffix(".weight")
         if owner != name and owner in modules:
             return owner
     recorded = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")

@@ -1,0 +1,100 @@
+"""bundle(): what an app ships: the model, a manifest, a golden pair, and a runner that checks them anywhere."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from edgecompress.artifacts import Artifact, golden_path
+from edgecompress.errors import FileError
+from edgecompress.exporting import RELATIVE_TOLERANCE
+from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
+from edgecompress.models import sample_facts
+from edgecompress.profiles import Profile
+from edgecompress.resources import resource
+
+VERSION = 1
+KIND = "edgecompress.bundle"
+PLATFORMS = ("pi",)
+GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
+
+
+def profile_path(artifact: Path) -> Path:
+    """Where the profile of an exported file is kept."""
+    return artifact.with_name(artifact.name + ".profile.json")
+
+
+def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
+    """Make ``folder`` a bundle of the artifact at ``path``; returns its manifest.
+
+    The folder is made aside and renamed, so it is whole or not there. An older bundle in its place is replaced,
+    anything else there is left alone.
+
+    Raises:
+        FileError: the artifact is not whole, the platform is unknown, or the folder is taken.
+    """
+    if platform not in PLATFORMS:
+        raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
+    artifact = Artifact.load(path)
+    _refuse_taken(folder)
+    make_folder(folder.parent)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+            aside = Path(parent) / folder.name
+            _fill(aside, artifact, platform)
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+    except OSError as error:
+        raise FileError(f"cannot write the bundle {folder}: {reason(error)}") from error
+    return folder / MANIFEST_FILE
+
+
+def _refuse_taken(folder: Path) -> None:
+    if not folder.exists():
+        return
+    manifest = folder / MANIFEST_FILE
+    ours = folder.is_dir() and manifest.is_file() and read_json(manifest).get("kind") == KIND
+    if not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileError(f"{folder}: exists and is no bundle; choose another folder with -o")
+
+
+def _fill(folder: Path, artifact: Artifact, platform: str) -> None:
+    folder.mkdir()
+    shutil.copyfile(artifact.path, folder / artifact.path.name)
+    shutil.copyfile(golden_path(artifact.path), folder / GOLDEN_FILE)
+    for file in (resource("deploy") / platform).iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    write_json(folder / MANIFEST_FILE, _manifest(folder, artifact, platform))
+
+
+def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
+    facts = artifact.to_json()
+    copied = ("target", "inputs", "outputs", "preprocessing", "parity", "graph", "cost", "plan", "versions")
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "platform": platform,
+        "model": artifact.model,
+        "licence": sample_facts().get(artifact.model, {}).get("licence"),
+        "model_file": artifact.path.name,
+        "golden_file": GOLDEN_FILE,
+        "tolerance": RELATIVE_TOLERANCE,
+        "files": [_entry(file) for file in sorted(folder.iterdir())],
+        **{key: facts[key] for key in copied},
+        "profile": _profile(artifact),
+    }
+
+
+def _entry(file: Path) -> Json:
+    return {"path": file.name, "size_bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def _profile(artifact: Artifact) -> Json | None:
+    """The profile kept beside the artifact, if it is of this very file."""
+    file = profile_path(artifact.path)
+    if not file.is_file():
+        return None
+    profile = Profile.load(file)
+    return profile.to_json() if profile.sha256 == artifact.sha256 else None

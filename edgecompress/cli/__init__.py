@@ -1,0 +1,61 @@
+"""The command line: a click shell over the stages, and the one place that turns errors into exit codes.
+
+Commands import the stages when they run, so that ``--help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from edgecompress import __version__
+from edgecompress.cli import compressing, exporting, looking, measuring, running
+from edgecompress.errors import EdgeCompressError
+
+INTERRUPTED = 130
+
+EPILOG = """\b
+Exit codes: 0 done, 1 a check failed (parity, budget), 2 usage or bad input, 3 a missing extra,
+4 device, 130 interrupted.
+\b
+Example:
+  edgecompress run lenet5 --keep 0.25 --epochs 3 -o out/lenet5
+"""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgecompress")
+def group() -> None:
+    """Make a PyTorch model ready for phones and small boards, and prove the gain.
+
+    MODEL is a sample (see `edgecompress list samples`), file.py, file.py:name, package.module:name, or a
+    compressed-model folder.
+    """
+
+
+for module in (running, compressing, exporting, measuring, looking):
+    for command in module.COMMANDS:
+        group.add_command(command)
+
+
+def run_command_line(arguments: list[str] | None = None) -> int:
+    """Run and return the exit code; every error is one message on stderr, never a traceback."""
+    try:
+        result = group.main(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted; the same command goes on from the last finished stage or epoch", err=True)
+        return INTERRUPTED
+    except EdgeCompressError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", err=True)
+        return 2
+    return result if isinstance(result, int) else 0

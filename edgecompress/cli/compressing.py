@@ -1,0 +1,162 @@
+"""``plan`` and ``compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecompress.cli.display import percent, print_json, print_table, showing_progress
+from edgecompress.cli.options import (
+    json_option,
+    methods_from,
+    output_option,
+    selection_options,
+    selector_from,
+    together,
+    training_options,
+    trust_option,
+    tuning_from,
+)
+
+if TYPE_CHECKING:
+    from edgecompress.files import Json
+    from edgecompress.models import Sample
+    from edgecompress.plans import CompressionPlan
+    from edgecompress.running import Options
+
+plan_option = click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Use this plan instead of making one (--keep and the like are then refused).",
+)
+line_options = together(plan_option, selection_options, training_options)
+SELECTION = ("keep", "energy")
+
+
+@click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
+@click.argument("model")
+@selection_options
+@trust_option
+@output_option("Write the plan as JSON to this file.", required=False)
+@json_option
+def plan(model: str, trust: bool, output: Path | None, as_json: bool, **selection: Any) -> None:
+    """Choose a method and ranks for every layer, and say why the others stay dense."""
+    from edgecompress.files import make_folder
+    from edgecompress.models import resolve
+    from edgecompress.planning import layer_costs
+    from edgecompress.planning import plan as make_plan
+
+    methods, multiple = methods_from(selection.pop("methods")), selection.pop("multiple")
+    sample = resolve(model, trust=trust)
+    built = sample.model()
+    with showing_progress() as progress:
+        made = make_plan(
+            built,
+            sample.inputs,
+            selector_from(**selection),
+            methods=methods,
+            multiple=multiple,
+            name=sample.name,
+            progress=progress,
+        )
+    if output is not None:
+        make_folder(output.parent)
+        made.save(output)
+    if as_json:
+        print_json(made.to_json())
+    else:
+        _print_plan(made, layer_costs(built, sample.inputs, made))
+
+
+def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
+    rows = [
+        (
+            layer["name"],
+            layer["kind"],
+            layer["method"] or "dense",
+            "x".join(map(str, layer["ranks"] or ())) or None,
+            layer["error"],
+            layer["dense"]["macs"],
+            layer["compressed"]["macs"],
+            layer["reason"],
+        )
+        for layer in layers
+    ]
+    header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense")
+    print_table(f"Plan for {made.model}", header, rows)
+    click.echo(
+        f"MACs {made.dense_macs:,} -> {made.macs:,} ({percent(made.macs, made.dense_macs)} kept), "
+        f"parameters {made.dense_params:,} -> {made.params:,} ({percent(made.params, made.dense_params)} kept)"
+    )
+
+
+def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
+    """The options of a run, from the command line's values."""
+    from edgecompress.plans import CompressionPlan
+    from edgecompress.running import Options
+
+    loaded = None
+    if plan_file is not None:
+        if any(given[name] is not None for name in SELECTION):
+            raise click.UsageError("--plan already holds the choice; drop --keep and --energy")
+        loaded = CompressionPlan.load(plan_file)
+    selector = selector_from(given["select"], given["keep"], given["of"], given["energy"])
+    names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
+    tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"])
+    return Options(
+        selector,
+        methods_from(given["methods"]),
+        given["multiple"],
+        given=loaded,
+        calibrate=given["calibrate"],
+        tuning=tuning,
+        **more,
+    )
+
+
+@click.command(epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
+@click.argument("model")
+@line_options
+@trust_option
+@output_option("Folder for the compressed model; give it as MODEL afterwards.")
+@json_option
+def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_json: bool, **given: Any) -> None:
+    """Decompose and fine-tune a model; interrupted, the same command goes on."""
+    from edgecompress.models import resolve
+    from edgecompress.resuming import only_one
+    from edgecompress.running import Line
+    from edgecompress.running import compress as compress_line
+
+    sample = resolve(model, trust=trust)
+    options = options_from(sample, plan_file, given)
+    with only_one(output), showing_progress() as progress:
+        document = compress_line(Line(sample, output, options, progress))
+    document = {**document, "output": str(output)}
+    if as_json:
+        print_json(document)
+    else:
+        print_before_after(document)
+        click.echo(f"compressed model: {output}")
+
+
+def print_before_after(document: Json) -> None:
+    """Accuracy and cost before and after, as a table."""
+    dense, small = document["cost"]["dense"], document["cost"]["compressed"]
+    rows: list[tuple[object, ...]] = [
+        (name, dense[key], small[key], f"{percent(small[key], dense[key])} kept")
+        for name, key in (("parameters", "params"), ("MACs", "macs"), ("weight bytes", "weight_bytes"))
+    ]
+    accuracy = document["accuracy"]
+    if accuracy is not None:
+        last = accuracy.get("artifact", accuracy["finetuned"])
+        items = document["data"]["test"]["items"]
+        note = f"{last - accuracy['dense']:+.2f} points on {items:,} test items"
+        rows.insert(0, ("score %", f"{accuracy['dense']:.2f}", f"{last:.2f}", note))
+        rows.insert(1, ("  before fine-tuning", "", f"{accuracy['decomposed']:.2f}", ""))
+    print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
+
+
+COMMANDS = (plan, compress)

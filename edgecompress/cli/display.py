@@ -1,0 +1,120 @@
+"""What people and machines see: tables and JSON on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from edgecompress.progress import Progress
+
+Row = Sequence[object]
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Exactly one JSON document on stdout."""
+    from edgecompress.files import dump_json
+
+    click.echo(dump_json(document))
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
+    """A table on stdout: columns of numbers to the right, no colour where it is not a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(header):
+        numeric = any(_is_number(row[index]) for row in rows)
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width).print(table)
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def human_bytes(size: float) -> str:
+    """Decimal units, as file managers and app stores use."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def percent(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[Progress]:
+    """A listener for long work: bars with ETA on a terminal, else one line for each new piece of work."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar for each piece of work; a new piece finishes the one before."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars, self.name = bars, ""
+        self.task: TaskID | None = None
+
+    def __call__(self, name: str, done: int, total: int, detail: str) -> None:
+        if self.task is None or name != self.name:
+            self.name, self.task = name, self.bars.add_task(name, total=total, detail="")
+        self.bars.update(self.task, completed=done, total=total, detail=detail)
+
+
+class _Lines:
+    """A line at the start of each piece of work, for logs."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __call__(self, name: str, _done: int, _total: int, _detail: str) -> None:
+        if name != self.name:
+            self.name = name
+            click.echo(name, err=True)

@@ -1,0 +1,150 @@
+"""``inspect``, ``list`` and ``doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecompress.cli.display import print_json, print_table
+from edgecompress.cli.options import json_option, trust_option
+
+DATA_VARIABLE = "EDGECOMPRESS_DATA"
+
+
+@click.command(epilog="Example: edgecompress inspect resnet20")
+@click.argument("model")
+@trust_option
+@json_option
+def inspect(model: str, trust: bool, as_json: bool) -> None:
+    """Show layers, parameters and MACs, and which methods can decompose each layer, or why none can."""
+    from edgecompress.costs import cost
+    from edgecompress.models import resolve
+
+    sample = resolve(model, trust=trust)
+    built = sample.model()
+    total, layers = cost(built, sample.inputs), _layers(built, sample.inputs)
+    if as_json:
+        print_json({"model": sample.name, "cost": total.to_json(), "layers": layers})
+        return
+    rows = [
+        (item["name"], item["kind"], item["params"], item["macs"], ", ".join(item["methods"]) or item["reason"])
+        for item in layers
+    ]
+    print_table(sample.name, ("layer", "kind", "parameters", "MACs", "methods"), rows)
+    click.echo(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
+
+
+def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:
+    from edgecompress.costs import input_shapes
+    from edgecompress.decompositions import DECOMPOSITIONS
+    from edgecompress.layers import describe, weighted_layers
+    from edgecompress.planning import countable_cost
+
+    shapes = input_shapes(model, inputs)
+    return [
+        {
+            "name": item.name,
+            "kind": describe(item.layer),
+            **countable_cost(item.layer, shapes.get(item.name, [])),
+            "methods": [] if item.refused else [n for n, m in DECOMPOSITIONS.items() if m.supports(item.layer)],
+            "reason": item.refused or None,
+        }
+        for item in weighted_layers(model)
+    ]
+
+
+@click.command("list", epilog="Example: edgecompress list samples")
+@click.argument("what", type=click.Choice(["methods", "selectors", "targets", "devices", "samples"]))
+@json_option
+def list_entries(what: str, as_json: bool) -> None:
+    """Show what there is to choose from."""
+    entries = _samples() if what == "samples" else _table(what)
+    if as_json:
+        print_json({what: entries})
+        return
+    names = list(next(iter(entries.values())))
+    print_table(what, (what[:-1], *names), [(name, *facts.values()) for name, facts in entries.items()])
+
+
+def _samples() -> dict[str, dict[str, Any]]:
+    from edgecompress.models import sample_facts
+
+    columns = ("title", "dataset", "params", "macs", "test_accuracy", "licence")
+    return {name: {column: facts[column] for column in columns} for name, facts in sample_facts().items()}
+
+
+def _table(what: str) -> dict[str, dict[str, Any]]:
+    from edgecompress.decompositions import DECOMPOSITIONS
+    from edgecompress.devices import DEVICES
+    from edgecompress.selectors import SELECTORS
+    from edgecompress.targets import TARGETS
+
+    tables: dict[str, dict[str, Any]] = {
+        "methods": dict(DECOMPOSITIONS),
+        "selectors": dict(SELECTORS),
+        "targets": dict(TARGETS),
+        "devices": {name: device() for name, device in DEVICES.items()},
+    }
+    return {name: {"summary": entry.summary} for name, entry in tables[what].items()}
+
+
+@click.command(epilog="Example: edgecompress doctor")
+@json_option
+def doctor(as_json: bool) -> int:
+    """Show versions, data and samples, and what is wrong with them; exit code 3 if something is missing."""
+    checks = [*_libraries(), _data(), *_samples_whole()]
+    bad = [check for check in checks if check["ok"] is False]
+    if as_json:
+        print_json({"ok": not bad, "python": platform.python_version(), "checks": checks})
+    else:
+        marks = {True: "ok", False: "MISSING", None: "optional"}
+        print_table("doctor", ("check", "", "found"), [(c["name"], marks[c["ok"]], c["found"]) for c in checks])
+    return 3 if bad else 0
+
+
+def _libraries() -> list[dict[str, Any]]:
+    from edgecompress.artifacts import LIBRARIES
+
+    return [_library(name) for name in (*LIBRARIES, "scipy", "tensorly", "click", "rich", "jinja2")]
+
+
+def _library(name: str) -> dict[str, Any]:
+    try:
+        return {"name": name, "ok": True, "found": importlib.metadata.version(name)}
+    except importlib.metadata.PackageNotFoundError:
+        return {"name": name, "ok": False, "found": f"not installed; pip install {name}"}
+
+
+def _data() -> dict[str, Any]:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        return {"name": DATA_VARIABLE, "ok": None, "found": "not set: MNIST subset only, no CIFAR-10"}
+    present = [name for name in ("mnist", "cifar-10-batches-bin") if (Path(folder) / name).is_dir()]
+    return {
+        "name": DATA_VARIABLE,
+        "ok": None if not present else True,
+        "found": ", ".join(present) or "holds neither set",
+    }
+
+
+def _samples_whole() -> list[dict[str, Any]]:
+    from edgecompress.files import sha256
+    from edgecompress.models import sample_facts
+    from edgecompress.resources import resource
+
+    found = []
+    for name, facts in sample_facts().items():
+        file = resource("sample_models") / f"{name}.safetensors"
+        whole = file.is_file() and sha256(file) == facts["sha256"]
+        found.append(
+            {"name": f"sample {name}", "ok": whole, "found": "weights whole" if whole else "weights missing or damaged"}
+        )
+    return found
+
+
+COMMANDS = (inspect, list_entries, doctor)

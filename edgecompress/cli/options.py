@@ -1,0 +1,145 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from edgecompress.finetuning import FineTuning
+    from edgecompress.models import Sample
+    from edgecompress.selectors import Selector
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# The tables themselves import torch; a test keeps these names equal to their keys.
+METHODS = ("svd", "tucker2")
+SELECTORS = ("budget", "energy")
+TARGETS = ("onnx",)
+PLATFORMS = ("pi",)
+EVERY_METHOD = "auto"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run the code that a compressed-model folder says it was made from."
+)
+device_option = click.option("--device", default="local", show_default=True, help="Where to measure: local.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+)
+target_option = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=click.Choice(TARGETS),
+    default=("onnx",),
+    help="Export format; repeatable.",
+)
+platform_option = click.option(
+    "--platform", type=click.Choice(PLATFORMS), default="pi", show_default=True, help="What the bundle is for."
+)
+
+
+def output_option(help_text: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """``-o`` with a help text of the command's own."""
+    return click.option(
+        "-o", "--output", required=required, type=click.Path(path_type=Path, resolve_path=False), help=help_text
+    )
+
+
+def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several decorators as one, first on top."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+selection_options = together(
+    click.option(
+        "--keep", type=click.FloatRange(0, 1, min_open=True), help="Fraction of the dense cost to keep. [0.5]"
+    ),
+    click.option("--of", type=click.Choice(["macs", "params"]), default="macs", show_default=True, help="Which cost."),
+    click.option("--select", type=click.Choice(SELECTORS), default="budget", show_default=True, help="Rank rule."),
+    click.option(
+        "--energy", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --select energy. [0.9]"
+    ),
+    click.option(
+        "--method",
+        "methods",
+        multiple=True,
+        type=click.Choice([EVERY_METHOD, *METHODS]),
+        default=(EVERY_METHOD,),
+        help="Decomposition; repeatable. auto: the best for each layer. [auto]",
+    ),
+    click.option(
+        "--multiple", type=click.IntRange(1), default=8, show_default=True, help="Ranks are multiples of this."
+    ),
+)
+
+training_options = together(
+    click.option(
+        "--calibrate",
+        type=click.IntRange(0),
+        default=1024,
+        show_default=True,
+        help="Unlabelled training inputs that re-estimate batch norms, kept where it helps.",
+    ),
+    click.option("--epochs", type=click.IntRange(0), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"),
+    click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate. [0.03 sgd, 0.001 adam]"),
+    click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
+    click.option(
+        "--distill",
+        type=click.FloatRange(0, 1),
+        default=0.7,
+        show_default=True,
+        help="Share of the loss that follows the dense model's outputs.",
+    ),
+    click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+)
+
+
+def selector_from(select: str, keep: float | None, of: Literal["macs", "params"], energy: float | None) -> Selector:
+    """The selector with its options; refuses an option that belongs to the other one."""
+    from edgecompress.selectors import Budget, Energy
+
+    if select == "energy":
+        if keep is not None:
+            raise click.UsageError("--keep belongs to --select budget; with --select energy use --energy")
+        return Energy(0.9 if energy is None else energy)
+    if energy is not None:
+        raise click.UsageError("--energy belongs to --select energy; with --select budget use --keep")
+    return Budget(0.5 if keep is None else keep, of)
+
+
+def methods_from(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of decompositions; none means every one."""
+    return () if EVERY_METHOD in methods else methods
+
+
+def tuning_from(
+    sample: Sample,
+    epochs: int | None,
+    optimizer: Literal["sgd", "adam"],
+    lr: float | None,
+    batch_size: int,
+    distill: float,
+    seed: int,
+    *,
+    bf16: bool,
+) -> FineTuning:
+    """The fine-tuning options with the defaults that depend on the sample."""
+    from edgecompress.finetuning import FineTuning
+
+    if epochs is None:
+        epochs = 0 if sample.splits is None else 3
+    rate = lr if lr is not None else {"sgd": 0.03, "adam": 0.001}[optimizer]
+    return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16)

@@ -1,0 +1,114 @@
+"""``run`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecompress.cli.compressing import line_options, options_from, print_before_after
+from edgecompress.cli.display import human_bytes, print_json, print_table, showing_progress
+from edgecompress.cli.options import (
+    device_option,
+    json_option,
+    output_option,
+    platform_option,
+    target_option,
+    threads_option,
+    trust_option,
+)
+
+
+@click.command(epilog="Example: edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 3 -o out/lenet5")
+@click.argument("model")
+@line_options
+@target_option
+@device_option
+@threads_option
+@platform_option
+@trust_option
+@output_option("Folder for everything the run writes.")
+@json_option
+def run(
+    model: str,
+    plan_file: Path | None,
+    targets: tuple[str, ...],
+    device: str,
+    threads: int,
+    platform: str,
+    trust: bool,
+    output: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Do all of it: plan, decompose, fine-tune, export, verify, profile, report, bundle.
+
+    A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
+    """
+    from edgecompress.models import resolve
+    from edgecompress.resuming import only_one
+    from edgecompress.running import Line
+    from edgecompress.running import run as run_line
+
+    sample = resolve(model, trust=trust)
+    unique = tuple(dict.fromkeys(targets))
+    options = options_from(sample, plan_file, given, targets=unique, device=device, threads=threads, platform=platform)
+    with only_one(output), showing_progress() as progress:
+        document = run_line(Line(sample, output, options, progress))
+    document = {**document, "output": str(output)}
+    if as_json:
+        print_json(document)
+    else:
+        print_run(document, output)
+
+
+def print_run(document: dict[str, Any], output: Path) -> None:
+    """Before and after, files, speed-up and paths."""
+    print_before_after(document)
+    rows = [
+        (item["role"], item["path"], human_bytes(item["size_bytes"]), human_bytes(item["zipped_bytes"]),
+         f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB")
+        for item in document["artifacts"]
+    ]  # fmt: skip
+    print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
+    click.echo(speed_sentence(document["comparison"]))
+    paths = {
+        "model": document["artifacts"][-1]["path"],
+        "report": "report.html",
+        "bundle": "bundle",
+        "plan": "plan.json",
+    }
+    for what, path in paths.items():
+        click.echo(f"{what + ':':8}{output / path}")
+
+
+def speed_sentence(comparison: dict[str, Any]) -> str:
+    """Verdict, speed-up, interval and provenance in one line."""
+    low, high = comparison["ci95"]
+    latencies = [comparison[f"{role}_latency"]["wall"]["p50"] for role in ("baseline", "candidate")]
+    return (
+        f"latency: {comparison['verdict']}, {comparison['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}; CPU "
+        f"time {comparison['cpu_speedup']:.2f}x), p50 {latencies[0]:.3f} -> {latencies[1]:.3f} ms, "
+        f"{comparison['provenance']} on {comparison['device']['name']} ({comparison['device']['processor']}), "
+        f"{comparison['threads']} thread(s), {comparison['runtime']['name']} {comparison['runtime']['version']}"
+    )
+
+
+@click.command(epilog="Example: edgecompress report out/lenet5")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def report(folder: Path, as_json: bool) -> None:
+    """Write a run's report.html again from its report.json, and print the verdict."""
+    from edgecompress.reporting import read_report, summary_sentence, write_report
+
+    document = read_report(folder)
+    html, _ = write_report(document, folder)
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(summary_sentence(document))
+        click.echo(f"report: {html}")
+
+
+COMMANDS = (run, report)

@@ -1,0 +1,82 @@
+"""A compressed model on disk: a folder with ``model.json``, ``plan.json`` and ``model.safetensors``.
+
+``model.json`` names the MODEL it was made from, whose code rebuilds the structure; plan and weights do the rest,
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.decomposing import decompose
+from edgecompress.errors import FileError, ModelError
+from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
+from edgecompress.models import Sample, resolve, sample_facts
+from edgecompress.plans import CompressionPlan
+
+VERSION = 1
+KIND = "edgecompress.model"
+MODEL_FILE, PLAN_FILE, WEIGHTS_FILE = "model.json", "plan.json", "model.safetensors"
+
+
+def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sample: Sample) -> None:
+    """Write ``model`` (= ``sample``'s model, compressed by ``plan``) into ``folder``; ``model.json`` comes last."""
+    make_folder(folder)
+    plan.save(folder / PLAN_FILE)
+    save_weights(folder / WEIGHTS_FILE, model.state_dict())
+    write_json(
+        folder / MODEL_FILE,
+        {
+            "kind": KIND,
+            "version": VERSION,
+            "name": sample.name,
+            "source": sample.source,
+            "plan": PLAN_FILE,
+            "weights": WEIGHTS_FILE,
+        },
+    )
+
+
+def load_compressed(folder: Path, *, trust: bool = False) -> Sample:
+    """The sample in a compressed-model folder, with its plan; the model is built when asked for.
+
+    Raises:
+        FileError: a file is missing or malformed.
+        ModelError: the code it was made from is not there, or not trusted.
+    """
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        raise ModelError(
+            f"{folder}: holds no {MODEL_FILE}, so it is no compressed model; `edgecompress compress` makes one"
+        )
+    source = _source(read_json(file), file)
+    if source not in sample_facts() and not trust:
+        raise ModelError(
+            f"{folder}: was made from {source}, whose code must run to rebuild it; add --trust if you trust that code"
+        )
+    dense, plan = resolve(source, trust=trust), CompressionPlan.load(folder / PLAN_FILE)
+    build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
+    return replace(dense, source=str(folder.resolve()), build=build, plan=plan)
+
+
+def _source(document: Json, file: Path) -> str:
+    try:
+        check_version(document, KIND, VERSION)
+        return str(document["source"])
+    except (FileError, KeyError) as error:
+        raise FileError(f"{file}: {error}") from None
+
+
+def _build(dense: Sample, plan: CompressionPlan, weights: Path) -> nn.Module:
+    model = decompose(dense.build(), plan, fill=False)
+    state = load_weights(weights)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        second = str(error).strip().splitlines()[1:2] or [str(error)]
+        raise ModelError(f"{weights}: does not fit the plan beside it: {second[0].strip()[:200]}") from None
+    return model

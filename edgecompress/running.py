@@ -1,0 +1,346 @@
+"""The whole line, stage by stage, in one folder that remembers what is finished.
+
+::
+
+    out/
+      model.json plan.json model.safetensors   the compressed model: give the folder as MODEL
+      dense.onnx model.onnx (+ .json, .golden.npz, .profile.json)
+      decomposed/                               the compressed model before fine-tuning
+      comparison.json report.json report.html
+      bundle/                                   what an app ships
+      stages/                                   which stages are finished, with their results
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgecompress.artifacts import Artifact, versions
+from edgecompress.bundling import bundle, profile_path
+from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, load_compressed, save_compressed
+from edgecompress.costs import cost
+from edgecompress.datasets import calibration_inputs, origin, size
+from edgecompress.decomposing import check_plan, decompose
+from edgecompress.errors import DataError
+from edgecompress.exporting import export, target_named, verify
+from edgecompress.files import Json, read_json, write_json, zipped_bytes
+from edgecompress.finetuning import FineTuning, finetune, recalibrate_if_better, state_digest
+from edgecompress.models import Sample
+from edgecompress.planning import layer_costs, plan
+from edgecompress.plans import CompressionPlan
+from edgecompress.profiles import Comparison, Profile
+from edgecompress.profiling import compare, device_named, profile
+from edgecompress.progress import Progress, silent
+from edgecompress.reporting import write_report
+from edgecompress.resuming import Done, Stages
+from edgecompress.scoring import score
+from edgecompress.selectors import SELECTORS, Selector
+
+REPORT_KIND, REPORT_VERSION = "edgecompress.report", 1
+STEMS = {"dense": "dense", "compressed": "model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run was asked for.
+
+    ``given`` is a plan to use instead of making one; ``calibrate`` training inputs re-estimate batch norms (0:
+    none); ``tuning`` with 0 epochs means no fine-tuning.
+    """
+
+    selector: Selector = field(default=SELECTORS["budget"])
+    methods: tuple[str, ...] = ()
+    multiple: int = 8
+    given: CompressionPlan | None = None
+    calibrate: int = 1024
+    tuning: FineTuning = field(default_factory=FineTuning)
+    targets: tuple[str, ...] = ("onnx",)
+    device: str = "local"
+    threads: int = 1
+    platform: str = "pi"
+
+    def to_json(self) -> Json:
+        """A flat JSON object for the report."""
+        selector = {key: value for key, value in asdict(self.selector).items() if key != "summary"}  # type: ignore[call-overload]
+        return {
+            "select": selector.pop("name"),
+            **selector,
+            "methods": list(self.methods) or "all",
+            "multiple": self.multiple,
+            "calibrate": self.calibrate,
+            **asdict(self.tuning),
+            "targets": list(self.targets),
+            "device": self.device,
+            "threads": self.threads,
+            "platform": self.platform,
+        }
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model on its way through the stages, in one folder."""
+
+    sample: Sample
+    folder: Path
+    options: Options
+    progress: Progress = silent
+
+    @property
+    def stages(self) -> Stages:
+        """What is finished in the folder."""
+        return Stages(self.folder)
+
+    @cached_property
+    def dense_model(self) -> nn.Module:
+        """The model as given, built once."""
+        return self.sample.model()
+
+    @cached_property
+    def dense_key(self) -> str:
+        """Identifies the model as given: its code's structure and its weights."""
+        return state_digest(self.dense_model) + str(self.dense_model)
+
+    @cached_property
+    def data(self) -> Json | None:
+        """The test split in words, or None for a sample without data."""
+        if self.sample.splits is None:
+            return None
+        test = self.sample.data("test")
+        return {"test": {"items": size(test), "origin": origin(test)}}
+
+    def test_score(self, model: nn.Module, what: str) -> float | None:
+        """Score on the whole test split, or None without data."""
+        if self.data is None:
+            return None
+        return score(model, self.sample, "test", progress=_renamed(self.progress, f"score {what}"))
+
+    # -- stages --------------------------------------------------------------------------------------------------
+
+    def score_dense(self) -> Done:
+        """The dense model's score."""
+
+        def work() -> Json:
+            return {"accuracy": self.test_score(self.dense_model, "dense")}
+
+        return self.stages.do("score_dense", [self.dense_key, self.data], work)
+
+    def plan(self) -> Done:
+        """``plan.json``: the given plan, or a new one."""
+        options = self.options
+
+        def work() -> Json:
+            made = options.given or plan(
+                self.dense_model,
+                self.sample.inputs,
+                options.selector,
+                methods=options.methods,
+                multiple=options.multiple,
+                name=self.sample.name,
+                progress=self.progress,
+            )
+            check_plan(self.dense_model, made)
+            (self.folder / MODEL_FILE).unlink(missing_ok=True)
+            made.save(self.folder / PLAN_FILE)
+            return {"layers": len(made.layers), "skipped": len(made.skipped)}
+
+        asked = (
+            options.given.to_json() if options.given else [repr(options.selector), options.methods, options.multiple]
+        )
+        return self.stages.do("plan", [self.dense_key, asked], work, (PLAN_FILE,))
+
+    def decompose(self, planned: Done) -> Done:
+        """``decomposed/``: the chains filled, batch norms re-estimated where that helps."""
+
+        def work() -> Json:
+            chosen = CompressionPlan.load(self.folder / PLAN_FILE)
+            model = decompose(self.dense_model, chosen, progress=self.progress)
+            model, calibration = self._recalibrated(model)
+            save_compressed(self.folder / "decomposed", model, chosen, self.sample)
+            return {"accuracy": self.test_score(model, "decomposed"), "calibration": calibration}
+
+        inputs = [planned.key, self.options.calibrate, self.options.tuning.seed, self.data]
+        return self.stages.do("decompose", inputs, work, ("decomposed",))
+
+    def _recalibrated(self, model: nn.Module) -> tuple[nn.Module, Json | None]:
+        if self.data is None or self.options.calibrate == 0:
+            return model, None
+        inputs = calibration_inputs(self.sample.data("train"), self.options.calibrate, self.options.tuning.seed)
+        model, changed = recalibrate_if_better(model, self.dense_model, inputs)
+        return model, {"items": len(inputs), "recalibrated": changed}
+
+    def finetune(self, decomposed: Done) -> Done:
+        """The compressed model in the folder itself: fine-tuned, the best epoch by validation score."""
+        checkpoint = self.folder / "checkpoint.pt"
+
+        def work() -> Json:
+            start = load_compressed(self.folder / "decomposed", trust=True)
+            if self.options.tuning.epochs and self.data is None:
+                raise DataError(
+                    f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0"
+                )
+            done = finetune(
+                start.model(),
+                self.sample,
+                self.options.tuning,
+                teacher=self.dense_model,
+                checkpoint=checkpoint,
+                progress=self.progress,
+            )
+            assert start.plan is not None
+            save_compressed(self.folder, done.model, start.plan, self.sample)
+            history = [asdict(epoch) for epoch in done.history]
+            reached = self.test_score(done.model, "fine-tuned") if history else decomposed.result["accuracy"]
+            training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
+            return {"accuracy": reached, "training": training}
+
+        outputs = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE)
+        finished = self.stages.do("finetune", [decomposed.key, asdict(self.options.tuning)], work, outputs)
+        checkpoint.unlink(missing_ok=True)
+        return finished
+
+    def export(self, role: str, upstream: str) -> Done:
+        """``dense.onnx`` or ``model.onnx`` for each target, verified against PyTorch with the task score."""
+        files = {target: f"{STEMS[role]}{target_named(target).suffix}" for target in self.options.targets}
+
+        def work() -> Json:
+            return {target: self._exported(role, target) for target in files}
+
+        written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
+        return self.stages.do(f"export_{role}", [upstream, self.options.targets, versions(), self.data], work, written)
+
+    def _exported(self, role: str, target: str) -> Json:
+        sample = self.sample if role == "dense" else load_compressed(self.folder, trust=True)
+        self.progress(f"export {role} to {target}", 0, 1, "")
+        artifact = export(sample.model(), sample, self.folder, target=target, stem=STEMS[role])
+        self.progress(f"export {role} to {target}", 1, 1, "")
+        checked = verify(artifact, sample, progress=_renamed(self.progress, f"verify {role} on {target}"))
+        return {"file": artifact.path.name, "accuracy": checked.artifact_score}
+
+    def profile(self, dense: Done, compressed: Done) -> Done:
+        """Each model alone, then both in interleaved blocks, on the first target."""
+        options, target = self.options, self.options.targets[0]
+        files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
+
+        def work() -> Json:
+            device, threads = device_named(options.device), options.threads
+            for done, file in enumerate(files.values()):
+                self.progress("profile", done, 3, file)
+                profile(self.folder / file, device, threads=threads).save(profile_path(self.folder / file))
+            self.progress("profile", 2, 3, "both, interleaved")
+            pair = compare(self.folder / files["compressed"], self.folder / files["dense"], device, threads=threads)
+            write_json(self.folder / "comparison.json", pair.to_json())
+            self.progress("profile", 3, 3, pair.verdict)
+            return files
+
+        written = ("comparison.json", *(profile_path(Path(file)).name for file in files.values()))
+        return self.stages.do("profile", [dense.key, compressed.key, options.device, options.threads], work, written)
+
+    def report(self, document: Json, upstream: str) -> Done:
+        """``report.html`` and ``report.json``."""
+
+        def work() -> Json:
+            write_report(document, self.folder)
+            return {}
+
+        return self.stages.do("report", [upstream, document], work, ("report.html", "report.json"))
+
+    def bundle(self, measured: Done) -> Done:
+        """``bundle/`` of the compressed model on the first target."""
+
+        def work() -> Json:
+            manifest = bundle(
+                self.folder / measured.result["compressed"], self.folder / "bundle", platform=self.options.platform
+            )
+            return {"manifest": str(manifest.relative_to(self.folder))}
+
+        return self.stages.do("bundle", [measured.key, self.options.platform], work, ("bundle",))
+
+
+def compress(line: Line) -> Json:
+    """Plan, decompose, fine-tune; returns accuracy and cost. The folder is then a MODEL."""
+    return _compressed(line)[0]
+
+
+def _compressed(line: Line) -> tuple[Json, Done]:
+    """What the first stages came to, and the last of them."""
+    dense, decomposed = line.score_dense(), line.decompose(line.plan())
+    tuned = line.finetune(decomposed)
+    document = {
+        "model": line.sample.name,
+        "data": line.data,
+        "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, finetuned=tuned),
+        "calibration": decomposed.result["calibration"],
+        "training": tuned.result["training"],
+        "cost": _costs(line),
+    }
+    return document, tuned
+
+
+def run(line: Line) -> Json:
+    """All stages; returns the report's document."""
+    compressed, tuned = _compressed(line)
+    files = {"dense": line.export("dense", line.dense_key), "compressed": line.export("compressed", tuned.key)}
+    measured = line.profile(files["dense"], files["compressed"])
+    bundled = line.bundle(measured)
+    document = {
+        "kind": REPORT_KIND,
+        "version": REPORT_VERSION,
+        **compressed,
+        "arguments": line.options.to_json(),
+        "versions": versions(),
+        "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
+        "layers": layer_costs(line.dense_model, line.sample.inputs, CompressionPlan.load(line.folder / PLAN_FILE)),
+        "artifacts": _artifacts(line, files),
+        "profiles": {role: _profile(line, measured.result[role]) for role in STEMS},
+        "comparison": Comparison.from_json(read_json(line.folder / "comparison.json")).to_json(),
+        "bundle": bundled.result["manifest"],
+    }
+    line.report(document, measured.key)
+    return document
+
+
+def _with_artifact(accuracy: Json | None, exported: Json) -> Json | None:
+    """Accuracy with the score through the exported file, which ``verify`` has found equal to PyTorch's."""
+    return None if accuracy is None else {**accuracy, "artifact": exported["accuracy"]}
+
+
+def _accuracy(line: Line, **stages: Done) -> Json | None:
+    """Percent on the whole test split after each stage; None without data."""
+    return None if line.data is None else {name: done.result["accuracy"] for name, done in stages.items()}
+
+
+def _costs(line: Line) -> Json:
+    chosen = CompressionPlan.load(line.folder / PLAN_FILE)
+    with torch.device("meta"):
+        small = decompose(line.dense_model, chosen, fill=False)
+    models = {"dense": line.dense_model, "compressed": small}
+    return {name: cost(model, line.sample.inputs).to_json() for name, model in models.items()}
+
+
+def _artifacts(line: Line, files: dict[str, Done]) -> list[Json]:
+    """Facts about every exported file, with paths relative to the folder."""
+    found = []
+    for role, done in files.items():
+        for exported in done.result.values():
+            artifact = Artifact.load(line.folder / exported["file"])
+            zipped = {"zipped_bytes": zipped_bytes(artifact.path)}
+            found.append({"role": role, **artifact.summary(), "path": exported["file"], **zipped})
+    return found
+
+
+def _profile(line: Line, file: str) -> Json:
+    return Profile.load(profile_path(line.folder / file)).to_json()
+
+
+def _renamed(progress: Progress, name: str) -> Progress:
+    """The same listener, told another name for the work."""
+
+    def listen(_name: str, done: int, total: int, detail: str) -> None:
+        progress(name, done, total, detail)
+
+    return listen

@@ -1,0 +1,282 @@
+"""Costs against PyTorch's own counter, closed forms and the published numbers of whole networks."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgecompress.costs import Cost, chain_cost, cost, input_shapes, layer_macs, output_shape, weight_bytes
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.models import resolve
+
+for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def counted_by_pytorch(module, x):
+    """MACs and output shape of one run: PyTorch counts FLOPs, two to a MAC."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        shape = tuple(module(x).shape)
+    return counter.get_total_flops() // 2, shape
+
+
+@st.composite
+def convolutions(draw, dimensions=(1, 2, 3), most_groups=4):
+    """A convolution on the meta device, and a shape it takes."""
+    axes = draw(st.sampled_from(dimensions))
+    per_axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
+    groups, stride = draw(st.integers(1, most_groups)), per_axis(1, 3)
+    padding = draw(st.sampled_from(["numbers", "valid", "same"] if max(stride) == 1 else ["numbers", "valid"]))
+    layer = CONVOLUTIONS[axes](
+        groups * draw(st.integers(1, 4)),
+        groups * draw(st.integers(1, 4)),
+        tuple(2 * half + 1 for half in per_axis(0, 2)),
+        stride,
+        padding=per_axis(0, 2) if padding == "numbers" else padding,
+        dilation=per_axis(1, 2),
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        device="meta",
+    )
+    return layer, (draw(st.integers(1, 3)), layer.in_channels, *per_axis(9, 12))
+
+
+@st.composite
+def linears(draw):
+    """A Linear on the meta device, and a shape it takes: with or without positions."""
+    inputs, outputs = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    positions = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    return nn.Linear(inputs, outputs, bias=draw(st.booleans()), device="meta"), (*positions, inputs)
+
+
+@given(convolutions() | linears())
+@settings(max_examples=200, deadline=None)
+def test_a_layer_costs_what_pytorch_counts(layer_and_shape):
+    layer, shape = layer_and_shape
+    macs, shape_after = counted_by_pytorch(layer, torch.empty(shape, device="meta"))
+    assert output_shape(layer, shape) == shape_after
+    assert layer_macs(layer, shape_after) == macs
+    assert chain_cost(layer, [shape]).macs == macs
+
+
+@for_every_method
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_chain_costs_what_pytorch_counts(method, data):
+    layer, shape = data.draw(convolutions((1, 2), most_groups=1) | linears())
+    if method.supports(layer):
+        ranks = tuple(data.draw(st.integers(1, most)) for most in method.max_ranks(layer))
+        chain = method.chain(layer, ranks)
+        macs, _ = counted_by_pytorch(chain, torch.empty(shape, device="meta"))
+        assert chain_cost(chain, [shape]).macs == macs
+        assert chain_cost(chain, [shape]).params == sum(p.numel() for p in chain.parameters())
+
+
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 4, 3), nn.Embedding(4, 4)], ids=repr)
+def test_what_has_no_closed_form_is_refused_by_name(layer):
+    for question in (layer_macs, output_shape):
+        with pytest.raises(TypeError, match=type(layer).__name__):
+            question(layer, (1, 4, 8, 8))
+
+
+# Parameters of the chain for C -> T channels, K kernel elements; all of them without bias.
+CLOSED_FORMS = {
+    "svd": lambda c, t, k, r: r * (c * k + t),
+    "tucker2": lambda c, t, k, r_out, r_in: c * r_in + r_in * r_out * k + r_out * t,
+}
+
+
+@pytest.mark.parametrize("method", CLOSED_FORMS)
+@pytest.mark.parametrize(("c", "t", "kernel"), [(16, 16, (3, 3)), (8, 24, (5, 3)), (24, 8, (1, 7))], ids=str)
+def test_chains_follow_the_closed_forms(method, c, t, kernel):
+    layer = nn.Conv2d(c, t, kernel, padding="same", bias=False, device="meta")
+    for ranks in [(4,), (7,)] if method == "svd" else [(4, 4), (7, 3)]:
+        counted = chain_cost(DECOMPOSITIONS[method].chain(layer, ranks), [(1, c, 10, 12)])
+        params = CLOSED_FORMS[method](c, t, kernel[0] * kernel[1], *ranks)
+        assert counted == Cost(params, params * 10 * 12, params * 4)  # stride 1: each weight works at every position
+
+
+def test_the_stride_is_paid_where_it_acts():
+    """SVD strides in its first link, Tucker-2 in its second: the links before it run on the large input."""
+    layer = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False, device="meta")
+    large, small = 20 * 20, 10 * 10
+    macs = {
+        name: chain_cost(DECOMPOSITIONS[name].chain(layer, ranks), [(1, 16, 20, 20)]).macs
+        for name, ranks in {"svd": (8,), "tucker2": (8, 4)}.items()
+    }
+    assert macs == {
+        "svd": small * (16 * 9 * 8 + 8 * 32),
+        "tucker2": large * 16 * 4 + small * (4 * 9 * 8 + 8 * 32),
+    }
+
+
+BREAK_EVEN = {  # the largest rank at which a 3x3 chain holds no more parameters than the dense layer
+    "svd": {16: 14, 32: 28, 64: 57, 128: 115, 256: 230, 512: 460},
+    "tucker2": {16: 14, 32: 28, 64: 57, 128: 114, 256: 229, 512: 458},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "channels", "rank"), [(m, c, r) for m, table in BREAK_EVEN.items() for c, r in table.items()]
+)
+def test_ranks_break_even_where_the_formulas_say(method, channels, rank):
+    layer = nn.Conv2d(channels, channels, 3, bias=False, device="meta")
+    ranks = len(DECOMPOSITIONS[method].max_ranks(layer))
+
+    def params(tied):
+        return chain_cost(DECOMPOSITIONS[method].chain(layer, (tied,) * ranks), []).params
+
+    assert params(rank) <= channels * channels * 9 < params(rank + 1)
+
+
+SAMPLES = {
+    "lenet5": (431_080, 2_293_000),
+    "lenet300": (266_610, 784 * 300 + 300 * 100 + 100 * 10),
+    "resnet20": (269_722, 40_551_040),
+    "resnet56": (853_018, 125_485_696),
+}
+
+
+@pytest.mark.parametrize(("name", "params", "macs"), [(name, *numbers) for name, numbers in SAMPLES.items()])
+def test_the_samples_cost_what_is_published(name, params, macs):
+    sample = resolve(name)
+    model = sample.model()
+    counted = cost(model, sample.inputs)
+    assert (counted.params, counted.macs, counted.flops) == (params, macs, 2 * macs)
+    assert counted.weight_bytes == sum(t.nbytes for t in model.state_dict().values())
+
+
+def test_the_batch_size_of_the_example_does_not_matter():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
+    assert cost(model, (torch.zeros(1, 3, 8, 8),)) == cost(model, (torch.zeros(7, 3, 8, 8),))
+
+
+def test_weight_bytes_count_buffers_too_and_shared_ones_once():
+    norm = nn.BatchNorm2d(8)  # weight, bias, mean, variance: 8 floats each; and a 64-bit count of batches
+    assert weight_bytes(nn.Sequential(norm, norm)) == 4 * 8 * 4 + 8
+
+
+class Twice(nn.Module):
+    """Runs one layer twice, on inputs of two shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.conv(x)[:, :, ::2])
+
+
+def test_a_layer_that_runs_twice_counts_twice():
+    model, x = Twice(), torch.zeros(1, 4, 8, 6)
+    assert input_shapes(model, (x,)) == {"conv": [(1, 4, 8, 6), (1, 4, 4, 6)]}
+    once = 4 * 4 * 9
+    assert cost(model, (x,)).macs == once * (8 * 6 + 4 * 6) == chain_cost(model.conv, [(1, 4, 8, 6), (1, 4, 4, 6)]).macs
+    assert cost(model, (x,)).params == 4 * 4 * 9 + 4
+
+
+class Looking(nn.Module):
+    """Decides by the values it sees whether to run its inner model, so shapes alone cannot tell."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) if x.sum() > 0 else x
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Attention of a sequence to itself."""
+
+    def forward(self, x):
+        return super().forward(x, x, x)[0]
+
+
+INNER = {
+    "Linear": lambda: nn.Linear(32, 16),
+    # BUG (costs.py, _runner.for_real): PyTorch's fused fast path hides all MACs of these two from the counter: 0.
+    "attention": lambda: SelfAttention(32, 4, batch_first=True),
+    "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("build", INNER.values(), ids=INNER)
+def test_a_model_that_looks_at_values_is_counted_like_one_that_does_not(build):
+    x = torch.ones(2, 7, 32)
+    counted = cost(Looking(build()), (x,))
+    assert counted == cost(build(), (x,))
+    assert counted.macs > 0
+
+
+def test_a_model_that_looks_at_values_is_counted_on_the_path_its_example_takes():
+    assert cost(Looking(nn.Linear(32, 16)), (-torch.ones(2, 7, 32),)).macs == 0
+
+
+def test_the_shapes_of_a_model_that_looks_at_values_are_found():
+    assert input_shapes(Looking(nn.Linear(32, 16)), (torch.ones(2, 7, 32),)) == {"inner": [(1, 7, 32)]}
+
+
+# BUG (costs.py, _hooked): a layer called by keyword is not seen, and plan() says that it "does not run".
+def test_a_layer_called_by_keyword_is_seen():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(32, 16)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    assert input_shapes(Model(), (torch.ones(2, 32),)) == {"layer": [(1, 32)]}
+
+
+def mixed_model():
+    """Parts in train and eval mode, a frozen one, and a norm whose statistics a training run would move."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Conv2d(8, 4, 1)).train()
+    model[1].eval()
+    model[3].weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, Looking], ids=["by shape", "by values"])
+def test_counting_leaves_the_model_as_it_was(wrap):
+    model = wrap(mixed_model())
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    cost(model, (torch.ones(2, 3, 8, 8),))
+    input_shapes(model, (torch.ones(2, 3, 8, 8),))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == [True] * 5 + [False, True]
+    assert all(p.grad is None and p.device.type == "cpu" for p in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# BUG (costs.py, _runner.on_meta): what the model itself keeps of a run on the meta device stays in the model.
+def test_counting_leaves_nothing_in_a_model_that_remembers():
+    class Remembering(nn.Module):
+        """Builds a grid of positions once, as detectors and rotary embeddings do."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer, self.grid = nn.Linear(8, 8), None
+
+        def forward(self, x):
+            if self.grid is None:
+                self.grid = torch.arange(x.shape[-1], device=x.device)
+            return self.layer(x + self.grid)
+
+    model = Remembering()
+    cost(model, (torch.zeros(1, 8),))
+    assert model(torch.zeros(1, 8)).shape == (1, 8)
+
+
+def test_costs_round_trip_through_json():
+    counted = Cost(12, 34, 48)
+    assert counted.to_json()["flops"] == 68
+    assert Cost.from_json(counted.to_json()) == counted
