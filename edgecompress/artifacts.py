@@ -80,8 +80,8 @@ class Artifact:
     """An exported file.
 
     ``source`` is the MODEL it was exported from, ``plan`` how that was compressed (None: dense), ``graph`` what
-    the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the libraries that
-    made it.
+    the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the
+    libraries that made it.
     """
 
     target: str

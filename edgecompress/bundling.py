@@ -97,4 +97,4 @@ def _profile(artifact: Artifact) -> Json | None:
     if not file.is_file():
         return None
     profile = Profile.load(file)
-    return profile.to_json() if profile.sha256 == artifact.sha256 else None
+    return profile.summary() if profile.sha256 == artifact.sha256 else None

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 CHUNK_BYTES = 1 << 20
+NUMBERS = re.compile(r"\[\s+(-?\d[-+.eE\d]*(?:,\s+-?\d[-+.eE\d]*)*)\s+\]")
 
 
 def make_folder(folder: Path) -> Path:
@@ -75,8 +77,9 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def dump_json(document: Mapping[str, Any]) -> str:
-    """JSON text without NaN or Infinity (which are no JSON)."""
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    """JSON text without NaN or Infinity (which are no JSON); a list of numbers stays on one line."""
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    return NUMBERS.sub(lambda match: "[" + " ".join(match[1].split()) + "]", text)
 
 
 def read_json(path: Path) -> Json:

@@ -98,7 +98,7 @@ class Sample:
         return dataset
 
 
-def as_outputs(outputs: object) -> Outputs:
+def as_outputs(outputs: object, name: str = "the model") -> Outputs:
     """A model's output as a tuple of tensors.
 
     Raises:
@@ -107,7 +107,7 @@ def as_outputs(outputs: object) -> Outputs:
     items = outputs if isinstance(outputs, tuple | list) else (outputs,)
     if not items or not all(isinstance(item, Tensor) for item in items):
         raise ModelError(
-            f"the model returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
+            f"{name}: returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
             "wrap the model so that it returns those"
         )
     return tuple(items)
@@ -125,7 +125,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
             outputs = model.eval()(*inputs)
     except Exception as error:
         raise ModelError(f"{name}: does not run on its example of shape {shapes}: {_first_line(error)}") from error
-    as_outputs(outputs)
+    as_outputs(outputs, name)
 
 
 def resolve(reference: str, *, trust: bool = False) -> Sample:

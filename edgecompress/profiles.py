@@ -55,12 +55,18 @@ class Latency:
         """Process CPU time of every run, in order."""
         return [run for block in self.cpu_ms for run in block]
 
-    def to_json(self) -> Json:
-        """Statistics first, then every run."""
+    def summary(self) -> Json:
+        """The statistics alone."""
         return {
             "runs": len(self.all_wall_ms()),
             "wall": statistics(self.all_wall_ms()),
             "cpu": statistics(self.all_cpu_ms()),
+        }
+
+    def to_json(self) -> Json:
+        """Statistics first, then every run."""
+        return {
+            **self.summary(),
             "wall_ms": [list(block) for block in self.wall_ms],
             "cpu_ms": [list(block) for block in self.cpu_ms],
         }
@@ -128,6 +134,10 @@ class Profile:
             "device": asdict(self.device),
             "latency": self.latency.to_json(),
         }
+
+    def summary(self) -> Json:
+        """:meth:`to_json` without the single runs."""
+        return {**self.to_json(), "latency": self.latency.summary()}
 
     @classmethod
     def from_json(cls, document: Json) -> Profile:
@@ -211,6 +221,11 @@ class Comparison:
             "baseline_latency": self.baseline_latency.to_json(),
             "candidate_latency": self.candidate_latency.to_json(),
         }
+
+    def summary(self) -> Json:
+        """:meth:`to_json` without the single runs."""
+        latencies = {"baseline_latency": self.baseline_latency, "candidate_latency": self.candidate_latency}
+        return {**self.to_json(), **{name: latency.summary() for name, latency in latencies.items()}}
 
     @classmethod
     def from_json(cls, document: Json) -> Comparison:

@@ -10,7 +10,24 @@ from pathlib import Path
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, make_folder, read_json, write_json, write_text
-from edgecompress.profiles import quantile
+from edgecompress.profiles import RESOLUTION, quantile
+from edgecompress.wording import (
+    ROLES,
+    accuracies,
+    bytes_text,
+    change,
+    count_text,
+    findings,
+    grouped,
+    milliseconds,
+    minus,
+    plain,
+    ratio_of,
+    runtime_text,
+    scientific,
+    significant,
+    typeset,
+)
 
 KIND = "edgecompress.report"
 VERSION = 1
@@ -18,8 +35,6 @@ JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 TEMPLATE = "report.html.jinja"
 
-ROLES = ("dense", "compressed")
-RUNTIME_TITLES = {"onnxruntime": "ONNX Runtime"}
 BINS = 80
 CLIPPED_ABOVE = 0.995
 PANEL_HEIGHT = 88
@@ -75,160 +90,15 @@ def render_html(document: Json) -> str:
         raise FileError(f"report: field missing or malformed: {error}") from error
 
 
-def summary_sentence(document: Json) -> str:
-    """What the run achieved and what it cost, in one sentence that hides no loss."""
-    return f"{document['model']}: {_findings(document)}"
-
-
-def _findings(document: Json) -> str:
-    before, after = (document["cost"][role] for role in ROLES)
-    clauses = (
-        _fewer(before["macs"], after["macs"], "MACs"),
-        _fewer(before["params"], after["params"], "parameters"),
-        _accuracy_clause(document["accuracy"]),
-        _latency_clause(document["comparison"]),
-    )
-    return ", ".join(clauses) + "."
-
-
-def _fewer(before: int, after: int, what: str) -> str:
-    if before == after:
-        return f"as many {what} as before"
-    percent = abs(after / before - 1) * 100
-    return f"{percent:.1f} % {'fewer' if after < before else 'more'} {what}"
-
-
-def _accuracy_clause(accuracy: Json | None) -> str:
-    before, after = _accuracies(accuracy)
-    if before is None or after is None:
-        return "accuracy not measured"
-    return f"accuracy {before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"
-
-
-def _accuracies(accuracy: Json | None) -> tuple[float | None, float | None]:
-    """Of the dense model and of the last stage that was scored, the exported file if possible."""
-    known = accuracy or {}
-    scored = (known.get(stage) for stage in ("artifact", "finetuned", "decomposed"))
-    return known.get("dense"), next((score for score in scored if score is not None), None)
-
-
-def _latency_clause(comparison: Json | None) -> str:
-    if comparison is None:
-        return "latency not measured"
-    how, place = comparison["provenance"], _place(comparison)
-    if comparison["verdict"] == "no claim":
-        kind = "latency" if how == "measured" else f"{how} latency"
-        wall, cpu = (_interval_text(*_ratio(comparison, clock)) for clock in ("wall", "cpu"))
-        return f"no measurable difference in {kind}: speed-up of wall time {wall}, of CPU time {cpu}, {place}"
-    value, low, high = _ratio(comparison, "wall")
-    if comparison["verdict"] == "slower":
-        value, low, high = 1 / value, 1 / high, 1 / low
-    return f"{how} {_interval_text(value, low, high, comparison['verdict'])} {place}"
-
-
-def _ratio(comparison: Json, clock: str) -> tuple[float, float, float]:
-    """Baseline over candidate time and the ends of its interval."""
-    prefix = "" if clock == "wall" else f"{clock}_"
-    low, high = comparison[f"{prefix}ci95"]
-    return comparison[f"{prefix}speedup"], low, high
-
-
-def _interval_text(value: float, low: float, high: float, verdict: str = "") -> str:
-    """A ratio and its interval, with a third decimal where two would not tell it from 1."""
-    decimals = 3 if min(abs(mark - 1) for mark in (value, low, high)) < 0.02 else 2
-    words = f" {verdict}" if verdict else ""
-    return f"{value:.{decimals}f}x{words} (95 % interval {low:.{decimals}f} to {high:.{decimals}f})"
-
-
-def _place(comparison: Json) -> str:
-    device, threads, batch = comparison["device"], comparison["threads"], comparison["batch"]
-    processor = device["processor"] or device["machine"] or "an unnamed processor"
-    where = processor if device["name"] == "local" else f"{device['name']} ({processor})"
-    parts = [f"on {where}", "1 thread" if threads == 1 else f"{threads} threads"]
-    parts += [f"batch {batch}"] if batch != 1 else []
-    return ", ".join([*parts, _runtime_text(comparison["runtime"])])
-
-
-def _runtime_text(runtime: Mapping[str, str]) -> str:
-    name = runtime.get("name", "unnamed runtime")
-    return f"{RUNTIME_TITLES.get(name, name)} {runtime.get('version', '')}".strip()
-
-
-def _significant(value: float, digits: int = 4) -> str:
-    """Decimal notation with about ``digits`` significant digits."""
-    if value == 0:
-        return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(0, decimals)}f}"
-
-
-def _scaled(value: float, prefixes: Sequence[str]) -> str:
-    """A number with a decimal prefix: 40.55 M."""
-    step = min(len(prefixes) - 1, int(math.log10(abs(value)) // 3)) if abs(value) >= 1000 else 0
-    number = _significant(value / 1000**step) if step else f"{value:g}"
-    return f"{number} {prefixes[step]}".strip()
-
-
-def _count_text(value: float) -> str:
-    return _scaled(value, ("", "k", "M", "G", "T"))
-
-
-def _bytes_text(value: float) -> str:
-    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
-
-
-def _grouped(value: float) -> str:
-    return f"{value:,}"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{_significant(value)} ms"
-
-
-def _change(before: float | None, after: float | None) -> str:
-    """The relative change in percent, as words where there is none."""
-    if before is None or after is None or before == 0:
-        return ""
-    percent = (after / before - 1) * 100
-    if percent == 0:
-        return "no change"
-    return _minus(f"{percent:+.1f} %" if abs(percent) >= 0.05 else f"{percent:+.1g} %")
-
-
-def _minus(text: str) -> str:
-    """The sign, where a hyphen stands for it at the start."""
-    return "−" + text[1:] if text.startswith("-") else text
-
-
-def _typeset(findings: str) -> str:
-    """Arrows and minus signs in place of their ASCII forms."""
-    return findings.replace(" -> ", " → ").replace("(-", "(−")
-
-
-def _scientific(value: float) -> str:
-    return _minus(f"{value:.2g}")
-
-
-def _plain(value: object) -> str:
-    """An option's value in words."""
-    if value is None:
-        return "not given"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
-
-
 FILTERS: dict[str, Callable[..., str]] = {
-    "bytes": _bytes_text,
-    "change": _change,
-    "count": _count_text,
-    "grouped": _grouped,
-    "ms": _milliseconds,
-    "plain": _plain,
-    "scientific": _scientific,
-    "significant": _significant,
+    "bytes": bytes_text,
+    "change": change,
+    "count": count_text,
+    "grouped": grouped,
+    "ms": milliseconds,
+    "plain": plain,
+    "scientific": scientific,
+    "significant": significant,
 }
 
 
@@ -240,9 +110,10 @@ class Unit:
     exact: Callable[[float], str] = lambda _: ""
 
 
-COUNT = Unit(_count_text, _grouped)
-BYTES = Unit(_bytes_text, lambda size: f"{size:,} bytes")
-TIME = Unit(_milliseconds)
+COUNT = Unit(count_text, grouped)
+BYTES = Unit(bytes_text, lambda size: f"{size:,} bytes")
+TIME = Unit(milliseconds)
+PERCENT = Unit(lambda percent: f"{percent:.2f} %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +128,11 @@ class Row:
     compressed_exact: str = ""
 
 
-def _row(label: str, before: float | None, after: float | None, unit: Unit) -> Row:
-    shown, exact = zip(*((_shown(value, unit), _exact(value, unit)) for value in (before, after)), strict=True)
-    return Row(label, *shown, _change(before, after), *exact)
+def _row(label: str, values: Sequence[float | None], unit: Unit) -> Row:
+    """A row from the dense and the compressed model's value."""
+    before, after = values
+    shown, exact = ([write(value, unit) for value in values] for write in (_shown, _exact))
+    return Row(label, shown[0], shown[1], change(before, after), exact[0], exact[1])
 
 
 def _shown(value: float | None, unit: Unit) -> str:
@@ -274,7 +147,7 @@ def _view(document: Json) -> Json:
     """What the template needs beyond the document."""
     comparison = document["comparison"]
     return {
-        "findings": _typeset(_findings(document)),
+        "findings": typeset(findings(document)),
         "verdict": comparison["verdict"] if comparison else "not measured",
         "groups": _groups(document),
         "layer_bars": _layer_bars(document["layers"]),
@@ -283,6 +156,7 @@ def _view(document: Json) -> Json:
         "stages": _stages(document["accuracy"]),
         "curve": _curve(document["training"]) if document["training"] else None,
         "environment": _environment(comparison) if comparison else [],
+        "resolution": f"{100 * RESOLUTION:g} %",
         "panel_height": PANEL_HEIGHT,
         "curve_height": CURVE_HEIGHT + 2 * CURVE_TOP,
     }
@@ -302,25 +176,28 @@ def _groups(document: Json) -> list[tuple[str, list[Row]]]:
 def _accuracy_row(document: Json) -> Row:
     test = (document["data"] or {}).get("test")
     label = f"Accuracy on {test['items']:,} test items" if test else "Accuracy"
-    before, after = _accuracies(document["accuracy"])
-    shown = ("not measured" if value is None else f"{value:.2f} %" for value in (before, after))
-    change = "" if before is None or after is None else _minus(f"{after - before:+.2f} points")
-    return Row(label, *shown, change)
+    before, after = accuracies(document["accuracy"])
+    change = "" if before is None or after is None else minus(f"{after - before:+.2f} points")
+    return Row(label, _shown(before, PERCENT), _shown(after, PERCENT), change)
 
 
 def _model_rows(cost: Json) -> Iterator[Row]:
     labels = {"params": "Parameters", "macs": "MACs of one input", "flops": "FLOPs of one input (2 × MACs)"}
     for key, label in labels.items():
-        yield _row(label, *(cost[role][key] for role in ROLES), COUNT)
-    yield _row("Weights (parameters and buffers)", *(cost[role]["weight_bytes"] for role in ROLES), BYTES)
+        yield _row(label, _of_roles(cost, key), COUNT)
+    yield _row("Weights (parameters and buffers)", _of_roles(cost, "weight_bytes"), BYTES)
 
 
 def _file_rows(document: Json) -> Iterator[Row]:
-    files = [_artifact(document, role) for role in ROLES]
-    profiles = [(document["profiles"] or {}).get(role) or {} for role in ROLES]
-    yield _row("File size", *(file.get("size_bytes") for file in files), BYTES)
-    yield _row("Zipped size (DEFLATE)", *(file.get("zipped_bytes") for file in files), BYTES)
-    yield _row("Weights within the file", *(profile.get("weight_bytes") for profile in profiles), BYTES)
+    files = {role: _artifact(document, role) for role in ROLES}
+    yield _row("File size", _of_roles(files, "size_bytes"), BYTES)
+    yield _row("Zipped size (DEFLATE)", _of_roles(files, "zipped_bytes"), BYTES)
+    yield _row("Weights within the file", _of_roles(document["profiles"], "weight_bytes"), BYTES)
+
+
+def _of_roles(parts: Mapping[str, Json] | None, key: str) -> list[float | None]:
+    """One value for each role; None where it is not known."""
+    return [((parts or {}).get(role) or {}).get(key) for role in ROLES]
 
 
 def _artifact(document: Json, role: str) -> Json:
@@ -335,11 +212,13 @@ def _latency_rows(comparison: Json | None) -> Iterator[Row]:
         return
     before, after = _latencies(comparison)
     for mark in ("p50", "p90", "p99", "min"):
-        yield _row(f"Wall time, {mark}", before["wall"][mark], after["wall"][mark], TIME)
-    yield _row("CPU time, p50", before["cpu"]["p50"], after["cpu"]["p50"], TIME)
+        yield _row(f"Wall time, {mark}", (before["wall"][mark], after["wall"][mark]), TIME)
+    yield _row("CPU time, p50", (before["cpu"]["p50"], after["cpu"]["p50"]), TIME)
     for clock, name in (("wall", "wall"), ("cpu", "CPU")):
-        value, low, high = _ratio(comparison, clock)
-        yield Row(f"Speed-up, {name} time", "1×", f"{value:.3f}×", f"95 %: {low:.3f} to {high:.3f}")
+        value, low, high = ratio_of(comparison, clock)
+        yield Row(
+            f"Speed-up, {name} time (95 % interval)", "1×", f"{value:.3f}×", f"{low:.3f} to\N{NO-BREAK SPACE}{high:.3f}"
+        )
 
 
 def _latencies(comparison: Json) -> tuple[Json, Json]:
@@ -347,17 +226,16 @@ def _latencies(comparison: Json) -> tuple[Json, Json]:
 
 
 def _process_rows(profiles: Json) -> Iterator[Row]:
-    pair = [profiles.get(role) or {} for role in ROLES]
-    alone = [profile.get("latency", {}).get("wall", {}).get("p50") for profile in pair]
-    yield _row("Load time", *(profile.get("load_ms") for profile in pair), TIME)
-    yield _row("First run", *(profile.get("first_run_ms") for profile in pair), TIME)
-    yield _row("Wall time, p50", *alone, TIME)
-    yield _row("Peak memory (RSS)", *(profile.get("peak_rss_bytes") for profile in pair), BYTES)
-    yield _row("… of which before loading", *(profile.get("runtime_rss_bytes") for profile in pair), BYTES)
+    alone = {role: profile["latency"]["wall"] for role, profile in profiles.items()}
+    yield _row("Load time", _of_roles(profiles, "load_ms"), TIME)
+    yield _row("First run", _of_roles(profiles, "first_run_ms"), TIME)
+    yield _row("Wall time, p50", _of_roles(alone, "p50"), TIME)
+    yield _row("Peak memory (RSS)", _of_roles(profiles, "peak_rss_bytes"), BYTES)
+    yield _row("… of which before loading", _of_roles(profiles, "runtime_rss_bytes"), BYTES)
 
 
 def _largest_macs(layers: Sequence[Json]) -> int:
-    return max((max(layer[role]["macs"] for role in ROLES) for layer in layers), default=0)
+    return max((layer[role]["macs"] or 0 for layer in layers for role in ROLES), default=0)
 
 
 def _layer_bars(layers: Sequence[Json]) -> list[Json]:
@@ -365,7 +243,7 @@ def _layer_bars(layers: Sequence[Json]) -> list[Json]:
     full = _largest_macs(layers) or 1
     return [
         {**layer, "label": _method_text(layer)}
-        | {f"{role}_width": round(100 * layer[role]["macs"] / full, 2) for role in ROLES}
+        | {f"{role}_width": round(100 * (layer[role]["macs"] or 0) / full, 2) for role in ROLES}
         for layer in layers
     ]
 
@@ -386,7 +264,7 @@ def _latency_view(comparison: Json) -> Json:
     return {
         "panels": [_panel(*one, low, high, tallest) for one in latencies],
         "bins": _bin_rows(counts, low, high),
-        "ticks": [(_position(tick, low, high), _tick_text(tick)) for tick in _ticks(low, high)],
+        "ticks": _ticks(low, high),
         "high": high,
         "tallest": f"{100 * tallest:.1f} %",
     }
@@ -416,24 +294,22 @@ def _panel(
 def _bin_rows(counts: Sequence[Sequence[int]], low: float, high: float) -> list[tuple[str, str, int, int]]:
     """From, to, and both counts, of every bin that is not empty in both."""
     width = (high - low) / BINS
-    edges = [(f"{low + i * width:.4g}", f"{low + (i + 1) * width:.4g}") for i in range(BINS)]
-    return [(*edge, *pair) for edge, pair in zip(edges, zip(*counts, strict=True), strict=True) if any(pair)]
+    decimals = max(0, 2 - math.floor(math.log10(width)))
+    edges = [f"{low + index * width:.{decimals}f}" for index in range(BINS + 1)]
+    rows = zip(edges, edges[1:], *counts, strict=False)
+    return [row for row in rows if row[2] or row[3]]
 
 
 def _position(value: float, low: float, high: float) -> float:
     return round(100 * (min(value, high) - low) / (high - low), 2)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers between ``low`` and ``high``."""
-    power = 10 ** math.floor(math.log10((high - low) / 4))
-    step = next(step for step in (5 * power, 2 * power, power) if (high - low) / step >= 4)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [index * step for index in range(first, last + 1)]
-
-
-def _tick_text(tick: float) -> str:
-    return f"{tick:.6g}"
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Four to twelve round numbers between ``low`` and ``high``: where they stand, and their text."""
+    exponent = math.floor(math.log10((high - low) / 4))
+    step = next(step for step in (factor * 10.0**exponent for factor in (5, 2, 1)) if (high - low) / step >= 4)
+    marks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [(_position(mark, low, high), f"{mark:.{max(0, -exponent)}f}") for mark in marks]
 
 
 def _stages(accuracy: Json | None) -> list[tuple[str, float]]:
@@ -455,7 +331,7 @@ def _curve(training: Json) -> Json | None:
         return None
     scores = [epoch["score"] for epoch in history]
     low, high = min(scores), max(scores)
-    across = [round(6 + 88 * (i / (len(scores) - 1) if len(scores) > 1 else 0.5), 2) for i in range(len(scores))]
+    across = [round(8 + 84 * (i / (len(scores) - 1) if len(scores) > 1 else 0.5), 2) for i in range(len(scores))]
     down = [round(CURVE_TOP + CURVE_HEIGHT * (high - score) / ((high - low) or 1), 1) for score in scores]
     points = [{**epoch, "x": x, "y": y} for epoch, x, y in zip(history, across, down, strict=True)]
     best = [point for point in points if point["epoch"] == training["best_epoch"]]
@@ -471,7 +347,7 @@ def _environment(comparison: Json) -> list[tuple[str, str]]:
         ("Architecture", device["machine"]),
         ("Cores", str(device["cores"])),
         ("System", device["system"]),
-        ("Runtime", _runtime_text(comparison["runtime"])),
+        ("Runtime", runtime_text(comparison["runtime"])),
         *((key.capitalize(), value) for key, value in comparison["runtime"].items() if key not in ("name", "version")),
         ("Python on the device", device["python"]),
         ("Threads", str(comparison["threads"])),

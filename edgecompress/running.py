@@ -36,12 +36,13 @@ from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
 from edgecompress.profiling import compare, device_named, profile
 from edgecompress.progress import Progress, silent
+from edgecompress.reporting import KIND as REPORT_KIND
+from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.reporting import write_report
 from edgecompress.resuming import Done, Stages
 from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector
 
-REPORT_KIND, REPORT_VERSION = "edgecompress.report", 1
 STEMS = {"dense": "dense", "compressed": "model"}
 
 
@@ -302,6 +303,13 @@ def run(line: Line) -> Json:
     }
     line.report(document, measured.key)
     return document
+
+
+def summary(document: Json) -> Json:
+    """A run's document without the single timings, which stay in the folder's files."""
+    profiles = {role: Profile.from_json(profile).summary() for role, profile in document["profiles"].items()}
+    comparison = Comparison.from_json(document["comparison"]).summary()
+    return {**document, "profiles": profiles, "comparison": comparison}
 
 
 def _with_artifact(accuracy: Json | None, exported: Json) -> Json | None:

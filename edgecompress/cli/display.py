@@ -53,15 +53,6 @@ def _text(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def human_bytes(size: float) -> str:
-    """Decimal units, as file managers and app stores use."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
 def percent(part: float, whole: float) -> str:
     """``part`` of ``whole`` in percent."""
     return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import human_bytes, print_json, print_table, showing_progress
+from edgecompress.cli.display import print_json, print_table, showing_progress
 from edgecompress.cli.options import json_option, output_option, platform_option, target_option, trust_option
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def export(model: str, targets: tuple[str, ...], trust: bool, output: Path, as_j
 
 
 def _print_artifacts(artifacts: list[Artifact]) -> None:
+    from edgecompress.wording import bytes_text
+
     rows = [
-        (a.target, str(a.path), human_bytes(a.size_bytes), f"{a.max_abs_error:.1e}", f"{a.sqnr_db:.0f} dB")
+        (a.target, str(a.path), bytes_text(a.size_bytes), f"{a.max_abs_error:.1e}", f"{a.sqnr_db:.0f} dB")
         for a in artifacts
     ]
     print_table("Exported; agrees with PyTorch at batch 1 and 3", ("target", "file", "size", "max error", "SQNR"), rows)
@@ -131,13 +133,14 @@ def bundle(artifact: Path, platform: str, output: Path, as_json: bool) -> None:
     """Package an exported file for an app: manifest, golden pair, and a runner that checks them anywhere."""
     from edgecompress.bundling import bundle as make_bundle
     from edgecompress.files import read_json
+    from edgecompress.wording import bytes_text
 
     manifest = make_bundle(artifact, output, platform=platform)
     document = read_json(manifest)
     if as_json:
         print_json({"bundle": str(output), "manifest": document})
         return
-    rows = [(entry["path"], human_bytes(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
+    rows = [(entry["path"], bytes_text(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
     print_table(f"Bundle {output}", ("file", "size", "sha256"), rows)
     click.echo(f"check it anywhere with numpy and onnxruntime: python {output / 'run.py'}")
 

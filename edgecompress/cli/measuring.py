@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import human_bytes, print_json, print_table
+from edgecompress.cli.display import print_json, print_table
 from edgecompress.cli.options import device_option, json_option, output_option, threads_option
-from edgecompress.cli.running import speed_sentence
 
 if TYPE_CHECKING:
     from edgecompress.profiles import Profile
@@ -41,6 +40,7 @@ def profile(
     from edgecompress.profiling import compare as compare_files
     from edgecompress.profiling import device_named
     from edgecompress.profiling import profile as profile_file
+    from edgecompress.wording import latency_clause
 
     place, options = device_named(device), {"threads": threads, "batch": batch, "runs": runs, "seconds": seconds}
     files = [artifact] if baseline is None else [artifact, baseline]
@@ -57,7 +57,7 @@ def profile(
         return
     print_profiles(profiles)
     if baseline is not None:
-        click.echo(speed_sentence(document["comparison"]))
+        click.echo(f"against {baseline.name}: {latency_clause(document['comparison'])}")
 
 
 def print_profiles(profiles: list[Profile]) -> None:
@@ -70,11 +70,13 @@ def print_profiles(profiles: list[Profile]) -> None:
 
 
 def _measures(profile: Profile) -> dict[str, str | int | None]:
-    wall, cpu = profile.latency.to_json()["wall"], profile.latency.to_json()["cpu"]
+    from edgecompress.wording import bytes_text
+
+    wall, cpu = (profile.latency.summary()[clock] for clock in ("wall", "cpu"))
     return {
-        "file": human_bytes(profile.size_bytes),
-        "file, zipped": human_bytes(profile.zipped_bytes),
-        "weights": human_bytes(profile.weight_bytes),
+        "file": bytes_text(profile.size_bytes),
+        "file, zipped": bytes_text(profile.zipped_bytes),
+        "weights": bytes_text(profile.weight_bytes),
         "parameters": profile.params,
         "MACs": profile.macs,
         "load, ms": f"{profile.load_ms:.2f}",
@@ -82,8 +84,8 @@ def _measures(profile: Profile) -> dict[str, str | int | None]:
         **{f"wall {mark}, ms": f"{wall[mark]:.3f}" for mark in ("p50", "p90", "p99", "min", "stdev")},
         "CPU p50, ms": f"{cpu['p50']:.3f}",
         "runs": len(profile.latency.all_wall_ms()),
-        "peak memory": human_bytes(profile.peak_rss_bytes),
-        "of it the runtime": human_bytes(profile.runtime_rss_bytes),
+        "peak memory": bytes_text(profile.peak_rss_bytes),
+        "of it the runtime": bytes_text(profile.runtime_rss_bytes),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgecompress.cli.compressing import line_options, options_from, print_before_after
-from edgecompress.cli.display import human_bytes, print_json, print_table, showing_progress
+from edgecompress.cli.display import print_json, print_table, showing_progress
 from edgecompress.cli.options import (
     device_option,
     json_option,
@@ -48,7 +48,7 @@ def run(
     """
     from edgecompress.models import resolve
     from edgecompress.resuming import only_one
-    from edgecompress.running import Line
+    from edgecompress.running import Line, summary
     from edgecompress.running import run as run_line
 
     sample = resolve(model, trust=trust)
@@ -56,23 +56,24 @@ def run(
     options = options_from(sample, plan_file, given, targets=unique, device=device, threads=threads, platform=platform)
     with only_one(output), showing_progress() as progress:
         document = run_line(Line(sample, output, options, progress))
-    document = {**document, "output": str(output)}
     if as_json:
-        print_json(document)
+        print_json({**summary(document), "output": str(output)})
     else:
         print_run(document, output)
 
 
 def print_run(document: dict[str, Any], output: Path) -> None:
-    """Before and after, files, speed-up and paths."""
+    """Before and after, files, the verdict in one sentence, and paths."""
+    from edgecompress.wording import bytes_text, summary_sentence
+
     print_before_after(document)
     rows = [
-        (item["role"], item["path"], human_bytes(item["size_bytes"]), human_bytes(item["zipped_bytes"]),
+        (item["role"], item["path"], bytes_text(item["size_bytes"]), bytes_text(item["zipped_bytes"]),
          f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB")
         for item in document["artifacts"]
     ]  # fmt: skip
     print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
-    click.echo(speed_sentence(document["comparison"]))
+    click.echo(summary_sentence(document))
     paths = {
         "model": document["artifacts"][-1]["path"],
         "report": "report.html",
@@ -83,24 +84,13 @@ def print_run(document: dict[str, Any], output: Path) -> None:
         click.echo(f"{what + ':':8}{output / path}")
 
 
-def speed_sentence(comparison: dict[str, Any]) -> str:
-    """Verdict, speed-up, interval and provenance in one line."""
-    low, high = comparison["ci95"]
-    latencies = [comparison[f"{role}_latency"]["wall"]["p50"] for role in ("baseline", "candidate")]
-    return (
-        f"latency: {comparison['verdict']}, {comparison['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}; CPU "
-        f"time {comparison['cpu_speedup']:.2f}x), p50 {latencies[0]:.3f} -> {latencies[1]:.3f} ms, "
-        f"{comparison['provenance']} on {comparison['device']['name']} ({comparison['device']['processor']}), "
-        f"{comparison['threads']} thread(s), {comparison['runtime']['name']} {comparison['runtime']['version']}"
-    )
-
-
 @click.command(epilog="Example: edgecompress report out/lenet5")
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def report(folder: Path, as_json: bool) -> None:
     """Write a run's report.html again from its report.json, and print the verdict."""
-    from edgecompress.reporting import read_report, summary_sentence, write_report
+    from edgecompress.reporting import read_report, write_report
+    from edgecompress.wording import summary_sentence
 
     document = read_report(folder)
     html, _ = write_report(document, folder)

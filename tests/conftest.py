@@ -1,0 +1,111 @@
+"""What the tests share: a small model file as a user would write it, and the command line as a function."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY_MODEL = dedent(
+    '''
+    """Four classes of 12 x 12 images: a bright bar at the top, bottom, left or right, in noise."""
+
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 36, 64),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(64, 4),
+        )
+
+
+    def example():
+        return torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+    def data(split):
+        count, seed = {"train": (512, 1), "validation": (128, 2), "test": (200, 3)}[split]
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 4, (count,), generator=generator)
+        images = 0.5 * torch.randn(count, 1, 12, 12, generator=generator)
+        images[labels == 0, :, :3] += 1
+        images[labels == 1, :, -3:] += 1
+        images[labels == 2, :, :, :3] += 1
+        images[labels == 3, :, :, -3:] += 1
+        return TensorDataset(images, labels)
+    '''
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Answer:
+    """``edgecompress ARGUMENTS`` in a process of its own; never a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecompress", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},
+        check=False,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file with data."""
+    file = tmp_path_factory.mktemp("models") / "tiny.py"
+    file.write_text(TINY_MODEL)
+    return file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need CIFAR-10 are skipped, with the reason, where it is not."""
+    data = os.environ.get("EDGECOMPRESS_DATA", "")
+    if data and (Path(data) / "cifar-10-batches-bin").is_dir():
+        return
+    missing = pytest.mark.skip(reason="needs CIFAR-10: set EDGECOMPRESS_DATA to the folder of cifar-10-batches-bin")
+    for item in items:
+        if "cifar10" in item.keywords:
+            item.add_marker(missing)

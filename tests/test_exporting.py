@@ -1,0 +1,209 @@
+"""An exported file is one file, has the chain and nothing else, and computes what PyTorch does, or is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgecompress.artifacts import Artifact, golden_path
+from edgecompress.decomposing import decompose
+from edgecompress.errors import ExportError, FileError, ParityError
+from edgecompress.exporting import compare, export, predict_with_file, probe, run_model, verify
+from edgecompress.models import Sample, resolve
+from edgecompress.planning import plan
+from edgecompress.selectors import Budget
+from edgecompress.targets import TARGETS
+from edgecompress.targets.onnx import Onnx
+
+
+def compressed(sample: Sample, keep: float = 0.3) -> tuple[nn.Module, Sample]:
+    """The sample's model at a fraction of its MACs, and the sample with the plan and model."""
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(keep), name=sample.name)
+    small = decompose(dense, chosen)
+    return small, replace(sample, plan=chosen, build=lambda: small)
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Sample, Artifact]:
+    small, sample = compressed(resolve("lenet5"))
+    return small, sample, export(small, sample, tmp_path_factory.mktemp("lenet"))
+
+
+def test_the_file_is_alone_and_says_its_opset(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
+    _, _, artifact = lenet
+    names = sorted(file.name for file in artifact.path.parent.iterdir())
+    assert names == ["model.onnx", "model.onnx.golden.npz", "model.onnx.json"]
+    proto = onnx.load(artifact.path, load_external_data=False)
+    assert proto.opset_import[0].version == Onnx().opset == 20
+    assert proto.ir_version == Onnx().ir_version == 10
+    assert [spec.shape[0] for spec in (*artifact.inputs, *artifact.outputs)] == ["batch", "batch"]
+    text = proto.SerializeToString()
+    assert b"/site-packages/" not in text
+    assert not any(node.metadata_props for node in proto.graph.node)
+
+
+def test_the_chain_is_there_under_its_names_and_nothing_else(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
+    _, sample, artifact = lenet
+    names = [node.name for node in onnx.load(artifact.path).graph.node]
+    assert sample.plan is not None
+    for layer in sample.plan.layers:
+        method = "reduce core expand" if layer.method == "tucker2" else "reduce expand"
+        operator = "Gemm" if layer.name.startswith("fc") else "Conv"
+        ours = [name for name in names if name.startswith(f"{layer.name}.")]
+        assert ours == [f"{layer.name}.{link}/{operator}" for link in method.split()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet300", "resnet20"])
+def test_exporting_again_is_byte_identical(name: str, tmp_path: Path) -> None:
+    small, sample = compressed(resolve(name))
+    one, two = (export(small, sample, tmp_path / folder) for folder in ("one", "two"))
+    assert one.path.read_bytes() == two.path.read_bytes()
+    assert golden_path(one.path).read_bytes() == golden_path(two.path).read_bytes()
+
+
+def test_batch_norm_is_folded_and_only_the_shortcuts_remain(tmp_path: Path) -> None:
+    small, sample = compressed(resolve("resnet20"))
+    operators = export(small, sample, tmp_path).graph["operators"]
+    assert sample.plan is not None
+    links = sum(3 if layer.method == "tucker2" else 2 for layer in sample.plan.layers)
+    dense = sum(layer.name != "linear" for layer in sample.plan.skipped)
+    assert operators["Conv"] == links + dense
+    assert set(operators) == {"Add", "Conv", "Gemm", "Pad", "ReduceMean", "Relu", "Slice"}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_the_file_agrees_with_pytorch_at_any_batch(lenet: tuple[nn.Module, Sample, Artifact], batch: int) -> None:
+    small, sample, artifact = lenet
+    inputs = probe(sample.inputs, batch)
+    parity = compare(batch, run_model(small, inputs), [predict_with_file(artifact.path)(inputs[0]).numpy()])
+    assert parity.max_abs_error < 1e-4 * parity.scale
+    assert parity.sqnr_db > 100
+
+
+def test_verify_scores_through_the_file(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
+    _, sample, artifact = lenet
+    found = verify(Artifact.load(artifact.path), sample)
+    assert found.artifact_score == pytest.approx(found.torch_score, abs=0.05)
+    assert found.torch_score is not None
+    assert found.torch_score > 90
+
+
+def test_facts_round_trip(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
+    artifact = lenet[2]
+    assert Artifact.load(artifact.path) == artifact
+    inputs, outputs = artifact.golden()
+    assert inputs["input"].shape == (3, 1, 28, 28)
+    assert outputs["output"].shape == (3, 10)
+
+
+@dataclass(frozen=True)
+class Lossy(Onnx):
+    """A target that writes another model than it was given: what a faulty exporter does."""
+
+    factor: float = 1.001
+
+    def export(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, plan: object) -> dict[str, object]:
+        with torch.no_grad():
+            next(model.parameters()).mul_(self.factor)
+        return Onnx.export(self, model, inputs, path, plan)  # type: ignore[arg-type]
+
+
+def test_a_mismatch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = resolve("lenet300")
+    export(sample.model(), sample, tmp_path)
+    monkeypatch.setitem(TARGETS, "onnx", Lossy())
+    monkeypatch.setattr("edgecompress.exporting.run_model", honest := _of_the_original(sample))
+    with pytest.raises(ParityError, match=r"differs from PyTorch at batch 1.*no file was kept") as caught:
+        export(sample.model(), sample, tmp_path)
+    assert honest
+    assert caught.value.max_abs_error > caught.value.tolerance
+    assert list(tmp_path.iterdir()) == []
+
+
+def _of_the_original(sample: Sample) -> object:
+    original = sample.model()
+    return lambda _model, inputs: run_model(original, inputs)
+
+
+def test_verify_refuses_a_file_of_another_model(tmp_path: Path) -> None:
+    sample = resolve("lenet300")
+    artifact = export(sample.model(), sample, tmp_path)
+    other = sample.model()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    with pytest.raises(ParityError):
+        verify(artifact, replace(sample, build=lambda: other))
+
+
+class Branching(nn.Module):
+    """What no graph can hold: a Python branch on a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x.exp()
+
+
+def test_what_the_exporter_refuses_is_an_export_error_with_its_cause(tmp_path: Path) -> None:
+    sample = Sample("branch", "branch", Branching, (torch.ones(2, 3),))
+    with pytest.raises(ExportError, match="onnx: PyTorch's exporter refused the model") as caught:
+        export(Branching(), sample, tmp_path)
+    assert caught.value.__cause__ is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_or_truncated_file_is_refused(tmp_path: Path) -> None:
+    sample = resolve("lenet300")
+    artifact = export(sample.model(), sample, tmp_path)
+    artifact.path.write_bytes(artifact.path.read_bytes()[:5000])
+    with pytest.raises(FileError, match="changed or truncated after its export"):
+        Artifact.load(artifact.path)
+    with pytest.raises(FileError, match="not a whole ONNX model"):
+        Onnx().signature(artifact.path)
+    (tmp_path / "model.onnx.json").unlink()
+    with pytest.raises(FileError, match="is not beside it"):
+        Artifact.load(artifact.path)
+
+
+class TwoInputs(nn.Module):
+    """Two inputs, one of integers, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = nn.Embedding(7, 6), nn.Linear(6, 5)
+
+    def forward(self, tokens: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.linear(self.table(tokens) + x)
+        return hidden, hidden.mean(1)
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    inputs = (torch.randint(0, 7, (2, 4)), torch.randn(2, 4, 6))
+    model = TwoInputs().eval()
+    artifact = export(model, Sample("two", "two", lambda: model, inputs), tmp_path)
+    assert [spec.name for spec in artifact.inputs] == ["input_0", "input_1"]
+    assert [spec.name for spec in artifact.outputs] == ["output_0", "output_1"]
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_other_padding_modes_and_conv1d_export(tmp_path: Path, mode: str) -> None:
+    model = nn.Sequential(nn.Conv1d(16, 24, 5, padding=2, padding_mode=mode), nn.ReLU(), nn.Conv1d(24, 32, 3)).eval()
+    sample = Sample("one", "one", lambda: model, (torch.randn(2, 16, 20),))
+    small, with_plan = compressed(sample, 0.6)
+    artifact = export(small, with_plan, tmp_path)
+    assert artifact.sqnr_db > 100
+
+
+def test_parity_is_judged_by_max_error_and_sqnr() -> None:
+    ones = [np.ones((3, 2), np.float32)]
+    assert compare(3, ones, ones).sqnr_db == 300
+    assert compare(3, ones, [1.1 * ones[0]]).sqnr_db == pytest.approx(20, abs=0.01)
+    assert compare(3, ones, [1.1 * ones[0]]).max_abs_error == pytest.approx(0.1, abs=1e-6)
+    assert compare(3, ones, [ones[0][:2]]).max_abs_error == np.inf
+    assert compare(3, ones, [ones[0] * np.nan]).max_abs_error == np.inf

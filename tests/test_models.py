@@ -1,0 +1,184 @@
+"""What MODEL may be, what a sample gives, and what is said when it is none of that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgecompress.compressed import load_compressed, save_compressed
+from edgecompress.datasets import batches, calibration_inputs, size
+from edgecompress.decomposing import decompose
+from edgecompress.errors import DataError, FileError, ModelError
+from edgecompress.files import sha256
+from edgecompress.models import resolve, sample_facts
+from edgecompress.planning import plan
+from edgecompress.resources import resource
+from edgecompress.scoring import score
+from edgecompress.selectors import Budget
+
+SAMPLES = tuple(sample_facts())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_are_what_info_toml_says(name: str) -> None:
+    facts, sample = sample_facts()[name], resolve(name)
+    model = sample.model()
+    assert sum(parameter.numel() for parameter in model.parameters()) == facts["params"]
+    assert sha256(resource("sample_models") / f"{name}.safetensors") == facts["sha256"]
+    assert not model.training
+    assert facts["licence"]
+    assert {"mean", "std", "labels", "layout"} <= set(sample.preprocessing)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet300"])
+def test_mnist_comes_with_the_repository(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGECOMPRESS_DATA", raising=False)
+    sample = resolve(name)
+    sizes = {split: size(sample.data(split)) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 3_666, "validation": 334, "test": 1_000}
+    assert score(sample.model(), sample) > 98
+
+
+def test_whole_mnist_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mnist").mkdir()
+    for file in (resource("sample_models") / "mnist").iterdir():
+        (tmp_path / "mnist" / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setenv("EDGECOMPRESS_DATA", str(tmp_path))
+    assert resolve("lenet5").data("test").origin == "MNIST test, whole"  # type: ignore[attr-defined]
+
+
+def test_missing_cifar10_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGECOMPRESS_DATA", raising=False)
+    with pytest.raises(DataError, match=r"EDGECOMPRESS_DATA is not set.*cifar-10-batches-bin/data_batch_1\.bin"):
+        resolve("resnet20").data("test")
+    monkeypatch.setenv("EDGECOMPRESS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="is not there"):
+        resolve("resnet20").data("test")
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(100))
+    with pytest.raises(DataError, match="whole number of 3073-byte images"):
+        resolve("resnet20").data("test")
+
+
+@pytest.mark.cifar10
+def test_cifar10_splits_do_not_overlap_and_augment_keeps_the_shape() -> None:
+    sample = resolve("resnet20")
+    assert [size(sample.data(split)) for split in ("train", "validation", "test")] == [45_000, 5_000, 10_000]
+    inputs, targets = next(batches(sample.data("train"), 64))
+    assert sample.augment is not None
+    changed = sample.augment(inputs, torch.Generator().manual_seed(0))
+    assert changed.shape == inputs.shape == (64, 3, 32, 32)
+    assert targets.shape == (64,)
+    again = sample.augment(inputs, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, again)
+    assert not torch.equal(changed, inputs)
+
+
+@pytest.mark.cifar10
+def test_resnet20_scores_what_was_published() -> None:
+    sample = resolve("resnet20")
+    assert score(sample.model(), sample) == pytest.approx(91.73, abs=0.005)
+
+
+def test_a_file_and_a_name_in_it(tiny_file: Path) -> None:
+    sample = resolve(str(tiny_file))
+    assert sample.name == "tiny"
+    assert resolve(f"{tiny_file}:model").model()(sample.inputs[0]).shape == (2, 4)
+
+
+def test_calibration_inputs_are_drawn_without_replacement(tiny_file: Path) -> None:
+    train = resolve(str(tiny_file)).data("train")
+    drawn = calibration_inputs(train, 400, seed=0)
+    assert len(torch.unique(drawn.flatten(1), dim=0)) == 400
+    assert torch.equal(drawn, calibration_inputs(train, 400, seed=0))
+    assert len(calibration_inputs(train, 10_000, seed=0)) == size(train)
+
+
+BAD_FILES = {
+    "no_model": ("x = 1", "defines no 'model'"),
+    "no_example": ("from torch import nn\ndef model(): return nn.ReLU()", "defines no usable 'example'"),
+    "syntax": ("def model(:", "loading the file failed: SyntaxError"),
+    "raises": ("raise RuntimeError('no weights here')", "RuntimeError: no weights here"),
+    "not_a_module": ("import torch\ndef model(): return 3\nexample = torch.zeros(1, 2)", "gave a int"),
+    "wrong_shape": (
+        "import torch\nfrom torch import nn\nmodel = nn.Linear(3, 2)\nexample = torch.zeros(1, 5)",
+        r"does not run on its example of shape \(1, 5\): RuntimeError",
+    ),
+    "dict_output": (
+        "import torch\nfrom torch import nn\nclass M(nn.Module):\n  def forward(self, x): return {'y': x}\n"
+        "model = M()\nexample = torch.zeros(1, 5)",
+        "returns a dict",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_model_file_is_a_model_error_that_names_it(name: str, tmp_path: Path) -> None:
+    text, says = BAD_FILES[name]
+    file = tmp_path / f"{name}.py"
+    file.write_text(text)
+    with pytest.raises(ModelError, match=says) as caught:
+        resolve(str(file)).model()
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("lenet6", "did you mean 'lenet5'"),
+        ("there/is/none.py", "no such file"),
+        ("model.onnx", "cannot be compressed"),
+        ("no.such.module:thing", "cannot import 'no.such.module'"),
+        ("torch.nn:NoSuchThing", "defines no 'NoSuchThing'"),
+    ],
+)
+def test_an_unknown_model_says_what_there_is(reference: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        resolve(reference)
+
+
+def test_no_data_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "dataless.py"
+    file.write_text("import torch\nfrom torch import nn\nmodel = nn.Linear(3, 2)\nexample = torch.zeros(1, 3)")
+    with pytest.raises(DataError, match=r"has no data; define `def data\(split\)"):
+        resolve(str(file)).data("train")
+
+
+def test_a_compressed_folder_is_the_model_bit_for_bit(tmp_path: Path) -> None:
+    sample = resolve("lenet5")
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(0.3), name="lenet5")
+    small = decompose(dense, chosen)
+    save_compressed(tmp_path, small, chosen, sample)
+    again = resolve(str(tmp_path))
+    assert again.plan == chosen
+    assert torch.equal(again.model()(sample.inputs[0]), small(sample.inputs[0]))
+
+
+def test_a_folder_runs_code_only_if_trusted(tiny_file: Path, tmp_path: Path) -> None:
+    sample = resolve(str(tiny_file))
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(0.5))
+    save_compressed(tmp_path, decompose(dense, chosen), chosen, sample)
+    with pytest.raises(ModelError, match=r"was made from .*tiny\.py, whose code must run.*--trust"):
+        load_compressed(tmp_path)
+    assert load_compressed(tmp_path, trust=True).model()(sample.inputs[0]).shape == (2, 4)
+
+
+def test_a_damaged_compressed_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no model\.json"):
+        resolve(str(tmp_path))
+    sample = resolve("lenet300")
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(0.3))
+    save_compressed(tmp_path, dense, chosen, sample)
+    with pytest.raises(ModelError, match="does not fit the plan beside it"):
+        resolve(str(tmp_path)).model()
+    torch.save(dense.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises((FileError, ModelError), match="a pickle"):
+        resolve(str(tmp_path)).model()
+    (tmp_path / "model.json").write_text('{"kind": "edgecompress.model", "version": 9}')
+    with pytest.raises(FileError, match="version 9"):
+        resolve(str(tmp_path))

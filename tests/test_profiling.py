@@ -1,0 +1,177 @@
+"""What is measured is kept, the ratio is right, and no claim is made that the interval does not carry."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecompress.artifacts import Artifact
+from edgecompress.devices import Local
+from edgecompress.errors import DeviceError, FileError
+from edgecompress.exporting import export
+from edgecompress.models import resolve
+from edgecompress.profiles import Comparison, Latency, Profile, Ratio, paired_ratio, quantile, statistics
+from edgecompress.profiling import compare, device_named, profile
+from edgecompress.targets import TARGETS
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """LeNet-5 (2.3 M MACs) and LeNet-300 (0.27 M MACs)."""
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        name: export((sample := resolve(name)).model(), sample, folder, stem=name) for name in ("lenet5", "lenet300")
+    }
+
+
+def test_a_profile_holds_every_run_and_says_where(files: dict[str, Artifact]) -> None:
+    artifact = files["lenet5"]
+    found = profile(artifact.path, Local(), runs=60, seconds=0.1)
+    assert len(found.latency.all_wall_ms()) >= 60
+    assert found.device.provenance == "measured"
+    assert found.device.cores >= 1
+    assert found.runtime["name"] == "onnxruntime"
+    assert (found.params, found.macs) == (431_080, 2_293_000)
+    assert found.weight_bytes == pytest.approx(4 * 431_080, abs=100)
+    assert found.weight_bytes < found.size_bytes
+    assert found.zipped_bytes < found.size_bytes
+    assert 0 < found.runtime_rss_bytes < found.peak_rss_bytes < 500e6
+    assert found.load_ms > 0
+    assert Profile.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_model_of_a_ninth_of_the_macs_is_found_faster(files: dict[str, Artifact]) -> None:
+    found = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.3)
+    assert found.verdict == "faster"
+    assert found.wall.low <= found.wall.value <= found.wall.high
+    assert len(found.baseline_latency.wall_ms) == len(found.candidate_latency.wall_ms) >= 20
+    assert Comparison.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_model_against_itself_is_no_claim(files: dict[str, Artifact]) -> None:
+    verdicts = [compare(files["lenet5"].path, files["lenet5"].path, Local(), seconds=0.3).verdict for _ in range(3)]
+    assert verdicts.count("no claim") >= 2
+
+
+def comparison_with(wall: Ratio, cpu: Ratio, files: dict[str, Artifact]) -> Comparison:
+    document = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.01, runs=2).to_json()
+    document |= {"speedup": wall.value, "ci95": [wall.low, wall.high]}
+    document |= {"cpu_speedup": cpu.value, "cpu_ci95": [cpu.low, cpu.high]}
+    return Comparison.from_json(document)
+
+
+def test_the_verdict_needs_wall_and_cpu_time_to_agree(files: dict[str, Artifact]) -> None:
+    fast, slow, unsure, tiny = (
+        Ratio(1.5, 1.4, 1.6),
+        Ratio(0.5, 0.4, 0.6),
+        Ratio(1.1, 0.9, 1.3),
+        Ratio(1.01, 1.005, 1.015),
+    )
+    base = comparison_with(fast, fast, files)
+    cases = {
+        (fast, fast): "faster",
+        (slow, slow): "slower",
+        (fast, slow): "no claim",
+        (fast, unsure): "no claim",
+        (unsure, fast): "no claim",
+        (tiny, tiny): "no claim",
+    }
+    for (wall, cpu), verdict in cases.items():
+        document = base.to_json() | {"speedup": wall.value, "ci95": [wall.low, wall.high]}
+        document |= {"cpu_speedup": cpu.value, "cpu_ci95": [cpu.low, cpu.high]}
+        assert Comparison.from_json(document).verdict == verdict
+
+
+def test_the_ratio_cancels_what_disturbs_both() -> None:
+    generator = np.random.default_rng(0)
+    weather = np.exp(generator.normal(0, 0.5, 60))
+    noise = generator.lognormal(0, 0.02, (2, 60, 7))
+    baseline, candidate = (
+        tuple(map(tuple, speed * weather[:, None] * n)) for speed, n in zip((1.3, 1.0), noise, strict=True)
+    )
+    ratio = paired_ratio(baseline, candidate)
+    assert ratio.value == pytest.approx(1.3, rel=0.01)
+    assert 1.27 < ratio.low < 1.3 < ratio.high < 1.33
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    generator, held = np.random.default_rng(1), 0
+    for trial in range(100):
+        blocks = generator.lognormal(0, 0.1, (2, 40, 5))
+        ratio = paired_ratio(*(tuple(map(tuple, side)) for side in blocks), seed=trial)
+        held += ratio.low <= 1.0 <= ratio.high
+    assert held >= 88
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=50), st.floats(0, 1))
+def test_quantiles_are_numpys(values: list[float], fraction: float) -> None:
+    assert quantile(values, fraction) == pytest.approx(float(np.quantile(values, fraction)), rel=1e-9)
+
+
+def test_statistics_are_ordered() -> None:
+    found = statistics([3.0, 1.0, 2.0, 10.0])
+    assert found["min"] == 1.0 <= found["p50"] == 2.5 <= found["p90"] <= found["p99"] <= 10.0
+
+
+def test_latency_without_runs_is_refused() -> None:
+    with pytest.raises(ValueError, match="without runs"):
+        Latency.from_json({"wall_ms": [[]], "cpu_ms": [[]]})
+    with pytest.raises(FileError, match="version 7"):
+        Profile.from_json({"kind": "edgecompress.profile", "version": 7})
+
+
+def test_the_runner_is_stand_alone_and_prints_one_json_object(files: dict[str, Artifact], tmp_path: Path) -> None:
+    runner = tmp_path / "bench.py"
+    runner.write_bytes(TARGETS["onnx"].runner().read_bytes())
+    argv = [
+        sys.executable,
+        "-I",
+        str(runner),
+        str(files["lenet300"].path),
+        "--runs",
+        "5",
+        "--seconds",
+        "0.01",
+        "--batch",
+        "3",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert answer["batch"] == 3
+    assert set(answer["models"][0]) == {"role", "path", "load_ms", "first_run_ms", "wall_ms", "cpu_ms"}
+    imports = [
+        line.split()[1].split(".")[0]
+        for line in runner.read_text().splitlines()
+        if line.strip().startswith(("import ", "from "))
+    ]
+    assert set(imports) <= {*sys.stdlib_module_names, "numpy", "onnxruntime"}
+
+
+def test_a_failing_command_is_a_device_error_with_its_last_words() -> None:
+    with pytest.raises(DeviceError, match="ended with 3: last words") as caught:
+        Local().run([sys.executable, "-c", "import sys; sys.stderr.write('last words'); sys.exit(3)"], timeout_s=30)
+    assert caught.value.returncode == 3
+    with pytest.raises(DeviceError, match="no answer within"):
+        Local().run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
+    with pytest.raises(DeviceError, match="cannot be started"):
+        Local().run(["/no/such/program"], timeout_s=1)
+
+
+def test_wrong_files_and_devices_are_named(tmp_path: Path, files: dict[str, Artifact]) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(files["lenet5"].path.read_bytes()[:2000])
+    with pytest.raises(FileError, match=r"bad\.onnx: not a whole ONNX model"):
+        profile(bad, Local())
+    with pytest.raises(FileError, match="no such file"):
+        profile(tmp_path / "none.onnx", Local())
+    with pytest.raises(FileError, match="not a file any target reads"):
+        profile(Path(__file__), Local())
+    with pytest.raises(DeviceError, match="no device 'moon'; there are local"):
+        device_named("moon")
