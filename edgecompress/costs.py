@@ -8,17 +8,18 @@ Biases, normalisation, activations and pooling are not counted as MACs, exactly 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.files import Json
-from edgecompress.models import Inputs
+from edgecompress.models import Inputs, copied, without_numbers
 
 Shape = tuple[int, ...]
 
@@ -48,9 +49,8 @@ class Cost:
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:
     """Count a whole model for one input; ``inputs`` may hold any batch size."""
-    run, counter = _runner(model, inputs), FlopCounterMode(display=False)
-    with counter:
-        run()
+    counter = FlopCounterMode(display=False)
+    _watch_run(model, inputs, lambda _: counter)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(params, counter.get_total_flops() // 2, weight_bytes(model))
 
@@ -63,9 +63,12 @@ def weight_bytes(model: nn.Module) -> int:
 
 def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:
     """The shapes of the input (batch 1) to every leaf module, one for each time it runs, by dotted name."""
-    run, seen = _runner(model, inputs), dict[str, list[Shape]]()
-    with _hooked(model, lambda name, x: seen.setdefault(name, []).append(tuple(x.shape))):
-        run()
+    seen: dict[str, list[Shape]] = {}
+
+    def see(name: str, given: Tensor) -> None:
+        seen.setdefault(name, []).append(tuple(given.shape))
+
+    _watch_run(model, inputs, lambda ran: _hooked(ran, see))
     return seen
 
 
@@ -118,55 +121,46 @@ def _conv_length(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int, length: in
     return (length + 2 * padding - reach) // layer.stride[axis] + 1
 
 
-def _runner(model: nn.Module, inputs: Inputs) -> Callable[[], Any]:
-    """A function that runs ``model`` in eval mode on one input, without arithmetic where that is possible.
+def _watch_run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:
+    """Run a copy of ``model`` on one input under ``watch(copy)``, without arithmetic where that is possible.
 
-    A model that looks at values cannot run on the meta device; it is run for real.
+    A model that looks at values cannot run on the meta device; a real copy is run instead.
     """
     one = tuple(tensor[:1] for tensor in inputs)
     meta = tuple(tensor.to("meta") for tensor in one)
-    state = {name: t.to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-    def on_meta() -> Any:
-        with _evaluating(model), torch.no_grad():
-            return torch.func.functional_call(model, state, meta)
-
-    def for_real() -> Any:
-        with _evaluating(model), torch.no_grad():
-            return model(*one)
-
     try:
-        on_meta()
+        _run(without_numbers(model), meta, lambda _: nullcontext())
     except Exception:  # anything a model does with values can fail in its own way; the real run decides
-        return for_real
-    return on_meta
+        _run(copied(model), one, watch)
+    else:
+        _run(without_numbers(model), meta, watch)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while, then every module's own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:
+    """One run in eval mode, without PyTorch's fused attention, whose products no counter sees."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with watch(model.eval()), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            model(*inputs)
     finally:
-        for module, mode in modes:
-            module.training = mode
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
 def _hooked(model: nn.Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
     """Call ``see(name, input)`` each time a leaf module runs."""
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and isinstance(args[0], Tensor) and args[0].dim():
-                see(name, args[0])
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            if given is not None and given.dim():
+                see(name, given)
 
         return hook
 
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_pre_hook(hook_for(name)) for name, module in leaves]
+    handles = [module.register_forward_pre_hook(hook_for(name), with_kwargs=True) for name, module in leaves]
     try:
         yield
     finally:

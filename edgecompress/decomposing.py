@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor, nn
 
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
 from edgecompress.errors import PlanError
 from edgecompress.layers import refuse_unusable, weighted_layers
+from edgecompress.models import copied
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 
@@ -23,11 +22,12 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
     """
     check_plan(model, plan)
-    changed = copy.deepcopy(model)
+    changed = copied(model)
     for done, layer_plan in enumerate(plan.layers, start=1):
         progress("decompose", done, len(plan.layers), layer_plan.name)
-        dense = changed.get_submodule(layer_plan.name)
-        _put(changed, layer_plan.name, replacement(dense, layer_plan, fill=fill))
+        changed = _put(
+            changed, layer_plan.name, replacement(changed.get_submodule(layer_plan.name), layer_plan, fill=fill)
+        )
     return changed
 
 
@@ -111,6 +111,10 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight
 
 
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+def _put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """``model`` with ``layer`` at ``name``; the layer itself where the model is a single layer."""
+    if not name:
+        return layer
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, layer)
+    return model

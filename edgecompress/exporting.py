@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from edgecompress.artifacts import (
 from edgecompress.costs import cost
 from edgecompress.errors import ExportError, FileError, ParityError
 from edgecompress.files import make_folder, sha256, written_aside
-from edgecompress.models import Inputs, Outputs, Sample, as_outputs
+from edgecompress.models import Inputs, Outputs, Sample, as_outputs, copied
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score
 from edgecompress.targets import TARGETS, Target
@@ -50,7 +49,7 @@ def export(model: nn.Module, sample: Sample, folder: Path, *, target: str = "onn
         FileError: the folder cannot be written to.
     """
     chosen = target_named(target)
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     path = make_folder(folder) / f"{stem}{chosen.suffix}"
     _forget(path)
     with written_aside(path) as partial:

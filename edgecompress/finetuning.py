@@ -7,7 +7,6 @@ every epoch.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from edgecompress.datasets import batches, size
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.files import written_aside
-from edgecompress.models import Sample
+from edgecompress.models import Sample, as_outputs, copied
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score_on
 
@@ -132,7 +131,7 @@ def finetune(
         TrainingError: the loss is not finite any more.
     """
     if settings.epochs == 0:
-        return FineTuned(copy.deepcopy(model), 0, math.nan, ())
+        return FineTuned(copied(model), 0, math.nan, ())
     train, validation = sample.data("train"), sample.data("validation")
     run, key = _start(model, settings, size(train)), _key(model, settings, teacher)
     if not _resume(run, checkpoint, key):
@@ -148,7 +147,7 @@ def finetune(
 
 
 def _start(model: nn.Module, settings: FineTuning, images: int) -> _Run:
-    trained = copy.deepcopy(model)
+    trained = copied(model)
     trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     if settings.optimizer == "adam":
@@ -159,7 +158,7 @@ def _start(model: nn.Module, settings: FineTuning, images: int) -> _Run:
 
 
 def _finish(run: _Run, model: nn.Module) -> FineTuned:
-    best = copy.deepcopy(model)
+    best = copied(model)
     best.load_state_dict({name: tensor.contiguous() for name, tensor in run.best.items()})
     return FineTuned(best.eval(), run.best_epoch, run.best_score, tuple(run.history))
 
@@ -282,7 +281,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
 
     Every other layer stays in eval mode, so dropout does not disturb the statistics.
     """
-    changed = copy.deepcopy(model).eval()
+    changed = copied(model).eval()
     norms = [layer for layer in changed.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     norms = [layer for layer in norms if layer.track_running_stats]
     momenta = [layer.momentum for layer in norms]
@@ -310,8 +309,6 @@ def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Tensor) ->
 
 
 def _distance(model: nn.Module, dense: nn.Module, inputs: Tensor, batch_size: int = 128) -> float:
-    from edgecompress.models import as_outputs
-
     total = 0.0
     with torch.inference_mode():
         for part in torch.split(inputs, batch_size):

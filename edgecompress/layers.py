@@ -55,6 +55,8 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
         return "tied: shares its weight with another layer"
     if id(layer) in fused:
         return "nn.TransformerEncoderLayer reads its weight directly in its fast path"
+    if "forward" in vars(layer):
+        return "its forward was replaced, which a chain would lose"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return "carries forward hooks, which a chain would lose"
     return ""

@@ -15,6 +15,7 @@ The shipped samples are such files, resolved by the same code. The file's folder
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -126,6 +127,24 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
     except Exception as error:
         raise ModelError(f"{name}: does not run on its example of shape {shapes}: {_first_line(error)}") from error
     as_outputs(outputs, name)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as plain numbers."""
+    computed = {id(tensor): tensor.detach().clone() for tensor in _loose_tensors(model) if not tensor.is_leaf}
+    return copy.deepcopy(model, computed)
+
+
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy on the meta device: its tensors have shapes but no numbers, and nothing is allocated."""
+    memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def _loose_tensors(model: nn.Module) -> list[Tensor]:
+    """Tensors that are plain attributes of a module, neither parameters nor buffers."""
+    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
 
 
 def resolve(reference: str, *, trust: bool = False) -> Sample:

@@ -6,6 +6,7 @@ A plan and a ``state_dict`` are a compressed model: ``decompose(model, plan, fil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,17 @@ class LayerPlan:
     @classmethod
     def from_json(cls, document: Json) -> LayerPlan:
         """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on nonsense."""
-        ranks, shape = (tuple(int(value) for value in document[key]) for key in ("ranks", "shape"))
-        return cls(str(document["name"]), str(document["method"]), ranks, shape, float(document["error"]))
+        ranks, shape = (tuple(_whole(value) for value in document[key]) for key in ("ranks", "shape"))
+        error = float(document["error"])
+        if not math.isfinite(error):
+            raise ValueError(f"error {error} is not finite")
+        return cls(str(document["name"]), str(document["method"]), ranks, shape, error)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

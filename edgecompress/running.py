@@ -63,6 +63,7 @@ class Options:
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
     threads: int = 1
+    seconds: float = 2.0
     platform: str = "pi"
 
     def to_json(self) -> Json:
@@ -78,6 +79,7 @@ class Options:
             "targets": list(self.targets),
             "device": self.device,
             "threads": self.threads,
+            "seconds": self.seconds,
             "platform": self.platform,
         }
 
@@ -228,18 +230,28 @@ class Line:
         files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
 
         def work() -> Json:
-            device, threads = device_named(options.device), options.threads
+            device = device_named(options.device)
             for done, file in enumerate(files.values()):
                 self.progress("profile", done, 3, file)
-                profile(self.folder / file, device, threads=threads).save(profile_path(self.folder / file))
+                profile(self.folder / file, device, threads=options.threads, seconds=options.seconds).save(
+                    profile_path(self.folder / file)
+                )
             self.progress("profile", 2, 3, "both, interleaved")
-            pair = compare(self.folder / files["compressed"], self.folder / files["dense"], device, threads=threads)
+            pair = compare(
+                self.folder / files["compressed"],
+                self.folder / files["dense"],
+                device,
+                threads=options.threads,
+                seconds=options.seconds,
+            )
             write_json(self.folder / "comparison.json", pair.to_json())
             self.progress("profile", 3, 3, pair.verdict)
             return files
 
         written = ("comparison.json", *(profile_path(Path(file)).name for file in files.values()))
-        return self.stages.do("profile", [dense.key, compressed.key, options.device, options.threads], work, written)
+        return self.stages.do(
+            "profile", [dense.key, compressed.key, options.device, options.threads, options.seconds], work, written
+        )
 
     def report(self, document: Json, upstream: str) -> Done:
         """``report.html`` and ``report.json``."""

@@ -38,8 +38,9 @@ def read_idx(file: Path) -> Tensor:
 
 def folder() -> Path:
     """The folder the four idx files are read from."""
-    whole = Path(os.environ.get("EDGECOMPRESS_DATA", "")) / "mnist"
-    return whole if "EDGECOMPRESS_DATA" in os.environ and whole.is_dir() else SUBSET
+    root = os.environ.get("EDGECOMPRESS_DATA", "")
+    whole = Path(root) / "mnist"
+    return whole if root and whole.is_dir() else SUBSET
 
 
 @cache

@@ -201,7 +201,6 @@ class SelfAttention(nn.MultiheadAttention):
 
 INNER = {
     "Linear": lambda: nn.Linear(32, 16),
-    # BUG (costs.py, _runner.for_real): PyTorch's fused fast path hides all MACs of these two from the counter: 0.
     "attention": lambda: SelfAttention(32, 4, batch_first=True),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True),
 }
@@ -223,7 +222,6 @@ def test_the_shapes_of_a_model_that_looks_at_values_are_found():
     assert input_shapes(Looking(nn.Linear(32, 16)), (torch.ones(2, 7, 32),)) == {"inner": [(1, 7, 32)]}
 
 
-# BUG (costs.py, _hooked): a layer called by keyword is not seen, and plan() says that it "does not run".
 def test_a_layer_called_by_keyword_is_seen():
     class Model(nn.Module):
         def __init__(self):
@@ -257,8 +255,6 @@ def test_counting_leaves_the_model_as_it_was(wrap):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-# BUG (costs.py, _runner.on_meta): `functional_call` restores a module that has two names in the wrong order, and leaves
-# it with meta tensors: the weights of the user's model are lost.
 def test_counting_leaves_the_weights_of_a_layer_under_two_names():
     layer = nn.Linear(8, 8)
     model, x = nn.Sequential(layer, nn.ReLU(), layer), torch.ones(1, 8)
@@ -267,7 +263,6 @@ def test_counting_leaves_the_weights_of_a_layer_under_two_names():
     assert torch.equal(model(x), before)
 
 
-# BUG (the same place): what the model itself keeps of a run on the meta device stays in the model.
 def test_counting_leaves_nothing_in_a_model_that_remembers():
     class Remembering(nn.Module):
         """Builds a grid of positions once, as detectors and rotary embeddings do."""

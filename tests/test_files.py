@@ -25,9 +25,14 @@ from edgecompress.files import (
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with pytest.raises(RuntimeError, match="stop"), written_aside(file) as partial:
-        partial.write_text("half")
-        raise RuntimeError("stop")
+
+    def stop_halfway() -> None:
+        with written_aside(file) as partial:
+            partial.write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop_halfway()
     assert file.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -35,9 +40,9 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
+    full = Path("/dev/full")
     with pytest.raises(FileError, match=r"a\.txt: no space left on device"), written_aside(file):
-        with open("/dev/full", "w") as full:  # noqa: PTH123 - the device, not a path of ours
-            full.write("x" * 100_000)
+        full.write_text("x" * 100_000)
     assert file.read_text() == "old"
 
 

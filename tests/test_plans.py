@@ -97,8 +97,6 @@ def test_a_missing_field_is_named(path):
         ("ranks", ["many"]),
         ("shape", 3),
         ("error", "small"),
-        # BUG (plans.py, from_json): OverflowError escapes for infinity; the others are taken: `int()` cuts 2.5 down
-        # to 2 and reads the string "24" as ranks (2, 4); NaN makes a plan that cannot be saved again.
         ("ranks", [float("inf")]),
         ("ranks", [2.5]),
         ("ranks", "24"),
@@ -306,7 +304,6 @@ def test_a_transformer_runs_through_its_fast_path_after_decompose():
     torch.testing.assert_close(fast, small(*inputs).detach(), rtol=1e-4, atol=1e-5)
 
 
-# BUG (decomposing.py, _put): the chain becomes a child named "" of the layer, which goes on running dense.
 def test_a_model_that_is_a_single_layer_is_replaced():
     torch.manual_seed(0)
     model, inputs = nn.Linear(24, 32), (torch.randn(2, 24),)
@@ -389,7 +386,6 @@ UNTOUCHABLE = {
     "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(24, 32)), "parametrized"),
     "weight_norm of old": (old_weight_norm, "hooks"),
     "pruned": (pruned, "hooks"),
-    # BUG (layers.py, _refusal): not noticed; the chain computes what the class would, not what the instance does.
     "own forward": (lambda: doubled(nn.Linear(24, 32)), "forward"),
 }
 
@@ -403,8 +399,6 @@ def test_a_layer_with_more_than_a_weight_is_left_dense_with_the_reason(build, wo
     assert decompose(model, made)(torch.randn(2, 24)).shape == (2, 32)
 
 
-# BUG (decomposing.py, decompose): `copy.deepcopy` refuses the tensors that these hooks compute from the parameters.
-# (Planning hides it: its own run leaves tensors without gradients behind, see the bugs in test_costs.py.)
 @pytest.mark.parametrize("build", [old_weight_norm, pruned])
 def test_a_plan_is_applied_to_a_fresh_model_with_computed_weights(build):
     made = plan(nn.Sequential(build(), nn.Linear(32, 32)), (torch.randn(2, 24),), Energy(0.2), multiple=2)

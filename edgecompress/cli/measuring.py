@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecompress.cli.display import print_json, print_table
-from edgecompress.cli.options import device_option, json_option, output_option, threads_option
+from edgecompress.cli.options import device_option, json_option, output_option, seconds_option, threads_option
 
 if TYPE_CHECKING:
     from edgecompress.profiles import Profile
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @threads_option
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(2), default=50, show_default=True, help="At least so many runs.")
-@click.option("--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="At least so long a model.")
+@seconds_option
 @output_option("Write the JSON document to this file too.", required=False)
 @json_option
 def profile(

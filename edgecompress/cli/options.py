@@ -30,6 +30,9 @@ device_option = click.option("--device", default="local", show_default=True, hel
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
 )
+seconds_option = click.option(
+    "--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="Measure at least so long a model."
+)
 target_option = click.option(
     "--target",
     "targets",

@@ -14,6 +14,7 @@ from edgecompress.cli.options import (
     json_option,
     output_option,
     platform_option,
+    seconds_option,
     target_option,
     threads_option,
     trust_option,
@@ -26,6 +27,7 @@ from edgecompress.cli.options import (
 @target_option
 @device_option
 @threads_option
+@seconds_option
 @platform_option
 @trust_option
 @output_option("Folder for everything the run writes.")
@@ -36,6 +38,7 @@ def run(
     targets: tuple[str, ...],
     device: str,
     threads: int,
+    seconds: float,
     platform: str,
     trust: bool,
     output: Path,
@@ -53,7 +56,9 @@ def run(
 
     sample = resolve(model, trust=trust)
     unique = tuple(dict.fromkeys(targets))
-    options = options_from(sample, plan_file, given, targets=unique, device=device, threads=threads, platform=platform)
+    options = options_from(
+        sample, plan_file, given, targets=unique, device=device, threads=threads, seconds=seconds, platform=platform
+    )
     with only_one(output), showing_progress() as progress:
         document = run_line(Line(sample, output, options, progress))
     if as_json:

@@ -82,6 +82,8 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 def plain_layer(layer: nn.Module) -> Support:
     """Is this a Linear, Conv1d or Conv2d that any method here could replace?"""
+    if any(parameter.is_complex() for parameter in layer.parameters(recurse=False)):
+        return Support("complex weights: only real ones are decomposed")
     if type(layer) is nn.Linear:
         return SUPPORTED
     if not is_conv(layer):

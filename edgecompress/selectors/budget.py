@@ -6,9 +6,10 @@ stays within the budget. Solved exactly (within 0.01 %) as a small integer progr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from edgecompress.costs import Cost
 from edgecompress.errors import BudgetError, PlanError
@@ -27,6 +28,8 @@ class Budget:
     summary: str = "least total error with at most --keep of the dense --of macs|params; knapsack over all layers"
 
     def __post_init__(self) -> None:
+        if self.of not in get_args(Of):
+            raise PlanError(f"no budget of {self.of!r}; there are {', '.join(get_args(Of))}")
         if not 0 < self.keep <= 1:
             raise PlanError(f"keep {self.keep} is outside (0, 1]: it is the fraction of the dense {self.of} to keep")
 
@@ -63,9 +66,11 @@ class Budget:
         if least <= room:
             return
         nearest = (least + fixed) / self._size(total)
+        while int(nearest * self._size(total)) < least + fixed:
+            nearest = math.nextafter(nearest, 2)
         raise BudgetError(
             f"keep {self.keep:g} of the {self.of} cannot be reached: the smallest candidates keep {nearest:.3f}; "
-            f"ask for --keep {nearest + 0.001:.3f} or more, or allow more methods or a smaller --multiple",
+            f"ask for --keep {min(1, nearest + 0.001):.3f} or more, or allow more methods or a smaller --multiple",
             nearest_keep=nearest,
         )
 

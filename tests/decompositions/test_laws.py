@@ -303,7 +303,6 @@ ODD_LAYERS = {
     "attention": (nn.MultiheadAttention(8, 2), "MultiheadAttention"),
     "table": (nn.Embedding(8, 8), "Embedding"),
     "recurrent": (nn.LSTM(8, 8), "LSTM"),
-    # BUG (decompositions/base.py, plain_layer): accepted, and then `weight.double()` drops the imaginary part.
     "complex": (nn.Conv2d(8, 8, 3, dtype=torch.complex64), "complex"),
 }
 

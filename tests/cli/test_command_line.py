@@ -1,0 +1,240 @@
+"""Every command: its answer, its JSON, and what it says to wrong input, with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from processes import command
+
+from edgecompress.bundling import PLATFORMS
+from edgecompress.cli import group, options
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.files import read_json
+from edgecompress.selectors import SELECTORS
+from edgecompress.targets import TARGETS
+
+COMMANDS = sorted(group.commands)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet-5, dense and exported."""
+    folder = tmp_path_factory.mktemp("exported")
+    answer = command("export", "lenet5", "--target", "onnx", "-o", folder)
+    assert answer.code == 0, answer.err
+    assert "model.onnx" in answer.out
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    found = group.commands[name]
+    assert found.help
+    assert found.epilog is not None
+    assert found.epilog.startswith("Example: edgecompress")
+    text = found.get_help(click.Context(found, info_name=name))
+    assert "-o" in text or name in {"inspect", "verify", "compare", "report", "list", "doctor"}
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        answer = command("--help")
+        times.append(time.perf_counter() - start)
+    assert answer.code == 0
+    assert all(name in answer.out for name in COMMANDS)
+    assert min(times) < 0.4
+
+
+def test_the_names_offered_are_those_of_the_tables() -> None:
+    assert tuple(DECOMPOSITIONS) == options.METHODS
+    assert tuple(SELECTORS) == options.SELECTORS
+    assert tuple(TARGETS) == options.TARGETS
+    assert PLATFORMS == options.PLATFORMS
+
+
+def test_inspect_says_who_can_decompose_what() -> None:
+    document = json.loads(command("inspect", "lenet5", "--json").out)
+    assert document["cost"] == {"params": 431_080, "macs": 2_293_000, "flops": 4_586_000, "weight_bytes": 1_724_320}
+    methods = {layer["name"]: layer["methods"] for layer in document["layers"]}
+    assert methods == {"conv1": ["svd", "tucker2"], "conv2": ["svd", "tucker2"], "fc1": ["svd"], "fc2": ["svd"]}
+
+
+def test_plan_is_printed_and_written(tmp_path: Path) -> None:
+    answer = command("plan", "resnet20", "--keep", "0.5", "-o", tmp_path / "plan.json")
+    assert answer.code == 0
+    assert "layer1.0.conv1" in answer.out
+    assert "the budget is met at less error" in answer.out
+    plan = read_json(tmp_path / "plan.json")
+    assert plan["planned"]["macs"] <= 0.5 * plan["dense"]["macs"]
+    again = command("plan", "resnet20", "--keep", "0.5", "--json")
+    assert json.loads(again.out) == plan
+
+
+def test_plan_by_energy() -> None:
+    plan = json.loads(command("plan", "lenet300", "--select", "energy", "--energy", "0.8", "--json").out)
+    assert plan["layers"]
+    assert all(layer["error"] <= 0.2 for layer in plan["layers"])
+
+
+def test_compress_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    answer = command("compress", tiny_file, "--keep", "0.5", "--epochs", "1", "-o", small, "--json")
+    document = json.loads(answer.out)
+    assert document["cost"]["compressed"]["macs"] <= 0.5 * document["cost"]["dense"]["macs"]
+    assert command("inspect", small).code == 2
+    trusted = command("inspect", small, "--trust", "--json")
+    assert json.loads(trusted.out)["cost"]["macs"] == document["cost"]["compressed"]["macs"]
+    exported = command("export", small, "--trust", "-o", tmp_path / "out")
+    assert exported.code == 0, exported.err
+    verified = command("verify", tmp_path / "out", "--model", tiny_file, "--trust", "--json")
+    score = json.loads(verified.out)["verified"][0]["score"]
+    assert score["artifact"] == pytest.approx(document["accuracy"]["finetuned"], abs=0.05)
+
+
+def test_verify_profile_and_bundle_take_what_export_wrote(exported: Path, tmp_path: Path) -> None:
+    verified = json.loads(command("verify", exported, "--model", "lenet5", "--json").out)["verified"]
+    assert verified[0]["score"]["artifact"] > 98
+    model = exported / "model.onnx"
+    measured = command("profile", model, "--baseline", model, "--seconds", "0.1", "-o", tmp_path / "p.json", "--json")
+    document = json.loads(measured.out)
+    assert document["comparison"]["verdict"] in {"no claim", "faster", "slower"}
+    assert read_json(tmp_path / "p.json") == document
+    beside = command("compare", tmp_path / "p.json", tmp_path / "p.json")
+    assert beside.code == 0
+    assert "measured one after the other" in beside.out
+    bundled = command("bundle", model, "--platform", "pi", "-o", tmp_path / "app")
+    assert bundled.code == 0
+    assert (tmp_path / "app" / "run.py").is_file()
+
+
+def test_compare_refuses_different_circumstances(exported: Path, tmp_path: Path) -> None:
+    for threads in ("1", "2"):
+        output = tmp_path / f"{threads}.json"
+        command("profile", exported / "model.onnx", "--seconds", "0.05", "--threads", threads, "-o", output)
+    answer = command("compare", tmp_path / "1.json", tmp_path / "2.json")
+    assert answer.code == 4
+    assert "threads is 1 in one and 2 in the other" in answer.err
+
+
+@pytest.mark.parametrize("what", ["methods", "selectors", "targets", "devices", "samples"])
+def test_list(what: str) -> None:
+    entries = json.loads(command("list", what, "--json").out)[what]
+    assert entries
+    assert all(name in command("list", what).out for name in entries)
+
+
+def test_doctor_finds_everything_here() -> None:
+    answer = command("doctor", "--json")
+    assert answer.code == 0
+    document = json.loads(answer.out)
+    assert document["ok"]
+    assert {"torch", "onnxruntime", "sample resnet56"} <= {check["name"] for check in document["checks"]}
+
+
+def test_output_is_plain_text_where_it_is_no_terminal() -> None:
+    answer = command("inspect", "lenet5")
+    assert "\x1b" not in answer.out + answer.err
+
+
+def bad_files(folder: Path, exported: Path) -> None:
+    """One file of each kind of wrong input."""
+    (folder / "empty.py").write_text("x = 1\n")
+    (folder / "wrong.py").write_text(
+        "import torch\nfrom torch import nn\nmodel = nn.Linear(3, 2)\nexample = torch.zeros(1, 5)\n"
+    )
+    (folder / "cut.onnx").write_bytes((exported / "model.onnx").read_bytes()[:9000])
+    pickled = folder / "pickled"
+    pickled.mkdir()
+    (pickled / "model.json").write_text(
+        '{"kind": "edgecompress.model", "version": 1, "name": "lenet300", "source": "lenet300"}'
+    )
+    plan = command("plan", "lenet300", "--keep", "0.5", "--json").out
+    (pickled / "plan.json").write_text(plan)
+    (folder / "plan300.json").write_text(plan)
+    torch.save({"a": torch.ones(1)}, pickled / "model.safetensors")
+    (folder / "file").write_text("in the way")
+
+
+WRONG = {
+    "unknown sample": (["run", "lenet6", "-o", "x"], 2, "no model 'lenet6'; did you mean 'lenet5'?"),
+    "file without a model": (["export", "empty.py", "-o", "x"], 2, "empty.py: defines no 'model'"),
+    "missing file": (["export", "none.py", "-o", "x"], 2, "none.py: no such file"),
+    "model that does not run": (["run", "wrong.py", "-o", "x"], 2, "does not run on its example of shape (1, 5)"),
+    "keep 0": (["run", "lenet5", "--keep", "0", "-o", "x"], 2, "0.0 is not in the range 0<x<=1"),
+    "keep 2": (["run", "lenet5", "--keep", "2", "-o", "x"], 2, "2.0 is not in the range 0<x<=1"),
+    "budget out of reach": (
+        ["plan", "lenet5", "--keep", "0.001"],
+        1,
+        "cannot be reached: the smallest candidates keep",
+    ),
+    "energy with budget": (["plan", "lenet5", "--energy", "0.5"], 2, "--energy belongs to --select energy"),
+    "plan for another model": (
+        ["compress", "lenet5", "--plan", "plan300.json", "-o", "x"],
+        2,
+        "the plan is for another model (lenet300)",
+    ),
+    "plan and keep": (
+        ["compress", "lenet5", "--plan", "plan300.json", "--keep", "0.5", "-o", "x"],
+        2,
+        "--plan already",
+    ),
+    "truncated onnx": (["profile", "cut.onnx"], 2, "cut.onnx: not a whole ONNX model"),
+    "bundle of a stray file": (["bundle", "cut.onnx", "-o", "x"], 2, "cut.onnx.json is not beside it"),
+    "verify of nothing": (["verify", "pickled"], 2, "holds no exported file"),
+    "pickle for safetensors": (["export", "pickled", "-o", "x"], 2, "a pickle, which can run code when opened"),
+    "output is a file": (["export", "lenet5", "-o", "file/below"], 2, "cannot write to file/below"),
+    "report of nothing": (["report", "pickled"], 2, "report.json: no such file"),
+    "unknown device": (["profile", "cut.onnx", "--device", "moon"], 4, "no device 'moon'; there are local"),
+    "unknown target": (["export", "lenet5", "--target", "tflite", "-o", "x"], 2, "'tflite' is not 'onnx'"),
+    "unknown command": (["comprss", "lenet5"], 2, "No such command 'comprss'"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong_inputs(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    bad_files(folder, exported)
+    return folder
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_clear_message_and_the_right_code(name: str, wrong_inputs: Path) -> None:
+    arguments, code, says = WRONG[name]
+    before = sorted(path.name for path in wrong_inputs.rglob("*"))
+    answer = command(*arguments, cwd=wrong_inputs)
+    assert says in answer.err
+    assert answer.code == code
+    assert answer.out == ""
+    made = {path.name for path in wrong_inputs.rglob("*")} - set(before)
+    assert not any(name.endswith((".onnx", ".safetensors", ".partial")) for name in made), made
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, the device that is always full")
+def test_a_full_disk_is_said(exported: Path) -> None:
+    import subprocess
+
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - the device, not a path of ours
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecompress", "inspect", "lenet5", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "no space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
+    answer = command("run", "resnet20", "-o", tmp_path / "x", env={"EDGECOMPRESS_DATA": str(tmp_path)})
+    assert answer.code == 2
+    assert "cifar-10-batches-bin" in answer.err

@@ -1,0 +1,154 @@
+"""The whole line on a small model: what it says and writes, what it redoes, and how it survives being stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT, Answer, command
+
+from edgecompress.files import load_weights, read_json
+
+WANTED = {"accuracy", "cost", "artifacts", "comparison"}
+
+
+OPTIONS = ["--keep", "0.5", "--epochs", "2", "--lr", "0.05", "--distill", "0", "--seconds", "0.05", "--json"]
+
+
+def run_tiny(tiny_file: Path, folder: Path, *more: str) -> Answer:
+    return command("run", tiny_file, *OPTIONS, "-o", folder, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    answer = run_tiny(tiny_file, folder)
+    assert answer.code == 0, answer.err
+    return folder, json.loads(answer.out)
+
+
+def test_the_document_holds_what_machines_want(finished: tuple[Path, dict[str, object]]) -> None:
+    folder, document = finished
+    assert set(document) >= WANTED
+    accuracy, cost = document["accuracy"], document["cost"]
+    assert set(accuracy) == {"dense", "decomposed", "finetuned", "artifact"}
+    assert accuracy["artifact"] == pytest.approx(accuracy["finetuned"], abs=0.05)
+    assert accuracy["finetuned"] > 80
+    assert cost["compressed"]["macs"] <= 0.5 * cost["dense"]["macs"]
+    assert [item["role"] for item in document["artifacts"]] == ["dense", "compressed"]
+    for item in document["artifacts"]:
+        assert {"target", "path", "size_bytes", "sha256", "max_abs_error", "sqnr_db"} <= set(item)
+        assert (folder / item["path"]).stat().st_size == item["size_bytes"]
+    assert {"speedup", "ci95", "verdict", "provenance"} <= set(document["comparison"])
+    assert document["comparison"]["provenance"] == "measured"
+
+
+def test_every_stage_is_on_disk(finished: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = finished
+    names = {entry.name for entry in folder.iterdir()}
+    assert {"plan.json", "decomposed", "model.json", "model.safetensors", "dense.onnx", "model.onnx"} <= names
+    assert {"comparison.json", "report.json", "report.html", "bundle", "stages"} <= names
+    assert not any(name.endswith((".partial", ".pt")) for name in names)
+    assert read_json(folder / "report.json")["kind"] == "edgecompress.report"
+    done = subprocess.run([sys.executable, "-I", str(folder / "bundle" / "run.py")], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
+
+
+def test_a_second_run_redoes_nothing(tiny_file: Path, finished: tuple[Path, dict[str, object]]) -> None:
+    folder, document = finished
+    before = stamps(folder)
+    again = run_tiny(tiny_file, folder)
+    assert stamps(folder) == before
+    assert json.loads(again.out) == document
+    assert again.err == ""
+
+
+def test_a_changed_option_redoes_only_what_depends_on_it(tiny_file: Path, tmp_path: Path) -> None:
+    assert run_tiny(tiny_file, tmp_path).code == 0
+    before = stamps(tmp_path)
+    assert run_tiny(tiny_file, tmp_path, "--threads", "2").code == 0
+    changed = {name for name, stamp in stamps(tmp_path).items() if before.get(name) != stamp}
+    assert "comparison.json" in changed
+    assert not {"plan.json", "model.safetensors", "model.onnx", "dense.onnx", "stages/decompose.json"} & changed
+
+
+def interrupt(tiny_file: Path, folder: Path, at: str, how: signal.Signals) -> tuple[int, str]:
+    """Run until a line on stderr starts with ``at``, then send a signal."""
+    seen = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgecompress", "run", str(tiny_file), *OPTIONS, "-o", str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen.append(line)
+            if line.startswith(at):
+                time.sleep(0.05)
+                process.send_signal(how)
+        return process.wait(60), "".join(seen)
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "code"),
+    [
+        ("fine-tune, epoch 2", signal.SIGINT, 130),
+        ("fine-tune, epoch 1", signal.SIGKILL, -9),
+        ("export compressed", signal.SIGKILL, -9),
+        ("profile", signal.SIGKILL, -9),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_result(
+    tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]], at: str, how: signal.Signals, code: int
+) -> None:
+    ended, err = interrupt(tiny_file, tmp_path, at, how)
+    assert ended == code
+    assert "Traceback" not in err
+    if how is signal.SIGINT:
+        assert "interrupted; the same command goes on" in err
+    answer = run_tiny(tiny_file, tmp_path)
+    assert answer.code == 0, answer.err
+    assert "score dense" not in answer.err
+    whole, resumed = (load_weights(folder / "model.safetensors") for folder in (finished[0], tmp_path))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "model.onnx").read_bytes() == (finished[0] / "model.onnx").read_bytes()
+
+
+def test_a_given_plan_is_used_and_no_data_means_no_training(tmp_path: Path) -> None:
+    file = tmp_path / "dataless.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
+        "model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))\nexample = torch.randn(4, 64)\n"
+    )
+    made = command("plan", file, "--keep", "0.6", "-o", tmp_path / "plan.json", "--json")
+    assert made.code == 0, made.err
+    answer = command(
+        "run", file, "--plan", tmp_path / "plan.json", "--seconds", "0.05", "-o", tmp_path / "out", "--json"
+    )
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["accuracy"] is None
+    assert document["training"] is None
+    assert read_json(tmp_path / "out" / "plan.json") == json.loads(made.out)
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:
+    answer = command("run", "resnet20", "--keep", "0.5", "--epochs", "2", "-o", tmp_path, "--json")
+    accuracy = json.loads(answer.out)["accuracy"]
+    assert accuracy["finetuned"] >= accuracy["dense"] - 2
