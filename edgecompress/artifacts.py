@@ -204,6 +204,11 @@ def golden_path(path: Path) -> Path:
     return path.with_name(path.name + ".golden.npz")
 
 
+def profile_path(path: Path) -> Path:
+    """Where the profile of ``path`` is kept, once it was measured."""
+    return path.with_name(path.name + ".profile.json")
+
+
 def write_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
     """Write inputs and expected outputs into one .npz, keys ``input:NAME`` and ``output:NAME``."""
     import numpy as np

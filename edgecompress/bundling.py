@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from edgecompress.artifacts import Artifact, golden_path
+from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError
 from edgecompress.exporting import RELATIVE_TOLERANCE
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
@@ -18,11 +18,6 @@ VERSION = 1
 KIND = "edgecompress.bundle"
 PLATFORMS = ("pi",)
 GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
-
-
-def profile_path(artifact: Path) -> Path:
-    """Where the profile of an exported file is kept."""
-    return artifact.with_name(artifact.name + ".profile.json")
 
 
 def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:

@@ -18,7 +18,9 @@ from edgecompress.artifacts import (
     Artifact,
     Parity,
     TensorSpec,
+    facts_path,
     golden_path,
+    profile_path,
     versions,
     write_golden,
 )
@@ -80,8 +82,8 @@ def target_named(name: str) -> Target:
 def _forget(path: Path) -> None:
     """Remove what an earlier export left, so that a failure leaves nothing that looks good."""
     try:
-        for old in path.parent.glob(f"{path.name}*"):
-            old.unlink()
+        for old in (path, facts_path(path), golden_path(path), profile_path(path)):
+            old.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot replace {path}: {error}") from error
 

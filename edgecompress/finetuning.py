@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import Dataset
 
 from edgecompress.datasets import batches, size
 from edgecompress.errors import ModelError, TrainingError
@@ -69,6 +70,27 @@ class FineTuned:
     best_epoch: int
     best_score: float
     history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Everything that stays the same while training."""
+
+    sample: Sample
+    settings: FineTuning
+    teacher: nn.Module | None
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    progress: Progress
+
+    @property
+    def steps(self) -> int:
+        """Whole batches an epoch; at least one."""
+        return max(1, size(self.train) // self.settings.batch_size)
+
+    def key(self, model: nn.Module) -> str:
+        """Identifies the start: settings, amount of data, and the weights of model and teacher."""
+        return f"{self.settings!r} {size(self.train)} {state_digest(model)} {state_digest(self.teacher)}"
 
 
 @dataclass(slots=True)
@@ -132,13 +154,13 @@ def finetune(
     """
     if settings.epochs == 0:
         return FineTuned(copied(model), 0, math.nan, ())
-    train, validation = sample.data("train"), sample.data("validation")
-    run, key = _start(model, settings, size(train)), _key(model, settings, teacher)
+    task = _Task(sample, settings, teacher, sample.data("train"), sample.data("validation"), progress)
+    run, key = _start(model, task), task.key(model)
     if not _resume(run, checkpoint, key):
-        run.keep_if_best(0, score_on(run.model, sample, validation))
+        run.keep_if_best(0, score_on(run.model, sample, task.validation))
     for epoch in range(len(run.history) + 1, settings.epochs + 1):
-        loss = _train_epoch(run, sample, settings, teacher, epoch, progress)
-        reached = score_on(run.model, sample, validation)
+        loss = _train_epoch(run, task, epoch)
+        reached = score_on(run.model, sample, task.validation)
         run.history.append(Epoch(epoch, loss, reached))
         run.keep_if_best(epoch, reached)
         if checkpoint is not None:
@@ -146,15 +168,14 @@ def finetune(
     return _finish(run, model)
 
 
-def _start(model: nn.Module, settings: FineTuning, images: int) -> _Run:
-    trained = copied(model)
+def _start(model: nn.Module, task: _Task) -> _Run:
+    settings, trained = task.settings, copied(model)
     trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     if settings.optimizer == "adam":
         return _Run(trained, Adam(parameters, settings.lr, weight_decay=settings.weight_decay), None)
     optimizer = SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=True)
-    steps = settings.epochs * _steps(images, settings.batch_size)
-    return _Run(trained, optimizer, OneCycleLR(optimizer, settings.lr, total_steps=steps))
+    return _Run(trained, optimizer, OneCycleLR(optimizer, settings.lr, total_steps=settings.epochs * task.steps))
 
 
 def _finish(run: _Run, model: nn.Module) -> FineTuned:
@@ -163,27 +184,20 @@ def _finish(run: _Run, model: nn.Module) -> FineTuned:
     return FineTuned(best.eval(), run.best_epoch, run.best_score, tuple(run.history))
 
 
-def _steps(images: int, batch_size: int) -> int:
-    """Whole batches an epoch; at least one."""
-    return max(1, images // batch_size)
-
-
-def _train_epoch(
-    run: _Run, sample: Sample, settings: FineTuning, teacher: nn.Module | None, epoch: int, progress: Progress
-) -> float:
+def _train_epoch(run: _Run, task: _Task, epoch: int) -> float:
     """One pass over the train split; returns the mean loss."""
-    torch.manual_seed(settings.seed * 100_003 + epoch)
+    torch.manual_seed(task.settings.seed * 100_003 + epoch)
     run.model.train()
-    total, steps = 0.0, _steps(size(sample.data("train")), settings.batch_size)
-    for step, (inputs, targets) in enumerate(_training_batches(sample, settings, epoch), start=1):
-        loss = _step(run, sample, settings, teacher, inputs, targets)
+    total, name = 0.0, f"fine-tune, epoch {epoch} of {task.settings.epochs}"
+    for step, (inputs, targets) in enumerate(_training_batches(task, epoch), start=1):
+        loss = _step(run, task, inputs, targets)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss} in epoch {epoch}, step {step}; try a smaller --lr (it was {settings.lr})"
+                f"the loss became {loss} in epoch {epoch}, step {step}; try a smaller --lr (it was {task.settings.lr})"
             )
         total += loss
-        progress(f"fine-tune, epoch {epoch} of {settings.epochs}", step, steps, _detail(run, total / step))
-    return total / steps
+        task.progress(name, step, task.steps, _detail(run, total / step))
+    return total / task.steps
 
 
 def _detail(run: _Run, loss: float) -> str:
@@ -191,40 +205,45 @@ def _detail(run: _Run, loss: float) -> str:
     return f"loss {loss:.4f}{score}"
 
 
-def _training_batches(sample: Sample, settings: FineTuning, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _training_batches(task: _Task, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole batches in an order, and with an augmentation, that depend on the seed and the epoch alone."""
-    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    train = sample.data("train")
-    order = torch.randperm(size(train), generator=generator)
-    whole = _steps(len(order), settings.batch_size) * settings.batch_size
-    for inputs, targets in batches(train, settings.batch_size, order[:whole]):
-        yield (sample.augment(inputs, generator) if sample.augment else inputs), targets
+    generator = torch.Generator().manual_seed(task.settings.seed * 100_003 + epoch)
+    order = torch.randperm(size(task.train), generator=generator)
+    whole = order[: task.steps * task.settings.batch_size]
+    augment = task.sample.augment
+    for inputs, targets in batches(task.train, task.settings.batch_size, whole):
+        yield (augment(inputs, generator) if augment else inputs), targets
 
 
-def _step(
-    run: _Run, sample: Sample, settings: FineTuning, teacher: nn.Module | None, inputs: Tensor, targets: Tensor
-) -> float:
+def _step(run: _Run, task: _Task, inputs: Tensor, targets: Tensor) -> float:
+    """One update of the weights; returns the loss."""
     inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
     run.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-        outputs = run.model(inputs)
-        expected = _teach(teacher, inputs) if settings.distill else None
-    loss = sample.loss(outputs, targets) if settings.distill < 1 or expected is None else outputs.new_zeros(())
-    if expected is not None:
-        loss = (1 - settings.distill) * loss + settings.distill * distillation(outputs, expected, settings.temperature)
-    loss.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), settings.clip)
+    loss = _loss(run.model, task, inputs, targets)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(run.model.parameters(), task.settings.clip)
     run.optimizer.step()
     if run.schedule is not None:
         run.schedule.step()
     return float(loss.detach())
 
 
-def _teach(teacher: nn.Module | None, inputs: Tensor) -> Any:
-    if teacher is None:
-        return None
+def _loss(model: nn.Module, task: _Task, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The sample's loss and the distillation loss, mixed; what has no share is not computed."""
+    share = task.settings.distill if task.teacher is not None else 0.0
+    with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.bfloat16):
+        outputs = model(inputs)
+        expected = _teach(task.teacher, inputs) if task.teacher is not None and share else None
+    loss = (1 - share) * task.sample.loss(outputs, targets) if share < 1 else torch.zeros(())
+    if expected is not None:
+        loss = loss + share * distillation(outputs, expected, task.settings.temperature)
+    return loss
+
+
+def _teach(teacher: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        return teacher.eval()(inputs)
+        expected: Tensor = teacher.eval()(inputs)
+    return expected
 
 
 def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
@@ -250,11 +269,6 @@ def state_digest(model: nn.Module | None) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _key(model: nn.Module, settings: FineTuning, teacher: nn.Module | None) -> str:
-    """Identifies the start: settings and the weights of model and teacher."""
-    return f"{settings!r} {state_digest(model)} {state_digest(teacher)}"
 
 
 def _save(run: _Run, checkpoint: Path, key: str) -> None:

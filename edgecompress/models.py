@@ -23,6 +23,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.errors import DataError, EdgeCompressError, ModelError
+from edgecompress.files import sha256
 from edgecompress.resources import resource
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ SPLITS = ("train", "validation", "test")
 
 def top1(outputs: Tensor, targets: Tensor) -> float:
     """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,)."""
-    return float((outputs.argmax(1) == targets).double().mean() * 100)
+    return 100 * int((outputs.argmax(1) == targets).sum()) / len(targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,12 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
     raise ModelError(_unknown(reference))
 
 
+def code_digest(source: str) -> str:
+    """A digest of the file that ``source`` names, or of the name itself where it is no file."""
+    path, _ = _split(source)
+    return sha256(path) if path.is_file() else source
+
+
 def sample_facts() -> dict[str, dict[str, Any]]:
     """The shipped samples by name, with their facts from ``sample_models/info.toml``."""
     return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
@@ -234,10 +242,11 @@ def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, 
             "or name another function after a colon (file.py:name)"
         )
     build = (lambda: found) if isinstance(found, nn.Module) else found
+    splits = cache(module.data) if hasattr(module, "data") else None
     optional = {
         key: getattr(module, key) for key in ("loss", "score", "augment", "preprocessing") if hasattr(module, key)
     }
-    return Sample(name, source, build, _example(module, reference), getattr(module, "data", None), **optional)
+    return Sample(name, source, build, _example(module, reference), splits, **optional)
 
 
 def _example(module: ModuleType, reference: str) -> Inputs:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgecompress.artifacts import Artifact, versions
-from edgecompress.bundling import bundle, profile_path
+from edgecompress.artifacts import Artifact, profile_path, versions
+from edgecompress.bundling import bundle
 from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, load_compressed, save_compressed
 from edgecompress.costs import cost
 from edgecompress.datasets import calibration_inputs, origin, size
@@ -30,7 +30,7 @@ from edgecompress.errors import DataError
 from edgecompress.exporting import export, target_named, verify
 from edgecompress.files import Json, read_json, write_json, zipped_bytes
 from edgecompress.finetuning import FineTuning, finetune, recalibrate_if_better, state_digest
-from edgecompress.models import Sample
+from edgecompress.models import Sample, code_digest
 from edgecompress.planning import layer_costs, plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
@@ -39,7 +39,7 @@ from edgecompress.progress import Progress, silent
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.reporting import write_report
-from edgecompress.resuming import Done, Stages
+from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector
 
@@ -105,8 +105,9 @@ class Line:
 
     @cached_property
     def dense_key(self) -> str:
-        """Identifies the model as given: its code's structure and its weights."""
-        return state_digest(self.dense_model) + str(self.dense_model)
+        """Identifies the model as given and what works on it: structure, weights, code, versions."""
+        parts = (str(self.dense_model), state_digest(self.dense_model), code_digest(self.sample.source), versions())
+        return key_of(*parts)
 
     @cached_property
     def data(self) -> Json | None:
@@ -214,7 +215,7 @@ class Line:
             return {target: self._exported(role, target) for target in files}
 
         written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
-        return self.stages.do(f"export_{role}", [upstream, self.options.targets, versions(), self.data], work, written)
+        return self.stages.do(f"export_{role}", [upstream, self.options.targets, self.data], work, written)
 
     def _exported(self, role: str, target: str) -> Json:
         sample = self.sample if role == "dense" else load_compressed(self.folder, trust=True)

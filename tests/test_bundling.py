@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecompress.bundling import bundle, profile_path
+from edgecompress.artifacts import profile_path
+from edgecompress.bundling import bundle
 from edgecompress.devices import Local
 from edgecompress.errors import FileError
 from edgecompress.exporting import export

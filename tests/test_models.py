@@ -107,7 +107,7 @@ BAD_FILES = {
         r"does not run on its example of shape \(1, 5\): RuntimeError",
     ),
     "dict_output": (
-        "import torch\nclass M(torch.nn.Module):\n  forward = lambda _, x: {'y': x}\nmodel, example = M(), torch.zeros(1)",
+        "import torch\nclass M(torch.nn.Module):\n  forward = lambda _, x: {}\nmodel, example = M(), torch.zeros(1)",
         "returns a dict",
     ),
 }

@@ -118,7 +118,7 @@ def _load(path: Path) -> Profile:
 
 
 def _refuse_different_circumstances(first: Profile, second: Profile) -> dict[str, Any]:
-    from edgecompress.errors import DeviceError
+    from edgecompress.errors import FileError
 
     ours, theirs = (
         {"device": p.device.name, "processor": p.device.processor, "provenance": p.device.provenance,
@@ -127,8 +127,7 @@ def _refuse_different_circumstances(first: Profile, second: Profile) -> dict[str
     )  # fmt: skip
     for key, value in ours.items():
         if value != theirs[key]:
-            message = f"the profiles do not compare: {key} is {value} in one and {theirs[key]} in the other"
-            raise DeviceError(message, device=first.device.name, command="", returncode=None)
+            raise FileError(f"the profiles do not compare: {key} is {value} in one and {theirs[key]} in the other")
     return ours
 
 
