@@ -19,7 +19,8 @@ from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
 
-MOST_RANKS_PER_MODE = 16
+MOST_RANKS_PER_MODE = {1: 32, 2: 16, 3: 6}
+"""By the number of ranks a method has: at most 32 to 256 combinations a layer."""
 
 
 def plan(
@@ -71,38 +72,53 @@ def _candidates(item: Found, shapes: list[Shape], methods: Sequence[str], multip
     assert isinstance(weight, torch.Tensor)
     refuse_unusable(item.name, weight)
     dense = chain_cost(item.layer, shapes)
-    kept = [c for method in methods for c in _of_method(method, item.layer, weight.detach().cpu(), shapes, multiple)]
-    smaller = tuple(c for c in kept if c.cost.macs < dense.macs and c.cost.params < dense.params)
-    return LayerCandidates(item.name, tuple(weight.shape), dense, smaller)
+    numbers = weight.detach().cpu()
+    kept = (c for method in methods for c in _of_method(method, item.layer, numbers, shapes, dense, multiple))
+    return LayerCandidates(item.name, tuple(weight.shape), dense, tuple(kept))
 
 
 def _of_method(
-    method: str, layer: nn.Module, weight: torch.Tensor, shapes: list[Shape], multiple: int
+    method: str, layer: nn.Module, weight: torch.Tensor, shapes: list[Shape], dense: Cost, multiple: int
 ) -> Iterator[Candidate]:
+    """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
     decomposition = DECOMPOSITIONS[method]
     if not decomposition.supports(layer):
         return
-    grid = rank_grid(decomposition.max_ranks(layer), multiple)
-    errors = decomposition.errors(weight, grid)
-    for ranks, error in zip(grid, errors, strict=True):
+    costs = _chain_costs(method, layer, shapes, multiple)
+    smaller = [ranks for ranks, cost in costs.items() if cost.macs < dense.macs and cost.params < dense.params]
+    for ranks, error in zip(smaller, decomposition.errors(weight, smaller), strict=True):
+        yield Candidate(method, ranks, error, costs[ranks])
+
+
+_COSTS: dict[tuple[object, ...], dict[Ranks, Cost]] = {}
+"""Costs of all chains of a geometry: networks repeat few geometries many times."""
+
+
+def _chain_costs(method: str, layer: nn.Module, shapes: list[Shape], multiple: int) -> dict[Ranks, Cost]:
+    """The cost of the method's chain at every rank of its grid."""
+    key = (method, str(layer), str(next(layer.parameters()).dtype), tuple(shapes), multiple)
+    if key not in _COSTS:
+        decomposition = DECOMPOSITIONS[method]
         with torch.device("meta"):
-            chain = decomposition.chain(layer, ranks)
-        yield Candidate(method, ranks, error, chain_cost(chain, shapes))
+            grid = rank_grid(decomposition.max_ranks(layer), multiple)
+            _COSTS[key] = {ranks: chain_cost(decomposition.chain(layer, ranks), shapes) for ranks in grid}
+    return _COSTS[key]
 
 
 @cache
 def rank_grid(largest: Ranks, multiple: int) -> tuple[Ranks, ...]:
     """Every combination of sensible ranks per mode."""
-    return tuple(product(*(rank_steps(rank, multiple) for rank in largest)))
+    most = MOST_RANKS_PER_MODE[len(largest)]
+    return tuple(product(*(rank_steps(rank, multiple, most) for rank in largest)))
 
 
-def rank_steps(largest: int, multiple: int) -> tuple[int, ...]:
-    """Multiples of ``multiple`` up to ``largest``, evenly thinned to 16; ``largest`` itself where it is smaller."""
+def rank_steps(largest: int, multiple: int, most: int) -> tuple[int, ...]:
+    """Multiples of ``multiple`` up to ``largest``, evenly thinned to ``most``; ``largest`` itself where smaller."""
     steps = list(range(multiple, largest + 1, multiple)) or [largest]
-    if len(steps) <= MOST_RANKS_PER_MODE:
+    if len(steps) <= most:
         return tuple(steps)
-    stride = (len(steps) - 1) / (MOST_RANKS_PER_MODE - 1)
-    return tuple(steps[round(index * stride)] for index in range(MOST_RANKS_PER_MODE))
+    stride = (len(steps) - 1) / (most - 1)
+    return tuple(steps[round(index * stride)] for index in range(most))
 
 
 def _assemble(
@@ -154,8 +170,7 @@ def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list
 
 def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
     with torch.device("meta"):
-        chain = DECOMPOSITIONS[plan.method].chain(layer, plan.ranks)
-    return countable_cost(chain, shapes)
+        return countable_cost(DECOMPOSITIONS[plan.method].chain(layer, plan.ranks), shapes)
 
 
 def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edgecompress.decompositions.base import Decomposition, Support
+from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
+from edgecompress.decompositions.spatial_svd import SpatialSvd
 from edgecompress.decompositions.svd import Svd
 from edgecompress.decompositions.tucker2 import Tucker2
 
@@ -10,7 +12,9 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
     method.name: method
     for method in (
         Svd(),
+        SpatialSvd(),
         Tucker2(),
+        HierarchicalTucker2(),
     )
 }
 

@@ -134,3 +134,26 @@ def leading_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
     largest = vectors.abs().argmax(0)
     signs = vectors[largest, torch.arange(vectors.shape[1])].sign()
     return values, vectors * signs
+
+
+def kept_energy(matrix: Tensor) -> Tensor:
+    """Sum of the r largest squared singular values, for r = 1, 2, ... up to the matrix's smaller side."""
+    energy: Tensor = torch.linalg.eigvalsh(gram(matrix))
+    return energy.flip(0).clamp_min(0).cumsum(0)
+
+
+def gram(matrix: Tensor) -> Tensor:
+    """The smaller of the two Gram matrices: its ``eigh`` costs far less than an SVD of a wide unfolding."""
+    rows, columns = matrix.shape
+    return matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+
+
+def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors (columns), singular values (descending), right vectors (rows), by ``eigh`` of a Gram matrix."""
+    rows, columns = matrix.shape
+    energy, vectors = leading_eigenvectors(gram(matrix))
+    values = energy.sqrt()
+    safe = values.clamp_min(values[0] * 1e-12 + torch.finfo(values.dtype).tiny)
+    if rows <= columns:
+        return vectors, values, (vectors.T @ matrix) / safe[:, None]
+    return (matrix @ vectors) / safe, values, vectors.T

@@ -19,11 +19,12 @@ from edgecompress.decompositions.base import (
     Support,
     geometry,
     is_conv,
-    leading_eigenvectors,
+    kept_energy,
     placement,
     plain_layer,
     pointwise,
     squared_norm,
+    thin_svd,
 )
 from edgecompress.plans import Ranks
 
@@ -63,7 +64,7 @@ class Svd:
     def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
         """``(r, C, *kernel)`` and ``(T, r, 1, ...)``, the singular values split evenly between the two."""
         matrix = weight.double().flatten(1)
-        left, values, right = _svd(matrix)
+        left, values, right = thin_svd(matrix)
         (rank,), root = ranks, values.sqrt()
         reduce = (root[:rank, None] * right[:rank]).reshape(rank, *weight.shape[1:])
         expand = (left[:, :rank] * root[:rank]).reshape(-1, rank, *(1 for _ in weight.shape[2:]))
@@ -77,23 +78,5 @@ class Svd:
     def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
         """The share of the squared singular values that is cut off."""
         matrix = weight.double().flatten(1)
-        energy, _ = leading_eigenvectors(_gram(matrix))
-        kept = energy.cumsum(0) / squared_norm(matrix)
+        kept = kept_energy(matrix) / squared_norm(matrix)
         return [max(0.0, 1 - float(kept[rank - 1])) for (rank,) in candidates]
-
-
-def _gram(matrix: Tensor) -> Tensor:
-    """The smaller of the two Gram matrices: its ``eigh`` costs far less than an SVD of a wide unfolding."""
-    rows, columns = matrix.shape
-    return matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-
-
-def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors (columns), singular values (descending), right vectors (rows), by ``eigh`` of a Gram matrix."""
-    rows, columns = matrix.shape
-    energy, vectors = leading_eigenvectors(_gram(matrix))
-    values = energy.sqrt()
-    safe = values.clamp_min(values[0] * 1e-12 + torch.finfo(values.dtype).tiny)
-    if rows <= columns:
-        return vectors, values, (vectors.T @ matrix) / safe[:, None]
-    return (matrix @ vectors) / safe, values, vectors.T

@@ -69,11 +69,11 @@ class Tucker2:
         """``(r_in, C, 1...)``, ``(r_out, r_in, *kernel)``, ``(T, r_out, 1...)`` with orthonormal ends."""
         tensor = weight.double().flatten(2)
         rank_out, rank_in = ranks
-        out, into = (_basis(tensor, mode)[:, :rank] for mode, rank in ((0, rank_out), (1, rank_in)))
+        out, into = (basis(tensor, mode)[:, :rank] for mode, rank in ((0, rank_out), (1, rank_in)))
         for _ in range(self.sweeps):
-            out = _basis(_project_in(tensor, into), 0)[:, :rank_out]
-            into = _basis(_project_out(tensor, out), 1)[:, :rank_in]
-        core = _project_out(_project_in(tensor, into), out)
+            out = basis(project_in(tensor, into), 0)[:, :rank_out]
+            into = basis(project_out(tensor, out), 1)[:, :rank_in]
+        core = project_out(project_in(tensor, into), out)
         ones = [1] * (weight.dim() - 2)
         return (
             into.T.reshape(rank_in, -1, *ones),
@@ -90,22 +90,22 @@ class Tucker2:
     def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
         """Exact for the truncated HOSVD, all ranks at once: the energy of a leading block of the full core."""
         tensor = weight.double().flatten(2)
-        core = _project_out(_project_in(tensor, _basis(tensor, 1)), _basis(tensor, 0))
+        core = project_out(project_in(tensor, basis(tensor, 1)), basis(tensor, 0))
         kept = core.pow(2).sum(2).cumsum(0).cumsum(1) / squared_norm(tensor)
         return [max(0.0, 1 - float(kept[rank_out - 1, rank_in - 1])) for rank_out, rank_in in candidates]
 
 
-def _basis(tensor: Tensor, mode: int) -> Tensor:
+def basis(tensor: Tensor, mode: int) -> Tensor:
     """Left singular vectors (columns, descending) of the unfolding along ``mode`` of a 3-way tensor."""
     unfolded = tensor.transpose(0, mode).flatten(1)
     return leading_eigenvectors(unfolded @ unfolded.T)[1]
 
 
-def _project_in(tensor: Tensor, into: Tensor) -> Tensor:
+def project_in(tensor: Tensor, into: Tensor) -> Tensor:
     """(T, C, K) times (C, r) along the input mode: (T, r, K)."""
     return torch.einsum("tck,cr->trk", tensor, into)
 
 
-def _project_out(tensor: Tensor, out: Tensor) -> Tensor:
+def project_out(tensor: Tensor, out: Tensor) -> Tensor:
     """(T, C, K) times (T, r) along the output mode: (r, C, K)."""
     return torch.einsum("tck,tr->rck", tensor, out)

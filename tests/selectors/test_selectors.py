@@ -150,7 +150,7 @@ def test_every_candidate_saves_both_parameters_and_macs(multiple, lenet5):
 
 @given(st.integers(1, 2_000), st.integers(1, 64))
 def test_rank_steps_are_few_and_reach_from_end_to_end(largest, multiple):
-    steps = rank_steps(largest, multiple)
+    steps = rank_steps(largest, multiple, 16)
     assert 1 <= len(steps) <= MOST_RANKS_PER_MODE
     assert list(steps) == sorted(set(steps))
     assert steps[0] == min(multiple, largest)
