@@ -32,7 +32,7 @@ _HOMES = {
     "recalibrate": "finetuning",
     "resolve": "models",
     "score": "scoring",
-    "verify": "exporting",
+    "verify": "verifying",
 }
 
 __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checkers and readers
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from edgecompress.decomposing import decompose as decompose
     from edgecompress.errors import EdgeCompressError as EdgeCompressError
     from edgecompress.exporting import export as export
-    from edgecompress.exporting import verify as verify
     from edgecompress.finetuning import FineTuning as FineTuning
     from edgecompress.finetuning import finetune as finetune
     from edgecompress.finetuning import recalibrate as recalibrate
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling import compare as compare
     from edgecompress.profiling import profile as profile
     from edgecompress.scoring import score as score
+    from edgecompress.verifying import verify as verify
 
 
 def __getattr__(name: str) -> Any:

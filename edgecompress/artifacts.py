@@ -76,12 +76,26 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The task score on the whole test split: PyTorch's, and through the file in its runtime."""
+
+    items: int
+    origin: str
+    torch: float
+    artifact: float
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {"items": self.items, "origin": self.origin, "torch": self.torch, "artifact": self.artifact}
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """An exported file.
 
     ``source`` is the MODEL it was exported from, ``plan`` how that was compressed (None: dense), ``graph`` what
     the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the
-    libraries that made it.
+    libraries that made it, ``score`` the task score (None without data).
     """
 
     target: str
@@ -95,6 +109,7 @@ class Artifact:
     parity: tuple[Parity, ...]
     graph: Json
     cost: Cost
+    score: Scored | None = None
     plan: CompressionPlan | None = None
     preprocessing: Json = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -125,6 +140,7 @@ class Artifact:
             "parity": [parity.to_json() for parity in self.parity],
             "graph": self.graph,
             "cost": self.cost.to_json(),
+            "score": self.score.to_json() if self.score else None,
             "plan": self.plan.to_json() if self.plan else None,
             "preprocessing": self.preprocessing,
             "versions": self.versions,
@@ -139,6 +155,7 @@ class Artifact:
             "sha256": self.sha256,
             "max_abs_error": self.max_abs_error,
             "sqnr_db": self.sqnr_db,
+            "score": self.score.to_json() if self.score else None,
         }
 
     def save(self) -> None:
@@ -184,6 +201,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             parity=tuple(Parity.from_json(parity) for parity in document["parity"]),
             graph=document["graph"],
             cost=Cost.from_json(document["cost"]),
+            score=Scored(**document["score"]) if document["score"] else None,
             plan=CompressionPlan.from_json(plan) if plan else None,
             preprocessing=document["preprocessing"],
             versions=document["versions"],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError
-from edgecompress.exporting import RELATIVE_TOLERANCE
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
 from edgecompress.models import sample_facts
 from edgecompress.profiles import Profile
 from edgecompress.resources import resource
+from edgecompress.verifying import RELATIVE_TOLERANCE
 
 VERSION = 1
 KIND = "edgecompress.bundle"
@@ -31,7 +31,8 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
     """
     if platform not in PLATFORMS:
         raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
-    artifact = Artifact.load(path)
+    artifact, folder = Artifact.load(path), folder.absolute()
+    artifact.golden()
     _refuse_taken(folder)
     make_folder(folder.parent)
     try:

@@ -53,14 +53,27 @@ def load_compressed(folder: Path, *, trust: bool = False) -> Sample:
         raise ModelError(
             f"{folder}: holds no {MODEL_FILE}, so it is no compressed model; `edgecompress compress` makes one"
         )
-    source = _source(read_json(file), file)
-    if source not in sample_facts() and not trust:
-        raise ModelError(
-            f"{folder}: was made from {source}, whose code must run to rebuild it; add --trust if you trust that code"
-        )
-    dense, plan = resolve(source, trust=trust), CompressionPlan.load(folder / PLAN_FILE)
+    return rebuilt(resolve_recorded(_source(read_json(file), file), str(folder), trust=trust), folder)
+
+
+def rebuilt(dense: Sample, folder: Path) -> Sample:
+    """``dense`` with the plan and the weights in ``folder``."""
+    plan = CompressionPlan.load(folder / PLAN_FILE)
     build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
     return replace(dense, source=str(folder.resolve()), build=build, plan=plan)
+
+
+def resolve_recorded(source: str, where: str, *, trust: bool) -> Sample:
+    """The sample that a file names as its source; its code runs only if it is shipped here, or trusted.
+
+    Raises:
+        ModelError: the code is not trusted, or not there.
+    """
+    if source not in sample_facts() and not (trust or Path(source).is_dir()):
+        raise ModelError(
+            f"{where}: was made from {source}, whose code must run to rebuild it; add --trust if you trust that code"
+        )
+    return resolve(source, trust=trust)
 
 
 def _source(document: Json, file: Path) -> str:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgecompress.datasets import Inputs
 from edgecompress.files import Json
-from edgecompress.models import Inputs, copied, without_numbers
+from edgecompress.models import copied, without_numbers
 
 Shape = tuple[int, ...]
 

@@ -56,6 +56,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         FileError: the disk is full or the folder is not writable.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _sweep(path)
     try:
         yield partial
         partial.replace(path)
@@ -63,6 +64,24 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise FileError(f"cannot write {path}: {reason(error)}; free some space or choose another folder") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed while writing ``path`` left beside it."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        number = left.name.split(".")[-2]
+        if number.isdigit() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

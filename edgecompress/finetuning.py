@@ -8,9 +8,11 @@ every epoch.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +22,16 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import Dataset
 
-from edgecompress.datasets import batches, size
+from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, size
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.files import written_aside
-from edgecompress.models import Sample, as_outputs, copied
+from edgecompress.models import Sample, as_outputs, call, copied, evaluating
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score_on
 
 CHECKPOINT_VERSION = 1
+FEWEST = 10
+"""Fewer steps than these make no cycle: the learning rate is then constant."""
 State = dict[str, Any]
 
 
@@ -82,6 +86,7 @@ class _Task:
     train: Dataset[Any]
     validation: Dataset[Any]
     progress: Progress
+    start: str
 
     @property
     def steps(self) -> int:
@@ -89,8 +94,9 @@ class _Task:
         return max(1, size(self.train) // self.settings.batch_size)
 
     def key(self, model: nn.Module) -> str:
-        """Identifies the start: settings, amount of data, and the weights of model and teacher."""
-        return f"{self.settings!r} {size(self.train)} {state_digest(model)} {state_digest(self.teacher)}"
+        """Identifies the start: what the caller said, settings, data, and the weights of model and teacher."""
+        data = fingerprint(self.train, inputs_too=False)
+        return f"{self.start} {self.settings!r} {data} {state_digest(model)} {state_digest(self.teacher)}"
 
 
 @dataclass(slots=True)
@@ -140,12 +146,13 @@ def finetune(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    key: str = "",
     progress: Progress = silent,
 ) -> FineTuned:
     """Train a copy of ``model`` on the sample's train split; the best by validation score comes back.
 
     With ``checkpoint`` the state is written there after every epoch, and a run that finds a checkpoint of the
-    same start and settings goes on from it.
+    same start, settings, data and ``key`` (what else the caller's training depends on) goes on from it.
 
     Raises:
         DataError: the sample has no data.
@@ -154,7 +161,8 @@ def finetune(
     """
     if settings.epochs == 0:
         return FineTuned(copied(model), 0, math.nan, ())
-    task = _Task(sample, settings, teacher, sample.data("train"), sample.data("validation"), progress)
+    splits = sample.data("train"), sample.data("validation")
+    task = _Task(sample, settings, copied(teacher).eval() if teacher else None, *splits, progress, key)
     run, key = _start(model, task), task.key(model)
     if not _resume(run, checkpoint, key):
         run.keep_if_best(0, score_on(run.model, sample, task.validation))
@@ -175,7 +183,8 @@ def _start(model: nn.Module, task: _Task) -> _Run:
     if settings.optimizer == "adam":
         return _Run(trained, Adam(parameters, settings.lr, weight_decay=settings.weight_decay), None)
     optimizer = SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=True)
-    return _Run(trained, optimizer, OneCycleLR(optimizer, settings.lr, total_steps=settings.epochs * task.steps))
+    steps = settings.epochs * task.steps
+    return _Run(trained, optimizer, OneCycleLR(optimizer, settings.lr, total_steps=steps) if steps >= FEWEST else None)
 
 
 def _finish(run: _Run, model: nn.Module) -> FineTuned:
@@ -205,19 +214,25 @@ def _detail(run: _Run, loss: float) -> str:
     return f"loss {loss:.4f}{score}"
 
 
-def _training_batches(task: _Task, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _training_batches(task: _Task, epoch: int) -> Iterator[Batch]:
     """Whole batches in an order, and with an augmentation, that depend on the seed and the epoch alone."""
     generator = torch.Generator().manual_seed(task.settings.seed * 100_003 + epoch)
     order = torch.randperm(size(task.train), generator=generator)
     whole = order[: task.steps * task.settings.batch_size]
     augment = task.sample.augment
     for inputs, targets in batches(task.train, task.settings.batch_size, whole):
-        yield (augment(inputs, generator) if augment else inputs), targets
+        given = inputs[0] if len(inputs) == 1 else inputs
+        if augment is not None:
+            given = call(task.sample.name, "augment(inputs, generator)", partial(augment, given, generator))
+        yield tuple(map(_channels_last, as_inputs(given))), targets
 
 
-def _step(run: _Run, task: _Task, inputs: Tensor, targets: Tensor) -> float:
+def _channels_last(inputs: Tensor) -> Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def _step(run: _Run, task: _Task, inputs: Inputs, targets: Tensor) -> float:
     """One update of the weights; returns the loss."""
-    inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
     run.optimizer.zero_grad(set_to_none=True)
     loss = _loss(run.model, task, inputs, targets)
     torch.autograd.backward(loss)
@@ -228,21 +243,24 @@ def _step(run: _Run, task: _Task, inputs: Tensor, targets: Tensor) -> float:
     return float(loss.detach())
 
 
-def _loss(model: nn.Module, task: _Task, inputs: Tensor, targets: Tensor) -> Tensor:
+def _loss(model: nn.Module, task: _Task, inputs: Inputs, targets: Tensor) -> Tensor:
     """The sample's loss and the distillation loss, mixed; what has no share is not computed."""
     share = task.settings.distill if task.teacher is not None else 0.0
     with torch.autocast("cpu", torch.bfloat16, enabled=task.settings.bfloat16):
-        outputs = model(inputs)
+        outputs = call(task.sample.name, "running the model on its data", partial(model, *inputs))
         expected = _teach(task.teacher, inputs) if task.teacher is not None and share else None
-    loss = (1 - share) * task.sample.loss(outputs, targets) if share < 1 else torch.zeros(())
+    loss = torch.zeros(())
+    if share < 1:
+        given = call(task.sample.name, "loss(outputs, targets)", partial(task.sample.loss, outputs, targets))
+        loss = (1 - share) * given
     if expected is not None:
         loss = loss + share * distillation(outputs, expected, task.settings.temperature)
     return loss
 
 
-def _teach(teacher: nn.Module, inputs: Tensor) -> Tensor:
+def _teach(teacher: nn.Module, inputs: Inputs) -> Tensor:
     with torch.no_grad():
-        expected: Tensor = teacher.eval()(inputs)
+        expected: Tensor = teacher(*inputs)
     return expected
 
 
@@ -272,8 +290,10 @@ def state_digest(model: nn.Module | None) -> str:
 
 
 def _save(run: _Run, checkpoint: Path, key: str) -> None:
-    with written_aside(checkpoint) as partial:
-        torch.save(run.state(key), partial)
+    state = io.BytesIO()
+    torch.save(run.state(key), state)
+    with written_aside(checkpoint) as aside:
+        aside.write_bytes(state.getbuffer())
 
 
 def _resume(run: _Run, checkpoint: Path | None, key: str) -> bool:
@@ -290,8 +310,8 @@ def _resume(run: _Run, checkpoint: Path | None, key: str) -> bool:
     return True
 
 
-def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.Module:
-    """A copy of ``model`` whose batch-norm statistics are the averages over ``inputs`` (N, ...), no gradients.
+def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.Module:
+    """A copy of ``model`` whose batch-norm statistics are the averages over ``inputs``, no gradients.
 
     Every other layer stays in eval mode, so dropout does not disturb the statistics.
     """
@@ -304,28 +324,36 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
         layer.momentum = None
         layer.train()
     with torch.no_grad():
-        for part in torch.split(inputs, batch_size) if norms else ():
-            changed(part)
+        for part in _equal_parts(inputs, batch_size) if norms else ():
+            changed(*part)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return changed.eval()
 
 
-def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Tensor) -> tuple[nn.Module, bool]:
+def _equal_parts(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
+    """``inputs`` in parts of about ``batch_size`` that differ by at most one, so that averages of parts are fair."""
+    parts = max(1, math.ceil(len(inputs[0]) / batch_size))
+    yield from zip(*(torch.tensor_split(tensor, parts) for tensor in inputs), strict=True)
+
+
+def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Inputs) -> tuple[nn.Module, bool]:
     """Recalibrated batch norms if they bring the outputs nearer to the dense model's on ``inputs``, else a no-op.
 
     Re-estimation helps strongly compressed nets and can hurt mildly compressed ones; no labels are used. The
-    distance is the mean squared difference of the outputs.
+    distance is the mean squared difference of the outputs. One input alone has no statistics.
     """
+    if len(inputs[0]) < 2:
+        return model, False
     candidate = recalibrate(model, inputs)
     better = _distance(candidate, dense, inputs) < _distance(model, dense, inputs)
     return (candidate, True) if better else (model, False)
 
 
-def _distance(model: nn.Module, dense: nn.Module, inputs: Tensor, batch_size: int = 128) -> float:
+def _distance(model: nn.Module, dense: nn.Module, inputs: Inputs, batch_size: int = 128) -> float:
     total = 0.0
-    with torch.inference_mode():
-        for part in torch.split(inputs, batch_size):
-            for ours, theirs in zip(as_outputs(model(part)), as_outputs(dense(part)), strict=True):
+    with evaluating(model), evaluating(dense), torch.inference_mode():
+        for part in _equal_parts(inputs, batch_size):
+            for ours, theirs in zip(as_outputs(model(*part)), as_outputs(dense(*part)), strict=True):
                 total += float((ours - theirs).double().pow(2).sum())
     return total

@@ -10,7 +10,8 @@ A model file is a Python file with a few names, of which only ``model`` and ``ex
     def augment(inputs, generator) -> Tensor: ...       # applied to each training batch
     preprocessing = {...}                               # goes into the manifest of a bundle
 
-The shipped samples are such files, resolved by the same code. The file's folder is importable while it runs.
+The shipped samples are such files, resolved by the same code. The file's folder is importable until
+another model file is loaded.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import copy
 import difflib
 import importlib
 import importlib.util
+import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress.datasets import Inputs
 from edgecompress.errors import DataError, EdgeCompressError, ModelError
 from edgecompress.files import sha256
 from edgecompress.resources import resource
@@ -40,17 +44,24 @@ if TYPE_CHECKING:
 
     from edgecompress.plans import CompressionPlan
 
-Inputs = tuple[Tensor, ...]
 Outputs = tuple[Tensor, ...]
 Loss = Callable[[Any, Tensor], Tensor]
 Score = Callable[[Any, Tensor], float]
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Augment = Callable[[Any, torch.Generator], Any]
 
 SPLITS = ("train", "validation", "test")
 
 
-def top1(outputs: Tensor, targets: Tensor) -> float:
-    """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,)."""
+def top1(outputs: Any, targets: Tensor) -> float:
+    """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,).
+
+    Raises:
+        ModelError: there are several outputs, or they are no class scores.
+    """
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        raise ModelError(
+            "top-1 accuracy needs one output (N, classes) and targets (N,); define score(outputs, targets) of your own"
+        )
     return 100 * int((outputs.argmax(1) == targets).sum()) / len(targets)
 
 
@@ -58,7 +69,8 @@ def top1(outputs: Tensor, targets: Tensor) -> float:
 class Sample:
     """A model, an example of its input and, where given, its data, loss, score and preprocessing.
 
-    ``source`` can be given to :func:`resolve` again; ``inputs`` are the example's tensors, batch first.
+    ``source`` can be given to :func:`resolve` again; ``inputs`` are the example's tensors, batch first; ``file`` is
+    the Python file the model is defined in.
     """
 
     name: str
@@ -71,6 +83,7 @@ class Sample:
     augment: Augment | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
     plan: CompressionPlan | None = None
+    file: Path | None = None
 
     def model(self) -> nn.Module:
         """Build the model, in eval mode, and prove that it runs on its example.
@@ -78,7 +91,7 @@ class Sample:
         Raises:
             ModelError: it cannot be built, is no ``nn.Module``, or does not run.
         """
-        model = _call(self.name, "model()", self.build)
+        model = call(self.name, "model()", self.build)
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.name}: model() gave a {type(model).__name__}, a torch.nn.Module was expected")
         model.eval()
@@ -95,7 +108,7 @@ class Sample:
             raise DataError(
                 f"{self.name}: has no data; define `def data(split): ...` beside model() to train or score it"
             )
-        dataset: Dataset[Any] = _call(self.name, f"data({split!r})", lambda: self.splits(split))  # type: ignore[misc]
+        dataset: Dataset[Any] = call(self.name, f"data({split!r})", lambda: self.splits(split))  # type: ignore[misc]
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
             raise DataError(f"{self.name}: data({split!r}) must give a non-empty dataset with a length and indexing")
         return dataset
@@ -131,6 +144,18 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
     as_outputs(outputs, name)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while, then every module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as plain numbers."""
     computed = {id(tensor): tensor.detach().clone() for tensor in _loose_tensors(model) if not tensor.is_leaf}
@@ -160,6 +185,8 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
         ModelError: nothing of that name, or not a model.
     """
     path, attribute = _split(reference)
+    if reference in sample_facts():
+        return _from_file(resource("sample_models") / f"{reference}.py", "model", reference, name=reference)
     if path.is_dir():
         from edgecompress.compressed import load_compressed
 
@@ -171,17 +198,33 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
             f"{reference}: an .onnx file cannot be compressed; give the PyTorch model it came from "
             "(verify, profile and bundle do take .onnx files)"
         )
-    if reference in sample_facts():
-        return _from_file(resource("sample_models") / f"{reference}.py", "model", reference, name=reference)
     if ":" in reference:
         return _from_module(reference)
     raise ModelError(_unknown(reference))
 
 
-def code_digest(source: str) -> str:
-    """A digest of the file that ``source`` names, or of the name itself where it is no file."""
-    path, _ = _split(source)
-    return sha256(path) if path.is_file() else source
+def code_digest(file: Path | None) -> str:
+    """A digest of the Python files of ``file``'s folder that are loaded: the model file and its neighbours."""
+    if file is None:
+        return ""
+    folder = file.resolve().parent
+    return " ".join(sha256(loaded) for loaded in sorted(set(_loaded_under(folder).values())))
+
+
+def _loaded_under(folder: Path) -> dict[str, Path]:
+    """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    paths = {name: Path(file).resolve() for name, file in files.items() if file and file.endswith(".py")}
+    return {
+        name: path
+        for name, path in paths.items()
+        if path.is_relative_to(folder) and "site-packages" not in path.parts and name.split(".")[0] != "edgecompress"
+    }
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
 
 
 def sample_facts() -> dict[str, dict[str, Any]]:
@@ -213,16 +256,31 @@ def _from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sa
 
 
 def _load_file(path: Path) -> ModuleType:
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _make_importable(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(f"edgecompress_model_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path}: Python cannot load this file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    _call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
     return module
+
+
+_IMPORTABLE: dict[Path, set[str]] = {}
+"""The model folder on ``sys.path``, with the names of the modules that were loaded before it."""
+
+
+def _make_importable(folder: Path) -> None:
+    """Let the files of ``folder`` be imported; forget those of the model folder before it, names may be the same."""
+    if folder in _IMPORTABLE:
+        return
+    for other, earlier in list(_IMPORTABLE.items()):
+        for name in set(_loaded_under(other)) - earlier:
+            del sys.modules[name]
+        del _IMPORTABLE[other]
+        sys.path.remove(str(other))
+    _IMPORTABLE[folder] = set(sys.modules)
+    sys.path.insert(0, str(folder))
 
 
 def _from_module(reference: str) -> Sample:
@@ -243,15 +301,34 @@ def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, 
         )
     build = (lambda: found) if isinstance(found, nn.Module) else found
     splits = cache(module.data) if hasattr(module, "data") else None
-    optional = {
-        key: getattr(module, key) for key in ("loss", "score", "augment", "preprocessing") if hasattr(module, key)
-    }
-    return Sample(name, source, build, _example(module, reference), splits, **optional)
+    optional = {key: getattr(module, key) for key in ("loss", "score", "augment") if hasattr(module, key)}
+    return Sample(
+        name,
+        source,
+        build,
+        _example(module, reference),
+        splits,
+        file=_file_of(module),
+        preprocessing=_preprocessing(module, reference),
+        **optional,
+    )
+
+
+def _preprocessing(module: ModuleType, reference: str) -> dict[str, Any]:
+    """The module's preprocessing, proved to be JSON: it goes into manifests."""
+    given = getattr(module, "preprocessing", {})
+    try:
+        json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{reference}: preprocessing must be numbers, text, lists and dicts: {error}") from None
+    if not isinstance(given, dict):
+        raise ModelError(f"{reference}: preprocessing must be a dict, it is a {type(given).__name__}")
+    return given
 
 
 def _example(module: ModuleType, reference: str) -> Inputs:
     example = getattr(module, "example", None)
-    value = _call(reference, "example()", example) if callable(example) else example
+    value = call(reference, "example()", example) if callable(example) else example
     inputs = value if isinstance(value, tuple | list) else (value,)
     if not inputs or not all(isinstance(item, Tensor) and item.dim() > 0 for item in inputs):
         raise ModelError(
@@ -261,8 +338,12 @@ def _example(module: ModuleType, reference: str) -> Inputs:
     return tuple(inputs)
 
 
-def _call(name: str, what: str, function: Callable[[], Any]) -> Any:
-    """Run the user's code; whatever it raises becomes a ModelError that names it."""
+def call(name: str, what: str, function: Callable[[], Any]) -> Any:
+    """Run the user's code; whatever it raises becomes a ModelError that names it.
+
+    Raises:
+        ModelError: with the first line of the original error and where it was raised.
+    """
     try:
         return function()
     except EdgeCompressError:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
+from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, refuse_unusable, weighted_layers
-from edgecompress.models import Inputs
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector

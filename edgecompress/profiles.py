@@ -7,17 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 VERSION = 1
 PROFILE_KIND = "edgecompress.profile"
 COMPARISON_KIND = "edgecompress.comparison"
 RESAMPLES = 4_000
-RESOLUTION = 0.02
-"""Two sessions of the same file differ by up to 1 %, repeatably: memory is laid out differently each time."""
+RESOLUTION = 0.01
+"""A ratio nearer to 1 than this is no claim, however narrow its interval: loads of one file differ by as much."""
 
 Provenance = Literal["measured", "emulated", "predicted"]
 Verdict = Literal["faster", "slower", "no claim"]
@@ -42,10 +46,14 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Every run of one model, in blocks: wall and process CPU time in milliseconds."""
+    """Every run of one model, in blocks: wall and process CPU time in milliseconds.
+
+    ``loads`` says of each block which load of the file it was measured on: the model is loaded several times.
+    """
 
     wall_ms: Blocks
     cpu_ms: Blocks
+    loads: tuple[int, ...]
 
     def all_wall_ms(self) -> list[float]:
         """Wall time of every run, in order."""
@@ -67,6 +75,7 @@ class Latency:
         """Statistics first, then every run."""
         return {
             **self.summary(),
+            "loads": list(self.loads),
             "wall_ms": [list(block) for block in self.wall_ms],
             "cpu_ms": [list(block) for block in self.cpu_ms],
         }
@@ -79,7 +88,10 @@ class Latency:
         )
         if not wall or not all(wall) or [len(block) for block in wall] != [len(block) for block in cpu]:
             raise ValueError("latency without runs, or wall and CPU runs that do not match")
-        return cls(wall, cpu)
+        loads = tuple(int(load) for load in document["loads"])
+        if len(loads) != len(wall):
+            raise ValueError("latency with blocks of unknown loads")
+        return cls(wall, cpu, loads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +178,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Baseline time over candidate time: the median over paired blocks and its bootstrap 95 % interval."""
+    """Baseline time over candidate time and its bootstrap 95 % interval, see :func:`paired_ratio`."""
 
     value: float
     low: float
@@ -184,6 +196,8 @@ class Comparison:
 
     baseline: str
     candidate: str
+    baseline_sha256: str
+    candidate_sha256: str
     device: DeviceFacts
     runtime: Mapping[str, str]
     threads: int
@@ -207,6 +221,8 @@ class Comparison:
             "version": VERSION,
             "baseline": self.baseline,
             "candidate": self.candidate,
+            "baseline_sha256": self.baseline_sha256,
+            "candidate_sha256": self.candidate_sha256,
             "speedup": self.wall.value,
             "ci95": [self.wall.low, self.wall.high],
             "cpu_speedup": self.cpu.value,
@@ -216,6 +232,7 @@ class Comparison:
             "threads": self.threads,
             "batch": self.batch,
             "blocks": len(self.candidate_latency.wall_ms),
+            "loads": len(set(self.candidate_latency.loads)),
             "runtime": dict(self.runtime),
             "device": asdict(self.device),
             "baseline_latency": self.baseline_latency.to_json(),
@@ -239,6 +256,8 @@ class Comparison:
             return cls(
                 document["baseline"],
                 document["candidate"],
+                document["baseline_sha256"],
+                document["candidate_sha256"],
                 DeviceFacts(**document["device"]),
                 document["runtime"],
                 document["threads"],
@@ -252,16 +271,33 @@ class Comparison:
             raise FileError(f"comparison: field missing or malformed: {error}") from None
 
 
-def paired_ratio(baseline: Blocks, candidate: Blocks, seed: int = 0) -> Ratio:
-    """Median over block pairs of (baseline block median / candidate block median), with its 95 % interval.
+def paired_ratio(baseline: Blocks, candidate: Blocks, loads: Sequence[int], seed: int = 0) -> Ratio:
+    """Baseline over candidate time with its 95 % interval.
 
-    Blocks that stand beside each other in time saw the same machine, so what disturbs both cancels; the
-    interval is the percentile bootstrap over pairs.
+    Blocks that stand beside each other in time saw the same machine, so what disturbs both cancels in the ratio of
+    their medians. Each load of the two files lays memory out anew and shifts that ratio for all its blocks; so the
+    value is the mean over loads of each load's median, and the interval is the percentile bootstrap that draws
+    loads, and blocks within them, widened for the small number of loads.
     """
     import numpy as np
 
-    ratios = np.array([median(b) / median(c) for b, c in zip(baseline, candidate, strict=True)])
-    draws = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    medians = np.median(ratios[draws], axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    ratios: dict[int, list[float]] = {}
+    for before, after, load in zip(baseline, candidate, loads, strict=True):
+        ratios.setdefault(load, []).append(median(before) / median(after))
+    generator = np.random.default_rng(seed)
+    resampled = np.stack([_bootstrap_medians(np.array(group), generator) for group in ratios.values()])
+    chosen = generator.integers(0, len(resampled), (RESAMPLES, len(resampled)))
+    means = resampled[chosen, generator.integers(0, RESAMPLES, chosen.shape)].mean(1)
+    value = fmean(median(group) for group in ratios.values())
+    widening = math.sqrt(len(resampled) / max(1, len(resampled) - 1))
+    low, high = (value + widening * (float(mark) - value) for mark in np.quantile(means, (0.025, 0.975)))
+    return Ratio(value, min(low, value), max(high, value))
+
+
+def _bootstrap_medians(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    """The medians of ``RESAMPLES`` resamples."""
+    import numpy as np
+
+    draws = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    medians: NDArray[np.float64] = np.median(values[draws], axis=1)
+    return medians

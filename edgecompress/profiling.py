@@ -17,7 +17,8 @@ from edgecompress.files import Json, sha256, zipped_bytes
 from edgecompress.profiles import Comparison, DeviceFacts, Latency, Profile, paired_ratio
 from edgecompress.targets import TARGETS, Target
 
-TIMEOUT_S = 600.0
+TIMEOUT_S = 1800.0
+"""Beyond the time asked for: large models load slowly and run at least a few dozen times."""
 
 
 def device_named(name: str) -> Device:
@@ -100,23 +101,31 @@ def compare(
     target = target_of(candidate)
     if target_of(baseline) is not target:
         raise FileError(f"{candidate} and {baseline} are of different targets: their times do not compare")
-    for path in (candidate, baseline):
-        target.signature(path)
+    _refuse_other_inputs(target, candidate, baseline)
     answer = _measure(target, candidate, baseline, device, threads, batch, runs, seconds)
     latencies = {measured["role"]: Latency.from_json(measured) for measured in answer["models"]}
     ours, theirs = latencies["candidate"], latencies["baseline"]
     return Comparison(
         baseline=baseline.name,
         candidate=candidate.name,
+        baseline_sha256=sha256(baseline),
+        candidate_sha256=sha256(candidate),
         device=_facts(device, answer),
         runtime=answer["runtime"],
         threads=threads,
         batch=batch,
-        wall=paired_ratio(theirs.wall_ms, ours.wall_ms),
-        cpu=paired_ratio(theirs.cpu_ms, ours.cpu_ms),
+        wall=paired_ratio(theirs.wall_ms, ours.wall_ms, ours.loads),
+        cpu=paired_ratio(theirs.cpu_ms, ours.cpu_ms, ours.loads),
         baseline_latency=theirs,
         candidate_latency=ours,
     )
+
+
+def _refuse_other_inputs(target: Target, candidate: Path, baseline: Path) -> None:
+    """Times of models that take different inputs say nothing about each other."""
+    ours, theirs = ([(s.dtype, s.shape[1:]) for s in target.signature(path)[0]] for path in (candidate, baseline))
+    if ours != theirs:
+        raise FileError(f"{candidate} and {baseline} take different inputs ({ours} and {theirs}): times do not compare")
 
 
 def _measure(
@@ -136,7 +145,8 @@ def _measure(
     argv += ["--threads", str(threads), "--batch", str(batch), "--runs", str(runs), "--seconds", str(seconds)]
     if golden_path(path).is_file():
         argv += ["--inputs", device.push(golden_path(path))]
-    return _read_answer(device, argv, device.run(argv, timeout_s=TIMEOUT_S))
+    timeout_s = TIMEOUT_S + 4 * seconds * (2 if baseline else 1)
+    return _read_answer(device, argv, device.run(argv, timeout_s=timeout_s))
 
 
 def _read_answer(device: Device, argv: list[str], text: str) -> Json:

@@ -17,20 +17,19 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.bundling import bundle
-from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, load_compressed, save_compressed
+from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
 from edgecompress.costs import cost
-from edgecompress.datasets import calibration_inputs, origin, size
+from edgecompress.datasets import calibration_inputs, fingerprint, origin, size
 from edgecompress.decomposing import check_plan, decompose
-from edgecompress.errors import DataError
-from edgecompress.exporting import export, target_named, verify
+from edgecompress.errors import DataError, FileError
+from edgecompress.exporting import export
 from edgecompress.files import Json, read_json, write_json, zipped_bytes
 from edgecompress.finetuning import FineTuning, finetune, recalibrate_if_better, state_digest
-from edgecompress.models import Sample, code_digest
+from edgecompress.models import SPLITS, Sample, check_runs, code_digest
 from edgecompress.planning import layer_costs, plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
@@ -42,6 +41,7 @@ from edgecompress.reporting import write_report
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector
+from edgecompress.verifying import target_named
 
 STEMS = {"dense": "dense", "compressed": "model"}
 
@@ -68,12 +68,19 @@ class Options:
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""
+        if self.given is not None:
+            return {"plan": f"given, of {self.given.model or 'no name'}", **self._rest()}
         selector = {key: value for key, value in asdict(self.selector).items() if key != "summary"}  # type: ignore[call-overload]
         return {
             "select": selector.pop("name"),
             **selector,
             "methods": list(self.methods) or "all",
             "multiple": self.multiple,
+            **self._rest(),
+        }
+
+    def _rest(self) -> Json:
+        return {
             "calibrate": self.calibrate,
             **asdict(self.tuning),
             "targets": list(self.targets),
@@ -106,7 +113,7 @@ class Line:
     @cached_property
     def dense_key(self) -> str:
         """Identifies the model as given and what works on it: structure, weights, code, versions."""
-        parts = (str(self.dense_model), state_digest(self.dense_model), code_digest(self.sample.source), versions())
+        parts = (str(self.dense_model), state_digest(self.dense_model), code_digest(self.sample.file), versions())
         return key_of(*parts)
 
     @cached_property
@@ -116,6 +123,30 @@ class Line:
             return None
         test = self.sample.data("test")
         return {"test": {"items": size(test), "origin": origin(test)}}
+
+    @cached_property
+    def data_key(self) -> list[str]:
+        """Identifies the three splits."""
+        if self.sample.splits is None:
+            return []
+        return [fingerprint(self.sample.data(split), inputs_too=split != "train") for split in SPLITS]
+
+    def check(self) -> None:
+        """Refuse at once what would be refused hours later.
+
+        Raises:
+            FileError: the output folder is the model's own.
+            PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
+        """
+        if self.folder.resolve() == Path(self.sample.source).resolve():
+            raise FileError(f"{self.folder}: is the model itself; choose another folder with -o")
+        if self.options.given is not None:
+            check_plan(self.dense_model, self.options.given)
+        if self.options.tuning.epochs and self.data is None:
+            raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
+        device_named(self.options.device)
+        for target in self.options.targets:
+            target_named(target)
 
     def test_score(self, model: nn.Module, what: str) -> float | None:
         """Score on the whole test split, or None without data."""
@@ -131,7 +162,7 @@ class Line:
         def work() -> Json:
             return {"accuracy": self.test_score(self.dense_model, "dense")}
 
-        return self.stages.do("score_dense", [self.dense_key, self.data], work)
+        return self.stages.do("score_dense", [self.dense_key, self.data_key], work)
 
     def plan(self) -> Done:
         """``plan.json``: the given plan, or a new one."""
@@ -147,7 +178,6 @@ class Line:
                 name=self.sample.name,
                 progress=self.progress,
             )
-            check_plan(self.dense_model, made)
             (self.folder / MODEL_FILE).unlink(missing_ok=True)
             made.save(self.folder / PLAN_FILE)
             return {"layers": len(made.layers), "skipped": len(made.skipped)}
@@ -163,11 +193,12 @@ class Line:
         def work() -> Json:
             chosen = CompressionPlan.load(self.folder / PLAN_FILE)
             model = decompose(self.dense_model, chosen, progress=self.progress)
+            check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
             model, calibration = self._recalibrated(model)
             save_compressed(self.folder / "decomposed", model, chosen, self.sample)
             return {"accuracy": self.test_score(model, "decomposed"), "calibration": calibration}
 
-        inputs = [planned.key, self.options.calibrate, self.options.tuning.seed, self.data]
+        inputs = [planned.key, self.options.calibrate, self.options.tuning.seed, self.data_key]
         return self.stages.do("decompose", inputs, work, ("decomposed",))
 
     def _recalibrated(self, model: nn.Module) -> tuple[nn.Module, Json | None]:
@@ -175,24 +206,21 @@ class Line:
             return model, None
         inputs = calibration_inputs(self.sample.data("train"), self.options.calibrate, self.options.tuning.seed)
         model, changed = recalibrate_if_better(model, self.dense_model, inputs)
-        return model, {"items": len(inputs), "recalibrated": changed}
+        return model, {"items": len(inputs[0]), "recalibrated": changed}
 
     def finetune(self, decomposed: Done) -> Done:
         """The compressed model in the folder itself: fine-tuned, the best epoch by validation score."""
         checkpoint = self.folder / "checkpoint.pt"
 
         def work() -> Json:
-            start = load_compressed(self.folder / "decomposed", trust=True)
-            if self.options.tuning.epochs and self.data is None:
-                raise DataError(
-                    f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0"
-                )
+            start = rebuilt(self.sample, self.folder / "decomposed")
             done = finetune(
                 start.model(),
                 self.sample,
                 self.options.tuning,
                 teacher=self.dense_model,
                 checkpoint=checkpoint,
+                key=decomposed.key,
                 progress=self.progress,
             )
             assert start.plan is not None
@@ -207,23 +235,30 @@ class Line:
         checkpoint.unlink(missing_ok=True)
         return finished
 
-    def export(self, role: str, upstream: str) -> Done:
-        """``dense.onnx`` or ``model.onnx`` for each target, verified against PyTorch with the task score."""
+    def export(self, role: str, upstream: Done) -> Done:
+        """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score."""
         files = {target: f"{STEMS[role]}{target_named(target).suffix}" for target in self.options.targets}
 
         def work() -> Json:
-            return {target: self._exported(role, target) for target in files}
+            return {target: self._exported(role, target, upstream.result["accuracy"]) for target in files}
 
         written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
-        return self.stages.do(f"export_{role}", [upstream, self.options.targets, self.data], work, written)
+        return self.stages.do(f"export_{role}", [upstream.key, self.options.targets], work, written)
 
-    def _exported(self, role: str, target: str) -> Json:
-        sample = self.sample if role == "dense" else load_compressed(self.folder, trust=True)
-        self.progress(f"export {role} to {target}", 0, 1, "")
-        artifact = export(sample.model(), sample, self.folder, target=target, stem=STEMS[role])
-        self.progress(f"export {role} to {target}", 1, 1, "")
-        checked = verify(artifact, sample, progress=_renamed(self.progress, f"verify {role} on {target}"))
-        return {"file": artifact.path.name, "accuracy": checked.artifact_score}
+    def _exported(self, role: str, target: str, known: float | None) -> Json:
+        sample = self.sample if role == "dense" else rebuilt(self.sample, self.folder)
+        name = f"export {role} to {target}"
+        self.progress(name, 0, 1, "")
+        artifact = export(
+            sample.model(),
+            sample,
+            self.folder,
+            target=target,
+            stem=STEMS[role],
+            known_score=known,
+            progress=_renamed(self.progress, f"{name}, score"),
+        )
+        return {"file": artifact.path.name, "accuracy": artifact.score.artifact if artifact.score else None}
 
     def profile(self, dense: Done, compressed: Done) -> Done:
         """Each model alone, then both in interleaved blocks, on the first target."""
@@ -280,8 +315,9 @@ def compress(line: Line) -> Json:
     return _compressed(line)[0]
 
 
-def _compressed(line: Line) -> tuple[Json, Done]:
-    """What the first stages came to, and the last of them."""
+def _compressed(line: Line) -> tuple[Json, Done, Done]:
+    """What the first stages came to, the dense model's score, and the last of them."""
+    line.check()
     dense, decomposed = line.score_dense(), line.decompose(line.plan())
     tuned = line.finetune(decomposed)
     document = {
@@ -292,13 +328,13 @@ def _compressed(line: Line) -> tuple[Json, Done]:
         "training": tuned.result["training"],
         "cost": _costs(line),
     }
-    return document, tuned
+    return document, dense, tuned
 
 
 def run(line: Line) -> Json:
     """All stages; returns the report's document."""
-    compressed, tuned = _compressed(line)
-    files = {"dense": line.export("dense", line.dense_key), "compressed": line.export("compressed", tuned.key)}
+    compressed, dense, tuned = _compressed(line)
+    files = {"dense": line.export("dense", dense), "compressed": line.export("compressed", tuned)}
     measured = line.profile(files["dense"], files["compressed"])
     bundled = line.bundle(measured)
     document = {
@@ -336,10 +372,7 @@ def _accuracy(line: Line, **stages: Done) -> Json | None:
 
 
 def _costs(line: Line) -> Json:
-    chosen = CompressionPlan.load(line.folder / PLAN_FILE)
-    with torch.device("meta"):
-        small = decompose(line.dense_model, chosen, fill=False)
-    models = {"dense": line.dense_model, "compressed": small}
+    models = {"dense": line.dense_model, "compressed": rebuilt(line.sample, line.folder).model()}
     return {name: cost(model, line.sample.inputs).to_json() for name, model in models.items()}
 
 

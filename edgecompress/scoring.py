@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,20 +12,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from edgecompress.datasets import batches, size
-from edgecompress.models import Sample
+from edgecompress.errors import ModelError
+from edgecompress.models import Sample, call, evaluating
 from edgecompress.progress import Progress, silent
 
-Predict = Callable[[Tensor], Any]
+Predict = Callable[..., Any]
+"""From a batch of inputs, one argument for each, to a batch of outputs."""
 
 
 def predict_with(model: nn.Module) -> Predict:
-    """``model`` as a function, in eval mode and without gradients."""
+    """``model`` as a function, in eval mode and without gradients; its own mode is left alone."""
 
-    def predict(inputs: Tensor) -> Any:
-        with torch.inference_mode():
-            return model(inputs)
+    def predict(*inputs: Tensor) -> Any:
+        with evaluating(model), torch.inference_mode():
+            return model(*inputs)
 
-    model.eval()
     return predict
 
 
@@ -35,7 +38,12 @@ def score(
     batch_size: int = 256,
     progress: Progress = silent,
 ) -> float:
-    """The sample's score over a whole split; for classifiers the top-1 accuracy in percent."""
+    """The sample's score over a whole split; for classifiers the top-1 accuracy in percent.
+
+    Raises:
+        DataError: the sample has no such split.
+        ModelError: the score is not one finite number, or cannot be computed.
+    """
     return score_on(predict, sample, sample.data(split), batch_size=batch_size, progress=progress)
 
 
@@ -51,10 +59,17 @@ def score_on(
     run = predict_with(predict) if isinstance(predict, nn.Module) else predict
     outputs, targets, total = [], [], size(dataset)
     for inputs, expected in batches(dataset, batch_size):
-        outputs.append(run(inputs))
+        outputs.append(call(sample.name, "running the model on its data", partial(run, *inputs)))
         targets.append(expected)
         progress("score", min(len(outputs) * batch_size, total), total, "")
-    return sample.score(_join(outputs), torch.cat(targets))
+    return _scored(sample, _join(outputs), torch.cat(targets))
+
+
+def _scored(sample: Sample, outputs: Any, targets: Tensor) -> float:
+    value = call(sample.name, "score(outputs, targets)", lambda: float(sample.score(outputs, targets)))
+    if not math.isfinite(value):
+        raise ModelError(f"{sample.name}: score(outputs, targets) gave {value}; a finite number was expected")
+    return float(value)
 
 
 def _join(outputs: list[Any]) -> Any:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.decomposing import decompose
+from edgecompress.decompositions import LINKS
 from edgecompress.errors import ExportError, FileError, ParityError
-from edgecompress.exporting import compare, export, predict_with_file, probe, run_model, verify
+from edgecompress.exporting import export
 from edgecompress.models import Sample, resolve
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget
 from edgecompress.targets import TARGETS
 from edgecompress.targets.onnx import Onnx
+from edgecompress.verifying import compare, predict_with_file, probe, run_model, verify
 
 
 def compressed(sample: Sample, keep: float = 0.3) -> tuple[nn.Module, Sample]:
@@ -54,10 +56,9 @@ def test_the_chain_is_there_under_its_names_and_nothing_else(lenet: tuple[nn.Mod
     names = [node.name for node in onnx.load(artifact.path).graph.node]
     assert sample.plan is not None
     for layer in sample.plan.layers:
-        method = "reduce core expand" if layer.method == "tucker2" else "reduce expand"
         operator = "Gemm" if layer.name.startswith("fc") else "Conv"
         ours = [name for name in names if name.startswith(f"{layer.name}.")]
-        assert ours == [f"{layer.name}.{link}/{operator}" for link in method.split()]
+        assert ours == [f"{layer.name}.{link}/{operator}" for link in LINKS[layer.method]]
     assert len(names) == len(set(names))
 
 
@@ -73,7 +74,7 @@ def test_batch_norm_is_folded_and_only_the_shortcuts_remain(tmp_path: Path) -> N
     small, sample = compressed(resolve("resnet20"))
     operators = export(small, sample, tmp_path).graph["operators"]
     assert sample.plan is not None
-    links = sum(3 if layer.method == "tucker2" else 2 for layer in sample.plan.layers)
+    links = sum(len(LINKS[layer.method]) for layer in sample.plan.layers)
     dense = sum(layer.name != "linear" for layer in sample.plan.skipped)
     assert operators["Conv"] == links + dense
     assert set(operators) == {"Add", "Conv", "Gemm", "Pad", "ReduceMean", "Relu", "Slice"}
@@ -83,7 +84,11 @@ def test_batch_norm_is_folded_and_only_the_shortcuts_remain(tmp_path: Path) -> N
 def test_the_file_agrees_with_pytorch_at_any_batch(lenet: tuple[nn.Module, Sample, Artifact], batch: int) -> None:
     small, sample, artifact = lenet
     inputs = probe(sample.inputs, batch)
-    parity = compare(batch, run_model(small, inputs), [predict_with_file(artifact.path)(inputs[0]).numpy()])
+    parity = compare(
+        batch,
+        run_model(small, inputs),
+        [predict_with_file(artifact.path, TARGETS["onnx"], artifact.inputs)(inputs[0]).numpy()],
+    )
     assert parity.max_abs_error < 1e-4 * parity.scale
     assert parity.sqnr_db > 100
 
@@ -91,9 +96,10 @@ def test_the_file_agrees_with_pytorch_at_any_batch(lenet: tuple[nn.Module, Sampl
 def test_verify_scores_through_the_file(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
     _, sample, artifact = lenet
     found = verify(Artifact.load(artifact.path), sample)
-    assert found.artifact_score == pytest.approx(found.torch_score, abs=0.05)
-    assert found.torch_score is not None
-    assert found.torch_score > 90
+    assert found.score is not None
+    assert found.score.artifact == pytest.approx(found.score.torch, abs=0.05)
+    assert found.score.torch > 90
+    assert found.score == artifact.score
 
 
 def test_facts_round_trip(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
@@ -120,8 +126,8 @@ def test_a_mismatch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sample = resolve("lenet300")
     export(sample.model(), sample, tmp_path)
     monkeypatch.setitem(TARGETS, "onnx", Lossy())
-    monkeypatch.setattr("edgecompress.exporting.run_model", honest := _of_the_original(sample))
-    with pytest.raises(ParityError, match=r"differs from PyTorch at batch 1.*no file was kept") as caught:
+    monkeypatch.setattr("edgecompress.verifying.run_model", honest := _of_the_original(sample))
+    with pytest.raises(ParityError, match=r"differs from PyTorch at batch 1") as caught:
         export(sample.model(), sample, tmp_path)
     assert honest
     assert caught.value.max_abs_error > caught.value.tolerance

@@ -144,7 +144,7 @@ def test_frozen_parameters_stay(sample: Sample) -> None:
 def test_recalibration_gives_the_statistics_of_the_inputs() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5)).eval()
     inputs = torch.randn(64, 3, 8, 8) * 3 + 1
-    changed = recalibrate(model, inputs, batch_size=64)
+    changed = recalibrate(model, (inputs,), batch_size=64)
     with torch.no_grad():
         activations = model[0](inputs).transpose(0, 1).flatten(1)
     norm = changed[1]  # type: ignore[index]
@@ -158,11 +158,11 @@ def test_recalibration_gives_the_statistics_of_the_inputs() -> None:
 def test_recalibration_is_kept_only_where_it_helps() -> None:
     dense = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).eval()
     inputs = torch.randn(64, 3, 8, 8)
-    dense = recalibrate(dense, inputs)
-    unchanged, helped = recalibrate_if_better(dense, dense, inputs)
+    dense = recalibrate(dense, (inputs,))
+    unchanged, helped = recalibrate_if_better(dense, dense, (inputs,))
     assert not helped
     assert unchanged is dense
-    wrong = recalibrate(dense, inputs * 5)
-    mended, helped = recalibrate_if_better(wrong, dense, inputs)
+    wrong = recalibrate(dense, (inputs * 5,))
+    mended, helped = recalibrate_if_better(wrong, dense, (inputs,))
     assert helped
     torch.testing.assert_close(mended(inputs), dense(inputs), rtol=1e-3, atol=1e-3)

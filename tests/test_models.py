@@ -66,7 +66,7 @@ def test_missing_cifar10_says_what_to_put_where(tmp_path: Path, monkeypatch: pyt
 def test_cifar10_splits_do_not_overlap_and_augment_keeps_the_shape() -> None:
     sample = resolve("resnet20")
     assert [size(sample.data(split)) for split in ("train", "validation", "test")] == [45_000, 5_000, 10_000]
-    inputs, targets = next(batches(sample.data("train"), 64))
+    (inputs,), targets = next(batches(sample.data("train"), 64))
     assert sample.augment is not None
     changed = sample.augment(inputs, torch.Generator().manual_seed(0))
     assert changed.shape == inputs.shape == (64, 3, 32, 32)
@@ -90,10 +90,10 @@ def test_a_file_and_a_name_in_it(tiny_file: Path) -> None:
 
 def test_calibration_inputs_are_drawn_without_replacement(tiny_file: Path) -> None:
     train = resolve(str(tiny_file)).data("train")
-    drawn = calibration_inputs(train, 400, seed=0)
+    (drawn,) = calibration_inputs(train, 400, seed=0)
     assert len(torch.unique(drawn.flatten(1), dim=0)) == 400
-    assert torch.equal(drawn, calibration_inputs(train, 400, seed=0))
-    assert len(calibration_inputs(train, 10_000, seed=0)) == size(train)
+    assert torch.equal(drawn, calibration_inputs(train, 400, seed=0)[0])
+    assert len(calibration_inputs(train, 10_000, seed=0)[0]) == size(train)
 
 
 BAD_FILES = {

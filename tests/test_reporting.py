@@ -54,13 +54,13 @@ class Page(HTMLParser):
 def latency(typical, blocks=4, size=5, seed=0):
     noise = random.Random(seed)
     wall = tuple(tuple(typical * (1 + 0.02 * noise.random()) for _ in range(size)) for _ in range(blocks))
-    return Latency(wall, wall)
+    return Latency(wall, wall, tuple(range(blocks)))
 
 
 def comparison(wall=1.25, cpu=1.25, spread=0.02, before=1.0, **sizes):
     ratios = (Ratio(value, value - spread, value + spread) for value in (wall, cpu))
     times = latency(before, **sizes), latency(before / wall, seed=1, **sizes)
-    return Comparison("dense.onnx", "model.onnx", DEVICE, RUNTIME, 1, 1, *ratios, *times)
+    return Comparison("dense.onnx", "model.onnx", "ab" * 32, "cd" * 32, DEVICE, RUNTIME, 1, 1, *ratios, *times)
 
 
 def profile(file, size, typical):
@@ -287,7 +287,7 @@ def test_any_scale_of_latency(document, typical):
 
 
 def test_equal_times_do_not_break_the_axis(document):
-    same = Latency(((1.0, 1.0), (1.0, 1.0)), ((1.0, 1.0), (1.0, 1.0))).to_json()
+    same = Latency(((1.0, 1.0), (1.0, 1.0)), ((1.0, 1.0), (1.0, 1.0)), (0, 1)).to_json()
     document["comparison"] |= {"baseline_latency": same, "candidate_latency": copy.deepcopy(same)}
     Page(render_html(document))
 

@@ -57,8 +57,10 @@ def check_golden(manifest, session):
     found = session.run([spec["name"] for spec in manifest["outputs"]], feed)
     worst = 0.0
     for ours, theirs in zip(found, expected):
-        if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        if ours.shape != theirs.shape:
             fail("the model's output has shape %s, %s was expected" % (ours.shape, theirs.shape))
+        if not np.isfinite(ours).all():
+            fail("the model's output holds NaN or infinity")
         worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-6)))
     return worst
 
@@ -66,8 +68,11 @@ def check_golden(manifest, session):
 def prepare(array, manifest):
     """A bytes image as the network's input by the manifest's preprocessing; anything else unchanged."""
     steps = manifest["preprocessing"]
-    if array.dtype != np.uint8 or not steps:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
         return array
+    missing = [name for name in ("scale", "mean", "std") if name not in steps]
+    if missing:
+        fail("an image cannot be prepared: the manifest's preprocessing has no %s" % ", ".join(missing))
     image = array.reshape(array.shape[0], array.shape[1], -1).astype(np.float32) * steps["scale"]
     image = (image - np.float32(steps["mean"])) / np.float32(steps["std"])
     return image.transpose(2, 0, 1)[None]

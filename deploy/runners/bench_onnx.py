@@ -30,26 +30,32 @@ KINDS = {
 }
 BLOCK_MS = 20.0
 FEWEST_IN_BLOCK = 5
-FEWEST_BLOCKS = 20
+FEWEST_BLOCKS = 4
 
 
 class Subject:
-    """A loaded model with its timings."""
+    """A model with its timings over several loads."""
 
     def __init__(self, role, path, options):
+        self.role, self.path, self.options = role, path, options
+        self.load_ms, self.first_run_ms, self.blocks, self.loads = [], [], [], []
+        self.session = self.feed = self.names = None
+
+    def load(self):
+        """A fresh session: memory is laid out anew, which changes times by up to a percent."""
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
+        settings.intra_op_num_threads = self.options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        self.session = None
         start = time.perf_counter()
-        self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-        self.load_ms = (time.perf_counter() - start) * 1e3
-        self.role, self.path, self.blocks = role, path, []
+        self.session = onnxruntime.InferenceSession(self.path, settings, providers=["CPUExecutionProvider"])
+        self.load_ms.append((time.perf_counter() - start) * 1e3)
         self.names = [output.name for output in self.session.get_outputs()]
-        self.feed = feed_for(self.session, options)
-        self.first_run_ms = self.timed()[0]
+        self.feed = feed_for(self.session, self.options)
+        self.first_run_ms.append(self.timed()[0])
 
     def timed(self):
         """One run: wall and process CPU milliseconds."""
@@ -61,14 +67,16 @@ class Subject:
         """One run that is not kept (it refills the caches), then ``size`` that are."""
         self.session.run(self.names, self.feed)
         self.blocks.append([self.timed() for _ in range(size)])
+        self.loads.append(len(self.load_ms) - 1)
 
     def report(self):
-        """Everything measured, as JSON values."""
+        """Everything measured, as JSON values; ``loads`` says which load each block belongs to."""
         return {
             "role": self.role,
             "path": self.path,
-            "load_ms": self.load_ms,
-            "first_run_ms": self.first_run_ms,
+            "load_ms": self.load_ms[0],
+            "first_run_ms": self.first_run_ms[0],
+            "loads": self.loads,
             "wall_ms": [[round(wall, 6) for wall, _ in block] for block in self.blocks],
             "cpu_ms": [[round(cpu, 6) for _, cpu in block] for block in self.blocks],
         }
@@ -105,22 +113,29 @@ def warm_up(subject, seconds):
 
 
 def measure(subjects, options):
-    """Blocks in turn until every model has enough runs, enough blocks and enough seconds."""
-    sizes = [warm_up(subject, options.warmup_seconds) for subject in subjects]
-    gc.disable()
-    start, turn = time.perf_counter(), 0
-    while not enough(subjects, turn, time.perf_counter() - start, options):
-        pairs = list(zip(subjects, sizes))
-        for subject, size in pairs if turn % 2 == 0 else reversed(pairs):
-            subject.block(size)
-        turn += 1
-    gc.enable()
+    """Several loads; in each, blocks in turn until every model has its share of runs, blocks and seconds."""
+    for number in range(options.loads):
+        for subject in subjects if number % 2 == 0 else reversed(subjects):
+            subject.load()
+        sizes = {subject: warm_up(subject, options.warmup_seconds / options.loads) for subject in subjects}
+        gc.disable()
+        start, turn = time.perf_counter(), 0
+        while not enough(subjects, turn, time.perf_counter() - start, number + 1, options):
+            for subject in subjects if turn % 2 == 0 else reversed(subjects):
+                subject.block(sizes[subject])
+            turn += 1
+        gc.enable()
 
 
-def enough(subjects, turn, seconds, options):
-    """Whether the measurement may stop."""
+def enough(subjects, turn, seconds, loads, options):
+    """Whether this load has been measured for long enough."""
     runs = min(sum(len(block) for block in subject.blocks) for subject in subjects)
-    return turn >= FEWEST_BLOCKS and runs >= options.runs and seconds >= options.seconds * len(subjects)
+    share = loads / options.loads
+    return (
+        turn >= FEWEST_BLOCKS
+        and runs >= options.runs * share
+        and seconds >= options.seconds * len(subjects) / options.loads
+    )
 
 
 def peak_rss_bytes():
@@ -164,6 +179,7 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=50, help="at least so many kept runs a model")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least so many seconds a model")
+    parser.add_argument("--loads", type=int, default=8, help="load each model so often, and measure each load")
     parser.add_argument("--warmup-seconds", type=float, default=0.3)
     parser.add_argument("--inputs", help=".npz with arrays named input:NAME")
     parser.add_argument("--seed", type=int, default=0)

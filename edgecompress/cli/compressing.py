@@ -33,7 +33,7 @@ plan_option = click.option(
     help="Use this plan instead of making one (--keep and the like are then refused).",
 )
 line_options = together(plan_option, selection_options, training_options)
-SELECTION = ("keep", "energy")
+SELECTION = ("keep", "of", "select", "energy", "methods", "multiple")
 
 
 @click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
@@ -100,8 +100,7 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
 
     loaded = None
     if plan_file is not None:
-        if any(given[name] is not None for name in SELECTION):
-            raise click.UsageError("--plan already holds the choice; drop --keep and --energy")
+        _refuse_selection_beside_a_plan()
         loaded = CompressionPlan.load(plan_file)
     selector = selector_from(given["select"], given["keep"], given["of"], given["energy"])
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
@@ -115,6 +114,15 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
         tuning=tuning,
         **more,
     )
+
+
+def _refuse_selection_beside_a_plan() -> None:
+    """A plan holds the choice: an option that would make another one is refused rather than ignored."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        typed = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if parameter.name in SELECTION and typed:
+            raise click.UsageError(f"--plan already holds the choice; drop {parameter.opts[0]}")
 
 
 @click.command(epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")

@@ -12,9 +12,9 @@ from edgecompress.cli.display import print_json, print_table, showing_progress
 from edgecompress.cli.options import json_option, output_option, platform_option, target_option, trust_option
 
 if TYPE_CHECKING:
-    from edgecompress.artifacts import Artifact
-    from edgecompress.exporting import Verified
+    from edgecompress.artifacts import Artifact, Scored
     from edgecompress.models import Sample
+    from edgecompress.verifying import Verified
 
 
 @click.command(epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
@@ -33,8 +33,7 @@ def export(model: str, targets: tuple[str, ...], trust: bool, output: Path, as_j
     with showing_progress() as progress:
         for target in dict.fromkeys(targets):
             progress(f"export to {target}", 0, 1, "")
-            artifacts.append(export_model(built, sample, output, target=target))
-            progress(f"export to {target}", 1, 1, "")
+            artifacts.append(export_model(built, sample, output, target=target, progress=progress))
     if as_json:
         print_json({"model": sample.name, "artifacts": [artifact.summary() for artifact in artifacts]})
     else:
@@ -45,10 +44,22 @@ def _print_artifacts(artifacts: list[Artifact]) -> None:
     from edgecompress.wording import bytes_text
 
     rows = [
-        (a.target, str(a.path), bytes_text(a.size_bytes), f"{a.max_abs_error:.1e}", f"{a.sqnr_db:.0f} dB")
+        (
+            a.target,
+            str(a.path),
+            bytes_text(a.size_bytes),
+            f"{a.max_abs_error:.1e}",
+            f"{a.sqnr_db:.0f} dB",
+            _score(a.score),
+        )
         for a in artifacts
     ]
-    print_table("Exported; agrees with PyTorch at batch 1 and 3", ("target", "file", "size", "max error", "SQNR"), rows)
+    header = ("target", "file", "size", "max error", "SQNR", "score, file / PyTorch")
+    print_table("Exported; agrees with PyTorch at batch 1 and 3", header, rows)
+
+
+def _score(scored: Scored | None) -> str:
+    return f"{scored.artifact:.2f} / {scored.torch:.2f} on {scored.items:,}" if scored else "no data"
 
 
 @click.command(epilog="Example: edgecompress verify out/lenet5 --model lenet5")
@@ -61,7 +72,7 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
 
     PATH is an exported file or a folder of them.
     """
-    from edgecompress.exporting import verify as verify_artifact
+    from edgecompress.verifying import verify as verify_artifact
 
     with showing_progress() as progress:
         checked = [
@@ -72,15 +83,10 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
         print_json({"verified": [_verified(item) for item in checked]})
         return
     rows = [
-        (
-            item.artifact.path.name,
-            *(f"{p.max_abs_error:.1e}" for p in item.parity),
-            item.torch_score,
-            item.artifact_score,
-        )
+        (item.artifact.path.name, *(f"{p.max_abs_error:.1e}" for p in item.parity), _score(item.score))
         for item in checked
     ]
-    header = ("file", "max error, batch 1", "max error, batch 3", "score PyTorch %", "score file %")
+    header = ("file", "max error, batch 1", "max error, batch 3", "score, file / PyTorch")
     print_table("Verified", header, rows)
 
 
@@ -102,6 +108,7 @@ def _artifacts_in(path: Path) -> list[Artifact]:
 
 def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     """The sample an artifact came from; ``model`` gives its code and data where it is of the same plan."""
+    from edgecompress.compressed import resolve_recorded
     from edgecompress.errors import ModelError
     from edgecompress.models import resolve
 
@@ -109,9 +116,9 @@ def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     if given is not None and given.plan == artifact.plan:
         return given
     try:
-        recorded = resolve(artifact.source, trust=trust)
+        recorded = resolve_recorded(artifact.source, str(artifact.path), trust=trust)
     except ModelError as error:
-        raise ModelError(f"{artifact.path}: {error}; say where its model is now with --model") from error
+        raise ModelError(f"{error}; or say where its model is now with --model") from error
     return recorded if given is None else replace(given, build=recorded.build, plan=recorded.plan)
 
 
@@ -120,7 +127,7 @@ def _verified(item: Verified) -> dict[str, Any]:
         "path": str(item.artifact.path),
         "target": item.artifact.target,
         "parity": [parity.to_json() for parity in item.parity],
-        "score": {"torch": item.torch_score, "artifact": item.artifact_score},
+        "score": item.score.to_json() if item.score else None,
     }
 
 

@@ -101,9 +101,7 @@ training_options = together(
     click.option(
         "--distill",
         type=click.FloatRange(0, 1),
-        default=0.7,
-        show_default=True,
-        help="Share of the loss that follows the dense model's outputs.",
+        help="Share of the loss that follows the dense model's logits. [0.7; 0 with a loss of your own]",
     ),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
@@ -134,15 +132,19 @@ def tuning_from(
     optimizer: Literal["sgd", "adam"],
     lr: float | None,
     batch_size: int,
-    distill: float,
+    distill: float | None,
     seed: int,
     *,
     bf16: bool,
 ) -> FineTuning:
     """The fine-tuning options with the defaults that depend on the sample."""
+    from torch.nn.functional import cross_entropy
+
     from edgecompress.finetuning import FineTuning
 
     if epochs is None:
         epochs = 0 if sample.splits is None else 3
+    if distill is None:
+        distill = 0.7 if sample.loss is cross_entropy else 0.0
     rate = lr if lr is not None else {"sgd": 0.03, "adam": 0.001}[optimizer]
     return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16)

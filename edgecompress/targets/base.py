@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
+from edgecompress.datasets import Inputs
 from edgecompress.files import Json
-from edgecompress.models import Inputs
 from edgecompress.plans import CompressionPlan
 
 Run = Callable[[Arrays], Arrays]

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
+from edgecompress.datasets import Inputs
 from edgecompress.errors import ExportError, FileError
 from edgecompress.files import Json
-from edgecompress.models import Inputs
 from edgecompress.plans import CompressionPlan
 from edgecompress.resources import resource
 from edgecompress.targets.base import Run
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-LINK_OPERATORS = ("Conv", "Gemm", "MatMul")
-WRAPPED_BY = {"Pad"}  # a padding_mode other than zeros is a Pad node before its convolution
+PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,10 @@ class Onnx:
 
         proto = self._traced(model, inputs)
         self._tidy(proto, model)
-        simplified = self._simplified(proto) if self.simplify else None
+        _check_chains(proto, plan)
+        self._check_header(proto)
+        simplified = self._simplified(proto, plan) if self.simplify else None
         kept = simplified or proto
-        _check_chains(kept, plan)
-        self._check_header(kept)
         onnx.save_model(kept, path)
         operators = Counter(node.op_type for node in kept.graph.node)
         return {
@@ -80,22 +79,23 @@ class Onnx:
                     verbose=False,
                     external_data=False,
                     opset_version=self.opset,
-                    input_names=_names("input", len(inputs)),
+                    input_names=_names("input", len(inputs), taken={name for name, _ in model.named_parameters()}),
                     dynamic_shapes=tuple({0: batch} for _ in inputs),
                 )
         except Exception as error:
             cause = error.__cause__ or error
-            first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-            raise ExportError(f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {first}") from error
+            raise ExportError(
+                f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {_first(cause)}"
+            ) from error
         assert program is not None
         return program.model_proto
 
     def _tidy(self, proto: onnx.ModelProto, model: nn.Module) -> None:
         """Names that lead back to the layers; no stack traces or other traces of the machine."""
-        modules = {name for name, _ in model.named_modules()}
+        layers = {name: _has_matrix(module) for name, module in model.named_modules()}
         used: Counter[str] = Counter()
         for node in proto.graph.node:
-            base = f"{_source(node, modules)}/{node.op_type}".lstrip("/")
+            base = f"{_source(node, layers)}/{node.op_type}".lstrip("/")
             used[base] += 1
             node.name = base if used[base] == 1 else f"{base}_{used[base]}"
         _rename_outputs(proto)
@@ -103,21 +103,21 @@ class Onnx:
         proto.graph.name = "edgecompress"
         proto.producer_name, proto.producer_version, proto.doc_string = "edgecompress", "", ""
 
-    def _simplified(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
-        """onnxsim's result if it is valid and computes the same, else None."""
-        import numpy as np
+    def _simplified(self, proto: onnx.ModelProto, plan: CompressionPlan | None) -> onnx.ModelProto | None:
+        """onnxsim's result if it is valid, computes the same, and neither adds nodes nor loses names; else None."""
         import onnxsim
 
         try:
-            simplified, valid = onnxsim.simplify(proto)
+            with _quiet():
+                simplified: onnx.ModelProto
+                simplified, valid = onnxsim.simplify(proto)
+            if not valid or not _is_simpler(simplified, proto) or not _agree(proto, simplified):
+                return None
+            _check_chains(simplified, plan)
+            self._check_header(simplified)
         except Exception:  # an optional improvement: whatever stops it, the unsimplified model stands
             return None
-        if not valid or simplified.ByteSize() > proto.ByteSize() * 1.01 + 1024:
-            return None
-        feed = _small_feed(proto)
-        before, after = (_run_bytes(model.SerializeToString(), feed) for model in (proto, simplified))
-        agree = all(np.allclose(before[name], after[name], rtol=1e-4, atol=1e-5) for name in before)
-        return simplified if agree else None
+        return simplified
 
     def _check_header(self, proto: onnx.ModelProto) -> None:
         import onnx
@@ -128,7 +128,10 @@ class Onnx:
                 f"onnx: asked for opset {self.opset} and IR {self.ir_version}, the exporter wrote opset "
                 f"{opsets.get('')} and IR {proto.ir_version}"
             )
-        onnx.checker.check_model(proto, full_check=True)
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"onnx: the exporter wrote an invalid graph: {_first(error)}") from error
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Names, dtypes and shapes as the file declares them."""
@@ -191,19 +194,47 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _unreadable(path: Path, error: Exception) -> FileError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return FileError(f"{path}: not a whole ONNX model ({first[:200]}); export it again")
+    return FileError(f"{path}: not a whole ONNX model, or not one ONNX Runtime can run ({_first(error)[:200]})")
 
 
-def _names(stem: str, count: int) -> list[str]:
-    return [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _names(stem: str, count: int, taken: set[str]) -> list[str]:
+    """``input``, or ``input_0``, ``input_1`` ...; longer where a weight of the model has such a name."""
+    names = [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
+    return names if not taken.intersection(names) else _names(f"model_{stem}", count, taken)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module itself owns a weight of two or more dimensions, so that its node is a product."""
+    return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+
+
+def _is_simpler(simplified: onnx.ModelProto, proto: onnx.ModelProto) -> bool:
+    """No more nodes of any kind, no node under a name of its own, no larger file."""
+    before, after = (Counter(node.op_type for node in model.graph.node) for model in (proto, simplified))
+    names = {node.name for node in proto.graph.node}
+    named = all(node.name in names for node in simplified.graph.node)
+    return named and after <= before and simplified.ByteSize() <= proto.ByteSize() * 1.01 + 1024
+
+
+def _agree(proto: onnx.ModelProto, simplified: onnx.ModelProto) -> bool:
+    """Whether two models compute the same on a small feed."""
+    import numpy as np
+
+    feed = _small_feed(proto)
+    before, after = (_run_bytes(model.SerializeToString(), feed) for model in (proto, simplified))
+    return all(np.allclose(before[name], after[name], rtol=1e-4, atol=1e-5) for name in before)
 
 
 def _rename_outputs(proto: onnx.ModelProto) -> None:
     """Call the outputs ``output`` or ``output_0``, ``output_1`` ... (an input passed through keeps its name)."""
     graph = proto.graph
     inputs = {value.name for value in graph.input}
-    wanted = _names("output", len(graph.output))
+    taken = {name for node in graph.node for name in node.input} | {tensor.name for tensor in graph.initializer}
+    wanted = _names("output", len(graph.output), taken - {value.name for value in graph.output})
     renamed = {v.name: new for v, new in zip(graph.output, wanted, strict=True) if v.name not in inputs}
     for node in graph.node:
         for names in (node.input, node.output):
@@ -212,18 +243,26 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
         value.name = renamed.get(value.name, value.name)
 
 
-def _source(node: onnx.NodeProto, modules: set[str]) -> str:
-    """The layer a node comes from: its weight's owner, else the deepest module in its recorded scopes."""
-    for name in node.input:
-        owner: str = name.removesuffix(".weight")
-        if owner != name and owner in modules:
-            return owner
+def _source(node: onnx.NodeProto, layers: dict[str, bool]) -> str:
+    """The layer a node comes from; ``layers`` says of each module whether it owns a matrix.
+
+    The deepest module in the recorded scopes, if that is a layer with a matrix; else the owner of the node's weight
+    (a batch norm folded into a convolution leaves the norm's scope); else the deepest module. Layers with equal
+    weights share one, so the owner alone would name the wrong layer.
+    """
+    deepest = next((scope for scope in reversed(_scopes(node)) if scope in layers), "")
+    if layers.get(deepest):
+        return deepest
+    owners = (name.removesuffix(".weight") for name in node.input if name.endswith(".weight"))
+    return next((owner for owner in owners if owner in layers), deepest)
+
+
+def _scopes(node: onnx.NodeProto) -> list[str]:
     recorded = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     try:
-        scopes = [str(scope) for scope in ast.literal_eval(recorded)]
+        return [str(scope) for scope in ast.literal_eval(recorded)]
     except (ValueError, SyntaxError):
-        scopes = []
-    return next((scope for scope in reversed(scopes) if scope in modules), "")
+        return []
 
 
 def _strip(proto: onnx.ModelProto) -> None:
@@ -235,7 +274,9 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 
 def _check_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> None:
-    """Every link of every planned layer is one Conv, Gemm or MatMul, and nothing else bears the layer's name.
+    """Every link of every planned layer is there, and nothing else bears its name.
+
+    A link is one Conv or Gemm; a Linear on inputs of three or more dimensions is a MatMul and, with a bias, an Add.
 
     Raises:
         ExportError: a chain was merged, lost or wrapped.
@@ -246,11 +287,11 @@ def _check_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> None:
     for node in proto.graph.node:
         nodes.setdefault(node.name.rpartition("/")[0], []).append(node.op_type)
     for layer in plan.layers if plan else ():
+        allowed = {*PRODUCTS, *(("Add",) if len(layer.shape) == 2 else ("Pad",))}
         for link in LINKS[layer.method]:
-            found = nodes.get(f"{layer.name}.{link}", [])
-            products = [operator for operator in found if operator in LINK_OPERATORS]
-            stray = [operator for operator in found if operator not in (*LINK_OPERATORS, *WRAPPED_BY)]
-            if not products or stray:
+            found = nodes.get(".".join(filter(None, (layer.name, link))), [])
+            stray = [operator for operator in found if operator not in allowed]
+            if stray or not PRODUCTS.intersection(found):
                 what = f"holds {', '.join(stray)}" if stray else "is not in the graph"
                 raise ExportError(f"onnx: {layer.name}: the link {link!r} of its {layer.method} chain {what}")
 

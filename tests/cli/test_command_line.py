@@ -64,7 +64,8 @@ def test_inspect_says_who_can_decompose_what() -> None:
     document = json.loads(command("inspect", "lenet5", "--json").out)
     assert document["cost"] == {"params": 431_080, "macs": 2_293_000, "flops": 4_586_000, "weight_bytes": 1_724_320}
     methods = {layer["name"]: layer["methods"] for layer in document["layers"]}
-    assert methods == {"conv1": ["svd", "tucker2"], "conv2": ["svd", "tucker2"], "fc1": ["svd"], "fc2": ["svd"]}
+    everything = ["svd", "spatial_svd", "tucker2", "hierarchical_tucker2"]
+    assert methods == {"conv1": everything, "conv2": everything, "fc1": ["svd"], "fc2": ["svd"]}
 
 
 def test_plan_is_printed_and_written(tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""verify(): does an exported file compute what PyTorch does, number by number and in the task score?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Arrays, Artifact, Parity, Scored, TensorSpec
+from edgecompress.datasets import Inputs, origin, size
+from edgecompress.errors import DataError, ExportError, ParityError
+from edgecompress.models import Sample, as_outputs, top1
+from edgecompress.progress import Progress, silent
+from edgecompress.scoring import score
+from edgecompress.targets import TARGETS, Target
+from edgecompress.targets.base import Run
+
+PARITY_BATCHES = (1, 3)
+RELATIVE_TOLERANCE = 1e-4
+"""Largest absolute error allowed, as a fraction of PyTorch's largest absolute value of the same output."""
+POINTS_TOLERANCE = 0.05
+"""Difference allowed between scores in percent; for a score of the user's own, 5e-4 of its size."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What :func:`verify` found; ``score`` is None for a sample without data."""
+
+    artifact: Artifact
+    parity: tuple[Parity, ...]
+    score: Scored | None
+
+
+def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -> Verified:
+    """Prove again that an artifact computes what ``sample``'s model does: numbers, and the task score.
+
+    Raises:
+        ParityError: outputs differ beyond the tolerance, or the scores do.
+        ExportError: the file does not run.
+    """
+    model, target = sample.model(), target_named(artifact.target)
+    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs)
+    return Verified(
+        artifact, parity, check_score(target, artifact.path, artifact.inputs, model, sample, progress=progress)
+    )
+
+
+def target_named(name: str) -> Target:
+    """The entry of ``TARGETS``.
+
+    Raises:
+        ExportError: there is none of that name.
+    """
+    if name not in TARGETS:
+        raise ExportError(f"no target {name!r}; there are {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def check_parity(
+    target: Target, path: Path, specs: tuple[TensorSpec, ...], model: nn.Module, inputs: Inputs
+) -> tuple[Parity, ...]:
+    """Compare the file with PyTorch at each of the parity batch sizes; the worst output of each comes back.
+
+    Raises:
+        ParityError: an output differs by more than the tolerance, or in shape, dtype or number.
+        ExportError: the file does not run.
+    """
+    run, found = target.load(path), []
+    for batch in PARITY_BATCHES:
+        fed = probe(inputs, batch)
+        parity = compare(batch, run_model(model, fed), _run_file(target, run, specs, fed))
+        if not parity.max_abs_error <= RELATIVE_TOLERANCE * parity.scale:
+            raise _difference(target.name, path, parity)
+        found.append(parity)
+    return tuple(found)
+
+
+def probe(inputs: Inputs, batch: int) -> Inputs:
+    """``batch`` rows of the example; where it must be repeated, floating rows get seeded noise of its spread."""
+    generator = torch.Generator().manual_seed(batch)
+
+    def rows(tensor: Tensor) -> Tensor:
+        taken = tensor[torch.arange(batch) % len(tensor)].clone()
+        if tensor.is_floating_point() and batch > len(tensor):
+            spread = tensor.std(unbiased=False).clamp_min(1e-3)
+            taken[len(tensor) :] += spread * torch.randn(taken[len(tensor) :].shape, generator=generator)
+        return taken
+
+    return tuple(rows(tensor) for tensor in inputs)
+
+
+def run_model(model: nn.Module, inputs: Inputs) -> list[Array]:
+    """PyTorch's outputs as arrays."""
+    with torch.inference_mode():
+        outputs = as_outputs(model(*inputs))
+    return [output.numpy() for output in outputs]
+
+
+def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: Inputs) -> list[Array]:
+    try:
+        return list(run(as_feed(specs, inputs)).values())
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"{target.name}: the file does not run at batch {len(inputs[0])}: {first}") from error
+
+
+def as_feed(specs: tuple[TensorSpec, ...], inputs: Inputs) -> Arrays:
+    """Tensors as named arrays."""
+    return {spec.name: tensor.numpy() for spec, tensor in zip(specs, inputs, strict=True)}
+
+
+def compare(batch: int, expected: Sequence[Array], found: Sequence[Array]) -> Parity:
+    """The output that is worst in proportion to its own scale; infinite error where shapes, dtypes or counts differ."""
+    if [(a.shape, a.dtype) for a in expected] != [(a.shape, a.dtype) for a in found]:
+        return Parity(batch, math.inf, -math.inf, 0.0)
+    each = [_compare_one(batch, ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
+    return max(each, key=lambda parity: parity.max_abs_error / parity.scale)
+
+
+def _compare_one(batch: int, expected: Array, found: Array) -> Parity:
+    signal = expected.astype(np.float64).ravel()
+    error = found.astype(np.float64).ravel() - signal
+    if not np.isfinite(error).all():
+        return Parity(batch, math.inf, -math.inf, 1.0)
+    energy, wrong = float(np.square(signal).sum()), float(np.square(error).sum())
+    sqnr = 10 * math.log10(max(energy, 1e-30) / wrong) if wrong else SQNR_OF_EQUAL_DB
+    scale = max(float(np.abs(signal).max(initial=0)), 1e-6)
+    return Parity(batch, float(np.abs(error).max(initial=0)), sqnr, scale)
+
+
+def _difference(target: str, path: Path, parity: Parity) -> ParityError:
+    tolerance = RELATIVE_TOLERANCE * parity.scale
+    name = path.name.lstrip(".").split(".")[0]
+    return ParityError(
+        f"{target}: {name} differs from PyTorch at batch {parity.batch}: max abs error {parity.max_abs_error:.3g} "
+        f"(allowed {tolerance:.3g}), SQNR {parity.sqnr_db:.1f} dB",
+        target=target,
+        max_abs_error=parity.max_abs_error,
+        sqnr_db=parity.sqnr_db,
+        tolerance=tolerance,
+    )
+
+
+def check_score(
+    target: Target,
+    path: Path,
+    specs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    sample: Sample,
+    *,
+    known: float | None = None,
+    progress: Progress = silent,
+) -> Scored | None:
+    """Score PyTorch (unless ``known``) and the file on the whole test split; None where there is no data.
+
+    Raises:
+        ParityError: the scores differ by more than the tolerance.
+    """
+    try:
+        test = sample.data("test")
+    except DataError:
+        return None
+    ours = score(model, sample, progress=progress) if known is None else known
+    theirs = score(predict_with_file(path, target, specs), sample, batch_size=64, progress=progress)
+    tolerance = POINTS_TOLERANCE if sample.score is top1 else POINTS_TOLERANCE / 100 * abs(ours)
+    if abs(ours - theirs) > tolerance:
+        raise ParityError(
+            f"{target.name}: {path.name.lstrip('.').split('.')[0]} scores {theirs:.4g} on the test split, PyTorch "
+            f"{ours:.4g}: more than {tolerance:.2g} apart",
+            target=target.name,
+            max_abs_error=abs(ours - theirs),
+            sqnr_db=-math.inf,
+            tolerance=tolerance,
+        )
+    return Scored(size(test), origin(test), ours, theirs)
+
+
+def predict_with_file(
+    path: Path, target: Target, specs: tuple[TensorSpec, ...], *, threads: int = 0
+) -> Callable[..., Any]:
+    """An exported file as a function from a batch of inputs to a batch of outputs."""
+    run = target.load(path, threads=threads)
+
+    def predict(*inputs: Tensor) -> Any:
+        outputs = [torch.from_numpy(array) for array in run(as_feed(specs, inputs)).values()]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    return predict
