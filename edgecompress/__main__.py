@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from edgecompress.cli import run_command_line
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from edgecompress.cli import run_command_line
 
-    sys.exit(run_command_line())
+        code = run_command_line()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """End by an exception, so that child processes and half-written files are cleaned up."""
+    raise SystemExit(TERMINATED)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class Artifact:
     parity: tuple[Parity, ...]
     graph: Json
     cost: Cost
+    golden_sha256: str
     score: Scored | None = None
     plan: CompressionPlan | None = None
     preprocessing: Json = field(default_factory=dict)
@@ -140,6 +141,7 @@ class Artifact:
             "parity": [parity.to_json() for parity in self.parity],
             "graph": self.graph,
             "cost": self.cost.to_json(),
+            "golden_sha256": self.golden_sha256,
             "score": self.score.to_json() if self.score else None,
             "plan": self.plan.to_json() if self.plan else None,
             "preprocessing": self.preprocessing,
@@ -180,8 +182,15 @@ class Artifact:
         return artifact
 
     def golden(self) -> tuple[Arrays, Arrays]:
-        """The golden inputs and PyTorch's outputs, by tensor name."""
-        return read_golden(golden_path(self.path))
+        """The golden inputs and PyTorch's outputs, by tensor name.
+
+        Raises:
+            FileError: the pair is missing, or was changed after the export.
+        """
+        pair = golden_path(self.path)
+        if not pair.is_file() or sha256(pair) != self.golden_sha256:
+            raise FileError(f"{pair}: missing, or changed after the export; export the model again")
+        return read_golden(pair)
 
 
 def _from_json(facts: Path, path: Path) -> Artifact:
@@ -201,6 +210,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             parity=tuple(Parity.from_json(parity) for parity in document["parity"]),
             graph=document["graph"],
             cost=Cost.from_json(document["cost"]),
+            golden_sha256=document["golden_sha256"],
             score=Scored(**document["score"]) if document["score"] else None,
             plan=CompressionPlan.from_json(plan) if plan else None,
             preprocessing=document["preprocessing"],
@@ -208,7 +218,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
         )
     except FileError as error:
         raise FileError(f"{facts}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FileError(f"{facts}: field missing or malformed: {error}") from None
 
 

@@ -12,7 +12,7 @@ from edgecompress.files import Json, make_folder, read_json, reason, sha256, wri
 from edgecompress.models import sample_facts
 from edgecompress.profiles import Profile
 from edgecompress.resources import resource
-from edgecompress.verifying import RELATIVE_TOLERANCE
+from edgecompress.verifying import RELATIVE_TOLERANCE, check_facts
 
 VERSION = 1
 KIND = "edgecompress.bundle"
@@ -32,7 +32,7 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
     if platform not in PLATFORMS:
         raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
     artifact, folder = Artifact.load(path), folder.absolute()
-    artifact.golden()
+    check_facts(artifact)
     _refuse_taken(folder)
     make_folder(folder.parent)
     try:
@@ -49,10 +49,17 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
 def _refuse_taken(folder: Path) -> None:
     if not folder.exists():
         return
-    manifest = folder / MANIFEST_FILE
-    ours = folder.is_dir() and manifest.is_file() and read_json(manifest).get("kind") == KIND
-    if not ours and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileError(f"{folder}: exists and is no bundle; choose another folder with -o")
+    held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"a file"}
+    extra = sorted(held - _listed(folder / MANIFEST_FILE))
+    if extra:
+        raise FileError(f"{folder}: holds {extra[0]!r}, which no bundle put there; choose another folder with -o")
+
+
+def _listed(manifest: Path) -> set[str]:
+    """The names in a bundle's folder by its manifest; none where there is no manifest of ours."""
+    if not manifest.is_file() or (document := read_json(manifest)).get("kind") != KIND:
+        return set()
+    return {MANIFEST_FILE, *(str(entry["path"]) for entry in document["files"])}
 
 
 def _fill(folder: Path, artifact: Artifact, platform: str) -> None:

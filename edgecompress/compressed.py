@@ -15,7 +15,7 @@ from torch import nn
 from edgecompress.decomposing import decompose
 from edgecompress.errors import FileError, ModelError
 from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
-from edgecompress.models import Sample, resolve, sample_facts
+from edgecompress.models import Sample, check_runs, resolve, sample_facts
 from edgecompress.plans import CompressionPlan
 
 VERSION = 1
@@ -73,7 +73,10 @@ def resolve_recorded(source: str, where: str, *, trust: bool) -> Sample:
         raise ModelError(
             f"{where}: was made from {source}, whose code must run to rebuild it; add --trust if you trust that code"
         )
-    return resolve(source, trust=trust)
+    try:
+        return resolve(source, trust=trust)
+    except RecursionError:
+        raise ModelError(f"{where}: was made, in a circle, from itself ({source})") from None
 
 
 def _source(document: Json, file: Path) -> str:
@@ -87,6 +90,8 @@ def _source(document: Json, file: Path) -> str:
 def _build(dense: Sample, plan: CompressionPlan, weights: Path) -> nn.Module:
     model = decompose(dense.build(), plan, fill=False)
     state = load_weights(weights)
+    if set(state) != set(model.state_dict()):
+        check_runs(model, dense.inputs, dense.name)  # registers the buffers that a model makes when it first runs
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgecompress.artifacts import (
@@ -17,7 +18,7 @@ from edgecompress.artifacts import (
 )
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
-from edgecompress.errors import FileError
+from edgecompress.errors import ExportError, FileError
 from edgecompress.files import make_folder, reason, sha256, written_aside
 from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress, silent
@@ -48,12 +49,16 @@ def export(
         FileError: the folder cannot be written to, or holds a file of that name that is not ours.
     """
     chosen = target_named(target)
+    _refuse_half(model)
     model = copied(model).eval()
     path = make_folder(folder) / f"{stem}{chosen.suffix}"
     _forget(path)
     with written_aside(path) as aside:
         graph = chosen.export(model, sample.inputs, aside, sample.plan)
         inputs, outputs = chosen.signature(aside)
+        parity = check_parity(chosen, aside, inputs, model, sample.inputs)
+        scored = check_score(chosen, aside, inputs, model, sample, known=known_score, progress=progress)
+        _write_golden(path, inputs, outputs, model, sample.inputs)
         artifact = Artifact(
             target=chosen.name,
             path=path,
@@ -63,17 +68,24 @@ def export(
             source=sample.source,
             inputs=inputs,
             outputs=outputs,
-            parity=check_parity(chosen, aside, inputs, model, sample.inputs),
+            parity=parity,
             graph=graph,
             cost=cost(model, sample.inputs),
-            score=check_score(chosen, aside, inputs, model, sample, known=known_score, progress=progress),
+            golden_sha256=sha256(golden_path(path)),
+            score=scored,
             plan=sample.plan,
             preprocessing=sample.preprocessing,
             versions=versions(),
         )
-        _write_golden(path, inputs, outputs, model, sample.inputs)
         artifact.save()
     return artifact
+
+
+def _refuse_half(model: nn.Module) -> None:
+    """Half precision is a property of the file, chosen at export, not of the model."""
+    halves = {str(p.dtype) for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if halves:
+        raise ExportError(f"the model's weights are {', '.join(sorted(halves))}; give it in float32: model.float()")
 
 
 def _forget(path: Path) -> None:

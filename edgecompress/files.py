@@ -7,6 +7,7 @@ safetensors only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -61,7 +62,9 @@ def written_aside(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {reason(error)}; free some space or choose another folder") from error
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        hint = "free some space or choose another folder" if full else "choose another place"
+        raise FileError(f"cannot write {path}: {reason(error)}; {hint}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -108,16 +111,20 @@ def read_json(path: Path) -> Json:
         FileError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except OSError as error:
         raise FileError(f"{path}: {reason(error)}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FileError(f"{path}: not a JSON document ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: not a JSON document ({str(error)[:200]})") from None
     if not isinstance(document, dict):
         raise FileError(f"{path}: holds a JSON {type(document).__name__}, an object was expected")
     return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def check_version(document: Json, kind: str, version: int) -> None:
@@ -126,8 +133,9 @@ def check_version(document: Json, kind: str, version: int) -> None:
     Raises:
         FileError: the document says something else than ``kind`` and ``version``.
     """
-    if document.get("kind") != kind:
-        raise FileError(f"a document of kind {kind!r} was expected, this one says {document.get('kind')!r}")
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        said = document.get("kind") if isinstance(document, dict) else document
+        raise FileError(f"a document of kind {kind!r} was expected, this one says {said!r}")
     if document.get("version") != version:
         raise FileError(
             f"{kind} document of version {document.get('version')!r}: this release reads version {version}; "

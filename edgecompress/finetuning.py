@@ -178,7 +178,8 @@ def finetune(
 
 def _start(model: nn.Module, task: _Task) -> _Run:
     settings, trained = task.settings, copied(model)
-    trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if all(parameter.dim() <= 4 for parameter in trained.parameters()):
+        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     if settings.optimizer == "adam":
         return _Run(trained, Adam(parameters, settings.lr, weight_decay=settings.weight_decay), None)
@@ -272,7 +273,7 @@ def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tenso
     Raises:
         ModelError: the model's outputs are not one tensor of logits.
     """
-    if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] < 2:
         raise ModelError("distillation needs one output of logits (N, classes, ...); fine-tune with --distill 0")
     student = (outputs.float() / temperature).log_softmax(1)
     target = (expected.float() / temperature).log_softmax(1)
@@ -352,7 +353,7 @@ def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Inputs) ->
 
 def _distance(model: nn.Module, dense: nn.Module, inputs: Inputs, batch_size: int = 128) -> float:
     total = 0.0
-    with evaluating(model), evaluating(dense), torch.inference_mode():
+    with evaluating(model), evaluating(dense), torch.no_grad():
         for part in _equal_parts(inputs, batch_size):
             for ours, theirs in zip(as_outputs(model(*part)), as_outputs(dense(*part)), strict=True):
                 total += float((ours - theirs).double().pow(2).sum())

@@ -286,9 +286,9 @@ def _make_importable(folder: Path) -> None:
 def _from_module(reference: str) -> Sample:
     module_name, _, attribute = reference.rpartition(":")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(f"{reference}: cannot import {module_name!r}: {error}") from error
+        module = call(reference, "importing it", lambda: importlib.import_module(module_name))
+    except ModelError as error:
+        raise ModelError(f"{reference}: cannot import {module_name!r}: {error.__cause__}") from error
     return _from_namespace(module, attribute or "model", reference, reference, reference)
 
 
@@ -348,11 +348,13 @@ def call(name: str, what: str, function: Callable[[], Any]) -> Any:
         return function()
     except EdgeCompressError:
         raise
+    except SystemExit as error:
+        raise ModelError(f"{name}: {what} called sys.exit({error.code!r})") from error
     except Exception as error:
         raise ModelError(f"{name}: {what} failed: {_first_line(error)}{_where(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 

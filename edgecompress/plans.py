@@ -105,7 +105,7 @@ class CompressionPlan:
         check_version(document, KIND, VERSION)
         try:
             return cls._from(document)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"plan: field missing or malformed: {error}") from None
 
     @classmethod

@@ -163,7 +163,7 @@ class Profile:
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             fields |= {"device": DeviceFacts(**fields["device"]), "latency": Latency.from_json(fields["latency"])}
             return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"profile: field missing or malformed: {error}") from None
 
     def save(self, path: Path) -> None:
@@ -267,7 +267,7 @@ class Comparison:
                 Latency.from_json(document["baseline_latency"]),
                 Latency.from_json(document["candidate_latency"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"comparison: field missing or malformed: {error}") from None
 
 

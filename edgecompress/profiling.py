@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgecompress.artifacts import Artifact, facts_path, golden_path
+from edgecompress.artifacts import Artifact, golden_path
+from edgecompress.costs import Cost
 from edgecompress.devices import DEVICES, Device
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json, sha256, zipped_bytes
@@ -60,7 +61,7 @@ def profile(
     target.signature(path)
     answer = _measure(target, path, None, device, threads, batch, runs, seconds)
     (measured,) = answer["models"]
-    cost = Artifact.load(path).cost if facts_path(path).is_file() else None
+    cost = _known_cost(path)
     return Profile(
         file=path.name,
         sha256=sha256(path),
@@ -80,6 +81,14 @@ def profile(
         runtime_rss_bytes=answer["rss_before_load_bytes"],
         latency=Latency.from_json(measured),
     )
+
+
+def _known_cost(path: Path) -> Cost | None:
+    """From the facts beside a file of ours; None for any other file."""
+    try:
+        return Artifact.load(path).cost
+    except FileError:
+        return None
 
 
 def compare(

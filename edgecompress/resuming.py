@@ -63,14 +63,12 @@ class Stages:
         try:
             document = read_json(self._file(name))
             check_version(document, KIND, VERSION)
-        except FileError:
+            outputs = {self.folder / path: digest for path, digest in document["outputs"].items()}
+            key_then, result = document["key"], document["result"]
+        except (FileError, AttributeError, KeyError, TypeError):
             return None
-        whole = all(
-            (self.folder / path).is_file() and sha256(self.folder / path) == digest
-            for path, digest in document["outputs"].items()
-        )
-        result = document["result"]
-        return result if document["key"] == key and whole and isinstance(result, dict) else None
+        whole = all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
+        return result if key_then == key and whole and isinstance(result, dict) else None
 
 
 def key_of(*parts: Any) -> str:

@@ -25,7 +25,7 @@ from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt
 from edgecompress.costs import cost
 from edgecompress.datasets import calibration_inputs, fingerprint, origin, size
 from edgecompress.decomposing import check_plan, decompose
-from edgecompress.errors import DataError, FileError
+from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
 from edgecompress.files import Json, read_json, write_json, zipped_bytes
 from edgecompress.finetuning import FineTuning, finetune, recalibrate_if_better, state_digest
@@ -140,6 +140,10 @@ class Line:
         """
         if self.folder.resolve() == Path(self.sample.source).resolve():
             raise FileError(f"{self.folder}: is the model itself; choose another folder with -o")
+        if state_digest(self.sample.model()) != state_digest(self.dense_model):
+            raise ModelError(
+                f"{self.sample.name}: model() gives other weights each time; load trained ones, or seed it"
+            )
         if self.options.given is not None:
             check_plan(self.dense_model, self.options.given)
         if self.options.tuning.epochs and self.data is None:
@@ -178,7 +182,8 @@ class Line:
                 name=self.sample.name,
                 progress=self.progress,
             )
-            (self.folder / MODEL_FILE).unlink(missing_ok=True)
+            for stale in (MODEL_FILE, "comparison.json", "report.html", "report.json"):
+                (self.folder / stale).unlink(missing_ok=True)
             made.save(self.folder / PLAN_FILE)
             return {"layers": len(made.layers), "skipped": len(made.skipped)}
 

@@ -24,7 +24,7 @@ def predict_with(model: nn.Module) -> Predict:
     """``model`` as a function, in eval mode and without gradients; its own mode is left alone."""
 
     def predict(*inputs: Tensor) -> Any:
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), torch.no_grad():
             return model(*inputs)
 
     return predict

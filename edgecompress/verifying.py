@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Arrays, Artifact, Parity, Scored, TensorSpec
 from edgecompress.datasets import Inputs, origin, size
-from edgecompress.errors import DataError, ExportError, ParityError
+from edgecompress.errors import DataError, ExportError, FileError, ParityError
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score
@@ -46,11 +46,24 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
         ParityError: outputs differ beyond the tolerance, or the scores do.
         ExportError: the file does not run.
     """
+    check_facts(artifact)
     model, target = sample.model(), target_named(artifact.target)
     parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs)
     return Verified(
         artifact, parity, check_score(target, artifact.path, artifact.inputs, model, sample, progress=progress)
     )
+
+
+def check_facts(artifact: Artifact) -> None:
+    """Prove that the facts beside a file are its own: its inputs and outputs, and its golden pair.
+
+    Raises:
+        FileError: they are not.
+        ExportError: there is no such target.
+    """
+    if target_named(artifact.target).signature(artifact.path) != (artifact.inputs, artifact.outputs):
+        raise FileError(f"{artifact.path}: its inputs or outputs are not those in the facts beside it; export it again")
+    artifact.golden()
 
 
 def target_named(name: str) -> Target:
@@ -99,7 +112,7 @@ def probe(inputs: Inputs, batch: int) -> Inputs:
 
 def run_model(model: nn.Module, inputs: Inputs) -> list[Array]:
     """PyTorch's outputs as arrays."""
-    with torch.inference_mode():
+    with torch.no_grad():
         outputs = as_outputs(model(*inputs))
     return [output.numpy() for output in outputs]
 

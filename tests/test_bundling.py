@@ -108,11 +108,15 @@ def test_only_an_older_bundle_is_replaced(made: Path, tmp_path: Path) -> None:
     artifact = made.parent / "model.onnx"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("x")
-    with pytest.raises(FileError, match="exists and is no bundle"):
+    with pytest.raises(FileError, match="which no bundle put there"):
         bundle(artifact, tmp_path / "photos")
     assert (tmp_path / "photos" / "cat.jpg").exists()
     for _ in range(2):
         bundle(artifact, tmp_path / "app")
+    (tmp_path / "app" / "my_app.py").write_text("mine")
+    with pytest.raises(FileError, match=r"holds 'my_app\.py'"):
+        bundle(artifact, tmp_path / "app")
+    (tmp_path / "app" / "my_app.py").unlink()
     assert run_bundle(tmp_path / "app").returncode == 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["app", "photos"]
 
@@ -120,3 +124,14 @@ def test_only_an_older_bundle_is_replaced(made: Path, tmp_path: Path) -> None:
 def test_an_unknown_platform_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no platform 'toaster'; there is pi"):
         bundle(made.parent / "model.onnx", tmp_path / "x", platform="toaster")
+
+
+def test_a_golden_pair_that_is_not_its_own_is_not_shipped(tmp_path: Path) -> None:
+    sample = resolve("lenet300")
+    artifact = export(sample.model(), sample, tmp_path)
+    golden = tmp_path / "model.onnx.golden.npz"
+    with np.load(golden) as pair:
+        np.savez(golden, **{key: np.zeros_like(pair[key]) for key in pair.files})
+    with pytest.raises(FileError, match="changed after the export"):
+        bundle(artifact.path, tmp_path / "app")
+    assert not (tmp_path / "app").exists()

@@ -197,6 +197,94 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert [spec.name for spec in artifact.outputs] == ["output_0", "output_1"]
 
 
+class TwoScales(nn.Module):
+    """Outputs ten thousand times apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.linear(x)
+        return 1e4 * y, y.softmax(1)
+
+
+def test_each_output_is_judged_on_its_own_scale() -> None:
+    large, small = run_model(TwoScales().eval(), (torch.randn(3, 6),))
+    assert compare(3, [large, small], [large, small]).max_abs_error == 0
+    wrong = compare(3, [large, small], [large, small + np.float32(0.01)])
+    assert wrong.max_abs_error > 1e-3 * wrong.scale
+    assert compare(3, [large, small], [large, small.astype(np.float64)]).max_abs_error == np.inf
+
+
+def names_of(artifact: Artifact) -> list[str]:
+    return [node.name for node in onnx.load(artifact.path).graph.node]
+
+
+def test_layers_with_equal_weights_keep_their_own_names(tmp_path: Path) -> None:
+    first = nn.Conv2d(16, 16, 3, padding=1)
+    second = nn.Conv2d(16, 16, 3, padding=1)
+    second.load_state_dict(first.state_dict())
+    model = nn.Sequential(first, nn.ReLU(), second).eval()
+    small, sample = compressed(Sample("twins", "twins", lambda: model, (torch.randn(2, 16, 8, 8),)), 0.6)
+    names = names_of(export(small, sample, tmp_path))
+    assert {name.split(".")[0] for name in names if name.endswith("/Conv")} == {"0", "2"}
+
+
+def test_a_linear_on_three_dimensions_is_a_chain_of_products(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+    small, sample = compressed(Sample("tokens", "tokens", lambda: model, (torch.randn(2, 7, 32),)), 0.6)
+    artifact = export(small, sample, tmp_path)
+    assert set(artifact.graph["operators"]) <= {"Gemm", "MatMul", "Add", "Relu"}
+    assert all(
+        name.split("/")[0] in {"0.reduce", "0.expand", "1", "2.reduce", "2.expand"} for name in names_of(artifact)
+    )
+
+
+def test_a_model_that_is_a_single_layer(tmp_path: Path) -> None:
+    model = nn.Linear(64, 64).eval()
+    small, sample = compressed(Sample("single", "single", lambda: model, (torch.randn(2, 64),)), 0.5)
+    assert names_of(export(small, sample, tmp_path)) == ["reduce/Gemm", "expand/Gemm"]
+
+
+def test_weights_called_input_or_output_do_not_collide(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input, self.output = (nn.Parameter(torch.ones(1, 4)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.input + self.output.exp()
+
+    model = Named().eval()
+    artifact = export(model, Sample("named", "named", lambda: model, (torch.randn(2, 4),)), tmp_path)
+    assert artifact.sqnr_db > 100
+
+
+def test_a_file_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("mine")
+    sample = resolve("lenet300")
+    with pytest.raises(FileError, match="was not written by edgecompress"):
+        export(sample.model(), sample, tmp_path)
+    assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+def test_a_score_that_differs_leaves_no_file(tmp_path: Path) -> None:
+    sample = resolve("lenet300")
+    with pytest.raises(ParityError, match=r"scores 9\d\.\d* on the test split, PyTorch 50"):
+        export(sample.model(), sample, tmp_path, known_score=50.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refused_with_the_way_out(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Linear(4, 4).to(dtype).eval()
+    sample = Sample("half", "half", lambda: model, (torch.zeros(2, 4, dtype=dtype),))
+    with pytest.raises(ExportError, match=r"give it in float32: model\.float\(\)"):
+        export(model, sample, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("mode", ["reflect", "circular"])
 def test_other_padding_modes_and_conv1d_export(tmp_path: Path, mode: str) -> None:
     model = nn.Sequential(nn.Conv1d(16, 24, 5, padding=2, padding_mode=mode), nn.ReLU(), nn.Conv1d(24, 32, 3)).eval()

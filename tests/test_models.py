@@ -181,3 +181,58 @@ def test_a_damaged_compressed_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text('{"kind": "edgecompress.model", "version": 9}')
     with pytest.raises(FileError, match="version 9"):
         resolve(str(tmp_path))
+
+
+def test_a_folder_does_not_shadow_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lenet5").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("lenet5").name == "lenet5"
+
+
+def test_models_of_different_folders_have_their_own_neighbours(tmp_path: Path) -> None:
+    for folder, outputs in (("a", 3), ("b", 7)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "sizes.py").write_text(f"OUTPUTS = {outputs}")
+        (tmp_path / folder / "net.py").write_text(
+            "import torch\nfrom sizes import OUTPUTS\nmodel = torch.nn.Linear(2, OUTPUTS)\nexample = torch.zeros(1, 2)"
+        )
+    found = [resolve(str(tmp_path / folder / "net.py")).model().out_features for folder in ("a", "b", "a")]
+    assert found == [3, 7, 3]
+
+
+def test_preprocessing_must_be_json(tmp_path: Path) -> None:
+    file = tmp_path / "pre.py"
+    file.write_text(
+        "import torch\nmodel, example = torch.nn.Linear(3, 2), torch.zeros(1, 3)\npreprocessing = {'mean': torch.ones(3)}"
+    )
+    with pytest.raises(ModelError, match="preprocessing must be numbers, text"):
+        resolve(str(file))
+
+
+BAD_SCORES = {
+    "nan": ("float('nan')", "gave nan; a finite number"),
+    "text": ("'good'", "score(outputs, targets) failed: ValueError"),
+    "raises": ("1 / 0", "score(outputs, targets) failed: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCORES)
+def test_a_bad_score_is_a_model_error(name: str, tmp_path: Path) -> None:
+    expression, says = BAD_SCORES[name]
+    file = tmp_path / "scored.py"
+    file.write_text(
+        "import torch\nfrom torch.utils.data import TensorDataset\nmodel = torch.nn.Linear(3, 2)\n"
+        "example = torch.zeros(1, 3)\ndef data(split): return TensorDataset(torch.zeros(4, 3), torch.zeros(4).long())\n"
+        f"def score(outputs, targets): return {expression}\n"
+    )
+    sample = resolve(str(file))
+    with pytest.raises(ModelError) as caught:
+        score(sample.model(), sample)
+    assert says in str(caught.value)
+
+
+def test_scoring_leaves_the_mode_alone(tiny_file: Path) -> None:
+    sample = resolve(str(tiny_file))
+    model = sample.model().train()
+    score(model, sample)
+    assert all(module.training for module in model.modules())

@@ -146,6 +146,61 @@ def test_a_given_plan_is_used_and_no_data_means_no_training(tmp_path: Path) -> N
     assert read_json(tmp_path / "out" / "plan.json") == json.loads(made.out)
 
 
+RELABELLED = """
+import torch, pathlib
+from torch.utils.data import TensorDataset
+from words import SIGN
+here = pathlib.Path(__file__).with_name("label.txt")
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 2))
+torch.manual_seed(0)
+for parameter in model.parameters(): torch.nn.init.normal_(parameter, std=0.1)
+example = torch.zeros(2, 64)
+def data(split):
+    inputs = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    return TensorDataset(inputs, torch.full((64,), int(here.read_text())))
+def score(outputs, targets):
+    return SIGN * float((outputs.argmax(1) == targets).float().mean())
+"""
+
+
+def test_changed_labels_or_a_changed_neighbour_give_a_new_score(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(RELABELLED)
+    seen = []
+    for label, sign in (("0", "1"), ("1", "1"), ("1", "-1")):
+        (tmp_path / "label.txt").write_text(label)
+        (tmp_path / "words.py").write_text(f"SIGN = {sign}")
+        answer = command("compress", tmp_path / "net.py", "--epochs", "0", "--json", "-o", tmp_path / "out")
+        assert answer.code == 0, answer.err
+        seen.append(json.loads(answer.out)["accuracy"]["dense"])
+    assert seen[0] + seen[1] == pytest.approx(1)
+    assert seen[2] == -seen[1]
+
+
+def test_what_cannot_work_is_refused_before_any_work(tiny_file: Path, tmp_path: Path) -> None:
+    answer = run_tiny(tiny_file, tmp_path / "out", "--device", "moon")
+    assert answer.code == 4
+    assert "fine-tune" not in answer.err
+    small = tmp_path / "small"
+    assert command("compress", tiny_file, "--epochs", "0", "-o", small).code == 0
+    before = stamps(small)
+    again = command("compress", small, "--trust", "--epochs", "0", "-o", small)
+    assert again.code == 2
+    assert "is the model itself" in again.err
+    assert stamps(small) == before
+
+
+def test_a_full_disk_while_training_is_said(tiny_file: Path, tmp_path: Path) -> None:
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code = limited + "runpy.run_module('edgecompress', run_name='__main__')"
+    argv = [sys.executable, "-c", code, "run", str(tiny_file), *OPTIONS, "-o", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "file too large; free some space" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.cifar10
 def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:

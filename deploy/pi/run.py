@@ -80,8 +80,19 @@ def prepare(array, manifest):
 
 def answer(manifest, session, file):
     """The model's output for the user's input, and the best label if there are labels."""
+    if len(manifest["inputs"]) != 1:
+        fail("the model takes %d inputs, --input gives one" % len(manifest["inputs"]), 2)
     spec = manifest["inputs"][0]
-    array = prepare(np.load(file, allow_pickle=False), manifest).astype(spec["dtype"])
+    try:
+        given = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        fail("%s: no .npy array of numbers (%s)" % (file, error), 2)
+    array = prepare(given, manifest).astype(spec["dtype"])
+    fits = array.ndim == len(spec["shape"]) and all(
+        size in (own, "batch") or isinstance(size, str) for size, own in zip(spec["shape"], array.shape)
+    )
+    if not fits:
+        fail("%s: has shape %s, the model takes %s" % (file, list(array.shape), spec["shape"]), 2)
     output = session.run(None, {spec["name"]: array})[0]
     labels = manifest["preprocessing"].get("labels")
     best = [labels[index] for index in output.argmax(1)] if labels and output.ndim == 2 else None

@@ -88,14 +88,18 @@ def feed_for(session, options):
     generator = np.random.default_rng(options.seed)
     feed = {}
     for spec in session.get_inputs():
-        shape = [options.batch if axis == 0 else size for axis, size in enumerate(spec.shape)]
+        shape = [
+            options.batch if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(spec.shape)
+        ]
         key = "input:" + spec.name
         if key in given:
             feed[spec.name] = np.resize(given[key], shape)
             continue
         free = [size for size in shape if not isinstance(size, int)]
         if free:
-            raise SystemExit("input %s has free dimensions %s: give --inputs" % (spec.name, free))
+            raise SystemExit("input %s has free dimensions %s besides the batch" % (spec.name, free))
+        if spec.type not in KINDS:
+            raise SystemExit("input %s is a %s: no values can be made up for it" % (spec.name, spec.type))
         kind = KINDS[spec.type]
         values = generator.standard_normal(shape) if kind.startswith("float") else np.zeros(shape)
         feed[spec.name] = values.astype(kind)

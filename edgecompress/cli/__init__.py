@@ -5,7 +5,11 @@ Commands import the stages when they run, so that ``--help`` does not wait for t
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -34,8 +38,21 @@ def group() -> None:
     """
 
 
+def _keep_stdout(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """While a command runs, stdout is for its own document; what user code prints goes to stderr."""
+
+    @functools.wraps(callback)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return callback(*arguments, **options)
+
+    return run
+
+
 for module in (running, compressing, exporting, measuring, looking):
     for command in module.COMMANDS:
+        assert command.callback is not None
+        command.callback = _keep_stdout(command.callback)
         group.add_command(command)
 
 
@@ -47,7 +64,7 @@ def run_command_line(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; the same command goes on from the last finished stage or epoch", err=True)
+        click.echo("\ninterrupted; run and compress go on from where they were when given again", err=True)
         return INTERRUPTED
     except EdgeCompressError as error:
         click.echo(f"error: {error}", err=True)
@@ -56,6 +73,20 @@ def run_command_line(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        click.echo(f"error: {error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", err=True)
+        click.echo(
+            f"error: {error.filename or 'writing the output'}: {(error.strerror or str(error)).lower()}", err=True
+        )
         return 2
+    except Exception as error:  # the last resort: a defect of ours, or user code where none was expected
+        first = (str(error).strip() or "no message").splitlines()[0]
+        click.echo(f"error: unexpected {type(error).__name__}: {first}{_place(error)}", err=True)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _place(error: BaseException) -> str:
+    """File and line an error came from, for a report of the defect."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""

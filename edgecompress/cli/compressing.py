@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import percent, print_json, print_table, showing_progress
+from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     json_option,
     methods_from,
@@ -87,7 +87,7 @@ def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
     ]
     header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense")
     print_table(f"Plan for {made.model}", header, rows)
-    click.echo(
+    say(
         f"MACs {made.dense_macs:,} -> {made.macs:,} ({percent(made.macs, made.dense_macs)} kept), "
         f"parameters {made.dense_params:,} -> {made.params:,} ({percent(made.params, made.dense_params)} kept)"
     )
@@ -147,7 +147,7 @@ def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_j
         print_json(document)
     else:
         print_before_after(document)
-        click.echo(f"compressed model: {output}")
+        say(f"compressed model: {output}")
 
 
 def print_before_after(document: Json) -> None:

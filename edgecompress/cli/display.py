@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 Row = Sequence[object]
 
 
+def say(text: str) -> None:
+    """A line on the real stdout: while a command runs, what a model file prints goes to stderr."""
+    click.echo(text, file=sys.__stdout__)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Exactly one JSON document on stdout."""
     from edgecompress.files import dump_json
 
-    click.echo(dump_json(document))
+    say(dump_json(document))
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
@@ -31,14 +36,15 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
     for index, name in enumerate(header):
         numeric = any(_is_number(row[index]) for row in rows)
         table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table)
+    stdout = sys.__stdout__
+    width = None if stdout is not None and stdout.isatty() else 200
+    Console(width=width, file=stdout).print(table)
 
 
 def _is_number(cell: object) -> bool:
@@ -94,8 +100,10 @@ class _Bars:
         self.task: TaskID | None = None
 
     def __call__(self, name: str, done: int, total: int, detail: str) -> None:
+        from rich.markup import escape
+
         if self.task is None or name != self.name:
-            self.name, self.task = name, self.bars.add_task(name, total=total, detail="")
+            self.name, self.task = name, self.bars.add_task(escape(name), total=total, detail="")
         self.bars.update(self.task, completed=done, total=total, detail=detail)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table, showing_progress
+from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import json_option, output_option, platform_option, target_option, trust_option
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def bundle(artifact: Path, platform: str, output: Path, as_json: bool) -> None:
         return
     rows = [(entry["path"], bytes_text(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
     print_table(f"Bundle {output}", ("file", "size", "sha256"), rows)
-    click.echo(f"check it anywhere with numpy and onnxruntime: python {output / 'run.py'}")
+    say(f"check it anywhere with numpy and onnxruntime: python {output / 'run.py'}")
 
 
 COMMANDS = (export, verify, bundle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table
+from edgecompress.cli.display import print_json, print_table, say
 from edgecompress.cli.options import json_option, trust_option
 
 DATA_VARIABLE = "EDGECOMPRESS_DATA"
@@ -36,7 +36,7 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
         for item in layers
     ]
     print_table(sample.name, ("layer", "kind", "parameters", "MACs", "methods"), rows)
-    click.echo(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
+    say(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
 
 
 def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:

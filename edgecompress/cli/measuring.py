@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table
+from edgecompress.cli.display import print_json, print_table, say
 from edgecompress.cli.options import device_option, json_option, output_option, seconds_option, threads_option
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.option("--baseline", type=click.Path(path_type=Path), help="Measure this too, interleaved, and give a verdict.")
 @device_option
 @threads_option
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--runs", type=click.IntRange(2), default=50, show_default=True, help="At least so many runs.")
+@click.option("--batch", type=click.IntRange(1, 65_536), default=1, show_default=True)
+@click.option("--runs", type=click.IntRange(2, 1_000_000), default=50, show_default=True, help="At least so many runs.")
 @seconds_option
 @output_option("Write the JSON document to this file too.", required=False)
 @json_option
@@ -57,7 +57,7 @@ def profile(
         return
     print_profiles(profiles)
     if baseline is not None:
-        click.echo(f"against {baseline.name}: {latency_clause(document['comparison'])}")
+        say(f"against {baseline.name}: {latency_clause(document['comparison'])}")
 
 
 def print_profiles(profiles: list[Profile]) -> None:
@@ -104,17 +104,19 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
         print_json({"circumstances": same, "profiles": [profile.to_json() for profile in profiles]})
         return
     print_profiles(profiles)
-    click.echo(
-        "measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`"
-    )
+    say("measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`")
 
 
 def _load(path: Path) -> Profile:
+    from edgecompress.errors import FileError
     from edgecompress.files import read_json
     from edgecompress.profiles import Profile
 
     document = read_json(path)
-    return Profile.from_json(document.get("profile", document))
+    try:
+        return Profile.from_json(document.get("profile", document))
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
 
 
 def _refuse_different_circumstances(first: Profile, second: Profile) -> dict[str, Any]:

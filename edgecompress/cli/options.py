@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,16 +23,28 @@ TARGETS = ("onnx",)
 PLATFORMS = ("pi",)
 EVERY_METHOD = "auto"
 
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse nan and inf, which pass every comparison of a range or none."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 trust_option = click.option(
     "--trust", is_flag=True, help="Run the code that a compressed-model folder says it was made from."
 )
 device_option = click.option("--device", default="local", show_default=True, help="Where to measure: local.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime."
 )
 seconds_option = click.option(
-    "--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="Measure at least so long a model."
+    "--seconds", type=Number(0, 3600), default=2.0, show_default=True, help="Measure at least so long a model."
 )
 target_option = click.option(
     "--target",
@@ -65,14 +78,10 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 selection_options = together(
-    click.option(
-        "--keep", type=click.FloatRange(0, 1, min_open=True), help="Fraction of the dense cost to keep. [0.5]"
-    ),
+    click.option("--keep", type=Number(0, 1, min_open=True), help="Fraction of the dense cost to keep. [0.5]"),
     click.option("--of", type=click.Choice(["macs", "params"]), default="macs", show_default=True, help="Which cost."),
     click.option("--select", type=click.Choice(SELECTORS), default="budget", show_default=True, help="Rank rule."),
-    click.option(
-        "--energy", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --select energy. [0.9]"
-    ),
+    click.option("--energy", type=Number(0, 1, min_open=True, max_open=True), help="With --select energy. [0.9]"),
     click.option(
         "--method",
         "methods",
@@ -82,29 +91,31 @@ selection_options = together(
         help="Decomposition; repeatable. auto: the best for each layer. [auto]",
     ),
     click.option(
-        "--multiple", type=click.IntRange(1), default=8, show_default=True, help="Ranks are multiples of this."
+        "--multiple", type=click.IntRange(1, 4096), default=8, show_default=True, help="Ranks are multiples of this."
     ),
 )
 
 training_options = together(
     click.option(
         "--calibrate",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 1_000_000),
         default=1024,
         show_default=True,
         help="Unlabelled training inputs that re-estimate batch norms, kept where it helps.",
     ),
-    click.option("--epochs", type=click.IntRange(0), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"),
+    click.option(
+        "--epochs", type=click.IntRange(0, 100_000), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"
+    ),
     click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate. [0.03 sgd, 0.001 adam]"),
-    click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
+    click.option("--lr", type=Number(0, min_open=True), help="Peak learning rate. [0.03 sgd, 0.001 adam]"),
+    click.option("--batch-size", type=click.IntRange(1, 1_000_000), default=128, show_default=True),
     click.option(
         "--distill",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         help="Share of the loss that follows the dense model's logits. [0.7; 0 with a loss of your own]",
     ),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(0, 1_000_000_000), default=0, show_default=True),
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgecompress.cli.compressing import line_options, options_from, print_before_after
-from edgecompress.cli.display import print_json, print_table, showing_progress
+from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     device_option,
     json_option,
@@ -78,7 +78,7 @@ def print_run(document: dict[str, Any], output: Path) -> None:
         for item in document["artifacts"]
     ]  # fmt: skip
     print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
-    click.echo(summary_sentence(document))
+    say(summary_sentence(document))
     paths = {
         "model": document["artifacts"][-1]["path"],
         "report": "report.html",
@@ -86,7 +86,7 @@ def print_run(document: dict[str, Any], output: Path) -> None:
         "plan": "plan.json",
     }
     for what, path in paths.items():
-        click.echo(f"{what + ':':8}{output / path}")
+        say(f"{what + ':':8}{output / path}")
 
 
 @click.command(epilog="Example: edgecompress report out/lenet5")
@@ -102,8 +102,8 @@ def report(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        click.echo(summary_sentence(document))
-        click.echo(f"report: {html}")
+        say(summary_sentence(document))
+        say(f"report: {html}")
 
 
 COMMANDS = (run, report)

@@ -116,6 +116,27 @@ def test_verify_profile_and_bundle_take_what_export_wrote(exported: Path, tmp_pa
     assert (tmp_path / "app" / "run.py").is_file()
 
 
+def test_what_a_model_file_prints_is_not_in_the_document(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(
+        "import torch\nprint('hello')\nmodel, example = torch.nn.Linear(3, 2), torch.zeros(1, 3)\n"
+    )
+    answer = command("inspect", tmp_path / "talks.py", "--json")
+    assert json.loads(answer.out)["cost"]["params"] == 8
+    assert "hello" in answer.err
+
+
+def test_verify_runs_no_code_that_a_file_names(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('the code ran')")
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    facts = tmp_path / "model.onnx.json"
+    facts.write_text(facts.read_text().replace('"source": "lenet5"', f'"source": "{tmp_path / "evil.py"}"'))
+    answer = command("verify", tmp_path)
+    assert answer.code == 2
+    assert "whose code must run to rebuild it; add --trust" in answer.err
+    assert "the code ran" not in answer.err
+
+
 def test_compare_refuses_different_circumstances(exported: Path, tmp_path: Path) -> None:
     for threads in ("1", "2"):
         output = tmp_path / f"{threads}.json"
@@ -187,6 +208,9 @@ WRONG = {
         2,
         "--plan already",
     ),
+    "nan": (["run", "lenet5", "--lr", "nan", "-o", "x"], 2, "nan is not a finite number"),
+    "a colon": (["inspect", ":"], 2, "cannot import ''"),
+    "plan and method": (["run", "lenet5", "--plan", "plan300.json", "--method", "svd", "-o", "x"], 2, "drop --method"),
     "truncated onnx": (["profile", "cut.onnx"], 2, "cut.onnx: not a whole ONNX model"),
     "bundle of a stray file": (["bundle", "cut.onnx", "-o", "x"], 2, "cut.onnx.json is not beside it"),
     "verify of nothing": (["verify", "pickled"], 2, "holds no exported file"),
