@@ -85,6 +85,12 @@ class Sample:
     plan: CompressionPlan | None = None
     file: Path | None = None
 
+    @property
+    def metric(self) -> dict[str, str]:
+        """Name and unit of the score: accuracy in percent, or a score of the user's own without a unit."""
+        ours = self.score is top1
+        return {"name": "accuracy" if ours else "score", "unit": " %" if ours else ""}
+
     def model(self) -> nn.Module:
         """Build the model, in eval mode, and prove that it runs on its example.
 

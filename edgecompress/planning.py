@@ -174,9 +174,9 @@ def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Js
 
 
 def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
-    """Parameters, and MACs where a closed form is known (None for other kinds of layers)."""
+    """Parameters, and MACs where they are known (None: no closed form, or the layer itself was not seen running)."""
     try:
-        macs: int | None = chain_cost(layer, shapes).macs
+        macs: int | None = chain_cost(layer, shapes).macs if shapes else None
     except TypeError:
         macs = None
     return {"macs": macs, "params": sum(parameter.numel() for parameter in layer.parameters())}

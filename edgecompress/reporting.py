@@ -19,12 +19,14 @@ from edgecompress.wording import (
     count_text,
     findings,
     grouped,
+    metric_of,
     milliseconds,
     minus,
     plain,
     ratio_of,
     runtime_text,
     scientific,
+    score_text,
     significant,
     typeset,
 )
@@ -113,7 +115,6 @@ class Unit:
 COUNT = Unit(count_text, grouped)
 BYTES = Unit(bytes_text, lambda size: f"{size:,} bytes")
 TIME = Unit(milliseconds)
-PERCENT = Unit(lambda percent: f"{percent:.2f} %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ def _view(document: Json) -> Json:
         "layer_bars": _layer_bars(document["layers"]),
         "largest_macs": _largest_macs(document["layers"]),
         "latency": _latency_view(comparison) if comparison else None,
-        "stages": _stages(document["accuracy"]),
+        "metric_name": metric_of(document)["name"].capitalize(),
+        "stages": _stages(document["accuracy"], metric_of(document)["unit"]),
         "curve": _curve(document["training"]) if document["training"] else None,
         "environment": _environment(comparison) if comparison else [],
         "resolution": f"{100 * RESOLUTION:g} %",
@@ -175,10 +177,14 @@ def _groups(document: Json) -> list[tuple[str, list[Row]]]:
 
 def _accuracy_row(document: Json) -> Row:
     test = (document["data"] or {}).get("test")
-    label = f"Accuracy on {test['items']:,} test items" if test else "Accuracy"
+    metric = metric_of(document)
+    name, unit = metric["name"].capitalize(), Unit(lambda score: score_text(score, metric["unit"]))
+    label = f"{name} on {test['items']:,} test items" if test else name
     before, after = accuracies(document["accuracy"])
-    change = "" if before is None or after is None else minus(f"{after - before:+.2f} points")
-    return Row(label, _shown(before, PERCENT), _shown(after, PERCENT), change)
+    if before is None or after is None:
+        return Row(label, _shown(before, unit), _shown(after, unit), "")
+    change = f"{after - before:+.2f} points" if metric["unit"] else f"{after - before:+.5g}"
+    return Row(label, _shown(before, unit), _shown(after, unit), minus(change))
 
 
 def _model_rows(cost: Json) -> Iterator[Row]:
@@ -312,8 +318,8 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(_position(mark, low, high), f"{mark:.{max(0, -exponent)}f}") for mark in marks]
 
 
-def _stages(accuracy: Json | None) -> list[tuple[str, float]]:
-    """The accuracies that are known, in the order of the stages."""
+def _stages(accuracy: Json | None, unit: str) -> list[tuple[str, str]]:
+    """The scores that are known, in the order of the stages."""
     titles = {
         "dense": "Dense model",
         "decomposed": "After decomposition",
@@ -321,7 +327,8 @@ def _stages(accuracy: Json | None) -> list[tuple[str, float]]:
         "artifact": "Exported file",
     }
     known = accuracy or {}
-    return [(title, known[stage]) for stage, title in titles.items() if known.get(stage) is not None]
+    scored = ((title, known.get(stage)) for stage, title in titles.items())
+    return [(title, score_text(score, unit)) for title, score in scored if score is not None]
 
 
 def _curve(training: Json) -> Json | None:

@@ -328,6 +328,7 @@ def _compressed(line: Line) -> tuple[Json, Done, Done]:
     document = {
         "model": line.sample.name,
         "data": line.data,
+        "metric": line.sample.metric,
         "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, finetuned=tuned),
         "calibration": decomposed.result["calibration"],
         "training": tuned.result["training"],

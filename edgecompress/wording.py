@@ -23,7 +23,7 @@ def findings(document: Json) -> str:
     clauses = (
         _fewer(before["macs"], after["macs"], "MACs"),
         _fewer(before["params"], after["params"], "parameters"),
-        _accuracy_clause(document["accuracy"]),
+        _accuracy_clause(document["accuracy"], metric_of(document)),
         latency_clause(document["comparison"]),
     )
     return ", ".join(clauses) + "."
@@ -36,11 +36,24 @@ def _fewer(before: int, after: int, what: str) -> str:
     return f"{percent:.1f} % {'fewer' if after < before else 'more'} {what}"
 
 
-def _accuracy_clause(accuracy: Json | None) -> str:
+def metric_of(document: Json) -> Mapping[str, str]:
+    """Name and unit of the task score."""
+    metric: Mapping[str, str] = document.get("metric") or {"name": "accuracy", "unit": " %"}
+    return metric
+
+
+def score_text(value: float, unit: str) -> str:
+    """A score with its unit: two decimals of percent, or five digits of anything else."""
+    return f"{value:.2f}{unit}" if unit else f"{value:.5g}"
+
+
+def _accuracy_clause(accuracy: Json | None, metric: Mapping[str, str]) -> str:
     before, after = accuracies(accuracy)
+    name, unit = metric["name"], metric["unit"]
     if before is None or after is None:
-        return "accuracy not measured"
-    return f"accuracy {before:.2f} % -> {after:.2f} % ({after - before:+.2f} points)"
+        return f"{name} not measured"
+    change = f"{after - before:+.2f} points" if unit else f"{after - before:+.5g}"
+    return f"{name} {score_text(before, unit)} -> {score_text(after, unit)} ({change})"
 
 
 def accuracies(accuracy: Json | None) -> tuple[float | None, float | None]:

@@ -203,7 +203,7 @@ def test_models_of_different_folders_have_their_own_neighbours(tmp_path: Path) -
 def test_preprocessing_must_be_json(tmp_path: Path) -> None:
     file = tmp_path / "pre.py"
     file.write_text(
-        "import torch\nmodel, example = torch.nn.Linear(3, 2), torch.zeros(1, 3)\npreprocessing = {'mean': torch.ones(3)}"
+        "import torch\nmodel, example = torch.nn.Linear(3, 2), torch.zeros(1, 3)\npreprocessing = {'mean': example}"
     )
     with pytest.raises(ModelError, match="preprocessing must be numbers, text"):
         resolve(str(file))

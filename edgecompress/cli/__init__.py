@@ -56,7 +56,7 @@ for module in (running, compressing, exporting, measuring, looking):
         group.add_command(command)
 
 
-def run_command_line(arguments: list[str] | None = None) -> int:
+def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return an exit code
     """Run and return the exit code; every error is one message on stderr, never a traceback."""
     try:
         result = group.main(arguments, standalone_mode=False)

@@ -159,12 +159,22 @@ def print_before_after(document: Json) -> None:
     ]
     accuracy = document["accuracy"]
     if accuracy is not None:
-        last = accuracy.get("artifact", accuracy["finetuned"])
-        items = document["data"]["test"]["items"]
-        note = f"{last - accuracy['dense']:+.2f} points on {items:,} test items"
-        rows.insert(0, ("score %", f"{accuracy['dense']:.2f}", f"{last:.2f}", note))
-        rows.insert(1, ("  before fine-tuning", "", f"{accuracy['decomposed']:.2f}", ""))
+        rows[:0] = _score_rows(accuracy, document["metric"], document["data"]["test"]["items"])
     print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
+
+
+def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
+    from edgecompress.wording import score_text
+
+    last = accuracy.get("artifact", accuracy["finetuned"])
+    dense, before, after = (
+        score_text(value, metric["unit"]) for value in (accuracy["dense"], accuracy["decomposed"], last)
+    )
+    change = f"{last - accuracy['dense']:+.2f} points" if metric["unit"] else f"{last - accuracy['dense']:+.5g}"
+    return [
+        (metric["name"], dense, after, f"{change} on {items:,} test items"),
+        ("  before fine-tuning", "", before, ""),
+    ]
 
 
 COMMANDS = (plan, compress)

@@ -31,10 +31,13 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
     if as_json:
         print_json({"model": sample.name, "cost": total.to_json(), "layers": layers})
         return
+    counted = sum(item["macs"] or 0 for item in layers)
     rows = [
         (item["name"], item["kind"], item["params"], item["macs"], ", ".join(item["methods"]) or item["reason"])
         for item in layers
     ]
+    if counted != total.macs:
+        rows.append(("(all other products)", "", None, total.macs - counted, "attention, recurrent and other layers"))
     print_table(sample.name, ("layer", "kind", "parameters", "MACs", "methods"), rows)
     say(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
 
