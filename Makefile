@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types slow clean
+.PHONY: demo test lint format types slow bench clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -17,6 +17,9 @@ test: lint types $(VENV)/dev.stamp
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/whole_line.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

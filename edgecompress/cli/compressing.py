@@ -166,11 +166,9 @@ def print_before_after(document: Json) -> None:
 def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
     from edgecompress.wording import score_text
 
-    last = accuracy.get("artifact", accuracy["finetuned"])
-    dense, before, after = (
-        score_text(value, metric["unit"]) for value in (accuracy["dense"], accuracy["decomposed"], last)
-    )
-    change = f"{last - accuracy['dense']:+.2f} points" if metric["unit"] else f"{last - accuracy['dense']:+.5g}"
+    unit, last = metric["unit"], float(accuracy.get("artifact", accuracy["finetuned"]))
+    change = f"{last - accuracy['dense']:+.2f} points" if unit else f"{last - accuracy['dense']:+.5g}"
+    dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
     return [
         (metric["name"], dense, after, f"{change} on {items:,} test items"),
         ("  before fine-tuning", "", before, ""),
