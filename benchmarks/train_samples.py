@@ -15,7 +15,8 @@ import torch
 
 from edgecompress.files import save_weights
 from edgecompress.finetuning import FineTuning, finetune
-from edgecompress.models import Sample, resolve
+from edgecompress.models import Sample
+from edgecompress.resolving import resolve
 from edgecompress.resources import resource
 from edgecompress.scoring import score
 

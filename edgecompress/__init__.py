@@ -29,8 +29,8 @@ _HOMES = {
     "finetune": "finetuning",
     "plan": "planning",
     "profile": "profiling",
-    "recalibrate": "finetuning",
-    "resolve": "models",
+    "recalibrate": "calibrating",
+    "resolve": "resolving",
     "score": "scoring",
     "verify": "verifying",
 }
@@ -42,6 +42,7 @@ __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checker
 if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact as Artifact
     from edgecompress.bundling import bundle as bundle
+    from edgecompress.calibrating import recalibrate as recalibrate
     from edgecompress.costs import Cost as Cost
     from edgecompress.costs import cost as cost
     from edgecompress.decomposing import decompose as decompose
@@ -49,9 +50,7 @@ if TYPE_CHECKING:
     from edgecompress.exporting import export as export
     from edgecompress.finetuning import FineTuning as FineTuning
     from edgecompress.finetuning import finetune as finetune
-    from edgecompress.finetuning import recalibrate as recalibrate
     from edgecompress.models import Sample as Sample
-    from edgecompress.models import resolve as resolve
     from edgecompress.planning import plan as plan
     from edgecompress.plans import CompressionPlan as CompressionPlan
     from edgecompress.plans import LayerPlan as LayerPlan
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from edgecompress.profiles import Profile as Profile
     from edgecompress.profiling import compare as compare
     from edgecompress.profiling import profile as profile
+    from edgecompress.resolving import resolve as resolve
     from edgecompress.scoring import score as score
     from edgecompress.verifying import verify as verify
 

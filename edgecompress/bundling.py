@@ -9,8 +9,8 @@ from pathlib import Path
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
-from edgecompress.models import sample_facts
 from edgecompress.profiles import Profile
+from edgecompress.resolving import sample_facts
 from edgecompress.resources import resource
 from edgecompress.verifying import RELATIVE_TOLERANCE, check_facts
 

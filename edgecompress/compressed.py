@@ -15,8 +15,9 @@ from torch import nn
 from edgecompress.decomposing import decompose
 from edgecompress.errors import FileError, ModelError
 from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
-from edgecompress.models import Sample, check_runs, resolve, sample_facts
+from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
+from edgecompress.resolving import resolve, sample_facts
 
 VERSION = 1
 KIND = "edgecompress.model"

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, size
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.files import written_aside
-from edgecompress.models import Sample, as_outputs, call, copied, evaluating
+from edgecompress.models import Sample, call, copied
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score_on
 
@@ -309,52 +309,3 @@ def _resume(run: _Run, checkpoint: Path | None, key: str) -> bool:
         return False
     run.restore(state)
     return True
-
-
-def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.Module:
-    """A copy of ``model`` whose batch-norm statistics are the averages over ``inputs``, no gradients.
-
-    Every other layer stays in eval mode, so dropout does not disturb the statistics.
-    """
-    changed = copied(model).eval()
-    norms = [layer for layer in changed.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    norms = [layer for layer in norms if layer.track_running_stats]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    with torch.no_grad():
-        for part in _equal_parts(inputs, batch_size) if norms else ():
-            changed(*part)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
-    return changed.eval()
-
-
-def _equal_parts(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
-    """``inputs`` in parts of about ``batch_size`` that differ by at most one, so that averages of parts are fair."""
-    parts = max(1, math.ceil(len(inputs[0]) / batch_size))
-    yield from zip(*(torch.tensor_split(tensor, parts) for tensor in inputs), strict=True)
-
-
-def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Inputs) -> tuple[nn.Module, bool]:
-    """Recalibrated batch norms if they bring the outputs nearer to the dense model's on ``inputs``, else a no-op.
-
-    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones; no labels are used. The
-    distance is the mean squared difference of the outputs. One input alone has no statistics.
-    """
-    if len(inputs[0]) < 2:
-        return model, False
-    candidate = recalibrate(model, inputs)
-    better = _distance(candidate, dense, inputs) < _distance(model, dense, inputs)
-    return (candidate, True) if better else (model, False)
-
-
-def _distance(model: nn.Module, dense: nn.Module, inputs: Inputs, batch_size: int = 128) -> float:
-    total = 0.0
-    with evaluating(model), evaluating(dense), torch.no_grad():
-        for part in _equal_parts(inputs, batch_size):
-            for ours, theirs in zip(as_outputs(model(*part)), as_outputs(dense(*part)), strict=True):
-                total += float((ours - theirs).double().pow(2).sum())
-    return total

@@ -1,34 +1,12 @@
-"""Sample: a model with what is needed to compress, train, check and describe it; and what MODEL may be.
-
-A model file is a Python file with a few names, of which only ``model`` and ``example`` are required::
-
-    def model() -> nn.Module: ...                       # built, trained weights loaded
-    def example() -> Tensor | tuple[Tensor, ...]: ...   # one input batch (any batch size)
-    def data(split) -> Dataset: ...                     # "train", "validation" or "test"; items (input, target)
-    def loss(outputs, targets) -> Tensor: ...           # default: cross-entropy, averaged over the batch
-    def score(outputs, targets) -> float: ...           # default: top-1 accuracy in percent; higher is better
-    def augment(inputs, generator) -> Tensor: ...       # applied to each training batch
-    preprocessing = {...}                               # goes into the manifest of a bundle
-
-The shipped samples are such files, resolved by the same code. The file's folder is importable until
-another model file is loaded.
-"""
+"""Sample: a model with what is needed to compress, train, check and describe it; and how models are run safely."""
 
 from __future__ import annotations
 
 import copy
-import difflib
-import importlib
-import importlib.util
-import json
-import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,8 +14,6 @@ from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs
 from edgecompress.errors import DataError, EdgeCompressError, ModelError
-from edgecompress.files import sha256
-from edgecompress.resources import resource
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -178,170 +154,6 @@ def without_numbers(model: nn.Module) -> nn.Module:
 def _loose_tensors(model: nn.Module) -> list[Tensor]:
     """Tensors that are plain attributes of a module, neither parameters nor buffers."""
     return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-
-
-def resolve(reference: str, *, trust: bool = False) -> Sample:
-    """The sample that ``reference`` names, without building its model.
-
-    ``reference`` is ``file.py``, ``file.py:name``, ``package.module:name``, the name of a shipped sample, or a
-    compressed-model folder. Giving a file or a module means trusting its code; a folder may have come from
-    anywhere, so the code it names runs only if it is a shipped sample or with ``trust``.
-
-    Raises:
-        ModelError: nothing of that name, or not a model.
-    """
-    path, attribute = _split(reference)
-    if reference in sample_facts():
-        return _from_file(resource("sample_models") / f"{reference}.py", "model", reference, name=reference)
-    if path.is_dir():
-        from edgecompress.compressed import load_compressed
-
-        return load_compressed(path, trust=trust)
-    if path.suffix == ".py":
-        return _from_file(path, attribute or "model", reference)
-    if path.suffix == ".onnx":
-        raise ModelError(
-            f"{reference}: an .onnx file cannot be compressed; give the PyTorch model it came from "
-            "(verify, profile and bundle do take .onnx files)"
-        )
-    if ":" in reference:
-        return _from_module(reference)
-    raise ModelError(_unknown(reference))
-
-
-def code_digest(file: Path | None) -> str:
-    """A digest of the Python files of ``file``'s folder that are loaded: the model file and its neighbours."""
-    if file is None:
-        return ""
-    folder = file.resolve().parent
-    return " ".join(sha256(loaded) for loaded in sorted(set(_loaded_under(folder).values())))
-
-
-def _loaded_under(folder: Path) -> dict[str, Path]:
-    """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    paths = {name: Path(file).resolve() for name, file in files.items() if file and file.endswith(".py")}
-    return {
-        name: path
-        for name, path in paths.items()
-        if path.is_relative_to(folder) and "site-packages" not in path.parts and name.split(".")[0] != "edgecompress"
-    }
-
-
-def _file_of(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file) if file else None
-
-
-def sample_facts() -> dict[str, dict[str, Any]]:
-    """The shipped samples by name, with their facts from ``sample_models/info.toml``."""
-    return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
-
-
-def _split(reference: str) -> tuple[Path, str]:
-    """``file.py:name`` into path and name; anything else has no name."""
-    head, _, tail = reference.rpartition(":")
-    return (Path(head), tail) if head.endswith(".py") else (Path(reference), "")
-
-
-def _unknown(reference: str) -> str:
-    names = sorted(sample_facts())
-    close = difflib.get_close_matches(reference, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return (
-        f"no model {reference!r}{hint} A model is a sample ({', '.join(names)}), a file.py, file.py:name, "
-        "package.module:name or a compressed-model folder"
-    )
-
-
-def _from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sample:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
-    return _from_namespace(_load_file(path), attribute, name or path.stem, source, reference)
-
-
-def _load_file(path: Path) -> ModuleType:
-    _make_importable(path.resolve().parent)
-    spec = importlib.util.spec_from_file_location(f"edgecompress_model_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path}: Python cannot load this file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
-    return module
-
-
-_IMPORTABLE: dict[Path, set[str]] = {}
-"""The model folder on ``sys.path``, with the names of the modules that were loaded before it."""
-
-
-def _make_importable(folder: Path) -> None:
-    """Let the files of ``folder`` be imported; forget those of the model folder before it, names may be the same."""
-    if folder in _IMPORTABLE:
-        return
-    for other, earlier in list(_IMPORTABLE.items()):
-        for name in set(_loaded_under(other)) - earlier:
-            del sys.modules[name]
-        del _IMPORTABLE[other]
-        sys.path.remove(str(other))
-    _IMPORTABLE[folder] = set(sys.modules)
-    sys.path.insert(0, str(folder))
-
-
-def _from_module(reference: str) -> Sample:
-    module_name, _, attribute = reference.rpartition(":")
-    try:
-        module = call(reference, "importing it", lambda: importlib.import_module(module_name))
-    except ModelError as error:
-        raise ModelError(f"{reference}: cannot import {module_name!r}: {error.__cause__}") from error
-    return _from_namespace(module, attribute or "model", reference, reference, reference)
-
-
-def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, reference: str) -> Sample:
-    found = getattr(module, attribute, None)
-    if found is None or not (callable(found) or isinstance(found, nn.Module)):
-        raise ModelError(
-            f"{reference}: defines no {attribute!r}; write `def {attribute}() -> torch.nn.Module: ...`, "
-            "or name another function after a colon (file.py:name)"
-        )
-    build = (lambda: found) if isinstance(found, nn.Module) else found
-    splits = cache(module.data) if hasattr(module, "data") else None
-    optional = {key: getattr(module, key) for key in ("loss", "score", "augment") if hasattr(module, key)}
-    return Sample(
-        name,
-        source,
-        build,
-        _example(module, reference),
-        splits,
-        file=_file_of(module),
-        preprocessing=_preprocessing(module, reference),
-        **optional,
-    )
-
-
-def _preprocessing(module: ModuleType, reference: str) -> dict[str, Any]:
-    """The module's preprocessing, proved to be JSON: it goes into manifests."""
-    given = getattr(module, "preprocessing", {})
-    try:
-        json.dumps(given, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{reference}: preprocessing must be numbers, text, lists and dicts: {error}") from None
-    if not isinstance(given, dict):
-        raise ModelError(f"{reference}: preprocessing must be a dict, it is a {type(given).__name__}")
-    return given
-
-
-def _example(module: ModuleType, reference: str) -> Inputs:
-    example = getattr(module, "example", None)
-    value = call(reference, "example()", example) if callable(example) else example
-    inputs = value if isinstance(value, tuple | list) else (value,)
-    if not inputs or not all(isinstance(item, Tensor) and item.dim() > 0 for item in inputs):
-        raise ModelError(
-            f"{reference}: defines no usable 'example'; write `def example(): return torch.zeros(1, 3, 32, 32)` "
-            "(a tensor or a tuple of tensors, batch first)"
-        )
-    return tuple(inputs)
 
 
 def call(name: str, what: str, function: Callable[[], Any]) -> Any:

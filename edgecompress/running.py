@@ -21,6 +21,7 @@ from torch import nn
 
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.bundling import bundle
+from edgecompress.calibrating import recalibrate_if_better
 from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
 from edgecompress.costs import cost
 from edgecompress.datasets import calibration_inputs, fingerprint, origin, size
@@ -28,8 +29,8 @@ from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
 from edgecompress.files import Json, read_json, write_json, zipped_bytes
-from edgecompress.finetuning import FineTuning, finetune, recalibrate_if_better, state_digest
-from edgecompress.models import SPLITS, Sample, check_runs, code_digest
+from edgecompress.finetuning import FineTuning, finetune, state_digest
+from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.planning import layer_costs, plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
@@ -38,6 +39,7 @@ from edgecompress.progress import Progress, silent
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.reporting import write_report
+from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector

@@ -17,8 +17,8 @@ from edgecompress.devices import Local
 from edgecompress.errors import FileError
 from edgecompress.exporting import export
 from edgecompress.files import read_json, sha256
-from edgecompress.models import resolve
 from edgecompress.profiling import profile
+from edgecompress.resolving import resolve
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.costs import Cost, chain_cost, cost, input_shapes, layer_macs, output_shape, weight_bytes
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.models import resolve
+from edgecompress.resolving import resolve
 
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

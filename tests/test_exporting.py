@@ -16,8 +16,9 @@ from edgecompress.decomposing import decompose
 from edgecompress.decompositions import LINKS
 from edgecompress.errors import ExportError, FileError, ParityError
 from edgecompress.exporting import export
-from edgecompress.models import Sample, resolve
+from edgecompress.models import Sample
 from edgecompress.planning import plan
+from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
 from edgecompress.targets import TARGETS
 from edgecompress.targets.onnx import Onnx

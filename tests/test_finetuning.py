@@ -10,17 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgecompress.calibrating import recalibrate, recalibrate_if_better
 from edgecompress.errors import ModelError, TrainingError
-from edgecompress.finetuning import (
-    FineTuned,
-    FineTuning,
-    distillation,
-    finetune,
-    recalibrate,
-    recalibrate_if_better,
-    state_digest,
-)
-from edgecompress.models import Sample, resolve
+from edgecompress.finetuning import FineTuned, FineTuning, distillation, finetune, state_digest
+from edgecompress.models import Sample
+from edgecompress.resolving import resolve
 
 SETTINGS = FineTuning(epochs=3, lr=0.05, distill=0.0, batch_size=64)
 

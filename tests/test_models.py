@@ -12,8 +12,8 @@ from edgecompress.datasets import batches, calibration_inputs, size
 from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.files import sha256
-from edgecompress.models import resolve, sample_facts
 from edgecompress.planning import plan
+from edgecompress.resolving import resolve, sample_facts
 from edgecompress.resources import resource
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget

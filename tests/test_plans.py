@@ -16,9 +16,9 @@ from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import FileError, PlanError
 from edgecompress.files import dump_json
-from edgecompress.models import resolve
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.resolving import resolve
 from edgecompress.selectors import SELECTORS, Budget, Energy
 
 # ---------------------------------------------------------------------------------------------------- JSON

@@ -16,9 +16,9 @@ from edgecompress.artifacts import Artifact
 from edgecompress.devices import Local
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
-from edgecompress.models import resolve
 from edgecompress.profiles import Comparison, Latency, Profile, Ratio, paired_ratio, quantile, statistics
 from edgecompress.profiling import compare, device_named, profile
+from edgecompress.resolving import resolve
 from edgecompress.targets import TARGETS
 
 

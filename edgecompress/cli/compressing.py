@@ -45,9 +45,9 @@ SELECTION = ("keep", "of", "select", "energy", "methods", "multiple")
 def plan(model: str, trust: bool, output: Path | None, as_json: bool, **selection: Any) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.files import make_folder
-    from edgecompress.models import resolve
     from edgecompress.planning import layer_costs
     from edgecompress.planning import plan as make_plan
+    from edgecompress.resolving import resolve
 
     methods, multiple = methods_from(selection.pop("methods")), selection.pop("multiple")
     sample = resolve(model, trust=trust)
@@ -133,7 +133,7 @@ def _refuse_selection_beside_a_plan() -> None:
 @json_option
 def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_json: bool, **given: Any) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
-    from edgecompress.models import resolve
+    from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
     from edgecompress.running import Line
     from edgecompress.running import compress as compress_line
@@ -166,7 +166,7 @@ def print_before_after(document: Json) -> None:
 def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
     from edgecompress.wording import score_text
 
-    unit, last = metric["unit"], float(accuracy.get("artifact", accuracy["finetuned"]))
+    unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]
     change = f"{last - accuracy['dense']:+.2f} points" if unit else f"{last - accuracy['dense']:+.5g}"
     dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
     return [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def export(model: str, targets: tuple[str, ...], trust: bool, output: Path, as_json: bool) -> None:
     """Export a model, dense or compressed, and prove that the file computes the same."""
     from edgecompress.exporting import export as export_model
-    from edgecompress.models import resolve
+    from edgecompress.resolving import resolve
 
     sample, artifacts = resolve(model, trust=trust), []
     built = sample.model()
@@ -110,7 +110,7 @@ def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     """The sample an artifact came from; ``model`` gives its code and data where it is of the same plan."""
     from edgecompress.compressed import resolve_recorded
     from edgecompress.errors import ModelError
-    from edgecompress.models import resolve
+    from edgecompress.resolving import resolve
 
     given = resolve(model, trust=trust) if model else None
     if given is not None and given.plan == artifact.plan:

@@ -23,7 +23,7 @@ DATA_VARIABLE = "EDGECOMPRESS_DATA"
 def inspect(model: str, trust: bool, as_json: bool) -> None:
     """Show layers, parameters and MACs, and which methods can decompose each layer, or why none can."""
     from edgecompress.costs import cost
-    from edgecompress.models import resolve
+    from edgecompress.resolving import resolve
 
     sample = resolve(model, trust=trust)
     built = sample.model()
@@ -75,7 +75,7 @@ def list_entries(what: str, as_json: bool) -> None:
 
 
 def _samples() -> dict[str, dict[str, Any]]:
-    from edgecompress.models import sample_facts
+    from edgecompress.resolving import sample_facts
 
     columns = ("title", "dataset", "params", "macs", "test_accuracy", "licence")
     return {name: {column: facts[column] for column in columns} for name, facts in sample_facts().items()}
@@ -137,7 +137,7 @@ def _data() -> dict[str, Any]:
 
 def _samples_whole() -> list[dict[str, Any]]:
     from edgecompress.files import sha256
-    from edgecompress.models import sample_facts
+    from edgecompress.resolving import sample_facts
     from edgecompress.resources import resource
 
     found = []

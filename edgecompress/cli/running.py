@@ -49,7 +49,7 @@ def run(
 
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
-    from edgecompress.models import resolve
+    from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
     from edgecompress.running import Line, summary
     from edgecompress.running import run as run_line

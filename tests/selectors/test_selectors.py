@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from edgecompress.costs import Cost, chain_cost, input_shapes
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import BudgetError, PlanError
-from edgecompress.models import resolve
 from edgecompress.planning import plan, rank_steps
+from edgecompress.resolving import resolve
 from edgecompress.selectors import SELECTORS, Budget, Candidate, Energy, LayerCandidates
 from edgecompress.selectors.budget import solve_knapsack
 
