@@ -309,10 +309,9 @@ class Line:
         """``bundle/`` of the compressed model on the first target."""
 
         def work() -> Json:
-            manifest = bundle(
-                self.folder / measured.result["compressed"], self.folder / "bundle", platform=self.options.platform
-            )
-            return {"manifest": str(manifest.relative_to(self.folder))}
+            made = self.folder / "bundle"
+            manifest = bundle(self.folder / measured.result["compressed"], made, platform=self.options.platform)
+            return {"manifest": f"{made.name}/{manifest.name}"}
 
         return self.stages.do("bundle", [measured.key, self.options.platform], work, ("bundle",))
 
