@@ -25,7 +25,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -76,12 +76,17 @@ def code_digest(file: Path | None) -> str:
 def _loaded_under(folder: Path) -> dict[str, Path]:
     """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    paths = {name: Path(file).resolve() for name, file in files.items() if file and file.endswith(".py")}
+    paths = {name: Path(file).resolve() for name, file in files.items() if _is_source(file)}
     return {
         name: path
         for name, path in paths.items()
         if path.is_relative_to(folder) and "site-packages" not in path.parts and name.split(".")[0] != "edgecompress"
     }
+
+
+def _is_source(file: object) -> TypeGuard[str]:
+    """Whether a module's ``__file__`` is a Python file; some modules carry a made-up or relative one."""
+    return isinstance(file, str) and file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
 
 
 def _file_of(module: ModuleType) -> Path | None:

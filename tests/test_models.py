@@ -13,7 +13,7 @@ from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.files import sha256
 from edgecompress.planning import plan
-from edgecompress.resolving import resolve, sample_facts
+from edgecompress.resolving import code_digest, resolve, sample_facts
 from edgecompress.resources import resource
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
@@ -236,3 +236,15 @@ def test_scoring_leaves_the_mode_alone(tiny_file: Path) -> None:
     model = sample.model().train()
     score(model, sample)
     assert all(module.training for module in model.modules())
+
+
+def test_the_digest_of_the_code_is_of_real_files_of_the_model(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(tiny_file.read_text())
+    sample = resolve("mine.py")
+    before = code_digest(sample.file)
+    assert len(before.split()) == 1
+    Path("mine.py").write_text(tiny_file.read_text() + "\n# changed\n")
+    assert code_digest(sample.file) != before
