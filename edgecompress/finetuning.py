@@ -68,7 +68,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """The best model by validation score and how it came about; ``best_epoch`` 0 is the model as given."""
+    """The best model by validation score (the later of equals); ``best_epoch`` 0 is the model as given."""
 
     model: nn.Module
     best_epoch: int
@@ -112,7 +112,8 @@ class _Run:
     history: list[Epoch] = field(default_factory=list)
 
     def keep_if_best(self, epoch: int, score: float) -> None:
-        if score > self.best_score:
+        """Keep this epoch's weights; of equal scores the later, whose learning rate was lower, is kept."""
+        if score >= self.best_score:
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.best_epoch, self.best_score = epoch, score
 

@@ -95,6 +95,13 @@ def test_the_best_epoch_is_kept_even_if_it_is_the_start(sample: Sample) -> None:
     assert done.history[0].score < done.best_score
 
 
+def test_of_equal_scores_the_later_epoch_is_kept(sample: Sample) -> None:
+    level = replace(sample, score=lambda _outputs, _targets: 50.0)
+    done = finetune(sample.model(), level, SETTINGS)
+    assert done.best_epoch == 3
+    assert [epoch.score for epoch in done.history] == [50.0, 50.0, 50.0]
+
+
 def test_no_epochs_is_a_copy(sample: Sample) -> None:
     start = sample.model()
     done = finetune(start, sample, FineTuning(epochs=0))
