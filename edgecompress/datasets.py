@@ -68,8 +68,13 @@ def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:
     inputs, targets = take(dataset, _drawn(dataset, FINGERPRINTED_ITEMS, 0))
     digest = hashlib.sha256(str(size(dataset)).encode())
     for tensor in (targets, *(inputs if inputs_too else ())):
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """A tensor's numbers as they lie in memory, for digests."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _drawn(dataset: Dataset[Any], count: int, seed: int) -> Tensor:

@@ -19,6 +19,8 @@ A message names the culprit, the fact and the way out.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class EdgeCompressError(Exception):
     """Base of every error this package raises on purpose."""
@@ -94,3 +96,16 @@ class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better
     """An optional dependency is not installed; the message holds the pip command."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """The first line of an error's message; ``otherwise``, or its type's name, where it has none."""
+    return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+
+
+def raised_at(error: BaseException) -> tuple[Path, int] | None:
+    """File and line an error was raised at, or None if it never was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno) if trace is not None else None

@@ -22,7 +22,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import Dataset
 
-from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, size
+from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, raw_bytes, size
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.files import written_aside
 from edgecompress.models import Sample, call, copied
@@ -287,7 +287,7 @@ def state_digest(model: nn.Module | None) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items() if model is not None else ():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs
-from edgecompress.errors import DataError, EdgeCompressError, ModelError
+from edgecompress.errors import DataError, EdgeCompressError, ModelError, first_line, raised_at
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -173,12 +173,10 @@ def call(name: str, what: str, function: Callable[[], Any]) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error, 'no message')}"
 
 
 def _where(error: BaseException) -> str:
-    """The last line of the user's code in a traceback."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f" (at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace is not None else ""
+    """The line of the user's code that an error was raised at."""
+    place = raised_at(error)
+    return f" (at {place[0].name}:{place[1]})" if place else ""

@@ -26,6 +26,7 @@ from edgecompress.wording import (
     ratio_of,
     runtime_text,
     scientific,
+    score_change,
     score_text,
     significant,
     typeset,
@@ -183,8 +184,7 @@ def _accuracy_row(document: Json) -> Row:
     before, after = accuracies(document["accuracy"])
     if before is None or after is None:
         return Row(label, _shown(before, unit), _shown(after, unit), "")
-    change = f"{after - before:+.2f} points" if metric["unit"] else f"{after - before:+.5g}"
-    return Row(label, _shown(before, unit), _shown(after, unit), minus(change))
+    return Row(label, _shown(before, unit), _shown(after, unit), minus(score_change(before, after, metric["unit"])))
 
 
 def _model_rows(cost: Json) -> Iterator[Row]:

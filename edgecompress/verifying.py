@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Arrays, Artifact, Parity, Scored, TensorSpec
 from edgecompress.datasets import Inputs, origin, size
-from edgecompress.errors import DataError, ExportError, FileError, ParityError
+from edgecompress.errors import DataError, ExportError, FileError, ParityError, first_line
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score
@@ -121,8 +121,9 @@ def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: I
     try:
         return list(run(as_feed(specs, inputs)).values())
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"{target.name}: the file does not run at batch {len(inputs[0])}: {first}") from error
+        raise ExportError(
+            f"{target.name}: the file does not run at batch {len(inputs[0])}: {first_line(error)}"
+        ) from error
 
 
 def as_feed(specs: tuple[TensorSpec, ...], inputs: Inputs) -> Arrays:

@@ -47,13 +47,17 @@ def score_text(value: float, unit: str) -> str:
     return f"{value:.2f}{unit}" if unit else f"{value:.5g}"
 
 
+def score_change(before: float, after: float, unit: str) -> str:
+    """The difference of two scores, in points where they are percent."""
+    return f"{after - before:+.2f} points" if unit else f"{after - before:+.5g}"
+
+
 def _accuracy_clause(accuracy: Json | None, metric: Mapping[str, str]) -> str:
     before, after = accuracies(accuracy)
     name, unit = metric["name"], metric["unit"]
     if before is None or after is None:
         return f"{name} not measured"
-    change = f"{after - before:+.2f} points" if unit else f"{after - before:+.5g}"
-    return f"{name} {score_text(before, unit)} -> {score_text(after, unit)} ({change})"
+    return f"{name} {score_text(before, unit)} -> {score_text(after, unit)} ({score_change(before, after, unit)})"
 
 
 def accuracies(accuracy: Json | None) -> tuple[float | None, float | None]:

@@ -15,7 +15,7 @@ import click
 
 from edgecompress import __version__
 from edgecompress.cli import compressing, exporting, looking, measuring, running
-from edgecompress.errors import EdgeCompressError
+from edgecompress.errors import EdgeCompressError, first_line, raised_at
 
 INTERRUPTED = 130
 
@@ -78,15 +78,8 @@ def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR091
         )
         return 2
     except Exception as error:  # the last resort: a defect of ours, or user code where none was expected
-        first = (str(error).strip() or "no message").splitlines()[0]
-        click.echo(f"error: unexpected {type(error).__name__}: {first}{_place(error)}", err=True)
+        place = raised_at(error)
+        where = f" ({place[0]}:{place[1]})" if place else ""
+        click.echo(f"error: unexpected {type(error).__name__}: {first_line(error, 'no message')}{where}", err=True)
         return 1
     return result if isinstance(result, int) else 0
-
-
-def _place(error: BaseException) -> str:
-    """File and line an error came from, for a report of the defect."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""

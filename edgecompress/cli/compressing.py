@@ -164,10 +164,10 @@ def print_before_after(document: Json) -> None:
 
 
 def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
-    from edgecompress.wording import score_text
+    from edgecompress.wording import score_change, score_text
 
     unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]
-    change = f"{last - accuracy['dense']:+.2f} points" if unit else f"{last - accuracy['dense']:+.5g}"
+    change = score_change(accuracy["dense"], last, unit)
     dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
     return [
         (metric["name"], dense, after, f"{change} on {items:,} test items"),

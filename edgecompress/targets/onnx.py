@@ -23,7 +23,7 @@ from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.datasets import Inputs
-from edgecompress.errors import ExportError, FileError
+from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
 from edgecompress.resources import resource
@@ -85,7 +85,7 @@ class Onnx:
         except Exception as error:
             cause = error.__cause__ or error
             raise ExportError(
-                f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {_first(cause)}"
+                f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
             ) from error
         assert program is not None
         return program.model_proto
@@ -131,7 +131,7 @@ class Onnx:
         try:
             onnx.checker.check_model(proto, full_check=True)
         except onnx.checker.ValidationError as error:
-            raise ExportError(f"onnx: the exporter wrote an invalid graph: {_first(error)}") from error
+            raise ExportError(f"onnx: the exporter wrote an invalid graph: {first_line(error)}") from error
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Names, dtypes and shapes as the file declares them."""
@@ -194,11 +194,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _unreadable(path: Path, error: Exception) -> FileError:
-    return FileError(f"{path}: not a whole ONNX model, or not one ONNX Runtime can run ({_first(error)[:200]})")
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return FileError(f"{path}: not a whole ONNX model, or not one ONNX Runtime can run ({first_line(error)[:200]})")
 
 
 def _names(stem: str, count: int, taken: set[str]) -> list[str]:
