@@ -23,6 +23,7 @@ from edgecompress.files import Json
 from edgecompress.models import copied, without_numbers
 
 Shape = tuple[int, ...]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,16 @@ def chain_cost(chain: nn.Module, shapes: list[Shape]) -> Cost:
 def _links_macs(links: list[nn.Module], shape: Shape) -> int:
     macs = 0
     for link in links:
-        shape = output_shape(link, shape)
-        macs += layer_macs(link, shape)
+        given, shape = shape, output_shape(link, shape)
+        macs += layer_macs(link, given, shape)
     return macs
 
 
-def layer_macs(layer: nn.Module, output: Shape) -> int:
-    """MACs of one layer from the shape of its output: every output number is one dot product.
+def layer_macs(layer: nn.Module, given: Shape, output: Shape) -> int:
+    """MACs of one layer from the shapes of its input and output.
+
+    Every output number is one dot product; of a transposed convolution every input number is multiplied with its
+    filter.
 
     Raises:
         TypeError: a layer whose MACs have no closed form here.
@@ -98,6 +102,8 @@ def layer_macs(layer: nn.Module, output: Shape) -> int:
         return prod(output) * layer.in_features
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return prod(output) * (layer.in_channels // layer.groups) * prod(layer.kernel_size)
+    if isinstance(layer, TRANSPOSED):
+        return prod(given) * (layer.out_channels // layer.groups) * prod(layer.kernel_size)
     raise TypeError(f"no closed form for the MACs of {type(layer).__name__}")
 
 
@@ -105,15 +111,23 @@ def output_shape(layer: nn.Module, shape: Shape) -> Shape:
     """Shape of the output of a Linear or ConvNd layer for an input of ``shape`` (batch first)."""
     if isinstance(layer, nn.Linear):
         return (*shape[:-1], layer.out_features)
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED):
         axes = range(len(layer.kernel_size))
         leading = shape[: -len(axes) - 1]
         spatial = shape[-len(axes) :]
-        return (*leading, layer.out_channels, *(_conv_length(layer, axis, spatial[axis]) for axis in axes))
+        length = _transposed_length if isinstance(layer, TRANSPOSED) else _conv_length
+        return (*leading, layer.out_channels, *(length(layer, axis, spatial[axis]) for axis in axes))
     raise TypeError(f"no closed form for the output of {type(layer).__name__}")
 
 
-def _conv_length(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int, length: int) -> int:
+def _transposed_length(layer: nn.modules.conv._ConvNd, axis: int, length: int) -> int:
+    """Length of one spatial axis after a transposed convolution."""
+    assert not isinstance(layer.padding, str)
+    reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+    return (length - 1) * layer.stride[axis] - 2 * layer.padding[axis] + reach + layer.output_padding[axis]
+
+
+def _conv_length(layer: nn.modules.conv._ConvNd, axis: int, length: int) -> int:
     """Length of one spatial axis after a convolution."""
     if layer.padding == "same":
         return length

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
+from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
+from edgecompress.decompositions.kernels import groups_of, kernels, weight_from
 from edgecompress.errors import PlanError
 from edgecompress.layers import refuse_unusable, weighted_layers
 from edgecompress.models import copied
-from edgecompress.plans import CompressionPlan, LayerPlan
+from edgecompress.plans import CompressionPlan, LayerPlan, Ranks
 from edgecompress.progress import Progress, silent
 
 
@@ -95,14 +97,38 @@ def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.S
 
 
 def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan, method: Decomposition) -> None:
-    weight = _weight(layer).detach()
-    refuse_unusable(plan.name, weight)
-    factors = method.factors(weight.cpu(), plan.ranks)
-    state: dict[str, Tensor] = {f"{link}.weight": factor for link, factor in zip(method.links, factors, strict=True)}
+    refuse_unusable(plan.name, _weight(layer).detach())
+    links = [chain.get_submodule(link) for link in method.links]
+    for link, factor in zip(links, factors_of(method, layer, plan.ranks), strict=True):
+        _weight(link).data.copy_(weight_from(link, factor))
     if layer.bias is not None:
         assert isinstance(layer.bias, Tensor)
-        state[f"{method.links[-1]}.bias"] = layer.bias.detach()
-    chain.load_state_dict(state)
+        assert isinstance(links[-1].bias, Tensor)
+        links[-1].bias.data.copy_(layer.bias.detach())
+
+
+def factors_of(method: Decomposition, layer: nn.Module, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+    """The kernels of each link, (groups, ...), for a layer's kernels; ``moments`` are (groups, D, D)."""
+    stacked = kernels(layer).cpu()
+    each = [
+        method.factors(kernel, ranks, None if moments is None else moments[group])
+        for group, kernel in enumerate(stacked)
+    ]
+    return tuple(torch.stack(of_link) for of_link in zip(*each, strict=True))
+
+
+def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:
+    """A copy of ``layer`` with the weight and bias that ``chain`` stands for: the way back."""
+    method, groups = DECOMPOSITIONS[plan.method], groups_of(layer)
+    links = [chain.get_submodule(link) for link in method.links]
+    stacked = [kernels(link, groups).double() for link in links]
+    whole = torch.stack([method.reconstruct(tuple(of_group)) for of_group in zip(*stacked, strict=True)])
+    dense = copied(layer)
+    _weight(dense).data.copy_(weight_from(dense, whole))
+    if isinstance(links[-1].bias, Tensor):
+        assert isinstance(dense.bias, Tensor)
+        dense.bias.data.copy_(links[-1].bias.detach())
+    return dense
 
 
 def _weight(layer: nn.Module) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecompress.decompositions.base import Decomposition, Support
+from edgecompress.decompositions.base import Decomposition, Factors, Support
 from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
 from edgecompress.decompositions.spatial_svd import SpatialSvd
 from edgecompress.decompositions.svd import Svd
@@ -21,4 +21,4 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
 LINKS: dict[str, tuple[str, ...]] = {name: method.links for name, method in DECOMPOSITIONS.items()}
 """The names of the links of each method's chain, in order."""
 
-__all__ = ["DECOMPOSITIONS", "LINKS", "Decomposition", "Support"]
+__all__ = ["DECOMPOSITIONS", "LINKS", "Decomposition", "Factors", "Support"]

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from edgecompress.plans import Ranks
 
-Conv = nn.Conv1d | nn.Conv2d
+Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 Factors = tuple[Tensor, ...]
+CONVS = {nn.Conv1d: nn.Conv1d, nn.Conv2d: nn.Conv2d, nn.ConvTranspose1d: nn.Conv1d, nn.ConvTranspose2d: nn.Conv2d}
+"""The convolutions that are decomposed, each with the kind of its 1x1 neighbours in a chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,13 @@ SUPPORTED = Support()
 
 
 class Decomposition(Protocol):
-    """A way to replace one layer by a short chain of thinner standard layers."""
+    """A way to replace one layer by a short chain of thinner standard layers.
+
+    Numbers are those of one *kernel*: the weight of one group, (T, C, *taps) whatever PyTorch's own layout of the
+    layer (see ``decompositions.kernels``); a grouped layer has several, each decomposed at the same ranks.
+    ``moments`` (D, D) with D = C * taps are the second moments of the layer's input patches: with them an error is
+    that of the layer's outputs, tr((W - W') S (W - W')^T), instead of that of its weight.
+    """
 
     @property
     def name(self) -> str:
@@ -57,22 +65,30 @@ class Decomposition(Protocol):
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """The replacement with weights not yet filled; works under ``torch.device("meta")``."""
 
-    def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
-        """The weights of the chain's links in order, float64, for a weight in PyTorch's layout."""
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """The kernels of the chain's links in order, float64."""
 
     def reconstruct(self, factors: Factors) -> Tensor:
-        """The dense weight that the factors stand for."""
+        """The kernel that the factors stand for."""
 
-    def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """Relative squared error ``|W - W'|^2 / |W|^2`` at each of ``candidates``, cheap for many of them.
 
         An upper bound of what :meth:`factors` reaches, within rounding.
         """
 
+    def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """For each rank the matrix whose singular values speak of it; none where ranks have no such matrix."""
+
 
 def is_conv(layer: nn.Module) -> TypeGuard[Conv]:
-    """A Conv1d or Conv2d itself; subclasses may do anything in ``forward``."""
-    return type(layer) in (nn.Conv1d, nn.Conv2d)
+    """A convolution of ``CONVS`` itself; subclasses may do anything in ``forward``."""
+    return type(layer) in CONVS
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """A transposed convolution."""
+    return isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
 
 
 def is_pointwise(layer: nn.Module) -> bool:
@@ -81,34 +97,37 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 def plain_layer(layer: nn.Module) -> Support:
-    """Is this a Linear, Conv1d or Conv2d that any method here could replace?"""
+    """Is this a Linear or a convolution that any method here could replace?"""
     if any(parameter.is_complex() for parameter in layer.parameters(recurse=False)):
         return Support("complex weights: only real ones are decomposed")
     if type(layer) is nn.Linear:
         return SUPPORTED
     if not is_conv(layer):
-        return Support(f"{type(layer).__name__}: only Linear, Conv1d and Conv2d are decomposed")
-    if layer.groups == 1:
-        return SUPPORTED
-    if layer.groups == layer.in_channels:
+        kinds = ", ".join(kind.__name__ for kind in CONVS)
+        return Support(f"{type(layer).__name__}: only Linear, {kinds} are decomposed")
+    if layer.groups == layer.in_channels and layer.groups > 1:
         return Support(f"depthwise ({layer.groups} groups): already one small filter a channel")
-    return Support(f"grouped ({layer.groups} groups): a chain over all channels would not be the same layer")
+    return SUPPORTED
 
 
 def pointwise(layer: Conv, channels_in: int, channels_out: int, *, bias: bool) -> Conv:
-    """A 1x1 convolution of ``layer``'s kind, dtype and device."""
-    return type(layer)(channels_in, channels_out, 1, bias=bias, **placement(layer))
+    """A 1x1 convolution before or after ``layer``, its channels per group, with its groups, dtype and device."""
+    groups = layer.groups
+    kind = CONVS[type(layer)]
+    return kind(groups * channels_in, groups * channels_out, 1, groups=groups, bias=bias, **placement(layer))
+
+
+def thinner(layer: Conv, channels_in: int, channels_out: int) -> Conv:
+    """``layer`` without bias and with other channels, counted per group."""
+    groups, kind = layer.groups, type(layer)
+    return kind(groups * channels_in, groups * channels_out, bias=False, **geometry(layer), **placement(layer))
 
 
 def geometry(layer: Conv) -> dict[str, Any]:
     """Everything of a convolution but its channels and bias."""
-    return {
-        "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "padding_mode": layer.padding_mode,
-    }
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "groups")
+    more = ("output_padding",) if is_transposed(layer) else ()
+    return {name: getattr(layer, name) for name in (*names, *more)}
 
 
 def placement(layer: nn.Module) -> dict[str, Any]:

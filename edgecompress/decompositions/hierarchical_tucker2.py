@@ -27,8 +27,16 @@ from edgecompress.decompositions.base import (
     pointwise,
     thin_svd,
 )
-from edgecompress.decompositions.spatial_svd import along, spatial_matrix, two_dimensional
-from edgecompress.decompositions.tucker2 import basis, project_in, project_out
+from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.spatial_svd import (
+    along,
+    column_moments,
+    evenly_scaled,
+    spatial_matrix,
+    two_dimensional,
+)
+from edgecompress.decompositions.tucker2 import basis, project_in, project_out, reducing
+from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors, solved
 from edgecompress.plans import Ranks
 
 EXACT_SIDE = 256
@@ -49,32 +57,33 @@ class HierarchicalTucker2:
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The ranks of the three matricisations, at most."""
-        assert isinstance(layer, nn.Conv2d)
-        height, width = layer.kernel_size
-        outputs, inputs = layer.out_channels, layer.in_channels
+        outputs, inputs, height, width = kernel_shape(layer)
         rank_out, rank_in = min(outputs, inputs * height * width), min(inputs, outputs * height * width)
         return rank_out, min(rank_in * height, rank_out * width), rank_in
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """The four convolutions; the bias is the last link's."""
         assert isinstance(layer, nn.Conv2d)
-        rank_out, middle, rank_in = ranks
+        (rank_out, _, rank_in), (outputs, inputs, *_) = ranks, kernel_shape(layer)
+        wide_out, wide_middle, wide_in = (layer.groups * rank for rank in ranks)
         return nn.Sequential(
             OrderedDict(
-                reduce=pointwise(layer, layer.in_channels, rank_in, bias=False),
-                vertical=nn.Conv2d(rank_in, middle, bias=False, **along(layer, 0), **placement(layer)),
-                horizontal=nn.Conv2d(middle, rank_out, bias=False, **along(layer, 1), **placement(layer)),
-                expand=pointwise(layer, rank_out, layer.out_channels, bias=layer.bias is not None),
+                reduce=pointwise(layer, inputs, rank_in, bias=False),
+                vertical=nn.Conv2d(wide_in, wide_middle, bias=False, **along(layer, 0), **placement(layer)),
+                horizontal=nn.Conv2d(wide_middle, wide_out, bias=False, **along(layer, 1), **placement(layer)),
+                expand=pointwise(layer, rank_out, outputs, bias=layer.bias is not None),
             )
         )
 
-    def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
         """``(r1, C, 1, 1)``, ``(m, r1, kh, 1)``, ``(r3, m, 1, kw)``, ``(T, r3, 1, 1)`` with orthonormal ends.
 
         A middle rank beyond what the two ends allow is filled with zeros.
         """
-        (rank_out, middle, rank_in), (height, width) = ranks, weight.shape[2:]
-        tensor = weight.double().flatten(2)
+        if moments is not None:
+            return _filled_up(_settled(fit(self, kernel.double(), moments, ranks)), ranks[1])
+        (rank_out, middle, rank_in), (height, width) = ranks, kernel.shape[2:]
+        tensor = kernel.double().flatten(2)
         out, into = basis(tensor, 0)[:, :rank_out], basis(tensor, 1)[:, :rank_in]
         core = project_out(project_in(tensor, into), out).reshape(rank_out, rank_in, height, width)
         left, values, right = thin_svd(spatial_matrix(core))
@@ -95,17 +104,69 @@ class HierarchicalTucker2:
         core = torch.einsum("mai,bmj->baij", vertical[..., 0], horizontal[:, :, 0])
         return torch.einsum("tb,baij,ac->tcij", expand.flatten(1), core, reduce.flatten(1))
 
-    def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """Exact for small kernels; for large ones the two ends' error plus that of the middle rank alone.
 
         The middle matrix of a truncated core is a part of the whole core's, so the energy its rank cuts off is at
         most the whole core's.
         """
-        tensor = weight.double().flatten(2)
-        core = project_out(project_in(tensor, basis(tensor, 1)), basis(tensor, 0)).reshape(weight.shape)
+        if moments is not None:
+            return output_errors(self, kernel.double(), moments, candidates)
+        tensor = kernel.double().flatten(2)
+        core = project_out(project_in(tensor, basis(tensor, 1)), basis(tensor, 0)).reshape(kernel.shape)
         exact = min(spatial_matrix(core).shape) <= EXACT_SIDE
         cut = _cut_exactly if exact else _cut_at_most
         return [max(0.0, error) for error in cut(core / core.norm(), candidates)]
+
+    def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """The output mode, the (C kh) x (T kw) matrix, the input mode: the three of the paper."""
+        return kernel.flatten(1), spatial_matrix(kernel), kernel.transpose(0, 1).flatten(1)
+
+    # -- with input moments: reduce and vertical are the head, horizontal and expand the tail ---------------------
+
+    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+        """``reduce`` (r1, C) as for Tucker-2, then ``vertical`` (m, r1, kh) as for spatial SVD of what it leaves."""
+        shape = kernel.shape
+        reduce = reducing(kernel.flatten(2), moments, ranks[2])
+        left = torch.einsum("ncij,ac->naij", moments.unflatten(1, shape[1:]), reduce).flatten(1)
+        reduced = torch.einsum("cijn,ac->aijn", left.unflatten(0, shape[1:]), reduce).flatten(0, 2)
+        inner = (len(reduce), *shape[2:])
+        target = solved(reduced, kernel.flatten(1) @ left).unflatten(1, inner)
+        vertical = leading_directions(column_moments(reduced, inner), spatial_matrix(target), ranks[1])
+        return reduce, vertical.unflatten(1, inner[:2])
+
+    def features(self, rows: Tensor, head: Head) -> Tensor:
+        """Each vertical filter on each column of the reduced channels: (n, m kw)."""
+        reduce, vertical = head
+        patches = rows.unflatten(1, (reduce.shape[1], vertical.shape[2], -1))
+        reduced = torch.einsum("ncij,ac->naij", patches, reduce)
+        return torch.einsum("naij,mai->nmj", reduced, vertical).flatten(1)
+
+    def tail_rank(self, ranks: Ranks) -> int | None:
+        """``horizontal`` and ``expand`` meet in ``rank_out``."""
+        return ranks[0]
+
+    def assembled(self, head: Head, tail: Tail) -> Factors:
+        """The four factors."""
+        assert tail.basis is not None
+        reduce, vertical = head
+        horizontal = tail.coefficients.unflatten(1, (len(vertical), 1, -1))
+        return reduce[:, :, None, None], vertical.unsqueeze(-1), horizontal, tail.basis[:, :, None, None]
+
+
+def _settled(factors: Factors) -> Factors:
+    """The same kernel with orthonormal ``reduce``, each vertical filter as long as its horizontal ones."""
+    reduce, vertical, horizontal, expand = factors
+    rows, mixing = torch.linalg.qr(reduce.flatten(1).T)
+    vertical = torch.einsum("maik,ba->mbik", vertical, mixing)
+    return rows.T[:, :, None, None], *evenly_scaled(vertical, horizontal), expand
+
+
+def _filled_up(factors: Factors, middle: int) -> Factors:
+    """The same kernel with ``middle`` vertical filters, those that are missing all zeros."""
+    reduce, vertical, horizontal, expand = factors
+    missing = middle - len(vertical)
+    return reduce, pad(vertical, (0, 0, 0, 0, 0, 0, 0, missing)), pad(horizontal, (0, 0, 0, 0, 0, missing)), expand
 
 
 def _cut_exactly(core: Tensor, candidates: Sequence[Ranks]) -> list[float]:

@@ -2,7 +2,7 @@
 
 The kernel (T, C, kh, kw) is seen as the matrix (C kh) x (T kw) and truncated; the vertical filter takes the
 vertical stride, padding and dilation, the horizontal one the horizontal ones and the bias. Jaderberg et al. 2014,
-arXiv 1405.3866; Tai et al. 2016, arXiv 1511.06067. The best approximation of its rank in the Frobenius norm.
+arXiv 1405.3866; Tai et al. 2016, arXiv 1511.06067. Without data the best approximation of its rank in the Frobenius norm.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
+    is_transposed,
     kept_energy,
     placement,
     plain_layer,
     squared_norm,
     thin_svd,
 )
+from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -41,22 +44,23 @@ class SpatialSvd:
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The smaller side of the (C kh) x (T kw) matrix."""
-        assert isinstance(layer, nn.Conv2d)
-        height, width = layer.kernel_size
-        return (min(layer.in_channels * height, layer.out_channels * width),)
+        outputs, inputs, height, width = kernel_shape(layer)
+        return (min(inputs * height, outputs * width),)
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """``vertical`` then ``horizontal``; the bias is the last link's."""
         assert isinstance(layer, nn.Conv2d)
-        (rank,), bias = ranks, layer.bias is not None
+        rank, bias = layer.groups * ranks[0], layer.bias is not None
         vertical = nn.Conv2d(layer.in_channels, rank, bias=False, **along(layer, 0), **placement(layer))
         horizontal = nn.Conv2d(rank, layer.out_channels, bias=bias, **along(layer, 1), **placement(layer))
         return nn.Sequential(OrderedDict(vertical=vertical, horizontal=horizontal))
 
-    def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
-        """``(r, C, kh, 1)`` and ``(T, r, 1, kw)``, the singular values split evenly between the two."""
-        outputs, inputs, height, width = weight.shape
-        left, values, right = thin_svd(spatial_matrix(weight.double()))
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """``(r, C, kh, 1)`` and ``(T, r, 1, kw)``, each vertical filter as long as its horizontal ones."""
+        if moments is not None:
+            return evenly_scaled(*fit(self, kernel.double(), moments, ranks))
+        outputs, inputs, height, width = kernel.shape
+        left, values, right = thin_svd(spatial_matrix(kernel.double()))
         (rank,), root = ranks, values.sqrt()
         vertical = (left[:, :rank] * root[:rank]).T.reshape(rank, inputs, height, 1)
         horizontal = (root[:rank, None] * right[:rank]).reshape(rank, outputs, width).transpose(0, 1).unsqueeze(2)
@@ -67,11 +71,54 @@ class SpatialSvd:
         vertical, horizontal = factors
         return torch.einsum("rci,trj->tcij", vertical[..., 0], horizontal[:, :, 0])
 
-    def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """The share of the squared singular values that is cut off."""
-        matrix = spatial_matrix(weight.double())
+        if moments is not None:
+            return output_errors(self, kernel.double(), moments, candidates)
+        matrix = spatial_matrix(kernel.double())
         kept = kept_energy(matrix) / squared_norm(matrix)
         return [max(0.0, 1 - float(kept[rank - 1])) for (rank,) in candidates]
+
+    def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """The spatial matrix."""
+        return (spatial_matrix(kernel),)
+
+    # -- with input moments: vertical is the head, horizontal the tail --------------------------------------------
+
+    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+        """Vertical filters (r, C, kh): principal directions of one column of the patch, averaged over columns."""
+        columns = column_moments(moments, kernel.shape[1:])
+        return (leading_directions(columns, spatial_matrix(kernel), ranks[0]).unflatten(1, kernel.shape[1:3]),)
+
+    def features(self, rows: Tensor, head: Head) -> Tensor:
+        """Each vertical filter on each column: (n, r kw)."""
+        (vertical,) = head
+        patches = rows.unflatten(1, (*vertical.shape[1:], -1))
+        return torch.einsum("ncij,rci->nrj", patches, vertical).flatten(1)
+
+    def tail_rank(self, ranks: Ranks) -> int | None:
+        """One factor follows."""
+        return None
+
+    def assembled(self, head: Head, tail: Tail) -> Factors:
+        """Vertical and horizontal filters."""
+        (vertical,) = head
+        return vertical.unsqueeze(-1), tail.coefficients.unflatten(1, (len(vertical), 1, -1))
+
+
+def evenly_scaled(vertical: Tensor, horizontal: Tensor) -> Factors:
+    """The same kernel, each vertical filter as long as its horizontal ones together."""
+    tiny = torch.finfo(vertical.dtype).tiny
+    lengths = vertical.flatten(1).norm(dim=1), horizontal.transpose(0, 1).flatten(1).norm(dim=1)
+    scale = (lengths[1].clamp_min(tiny) / lengths[0].clamp_min(tiny)).sqrt()
+    return vertical * scale[:, None, None, None], horizontal / scale[None, :, None, None]
+
+
+def column_moments(moments: Tensor, shape: Sequence[int]) -> Tensor:
+    """The moments (C kh, C kh) of one column of a patch of ``shape`` (C, kh, kw), summed over its columns."""
+    channels, height, width = shape
+    blocks = moments.reshape(channels, height, width, channels, height, width)
+    return torch.einsum("aijbkj->aibk", blocks).reshape(channels * height, channels * height)
 
 
 def two_dimensional(layer: nn.Module) -> Support:
@@ -79,6 +126,8 @@ def two_dimensional(layer: nn.Module) -> Support:
     plain = plain_layer(layer)
     if not plain:
         return plain
+    if is_transposed(layer):
+        return Support(f"{type(layer).__name__}: svd and tucker2 replace it")
     if not isinstance(layer, nn.Conv2d) or min(layer.kernel_size) == 1:
         return Support("no kernel with two sides to split: use svd")
     return plain
@@ -102,5 +151,6 @@ def along(layer: nn.Conv2d, axis: int) -> dict[str, Any]:
         "stride": one_sided(layer.stride, 1),
         "padding": padding,
         "dilation": one_sided(layer.dilation, 1),
+        "groups": layer.groups,
         "padding_mode": layer.padding_mode,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
-    geometry,
     is_conv,
     kept_energy,
+    leading_eigenvectors,
     placement,
     plain_layer,
     pointwise,
     squared_norm,
     thin_svd,
+    thinner,
 )
+from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.plans import Ranks
 
 
@@ -38,45 +41,65 @@ class Svd:
     links: tuple[str, ...] = ("reduce", "expand")
 
     def supports(self, layer: nn.Module) -> Support:
-        """Every plain Linear, Conv1d and Conv2d."""
+        """Every plain Linear and convolution, transposed ones too."""
         return plain_layer(layer)
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
-        """The smaller side of the weight as a matrix."""
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        return (min(weight.flatten(1).shape),)
+        """The smaller side of the kernel as a matrix."""
+        outputs, *rest = kernel_shape(layer)
+        return (min(outputs, prod(rest)),)
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """``reduce`` then ``expand``; the bias is the last link's."""
-        (rank,), bias = ranks, layer.bias is not None
+        (rank,), bias, (outputs, inputs, *_) = ranks, layer.bias is not None, kernel_shape(layer)
         reduce: nn.Module
         expand: nn.Module
         if is_conv(layer):
-            reduce = type(layer)(layer.in_channels, rank, bias=False, **geometry(layer), **placement(layer))
-            expand = pointwise(layer, rank, layer.out_channels, bias=bias)
+            reduce = thinner(layer, inputs, rank)
+            expand = pointwise(layer, rank, outputs, bias=bias)
         else:
-            assert isinstance(layer, nn.Linear)
-            reduce = nn.Linear(layer.in_features, rank, bias=False, **placement(layer))
-            expand = nn.Linear(rank, layer.out_features, bias=bias, **placement(layer))
+            reduce = nn.Linear(inputs, rank, bias=False, **placement(layer))
+            expand = nn.Linear(rank, outputs, bias=bias, **placement(layer))
         return nn.Sequential(OrderedDict(reduce=reduce, expand=expand))
 
-    def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
-        """``(r, C, *kernel)`` and ``(T, r, 1, ...)``, the singular values split evenly between the two."""
-        matrix = weight.double().flatten(1)
-        left, values, right = thin_svd(matrix)
-        (rank,), root = ranks, values.sqrt()
-        reduce = (root[:rank, None] * right[:rank]).reshape(rank, *weight.shape[1:])
-        expand = (left[:, :rank] * root[:rank]).reshape(-1, rank, *(1 for _ in weight.shape[2:]))
-        return reduce, expand
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """``(r, C, *taps)`` and ``(T, r, 1, ...)``, evenly scaled.
+
+        With moments: ``expand`` spans the principal components of the outputs, the best rank-r answer in their
+        metric (whitened SVD; Yu & Wu 2023, SVD-LLM 2025, BALF arXiv 2509.25136).
+        """
+        matrix, (rank,) = kernel.double().flatten(1), ranks
+        if moments is None:
+            left, values, right = thin_svd(matrix)
+            root = values[:rank].sqrt()
+            left, right = left[:, :rank] * root, root[:, None] * right[:rank]
+        else:
+            basis = leading_eigenvectors(matrix @ moments @ matrix.T)[1][:, :rank]
+            left, right = evenly_scaled(basis, basis.T @ matrix)
+        return right.reshape(rank, *kernel.shape[1:]), left.reshape(-1, rank, *(1 for _ in kernel.shape[2:]))
 
     def reconstruct(self, factors: Factors) -> Tensor:
         """``expand`` times ``reduce``."""
         reduce, expand = factors
         return torch.einsum("tr,r...->t...", expand.flatten(1), reduce)
 
-    def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
-        """The share of the squared singular values that is cut off."""
-        matrix = weight.double().flatten(1)
-        kept = kept_energy(matrix) / squared_norm(matrix)
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
+        """The share of the squared singular values that is cut off, exactly."""
+        matrix = kernel.double().flatten(1)
+        if moments is None:
+            kept = kept_energy(matrix) / squared_norm(matrix)
+        else:
+            kept = leading_eigenvectors(matrix @ moments @ matrix.T)[0].cumsum(0)
+            kept = kept / kept[-1]
         return [max(0.0, 1 - float(kept[rank - 1])) for (rank,) in candidates]
+
+    def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """The matrix itself."""
+        return (kernel.flatten(1),)
+
+
+def evenly_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product, with columns of ``left`` as long as the rows of ``right``."""
+    tiny = torch.finfo(left.dtype).tiny
+    scale = (right.norm(dim=1).clamp_min(tiny) / left.norm(dim=0).clamp_min(tiny)).sqrt()
+    return left * scale, right / scale[:, None]

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
-    geometry,
     is_conv,
     is_pointwise,
     leading_eigenvectors,
-    placement,
     plain_layer,
     pointwise,
     squared_norm,
+    thinner,
 )
+from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -48,38 +49,43 @@ class Tucker2:
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The ranks of the two channel unfoldings, at most."""
-        assert is_conv(layer)
-        taps = prod(layer.kernel_size)
-        return min(layer.out_channels, layer.in_channels * taps), min(layer.in_channels, layer.out_channels * taps)
+        outputs, inputs, *taps = kernel_shape(layer)
+        return min(outputs, inputs * prod(taps)), min(inputs, outputs * prod(taps))
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """``reduce``, ``core``, ``expand``; the bias is the last link's."""
         assert is_conv(layer)
-        rank_out, rank_in = ranks
-        core = type(layer)(rank_in, rank_out, bias=False, **geometry(layer), **placement(layer))
+        (rank_out, rank_in), (outputs, inputs, *_) = ranks, kernel_shape(layer)
         return nn.Sequential(
             OrderedDict(
-                reduce=pointwise(layer, layer.in_channels, rank_in, bias=False),
-                core=core,
-                expand=pointwise(layer, rank_out, layer.out_channels, bias=layer.bias is not None),
+                reduce=pointwise(layer, inputs, rank_in, bias=False),
+                core=thinner(layer, rank_in, rank_out),
+                expand=pointwise(layer, rank_out, outputs, bias=layer.bias is not None),
             )
         )
 
-    def factors(self, weight: Tensor, ranks: Ranks) -> Factors:
-        """``(r_in, C, 1...)``, ``(r_out, r_in, *kernel)``, ``(T, r_out, 1...)`` with orthonormal ends."""
-        tensor = weight.double().flatten(2)
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """``(r_in, C, 1...)``, ``(r_out, r_in, *taps)``, ``(T, r_out, 1...)`` with orthonormal ends."""
+        tensor = kernel.double().flatten(2)
+        if moments is None:
+            reduce, core, expand = self._of_weight(tensor, ranks)
+        else:
+            reduce, core, expand = _orthonormal(fit(self, tensor, moments, ranks))
+        ones = [1] * (kernel.dim() - 2)
+        return (
+            reduce.reshape(*reduce.shape[:2], *ones),
+            core.reshape(*core.shape[:2], *kernel.shape[2:]),
+            expand.reshape(*expand.shape[:2], *ones),
+        )
+
+    def _of_weight(self, tensor: Tensor, ranks: Ranks) -> Factors:
+        """HOSVD, then HOOI sweeps, of a kernel (T, C, K)."""
         rank_out, rank_in = ranks
         out, into = (basis(tensor, mode)[:, :rank] for mode, rank in ((0, rank_out), (1, rank_in)))
         for _ in range(self.sweeps):
             out = basis(project_in(tensor, into), 0)[:, :rank_out]
             into = basis(project_out(tensor, out), 1)[:, :rank_in]
-        core = project_out(project_in(tensor, into), out)
-        ones = [1] * (weight.dim() - 2)
-        return (
-            into.T.reshape(rank_in, -1, *ones),
-            core.reshape(rank_out, rank_in, *weight.shape[2:]),
-            out.reshape(-1, rank_out, *ones),
-        )
+        return into.T, project_out(project_in(tensor, into), out), out
 
     def reconstruct(self, factors: Factors) -> Tensor:
         """Mode products of the core with both ends."""
@@ -87,12 +93,52 @@ class Tucker2:
         left, right = expand.flatten(1), reduce.flatten(1)
         return torch.einsum("to,oi...,ic->tc...", left, core, right)
 
-    def errors(self, weight: Tensor, candidates: Sequence[Ranks]) -> list[float]:
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """Exact for the truncated HOSVD, all ranks at once: the energy of a leading block of the full core."""
-        tensor = weight.double().flatten(2)
+        tensor = kernel.double().flatten(2)
+        if moments is not None:
+            return output_errors(self, tensor, moments, candidates)
         core = project_out(project_in(tensor, basis(tensor, 1)), basis(tensor, 0))
         kept = core.pow(2).sum(2).cumsum(0).cumsum(1) / squared_norm(tensor)
         return [max(0.0, 1 - float(kept[rank_out - 1, rank_in - 1])) for rank_out, rank_in in candidates]
+
+    def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """The unfoldings of the two channel modes."""
+        return kernel.flatten(1), kernel.transpose(0, 1).flatten(1)
+
+    # -- with input moments: reduce is the head, core and expand the tail -----------------------------------------
+
+    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+        """``reduce`` (r_in, C): principal directions of one tap's channels, averaged over taps."""
+        return (reducing(kernel, moments, ranks[1]),)
+
+    def features(self, rows: Tensor, head: Head) -> Tensor:
+        """The reduced channels of each tap: (n, r_in K)."""
+        (reduce,) = head
+        return torch.einsum("nck,rc->nrk", rows.unflatten(1, (reduce.shape[1], -1)), reduce).flatten(1)
+
+    def tail_rank(self, ranks: Ranks) -> int | None:
+        """``core`` and ``expand`` meet in ``rank_out``."""
+        return ranks[0]
+
+    def assembled(self, head: Head, tail: Tail) -> Factors:
+        """The three factors of a kernel (T, C, K)."""
+        assert tail.basis is not None
+        return head[0], tail.coefficients.unflatten(1, (len(head[0]), -1)), tail.basis
+
+
+def reducing(tensor: Tensor, moments: Tensor, rank: int) -> Tensor:
+    """(rank, C): principal directions of the channels of a kernel (T, C, K), averaged over taps."""
+    channels, taps = tensor.shape[1:]
+    over_taps = torch.einsum("akbk->ab", moments.reshape(channels, taps, channels, taps))
+    return leading_directions(over_taps, tensor.transpose(0, 1).flatten(1), rank)
+
+
+def _orthonormal(factors: Factors) -> Factors:
+    """The same kernel with orthonormal rows of ``reduce``; ``expand`` has orthonormal columns already."""
+    reduce, core, expand = factors
+    rows, mixing = torch.linalg.qr(reduce.T)
+    return rows.T, torch.einsum("oik,ji->ojk", core, mixing), expand
 
 
 def basis(tensor: Tensor, mode: int) -> Tensor:

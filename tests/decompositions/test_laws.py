@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.decomposing import decompose, replacement
+from edgecompress.decomposing import decompose, factors_of, merged, replacement
 from edgecompress.decompositions import DECOMPOSITIONS, LINKS
+from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.files import load_weights, save_weights
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -21,7 +22,15 @@ DILATIONS = (1, 2, (1, 2))
 KERNELS = (1, 3, (5, 3), (1, 7))
 CHANNELS = ((3, 8), (8, 3), (1, 6), (5, 5))
 
-INPUTS = {"Linear": (4,), "Linear3d": (2, 5), "Conv1d": (2, 13), "Conv2d": (2, 11, 13)}
+GROUPED = (((6, 8), 2), ((9, 6), 3), ((4, 4), 2))
+INPUTS = {
+    "Linear": (4,),
+    "Linear3d": (2, 5),
+    "Conv1d": (2, 13),
+    "Conv2d": (2, 11, 13),
+    "ConvTranspose1d": (2, 7),
+    "ConvTranspose2d": (2, 5, 6),
+}
 """Batch and positions, or batch, height and width; the channels are put in by ``input_for``."""
 
 
@@ -41,6 +50,18 @@ def geometries():
     for kernel, channels, bias in product(KERNELS, CHANNELS, (True, False)):
         options = {"stride": 1, "padding": draw(PADDINGS), "padding_mode": draw(MODES), "dilation": draw(DILATIONS)}
         yield "Conv2d", channels, {"kernel_size": kernel, **options, "bias": bias}
+    for kernel, (channels, groups), bias in product(KERNELS, GROUPED, (True, False)):
+        options = {"stride": 1, "padding": draw(PADDINGS), "padding_mode": draw(MODES), "dilation": draw(DILATIONS)}
+        yield "Conv2d", channels, {"kernel_size": kernel, **options, "groups": groups, "bias": bias}
+    for channels, groups in GROUPED:
+        yield "Conv1d", channels, {"kernel_size": draw((1, 3, 5)), "groups": groups, "stride": draw((1, 2))}
+    for stride, padding, dilation, groups in product(STRIDES, (0, 1, (2, 1)), DILATIONS, (1, 2)):
+        channels, groups = (draw(CHANNELS), 1) if groups == 1 else draw(GROUPED)
+        options = {"kernel_size": draw((3, (5, 3), (1, 7))), "stride": stride, "padding": padding}
+        extra = {"output_padding": draw((0, 1)) if stride == 2 else 0, "bias": draw((True, False))}
+        yield "ConvTranspose2d", channels, {**options, "dilation": dilation, "groups": groups, **extra}
+    for stride, (channels, groups) in product((1, 2), (*GROUPED, ((3, 8), 1))):
+        yield "ConvTranspose1d", channels, {"kernel_size": draw((1, 4)), "stride": stride, "groups": groups}
 
 
 def exists(geometry):
@@ -84,6 +105,8 @@ SIZES = [
     ("Conv2d", (24, 6), {"kernel_size": (5, 3), "bias": False}),
     ("Conv2d", (1, 12), {"kernel_size": (1, 7)}),
     ("Conv2d", (16, 10), {"kernel_size": 1}),
+    ("Conv2d", (16, 8), {"kernel_size": 3, "groups": 2}),
+    ("ConvTranspose2d", (10, 12), {"kernel_size": 4, "stride": 2, "groups": 2}),
 ]
 
 everywhere = pytest.mark.parametrize(("method", "geometry"), pairs(GEOMETRIES))
@@ -108,7 +131,17 @@ def filled(method, layer, ranks):
 
 
 def approximation(method, layer, ranks):
-    return method.reconstruct(method.factors(layer.weight.detach(), ranks))
+    """The weight, in the layer's own layout, that the factors stand for."""
+    groups = [method.reconstruct(method.factors(kernel, ranks)) for kernel in kernels(layer)]
+    return weight_from(layer, torch.stack(groups))
+
+
+def predictions(method, layer, grid):
+    """The predicted error of the whole layer: that of its groups, by their share of the squared weights."""
+    stacked = kernels(layer)
+    share = stacked.flatten(1).pow(2).sum(1) / stacked.pow(2).sum()
+    of_groups = torch.tensor([method.errors(kernel, grid) for kernel in stacked], dtype=torch.float64)
+    return (share @ of_groups).tolist()
 
 
 def relative_error(weight, other):
@@ -132,6 +165,17 @@ def test_the_chain_is_the_dense_layer_with_the_reconstructed_weight(method, geom
         torch.testing.assert_close(chain(x), dense(x), rtol=1e-9, atol=1e-10)
 
 
+@everywhere
+def test_a_chain_merges_back_into_the_dense_layer_it_stands_for(method, geometry):
+    layer, x = build(geometry), input_for(geometry)
+    ranks = part_of(method.max_ranks(layer), *(0.5 for _ in method.max_ranks(layer)))
+    plan = LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0)
+    chain = replacement(layer, plan)
+    dense = merged(chain, layer, plan)
+    assert type(dense) is type(layer)
+    torch.testing.assert_close(dense(x), chain(x), rtol=1e-9, atol=1e-10)
+
+
 @at_all_sizes
 def test_the_error_never_grows_with_any_rank(method, geometry):
     layer = build(geometry)
@@ -148,7 +192,7 @@ def test_the_error_never_grows_with_any_rank(method, geometry):
 def test_the_predicted_error_bounds_the_true_one(method, geometry):
     layer = build(geometry)
     grid = ranks_between(method, layer)
-    predicted = method.errors(layer.weight.detach(), grid)
+    predicted = predictions(method, layer, grid)
     true = [relative_error(layer.weight, approximation(method, layer, ranks)) for ranks in grid]
     assert all(bound >= error - 1e-12 for bound, error in zip(predicted, true, strict=True))
     assert predicted[-1] == pytest.approx(0, abs=1e-12)
@@ -215,9 +259,10 @@ def test_the_structure_needs_no_numbers(method, geometry):
     for ranks in ranks_between(method, layer):
         with torch.device("meta"):
             structure = method.chain(layer, ranks)
-        weights = method.factors(layer.weight.detach(), ranks)
+        weights = factors_of(method, layer, ranks)
         assert all(parameter.is_meta for parameter in structure.parameters())
-        assert [link.weight.shape for link in structure] == [factor.shape for factor in weights]
+        filled = [weight_from(link, factor) for link, factor in zip(structure, weights, strict=True)]
+        assert [link.weight.shape for link in structure] == [weight.shape for weight in filled]
         assert shapes(structure) == shapes(method.chain(layer, ranks))
 
 
@@ -293,11 +338,9 @@ def test_plan_and_state_dict_rebuild_the_model_bit_for_bit(method, tmp_path):
 
 
 ODD_LAYERS = {
-    "grouped": (nn.Conv2d(8, 8, 3, groups=2), "grouped"),
-    "grouped Conv1d": (nn.Conv1d(8, 8, 3, groups=2), "grouped"),
     "depthwise": (nn.Conv2d(8, 8, 3, groups=8), "depthwise"),
     "depthwise with a multiplier": (nn.Conv2d(8, 16, 3, groups=8), "depthwise"),
-    "transposed": (nn.ConvTranspose2d(8, 8, 3), "ConvTranspose2d"),
+    "transposed, three-dimensional": (nn.ConvTranspose3d(8, 8, 3), "ConvTranspose3d"),
     "three-dimensional": (nn.Conv3d(8, 8, 3), "Conv3d"),
     "subclass of Linear": (nn.MultiheadAttention(8, 2).out_proj, "NonDynamicallyQuantizableLinear"),
     "attention": (nn.MultiheadAttention(8, 2), "MultiheadAttention"),
@@ -333,4 +376,7 @@ def test_the_grid_holds_every_value_of_every_option():
         "dilation": DILATIONS,
     }.items():
         assert {options[option] for kind, _, options in GEOMETRIES if kind == "Conv2d"} == set(values)
-    assert {channels for kind, channels, _ in GEOMETRIES if kind == "Conv2d"} == set(CHANNELS)
+    plain = {channels for kind, channels, options in GEOMETRIES if kind == "Conv2d" and "groups" not in options}
+    grouped = {(channels, options["groups"]) for _, channels, options in GEOMETRIES if options.get("groups", 1) > 1}
+    assert plain == set(CHANNELS)
+    assert grouped == set(GROUPED)

@@ -1,0 +1,180 @@
+"""Second moments of what a layer is given: the metric in which its outputs are approximated.
+
+A convolution is a product of its weight with im2col patches u of its input, (D,) = (C / groups * taps) in the order of
+its kernel. Collected here in one streaming pass over calibration inputs: the sum of u u^T and of u over images and
+positions, 8 D^2 bytes a group. The largest networks take several passes, so that at most ``MOST_BYTES`` are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, unfold
+
+from edgecompress.datasets import Inputs
+from edgecompress.decompositions.base import Conv, is_conv, is_transposed
+from edgecompress.decompositions.kernels import groups_of, kernel_shape
+from edgecompress.errors import ModelError
+from edgecompress.models import evaluating
+
+MOST_BYTES = 1 << 30
+"""Of moments held at once."""
+
+MOST_POSITIONS = 256
+"""Of an image's output positions, spread evenly with another offset each batch: neighbours tell much the same."""
+
+BATCH = 64
+MOST_PATCH_BYTES = 1 << 26
+"""Of patches unfolded at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """``second`` (groups, D, D) and ``mean`` (groups, D): averages of u u^T and u over ``count`` patches, float64."""
+
+    second: Tensor
+    mean: Tensor
+    count: int
+
+
+def moment_bytes(layer: nn.Module) -> int:
+    """Bytes that the second moments of a layer take."""
+    _, *rest = kernel_shape(layer)
+    return 8 * groups_of(layer) * prod(rest) ** 2
+
+
+def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> Iterator[tuple[str, ...]]:
+    """The names of ``layers`` in runs whose moments take at most ``most_bytes`` together (one layer always fits)."""
+    held, names = 0, list[str]()
+    for name, layer in layers.items():
+        more = moment_bytes(layer)
+        if names and held + more > most_bytes:
+            yield tuple(names)
+            held, names = 0, []
+        held, names = held + more, [*names, name]
+    if names:
+        yield tuple(names)
+
+
+def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Moments]:
+    """The moments of the inputs to each of the layers ``names`` while ``model`` runs on ``inputs``.
+
+    Raises:
+        ModelError: a layer is given numbers that are not finite.
+    """
+    sums = {name: _Sums(model.get_submodule(name)) for name in names}
+    with evaluating(model), torch.no_grad(), _watched(model, sums):
+        for part in zip(*(torch.split(tensor, BATCH) for tensor in inputs), strict=True):
+            model(*part)
+    return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
+
+
+class _Sums:
+    """Running sums of one layer; float32 products of a batch, summed up in float64."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.count, self.calls = layer, 0, 0
+        groups, (_, *rest) = groups_of(layer), kernel_shape(layer)
+        self.second = torch.zeros(groups, prod(rest), prod(rest), dtype=torch.float64)
+        self.mean = torch.zeros(groups, prod(rest), dtype=torch.float64)
+
+    def add(self, given: Tensor) -> None:
+        for part in torch.split(given, images_at_once(self.layer, given)):
+            rows = patches(self.layer, part, offset=self.calls)
+            self.second += (rows @ rows.mT).double().cpu()
+            self.mean += rows.sum(2).double().cpu()
+            self.count += rows.shape[2]
+            self.calls += 1
+
+    def moments(self, name: str) -> Moments:
+        if not bool(torch.isfinite(self.second).all()):
+            raise ModelError(f"{name}: is given NaN or infinity on the calibration inputs; check data and weights")
+        return Moments(self.second / self.count, self.mean / self.count, self.count)
+
+
+def images_at_once(layer: nn.Module, given: Tensor) -> int:
+    """How many inputs to unfold together."""
+    _, *rest = kernel_shape(layer)
+    return max(1, MOST_PATCH_BYTES // max(1, 4 * prod(rest[1:]) * given[0].numel()))
+
+
+@contextmanager
+def _watched(model: nn.Module, sums: Mapping[str, _Sums]) -> Iterator[None]:
+    def hook_for(of_layer: _Sums) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _layer, args: of_layer.add(args[0])
+
+    handles = [of_layer.layer.register_forward_pre_hook(hook_for(of_layer)) for of_layer in sums.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
+    """(groups, D, n): the im2col patches of a batch, at up to ``most`` positions of each image.
+
+    The weight of ``layer`` as kernels (groups, T, D) times these gives its outputs at these positions, without bias.
+    """
+    if not is_conv(layer):
+        return given.reshape(-1, given.shape[-1]).T.unsqueeze(0)
+    columns = _unfolded(layer, given)
+    stride = ceil(columns.shape[2] / most)
+    kept = columns[:, :, offset % stride :: stride].float() if stride > 1 else columns
+    return kept.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+
+
+def output_rows(layer: nn.Module, output: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
+    """(groups, T, n): a layer's outputs at the positions that :func:`patches` takes."""
+    if not is_conv(layer):
+        return output.reshape(-1, output.shape[-1]).T.unsqueeze(0)
+    positions = output.flatten(2)
+    stride = ceil(positions.shape[2] / most)
+    kept = positions[:, :, offset % stride :: stride]
+    return kept.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+
+
+def _unfolded(layer: Conv, given: Tensor) -> Tensor:
+    """(N, C taps, positions); one-dimensional convolutions as two-dimensional ones of height 1."""
+    padded = _spread(layer, given) if is_transposed(layer) else _padded(layer, given)
+    taps, dilation = list(layer.kernel_size), list(layer.dilation)
+    stride = [1] * len(taps) if is_transposed(layer) else list(layer.stride)
+    if len(taps) == 1:
+        padded, taps, dilation, stride = padded.unsqueeze(2), [1, *taps], [1, *dilation], [1, *stride]
+    columns = unfold(padded, taps, dilation=dilation, stride=stride)
+    if not is_transposed(layer):
+        return columns
+    return columns.unflatten(1, (-1, prod(taps))).flip(2).flatten(1, 2)
+
+
+def _padded(layer: Conv, given: Tensor) -> Tensor:
+    """The input with the layer's own padding around it."""
+    axes = range(len(layer.kernel_size))
+    if layer.padding == "same":
+        reach = [layer.dilation[axis] * (layer.kernel_size[axis] - 1) for axis in axes]
+        sides = [(total // 2, total - total // 2) for total in reach]
+    else:
+        sides = [(0, 0) if isinstance(layer.padding, str) else (layer.padding[axis],) * 2 for axis in axes]
+    widths = [width for pair in reversed(sides) for width in pair]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return pad(given, widths, mode=mode) if any(widths) else given
+
+
+def _spread(layer: Conv, given: Tensor) -> Tensor:
+    """The input of a transposed convolution as the padded input of a plain one: zeros between and around."""
+    assert isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
+    lengths = [(size - 1) * step + 1 for size, step in zip(given.shape[2:], layer.stride, strict=True)]
+    spread = given.new_zeros(*given.shape[:2], *lengths)
+    spread[(..., *(slice(None, None, step) for step in layer.stride))] = given
+    sides = [
+        (around := layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis],
+         around + layer.output_padding[axis])
+        for axis in range(len(lengths))
+    ]  # fmt: skip
+    return pad(spread, [width for pair in reversed(sides) for width in pair])
