@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from
+from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import PlanError
 from edgecompress.layers import refuse_unusable, weighted_layers
 from edgecompress.models import copied
@@ -89,32 +92,57 @@ def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.S
     method = DECOMPOSITIONS[plan.method]
     chain = method.chain(layer, plan.ranks)
     if fill:
-        _fill(chain, layer, plan, method)
+        _fill(chain, layer, plan)
     trained = {name: parameter.requires_grad for name, parameter in layer.named_parameters()}
     for name, parameter in chain.named_parameters():
         parameter.requires_grad_(trained[name.rpartition(".")[2]])
     return chain.train(layer.training)
 
 
-def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan, method: Decomposition) -> None:
+def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan) -> None:
     refuse_unusable(plan.name, _weight(layer).detach())
-    links = [chain.get_submodule(link) for link in method.links]
-    for link, factor in zip(links, factors_of(method, layer, plan.ranks), strict=True):
-        _weight(link).data.copy_(weight_from(link, factor))
+    fill(chain, plan, fitted(plan, kernels(layer))[0])
+    last = chain.get_submodule(DECOMPOSITIONS[plan.method].links[-1])
     if layer.bias is not None:
         assert isinstance(layer.bias, Tensor)
-        assert isinstance(links[-1].bias, Tensor)
-        links[-1].bias.data.copy_(layer.bias.detach())
+        assert isinstance(last.bias, Tensor)
+        last.bias.data.copy_(layer.bias.detach())
 
 
-def factors_of(method: Decomposition, layer: nn.Module, ranks: Ranks, moments: Tensor | None = None) -> Factors:
-    """The kernels of each link, (groups, ...), for a layer's kernels; ``moments`` are (groups, D, D)."""
-    stacked = kernels(layer).cpu()
-    each = [
-        method.factors(kernel, ranks, None if moments is None else moments[group])
-        for group, kernel in enumerate(stacked)
-    ]
+def fitted(
+    plan: LayerPlan, stacked: Tensor, moments: Tensor | None = None, metric: Tensor | None = None
+) -> tuple[Factors, Tensor]:
+    """Each link's kernels (groups, ...) for the kernels (groups, T, C, *taps) of a layer, and those they stand for.
+
+    ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` (groups, T, T) says what an output error costs.
+    """
+    method, each = DECOMPOSITIONS[plan.method], []
+    for group, kernel in enumerate(stacked.cpu().double()):
+        own = None if moments is None else moments[group]
+        each.append(_fitted(method, kernel, plan.ranks, own, None if metric is None else metric[group]))
+    return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
+
+
+def _fitted(
+    method: Decomposition, kernel: Tensor, ranks: Ranks, moments: Tensor | None, metric: Tensor | None
+) -> Factors:
+    """In the metric of the outputs: the last link's outputs are those of the layer, so it takes the metric's root."""
+    if metric is None or moments is None:
+        return method.factors(kernel, ranks, moments)
+    root, inverse = root_and_inverse(metric)
+    *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel), ranks, moments)
+    return *first, torch.einsum("ts,s...->t...", inverse, last)
+
+
+def _stacked(each: Sequence[Factors]) -> Factors:
     return tuple(torch.stack(of_link) for of_link in zip(*each, strict=True))
+
+
+def fill(chain: nn.Module, plan: LayerPlan, factors: Factors) -> None:
+    """Put the kernels of each link into the links of ``chain``."""
+    for link, factor in zip(DECOMPOSITIONS[plan.method].links, factors, strict=True):
+        layer = chain.get_submodule(link)
+        _weight(layer).data.copy_(weight_from(layer, factor))
 
 
 def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:

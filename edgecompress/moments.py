@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, unfold
+from torch.nn.functional import pad
 
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
-from edgecompress.models import evaluating
+from edgecompress.models import as_outputs, evaluating
 
 MOST_BYTES = 1 << 30
 """Of moments held at once."""
@@ -79,18 +80,17 @@ class _Sums:
     """Running sums of one layer; float32 products of a batch, summed up in float64."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.count, self.calls = layer, 0, 0
+        self.layer, self.count, self.seen = layer, 0, 0
         groups, (_, *rest) = groups_of(layer), kernel_shape(layer)
         self.second = torch.zeros(groups, prod(rest), prod(rest), dtype=torch.float64)
         self.mean = torch.zeros(groups, prod(rest), dtype=torch.float64)
 
     def add(self, given: Tensor) -> None:
-        for part in torch.split(given, images_at_once(self.layer, given)):
-            rows = patches(self.layer, part, offset=self.calls)
+        for rows in sampled_patches(self.layer, given, images_at_once(self.layer, given), self.seen):
             self.second += (rows @ rows.mT).double().cpu()
             self.mean += rows.sum(2).double().cpu()
             self.count += rows.shape[2]
-            self.calls += 1
+        self.seen += 1
 
     def moments(self, name: str) -> Moments:
         if not bool(torch.isfinite(self.second).all()):
@@ -99,9 +99,21 @@ class _Sums:
 
 
 def images_at_once(layer: nn.Module, given: Tensor) -> int:
-    """How many inputs to unfold together."""
+    """So many inputs that their patches take at most ``MOST_PATCH_BYTES``."""
     _, *rest = kernel_shape(layer)
     return max(1, MOST_PATCH_BYTES // max(1, 4 * prod(rest[1:]) * given[0].numel()))
+
+
+def sampled_patches(layer: nn.Module, given: Tensor, at_once: int, seen: int = 0) -> Iterator[Tensor]:
+    """:func:`patches` of ``at_once`` inputs at a time, each at positions of their own."""
+    for index, part in enumerate(torch.split(given, at_once)):
+        yield patches(layer, part, offset=seen + index)
+
+
+def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
+    """(groups, T, n): the outputs at the positions of :func:`sampled_patches`, in their order."""
+    parts = enumerate(torch.split(output, at_once))
+    return torch.cat([output_rows(layer, part, offset=index) for index, part in parts], 2)
 
 
 @contextmanager
@@ -118,39 +130,49 @@ def _watched(model: nn.Module, sums: Mapping[str, _Sums]) -> Iterator[None]:
 
 
 def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
-    """(groups, D, n): the im2col patches of a batch, at up to ``most`` positions of each image.
+    """(groups, D, n): the im2col patches of a batch, at about ``most`` positions of each input.
 
     The weight of ``layer`` as kernels (groups, T, D) times these gives its outputs at these positions, without bias.
     """
     if not is_conv(layer):
         return given.reshape(-1, given.shape[-1]).T.unsqueeze(0)
-    columns = _unfolded(layer, given)
-    stride = ceil(columns.shape[2] / most)
-    kept = columns[:, :, offset % stride :: stride].float() if stride > 1 else columns
-    return kept.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    transposed = is_transposed(layer)
+    padded = _spread(layer, given) if transposed else _padded(layer, given)
+    strides = [1] * len(layer.kernel_size) if transposed else layer.stride
+    lengths = [
+        (size - step * (taps - 1) - 1) // stride + 1
+        for size, step, taps, stride in zip(padded.shape[2:], layer.dilation, layer.kernel_size, strides, strict=True)
+    ]
+    chosen = _positions(lengths, offset, most)
+    rows = []
+    for tap in product(*(range(taps) for taps in layer.kernel_size)):
+        at = [taps - 1 - t for t, taps in zip(tap, layer.kernel_size, strict=True)] if transposed else tap
+        window = [
+            slice(t * step + p.start * stride, t * step + (p[-1]) * stride + 1, p.step * stride)
+            for t, step, stride, p in zip(at, layer.dilation, strides, chosen, strict=True)
+        ]
+        rows.append(padded[(..., *window)].transpose(0, 1).flatten(1))
+    return torch.stack(rows, 1).reshape(layer.groups, -1, rows[0].shape[1])
 
 
 def output_rows(layer: nn.Module, output: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
     """(groups, T, n): a layer's outputs at the positions that :func:`patches` takes."""
     if not is_conv(layer):
         return output.reshape(-1, output.shape[-1]).T.unsqueeze(0)
-    positions = output.flatten(2)
-    stride = ceil(positions.shape[2] / most)
-    kept = positions[:, :, offset % stride :: stride]
-    return kept.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    chosen = _positions(output.shape[2:], offset, most)
+    window = [slice(p.start, p.stop, p.step) for p in chosen]
+    return output[(..., *window)].transpose(0, 1).reshape(layer.groups, output.shape[1] // layer.groups, -1)
 
 
-def _unfolded(layer: Conv, given: Tensor) -> Tensor:
-    """(N, C taps, positions); one-dimensional convolutions as two-dimensional ones of height 1."""
-    padded = _spread(layer, given) if is_transposed(layer) else _padded(layer, given)
-    taps, dilation = list(layer.kernel_size), list(layer.dilation)
-    stride = [1] * len(taps) if is_transposed(layer) else list(layer.stride)
-    if len(taps) == 1:
-        padded, taps, dilation, stride = padded.unsqueeze(2), [1, *taps], [1, *dilation], [1, *stride]
-    columns = unfold(padded, taps, dilation=dilation, stride=stride)
-    if not is_transposed(layer):
-        return columns
-    return columns.unflatten(1, (-1, prod(taps))).flip(2).flatten(1, 2)
+def _positions(lengths: Sequence[int], offset: int, most: int) -> list[range]:
+    """Every so many positions along each axis, so that about ``most`` are left; ``offset`` counts the shifts."""
+    apart = ceil((prod(lengths) / most) ** (1 / len(lengths)) - 1e-9)
+    chosen = []
+    for length in lengths:
+        step = max(1, min(apart, length))
+        chosen.append(range(offset % step, length, step))
+        offset //= step
+    return chosen
 
 
 def _padded(layer: Conv, given: Tensor) -> Tensor:
@@ -178,3 +200,79 @@ def _spread(layer: Conv, given: Tensor) -> Tensor:
         for axis in range(len(lengths))
     ]  # fmt: skip
     return pad(spread, [width for pair in reversed(sides) for width in pair])
+
+
+TEMPERATURE = 4.0
+"""Of the class probabilities whose Fisher information weighs outputs: at 1, trained nets are too sure to tell much."""
+
+DAMPING = 0.1
+"""Share of the mean that is added to every direction of an output metric."""
+
+FISHER_BATCH = 128
+
+
+def output_metrics(
+    model: nn.Module, inputs: Inputs, names: Sequence[str], *, classes: bool = True
+) -> dict[str, Tensor]:
+    """(groups, T, T) for each of the layers ``names``: what an error of its outputs costs at the model's output.
+
+    Second moments of the gradient of the outputs in random directions, drawn with a fixed seed: with ``classes`` such
+    that they are the Fisher information of softened class probabilities, the output half of a Kronecker-factored
+    Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Empty for a model that cannot be differentiated.
+    """
+    sums = {name: _GradientSum(model.get_submodule(name)) for name in names}
+    generator = torch.Generator().manual_seed(0)
+    with evaluating(model), torch.enable_grad(), _gradients_watched(sums):
+        for part in zip(*(torch.split(tensor, FISHER_BATCH) for tensor in inputs), strict=True):
+            try:
+                outputs = as_outputs(model(*part))
+                torch.autograd.backward(outputs, [_direction(output, generator, classes) for output in outputs])
+            except RuntimeError:
+                return {}
+    model.zero_grad(set_to_none=True)
+    return {name: of_layer.metric() for name, of_layer in sums.items() if bool(of_layer.second.any())}
+
+
+def _direction(output: Tensor, generator: torch.Generator, classes: bool) -> Tensor:
+    """A random direction in the space of the outputs, so drawn that its covariance is what an error costs."""
+    noise = torch.randn(output.shape, generator=generator).to(output)
+    if not classes:
+        return noise
+    share = (output.detach() / TEMPERATURE).softmax(-1)
+    direction: Tensor = share.sqrt() * noise
+    return direction - share * direction.sum(-1, keepdim=True)
+
+
+class _GradientSum:
+    """The second moments of the gradient of a layer's output."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        groups, (outputs, *_) = groups_of(layer), kernel_shape(layer)
+        self.layer = layer
+        self.second = torch.zeros(groups, outputs, outputs, dtype=torch.float64)
+
+    def watch(self, _layer: nn.Module, _args: object, output: Tensor) -> Tensor:
+        """A forward hook: the output, its gradient watched even where no parameter asks for one."""
+        watched = output if output.requires_grad else output.detach().requires_grad_().clone()
+        watched.register_hook(self._add)
+        return watched
+
+    def _add(self, gradient: Tensor) -> None:
+        rows = output_rows(self.layer, gradient, most=gradient.numel())
+        self.second += (rows @ rows.mT).double().cpu()
+
+    def metric(self) -> Tensor:
+        """Damped, with a mean of 1: only directions count, layers are not compared by it."""
+        size = self.second.shape[-1]
+        mean = self.second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        return self.second / mean.clamp_min(torch.finfo(mean.dtype).tiny) + DAMPING * torch.eye(size).double()
+
+
+@contextmanager
+def _gradients_watched(sums: Mapping[str, _GradientSum]) -> Iterator[None]:
+    handles = [of_layer.layer.register_forward_hook(of_layer.watch) for of_layer in sums.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from edgecompress.costs import Cost
+from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.plans import Ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to replace a layer; ``error`` is the relative squared error of its weight."""
+    """One way to replace a layer.
+
+    ``error`` is the relative squared error of its weight or, with calibration inputs, of its outputs; ``loss`` what
+    that is expected to change in the model's output, where that was measured.
+    """
 
     method: str
     ranks: Ranks
     error: float
     cost: Cost
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCandidates:
-    """A layer, what it costs dense, and every candidate with fewer parameters and fewer MACs."""
+    """A layer, what it costs dense, and every candidate with fewer parameters and fewer MACs.
+
+    ``kernels`` (groups, T, C, *taps) are its weight and ``at`` prices any other ranks of one of ``methods``, for
+    rules that read ranks off the weight.
+    """
 
     name: str
     shape: tuple[int, ...]
     dense: Cost
     candidates: tuple[Candidate, ...]
+    methods: tuple[str, ...] = ()
+    kernels: Tensor = field(default_factory=lambda: torch.empty(0), compare=False)
+    at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
+
+    def saves(self, candidate: Candidate) -> bool:
+        """Has ``candidate`` both fewer MACs and fewer parameters than the dense layer?"""
+        return candidate.cost.macs < self.dense.macs and candidate.cost.params < self.dense.params
 
 
 Choice = Candidate | str
@@ -51,3 +71,22 @@ class Selector(Protocol):
         Raises:
             BudgetError: no choice meets the budget.
         """
+
+
+def of_unfoldings(layer: LayerCandidates, rank_of: Callable[[Tensor], int]) -> list[Candidate]:
+    """For each method the candidate whose ranks are ``rank_of`` its unfoldings (the largest over groups)."""
+    found = []
+    for method in layer.methods:
+        of_groups = [DECOMPOSITIONS[method].unfoldings(kernel) for kernel in layer.kernels.double()]
+        ranks = tuple(max(map(rank_of, unfoldings)) for unfoldings in zip(*of_groups, strict=True))
+        if ranks and layer.at is not None:
+            found.append(layer.at(method, ranks))
+    return found
+
+
+def cheapest(layer: LayerCandidates, found: Sequence[Candidate], nothing: str) -> Choice:
+    """The one of fewest MACs, or ``nothing`` where none is smaller than the dense layer."""
+    smaller = [candidate for candidate in found if layer.saves(candidate)]
+    if not smaller:
+        return nothing
+    return min(smaller, key=lambda candidate: (candidate.cost.macs, candidate.error))

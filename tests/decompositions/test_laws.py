@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.decomposing import decompose, factors_of, merged, replacement
+from edgecompress.decomposing import decompose, fitted, merged, replacement
 from edgecompress.decompositions import DECOMPOSITIONS, LINKS
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.files import load_weights, save_weights
@@ -259,7 +259,8 @@ def test_the_structure_needs_no_numbers(method, geometry):
     for ranks in ranks_between(method, layer):
         with torch.device("meta"):
             structure = method.chain(layer, ranks)
-        weights = factors_of(method, layer, ranks)
+        plan = LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0)
+        weights, _ = fitted(plan, kernels(layer))
         assert all(parameter.is_meta for parameter in structure.parameters())
         filled = [weight_from(link, factor) for link, factor in zip(structure, weights, strict=True)]
         assert [link.weight.shape for link in structure] == [weight.shape for weight in filled]

@@ -1,0 +1,81 @@
+"""Seeing which layers' outputs, perhaps through their batch norm, are added to another tensor: residual sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Norm = nn.modules.batchnorm._BatchNorm
+SUMS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
+
+OnSum = Callable[[str, str, Tensor, Tensor], None]
+"""Called with the layer's name, its batch norm's or an empty string, its own tensor and the other one."""
+
+OnNorm = Callable[[str, str], None]
+"""Called with the names of a layer and of the batch norm that reads its output."""
+
+
+class _Mark(NamedTuple):
+    """Whose output a tensor is; ``order`` counts layers as they run."""
+
+    order: int
+    layer: str
+    norm: str = ""
+
+
+@contextmanager
+def watching_sums(model: nn.Module, names: Sequence[str], on_sum: OnSum, on_norm: OnNorm | None = None) -> Iterator[None]:
+    """While ``model`` runs, call ``on_sum`` before the output of one of ``names`` is added to a tensor of its shape.
+
+    Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut.
+    """
+    order = iter(range(1 << 62))
+
+    def ran(name: str, _module: nn.Module, _args: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            output._edgecompress_mark = _Mark(next(order), name)  # type: ignore[attr-defined]
+
+    def normed(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        mark = _mark_of(args[0])
+        if mark and not mark.norm:
+            output._edgecompress_mark = mark._replace(norm=name)  # type: ignore[attr-defined]
+            if on_norm:
+                on_norm(mark.layer, name)
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name in names:
+                stack.callback(module.register_forward_hook(partial(ran, name)).remove)
+            elif isinstance(module, Norm) and module.track_running_stats:
+                stack.callback(module.register_forward_hook(partial(normed, name)).remove)
+        stack.enter_context(_Sums(on_sum))
+        yield
+
+
+class _Sums(TorchFunctionMode):
+    def __init__(self, on_sum: OnSum) -> None:
+        super().__init__()
+        self.on_sum = on_sum
+
+    def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in SUMS and not kwargs and _alike(*args):
+            _, own, other = max(((_mark_of(a), a, b) for a, b in (args, args[::-1])), key=lambda item: item[0] or (-1,))
+            mark = _mark_of(own)
+            if mark:
+                own._edgecompress_mark = None
+                self.on_sum(mark.layer, mark.norm, own, other)
+        return func(*args, **(kwargs or {}))
+
+
+def _alike(left: object, right: object) -> bool:
+    return isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape
+
+
+def _mark_of(tensor: Tensor) -> _Mark | None:
+    return getattr(tensor, "_edgecompress_mark", None)
