@@ -23,6 +23,8 @@ from edgecompress.files import Json
 from edgecompress.models import copied, without_numbers
 
 Shape = tuple[int, ...]
+View = nn.Flatten | nn.Unflatten
+"""Layers that only name the same numbers by other axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +98,41 @@ def layer_macs(layer: nn.Module, output: Shape) -> int:
     """
     if isinstance(layer, nn.Linear):
         return prod(output) * layer.in_features
+    if isinstance(layer, View):
+        return 0
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return prod(output) * (layer.in_channels // layer.groups) * prod(layer.kernel_size)
     raise TypeError(f"no closed form for the MACs of {type(layer).__name__}")
 
 
 def output_shape(layer: nn.Module, shape: Shape) -> Shape:
-    """Shape of the output of a Linear or ConvNd layer for an input of ``shape`` (batch first)."""
+    """Shape of the output of a Linear, a ConvNd or a view for an input of ``shape`` (batch first).
+
+    Raises:
+        TypeError: a layer whose output has no closed form here.
+    """
     if isinstance(layer, nn.Linear):
         return (*shape[:-1], layer.out_features)
+    if isinstance(layer, View):
+        return _viewed(layer, shape)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         axes = range(len(layer.kernel_size))
         leading = shape[: -len(axes) - 1]
         spatial = shape[-len(axes) :]
         return (*leading, layer.out_channels, *(_conv_length(layer, axis, spatial[axis]) for axis in axes))
     raise TypeError(f"no closed form for the output of {type(layer).__name__}")
+
+
+def _viewed(view: View, shape: Shape) -> Shape:
+    """Axes merged into one by a Flatten, or one split by an Unflatten, of whose sizes one may be -1."""
+    if isinstance(view, nn.Flatten):
+        first, last = view.start_dim % len(shape), view.end_dim % len(shape)
+        return (*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :])
+    assert isinstance(view.dim, int)
+    axis = view.dim % len(shape)
+    free = shape[axis] // abs(prod(view.unflattened_size))
+    sizes = (free if size == -1 else size for size in view.unflattened_size)
+    return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
 def _conv_length(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int, length: int) -> int:
