@@ -24,6 +24,8 @@ from edgecompress.models import copied, without_numbers
 
 Shape = tuple[int, ...]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+View = nn.Flatten | nn.Unflatten
+"""Layers that only name the same numbers by other axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def layer_macs(layer: nn.Module, given: Shape, output: Shape) -> int:
     """
     if isinstance(layer, nn.Linear):
         return prod(output) * layer.in_features
+    if isinstance(layer, View):
+        return 0
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return prod(output) * (layer.in_channels // layer.groups) * prod(layer.kernel_size)
     if isinstance(layer, TRANSPOSED):
@@ -108,9 +112,15 @@ def layer_macs(layer: nn.Module, given: Shape, output: Shape) -> int:
 
 
 def output_shape(layer: nn.Module, shape: Shape) -> Shape:
-    """Shape of the output of a Linear or ConvNd layer for an input of ``shape`` (batch first)."""
+    """Shape of the output of a Linear, a ConvNd or a view for an input of ``shape`` (batch first).
+
+    Raises:
+        TypeError: a layer whose output has no closed form here.
+    """
     if isinstance(layer, nn.Linear):
         return (*shape[:-1], layer.out_features)
+    if isinstance(layer, View):
+        return _viewed(layer, shape)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED):
         axes = range(len(layer.kernel_size))
         leading = shape[: -len(axes) - 1]
@@ -118,6 +128,18 @@ def output_shape(layer: nn.Module, shape: Shape) -> Shape:
         length = _transposed_length if isinstance(layer, TRANSPOSED) else _conv_length
         return (*leading, layer.out_channels, *(length(layer, axis, spatial[axis]) for axis in axes))
     raise TypeError(f"no closed form for the output of {type(layer).__name__}")
+
+
+def _viewed(view: View, shape: Shape) -> Shape:
+    """Axes merged into one by a Flatten, or one split by an Unflatten, of whose sizes one may be -1."""
+    if isinstance(view, nn.Flatten):
+        first, last = view.start_dim % len(shape), view.end_dim % len(shape)
+        return (*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :])
+    assert isinstance(view.dim, int)
+    axis = view.dim % len(shape)
+    free = shape[axis] // abs(prod(view.unflattened_size))
+    sizes = (free if size == -1 else size for size in view.unflattened_size)
+    return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
 def _transposed_length(layer: nn.modules.conv._ConvNd, axis: int, length: int) -> int:

@@ -65,6 +65,24 @@ def test_a_layer_costs_what_pytorch_counts(layer_and_shape):
     assert chain_cost(layer, [shape]).macs == macs
 
 
+VIEWS = [
+    (nn.Flatten(), (2, 3, 4, 5)),
+    (nn.Flatten(-2), (3, 4, 5)),
+    (nn.Flatten(0, 1), (2, 3, 4, 5)),
+    (nn.Unflatten(-1, (3, 4)), (2, 5, 12)),
+    (nn.Unflatten(0, (-1, 4)), (12, 5)),
+    (nn.Unflatten(1, (2, -1, 3)), (5, 12, 7)),
+]
+
+
+@pytest.mark.parametrize(("view", "shape"), VIEWS, ids=str)
+def test_a_view_costs_nothing(view, shape):
+    macs, shape_after = counted_by_pytorch(view, torch.empty(shape, device="meta"))
+    assert output_shape(view, shape) == shape_after
+    assert layer_macs(view, shape_after) == macs == 0
+    assert chain_cost(view, [shape]) == Cost(0, 0, 0)
+
+
 @for_every_method
 @given(st.data())
 @settings(max_examples=100, deadline=None)
@@ -100,6 +118,15 @@ def test_chains_follow_the_closed_forms(method, c, t, kernel):
         counted = chain_cost(DECOMPOSITIONS[method].chain(layer, ranks), [(1, c, 10, 12)])
         params = CLOSED_FORMS[method](c, t, kernel[0] * kernel[1], *ranks)
         assert counted == Cost(params, params * 10 * 12, params * 4)  # stride 1: each weight works at every position
+
+
+def test_a_train_follows_its_closed_form():
+    """Over 24 = 6 x 4 inputs; at stride 2 every link works at the smaller size, the first one at six places of it."""
+    layer, (outputs, r1, r2) = nn.Conv2d(24, 10, 1, stride=2, bias=False, device="meta"), (10, 5, 3)
+    counted = chain_cost(DECOMPOSITIONS["tensor_train"].chain(layer, (r1, r2)), [(1, 24, 20, 20)])
+    params = 4 * r2 + 6 * r2 * r1 + r1 * outputs
+    macs = 10 * 10 * (24 * r2 + 6 * r2 * r1 + r1 * outputs)
+    assert counted == Cost(params, macs, 4 * params)
 
 
 def test_the_stride_is_paid_where_it_acts():

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.decomposing import decompose
-from edgecompress.decompositions import LINKS
+from edgecompress.decompositions import DECOMPOSITIONS, LINKS
 from edgecompress.errors import ExportError, FileError, ParityError
 from edgecompress.exporting import export
 from edgecompress.models import Sample
 from edgecompress.planning import plan
+from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
 from edgecompress.targets import TARGETS
@@ -240,6 +241,42 @@ def test_a_linear_on_three_dimensions_is_a_chain_of_products(tmp_path: Path) -> 
     assert all(
         name.split("/")[0] in {"0.reduce", "0.expand", "1", "2.reduce", "2.expand"} for name in names_of(artifact)
     )
+
+
+class Matrices(nn.Module):
+    """What a tensor train replaces: strided and plain 1x1 convolutions, a Linear on tokens and one on a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.conv1d = nn.Conv2d(12, 24, 1, stride=2), nn.Conv1d(24, 16, 1)
+        self.tokens, self.head = nn.Linear(16, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions: Tensor = self.conv1d(self.conv(x).flatten(2)).transpose(1, 2)
+        scores: Tensor = self.head(self.tokens(positions).mean(1))
+        return scores
+
+
+def test_a_train_is_its_links_with_one_reshape_for_each_change_of_axes(tmp_path: Path) -> None:
+    model, method = Matrices().eval(), DECOMPOSITIONS["tensor_train"]
+    layers = {name: getattr(model, name) for name in ("conv", "conv1d", "tokens", "head")}
+    plans = (LayerPlan(n, method.name, method.max_ranks(m), tuple(m.weight.shape), 0.0) for n, m in layers.items())
+    chosen = CompressionPlan("matrices", tuple(plans), (), 0, 0, 0, 0)
+    small = decompose(model, chosen)
+    sample = Sample("matrices", "matrices", lambda: small, (torch.randn(2, 12, 8, 6),), plan=chosen)
+    artifact = export(small, sample, tmp_path)  # parity at batch 1 and 3 or nothing
+    by_layer = {
+        layer: [name.removeprefix(f"{layer}.") for name in names_of(artifact) if name.startswith(f"{layer}.")]
+        for layer in layers
+    }
+    convolutions = ["fold/Reshape", "reduce/Conv", "merge/Reshape", "core/Conv", "expand/Conv"]
+    ends = ["split/Reshape", "reduce/MatMul", "merge/Reshape"]
+    assert by_layer == {
+        "conv": convolutions,
+        "conv1d": convolutions,
+        "tokens": [*ends, "core/MatMul", "expand/MatMul", "expand/Add"],
+        "head": [*ends, "core/Gemm", "expand/Gemm"],
+    }
 
 
 def test_a_model_that_is_a_single_layer(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from edgecompress.decompositions.base import Decomposition, Factors, Support
 from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
 from edgecompress.decompositions.spatial_svd import SpatialSvd
 from edgecompress.decompositions.svd import Svd
+from edgecompress.decompositions.tensor_train import TensorTrain
 from edgecompress.decompositions.tucker2 import Tucker2
 
 DECOMPOSITIONS: dict[str, Decomposition] = {
@@ -15,10 +16,11 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
         SpatialSvd(),
         Tucker2(),
         HierarchicalTucker2(),
+        TensorTrain(),
     )
 }
 
 LINKS: dict[str, tuple[str, ...]] = {name: method.links for name, method in DECOMPOSITIONS.items()}
-"""The names of the links of each method's chain, in order."""
+"""The names of the links of each method's chain, in order; what else a chain holds is views."""
 
 __all__ = ["DECOMPOSITIONS", "LINKS", "Decomposition", "Factors", "Support"]

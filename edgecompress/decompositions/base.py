@@ -54,7 +54,7 @@ class Decomposition(Protocol):
 
     @property
     def links(self) -> tuple[str, ...]:
-        """The names of the chain's links, in order."""
+        """The names of the chain's links, its layers with a weight, in order; its other children are views."""
 
     def supports(self, layer: nn.Module) -> Support:
         """Can this method replace ``layer``? If not, the reason in words."""

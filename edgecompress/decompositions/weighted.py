@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edgecompress.decompositions.base import Factors, leading_eigenvectors
+from edgecompress.decompositions.base import Decomposition, Factors, leading_eigenvectors
 from edgecompress.plans import Ranks
 
 STEPS = 8
@@ -111,6 +111,40 @@ def _tail(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head)
         return Tail(coefficients)
     basis = leading_eigenvectors((explained + explained.T) / 2)[1][:, :rank]
     return Tail(basis.T @ coefficients, basis)
+
+
+def refined(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors, steps: int = 30) -> Factors:
+    """All factors of a method without a head and tail of its own, by L-BFGS from ``factors``."""
+    free = [factor.clone(memory_format=torch.contiguous_format).requires_grad_() for factor in factors]
+    weight = kernel.flatten(1)
+    total = ((weight @ moments) * weight).sum()
+    optimizer = torch.optim.LBFGS(free, lr=1, max_iter=steps, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        error = output_error(method, kernel, moments, tuple(free)) / total
+        error.backward()  # type: ignore[no-untyped-call]
+        return error
+
+    with torch.enable_grad():
+        optimizer.step(loss)  # type: ignore[arg-type]
+    return tuple(factor.detach() for factor in free)
+
+
+def output_error(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors) -> Tensor:
+    """tr((W - W') S (W - W')^T)."""
+    off = (kernel - method.reconstruct(factors)).flatten(1)
+    return ((off @ moments) * off).sum()
+
+
+def relative_output_errors(
+    method: Decomposition, kernel: Tensor, moments: Tensor, candidates: Sequence[Ranks]
+) -> list[float]:
+    """Relative squared output error of the factors that are best for the weight, at each of ``candidates``."""
+    weight = kernel.flatten(1)
+    total = ((weight @ moments) * weight).sum()
+    each = (method.factors(kernel, ranks) for ranks in candidates)
+    return [float(output_error(method, kernel, moments, factors) / total) for factors in each]
 
 
 def _improved(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head, steps: int) -> Head:

@@ -2,7 +2,7 @@
 
 PyTorch's exporter (``dynamo=True``) folds batch norm into the convolutions. What comes out is checked rather
 than trusted: opset, IR version, and that every link of every planned chain is one node, with nothing added
-between the links.
+to it (a chain's views are nodes of their own names).
 """
 
 from __future__ import annotations

@@ -125,6 +125,11 @@ def ranks_between(method, layer, steps=(0.25, 0.5, 0.75, 1)):
     return sorted({part_of(largest, *fractions) for fractions in product(steps, repeat=len(largest))})
 
 
+def links_of(chain):
+    """The layers of a chain that have a weight, in order; the others are views."""
+    return [link for link in chain if hasattr(link, "weight")]
+
+
 def filled(method, layer, ranks):
     """The chain that takes the layer's place in a model."""
     return replacement(layer, LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0))
@@ -262,8 +267,8 @@ def test_the_structure_needs_no_numbers(method, geometry):
         plan = LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0)
         weights, _ = fitted(plan, kernels(layer))
         assert all(parameter.is_meta for parameter in structure.parameters())
-        filled = [weight_from(link, factor) for link, factor in zip(structure, weights, strict=True)]
-        assert [link.weight.shape for link in structure] == [weight.shape for weight in filled]
+        filled = [weight_from(link, factor) for link, factor in zip(links_of(structure), weights, strict=True)]
+        assert [link.weight.shape for link in links_of(structure)] == [weight.shape for weight in filled]
         assert shapes(structure) == shapes(method.chain(layer, ranks))
 
 
@@ -275,20 +280,22 @@ def shapes(module):
 def test_the_links_are_the_names_of_the_chain(method, geometry):
     layer = build(geometry)
     chain = method.chain(layer, method.max_ranks(layer))
-    assert tuple(name for name, _ in chain.named_children()) == method.links == LINKS[method.name]
+    views = (nn.Flatten, nn.Unflatten)
+    links = tuple(name for name, child in chain.named_children() if not isinstance(child, views))
+    assert links == method.links == LINKS[method.name]
 
 
 @at_all_sizes
 def test_only_the_last_link_has_a_bias_and_only_if_the_layer_has_one(method, geometry):
     layer = build(geometry)
-    *inner, last = method.chain(layer, method.max_ranks(layer))
+    *inner, last = links_of(method.chain(layer, method.max_ranks(layer)))
     assert all(link.bias is None for link in inner)
     assert (last.bias is None) == (layer.bias is None)
 
 
 @for_every_method
 def test_the_memory_format_of_the_weight_does_not_matter(method):
-    layer = build(("Conv2d", (8, 6), {"kernel_size": 3}))
+    layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": k})) for k in (3, 1))))
     ranks = ranks_between(method, layer)[0]
     plain = approximation(method, layer, ranks)
     torch.testing.assert_close(approximation(method, layer.to(memory_format=torch.channels_last), ranks), plain)
@@ -366,6 +373,37 @@ def test_tucker2_leaves_matrices_to_svd(layer):
     assert not support
     assert "use svd" in support.reason
     assert DECOMPOSITIONS["svd"].supports(layer)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Conv2d(8, 8, 3), "use tucker2"),
+        (nn.Conv1d(8, 8, 5), "use tucker2"),
+        (nn.Linear(11, 8), "11 inputs"),
+        (nn.Conv2d(1, 8, 1), "1 inputs"),
+    ],
+    ids=repr,
+)
+def test_tensor_train_wants_a_matrix_whose_inputs_are_a_product(layer, words):
+    support = DECOMPOSITIONS["tensor_train"].supports(layer)
+    assert not support
+    assert words in support.reason
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 5), (2, 3, 4)], ids=str)
+def test_a_train_takes_a_linear_s_inputs_of_any_dimensions(leading):
+    layer, train = build(("Linear", (20, 12), {})), DECOMPOSITIONS["tensor_train"]
+    x = torch.randn(*leading, 20, dtype=torch.float64)
+    torch.testing.assert_close(filled(train, layer, train.max_ranks(layer))(x), layer(x))
+
+
+def test_a_train_takes_a_convolution_s_inputs_of_any_size_and_batch():
+    layer, train = build(("Conv2d", (12, 10), {"kernel_size": 1, "stride": 2})), DECOMPOSITIONS["tensor_train"]
+    chain = filled(train, layer, train.max_ranks(layer))
+    for shape in ((1, 12, 5, 7), (3, 12, 8, 4)):
+        x = torch.randn(shape, dtype=torch.float64)
+        torch.testing.assert_close(chain(x), layer(x))
 
 
 def test_the_grid_holds_every_value_of_every_option():

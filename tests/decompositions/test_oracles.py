@@ -4,13 +4,13 @@ from itertools import product
 
 import pytest
 import torch
-from tensorly.decomposition import partial_tucker
+from tensorly.decomposition import partial_tucker, tensor_train
 from torch import nn
 
 from edgecompress.decompositions import DECOMPOSITIONS
 
-SVD, TUCKER2 = DECOMPOSITIONS["svd"], DECOMPOSITIONS["tucker2"]
-SHAPES = [(12, 20), (20, 12), (16, 12, 5), (16, 12, 3, 3), (8, 16, 5, 3), (40, 2, 3, 3), (6, 1, 1, 7)]
+SVD, TUCKER2, TRAIN = (DECOMPOSITIONS[name] for name in ("svd", "tucker2", "tensor_train"))
+SHAPES = [(12, 20), (20, 12), (16, 24, 1, 1), (16, 12, 5), (16, 12, 3, 3), (8, 16, 5, 3), (40, 2, 3, 3), (6, 1, 1, 7)]
 KERNELS = [((16, 12, 3, 3), (6, 5)), ((8, 16, 5, 3), (3, 4)), ((24, 8, 1, 7), (14, 2)), ((16, 12, 5), (4, 6))]
 
 
@@ -99,6 +99,35 @@ def test_the_ends_of_tucker2_are_orthonormal(shape, ranks):
     torch.testing.assert_close(expand.T @ expand, torch.eye(ranks[0], dtype=torch.float64))
 
 
+TRAINS = [((12, 20), (5, 4), (5, 2)), ((30, 12), (4, 3), (7, 3)), ((16, 35, 1, 1), (7, 5), (9, 2))]
+trains = pytest.mark.parametrize(("shape", "modes", "ranks"), TRAINS, ids=str)
+
+
+@trains
+def test_tensor_train_is_the_one_of_tensorly(shape, modes, ranks):
+    weight = kernel(*shape)
+    theirs = tensor_train(weight.reshape(shape[0], *modes).numpy(), [1, *ranks, 1]).to_tensor()
+    torch.testing.assert_close(approximation(TRAIN, weight, ranks), torch.from_numpy(theirs).reshape(shape))
+
+
+@trains
+def test_tensor_train_loses_what_its_two_cuts_cut_off(shape, modes, ranks):
+    """Oseledets 2011, theorem 2.2: at least the larger cut, at most both."""
+    weight = kernel(*shape)
+    error = relative_error(weight, approximation(TRAIN, weight, ranks))
+    first, second = cut_off(weight.flatten(1), ranks[0]), cut_off(weight.reshape(-1, modes[1]), ranks[1])
+    assert max(first, second) - 1e-12 <= error <= first + second + 1e-12
+    assert TRAIN.errors(weight, [ranks]) == [pytest.approx(error)]
+
+
+@trains
+def test_the_ends_of_tensor_train_are_orthonormal(shape, modes, ranks):
+    reduce, core, expand = (factor.flatten(1) for factor in TRAIN.factors(kernel(*shape), ranks))
+    torch.testing.assert_close(reduce @ reduce.T, torch.eye(ranks[1], dtype=torch.float64))
+    torch.testing.assert_close(expand.T @ expand, torch.eye(ranks[0], dtype=torch.float64))
+    assert core.shape == (ranks[0], modes[0] * ranks[1])
+
+
 SUPPORTED = [
     pytest.param(method, shape, id=f"{name} {shape}")
     for name, method in DECOMPOSITIONS.items()
@@ -111,7 +140,8 @@ SUPPORTED = [
 def test_a_weight_that_was_built_at_some_ranks_is_recovered_at_them(method, shape):
     layer = layer_of(kernel(*shape))
     ranks = tuple((rank + 2) // 3 for rank in method.max_ranks(layer))
-    planted = [kernel(*link.weight.shape, seed=seed) for seed, link in enumerate(method.chain(layer, ranks))]
+    links = [link for link in method.chain(layer, ranks) if hasattr(link, "weight")]
+    planted = [kernel(*link.weight.shape, seed=seed) for seed, link in enumerate(links)]
     weight = method.reconstruct(tuple(planted))
     assert weight.shape == shape
     assert relative_error(weight, approximation(method, weight, ranks)) < 1e-14
