@@ -23,7 +23,7 @@ from edgecompress.files import Json
 from edgecompress.models import copied, without_numbers
 
 Shape = tuple[int, ...]
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
 View = nn.Flatten | nn.Unflatten
 """Layers that only name the same numbers by other axes."""
 

@@ -22,7 +22,7 @@ from edgecompress.datasets import Inputs
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
-from edgecompress.models import as_outputs, evaluating
+from edgecompress.models import evaluating
 
 MOST_BYTES = 1 << 30
 """Of moments held at once."""
@@ -200,79 +200,3 @@ def _spread(layer: Conv, given: Tensor) -> Tensor:
         for axis in range(len(lengths))
     ]  # fmt: skip
     return pad(spread, [width for pair in reversed(sides) for width in pair])
-
-
-TEMPERATURE = 4.0
-"""Of the class probabilities whose Fisher information weighs outputs: at 1, trained nets are too sure to tell much."""
-
-DAMPING = 0.1
-"""Share of the mean that is added to every direction of an output metric."""
-
-FISHER_BATCH = 128
-
-
-def output_metrics(
-    model: nn.Module, inputs: Inputs, names: Sequence[str], *, classes: bool = True
-) -> dict[str, Tensor]:
-    """(groups, T, T) for each of the layers ``names``: what an error of its outputs costs at the model's output.
-
-    Second moments of the gradient of the outputs in random directions, drawn with a fixed seed: with ``classes`` such
-    that they are the Fisher information of softened class probabilities, the output half of a Kronecker-factored
-    Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Empty for a model that cannot be differentiated.
-    """
-    sums = {name: _GradientSum(model.get_submodule(name)) for name in names}
-    generator = torch.Generator().manual_seed(0)
-    with evaluating(model), torch.enable_grad(), _gradients_watched(sums):
-        for part in zip(*(torch.split(tensor, FISHER_BATCH) for tensor in inputs), strict=True):
-            try:
-                outputs = as_outputs(model(*part))
-                torch.autograd.backward(outputs, [_direction(output, generator, classes) for output in outputs])
-            except RuntimeError:
-                return {}
-    model.zero_grad(set_to_none=True)
-    return {name: of_layer.metric() for name, of_layer in sums.items() if bool(of_layer.second.any())}
-
-
-def _direction(output: Tensor, generator: torch.Generator, classes: bool) -> Tensor:
-    """A random direction in the space of the outputs, so drawn that its covariance is what an error costs."""
-    noise = torch.randn(output.shape, generator=generator).to(output)
-    if not classes:
-        return noise
-    share = (output.detach() / TEMPERATURE).softmax(-1)
-    direction: Tensor = share.sqrt() * noise
-    return direction - share * direction.sum(-1, keepdim=True)
-
-
-class _GradientSum:
-    """The second moments of the gradient of a layer's output."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        groups, (outputs, *_) = groups_of(layer), kernel_shape(layer)
-        self.layer = layer
-        self.second = torch.zeros(groups, outputs, outputs, dtype=torch.float64)
-
-    def watch(self, _layer: nn.Module, _args: object, output: Tensor) -> Tensor:
-        """A forward hook: the output, its gradient watched even where no parameter asks for one."""
-        watched = output if output.requires_grad else output.detach().requires_grad_().clone()
-        watched.register_hook(self._add)
-        return watched
-
-    def _add(self, gradient: Tensor) -> None:
-        rows = output_rows(self.layer, gradient, most=gradient.numel())
-        self.second += (rows @ rows.mT).double().cpu()
-
-    def metric(self) -> Tensor:
-        """Damped, with a mean of 1: only directions count, layers are not compared by it."""
-        size = self.second.shape[-1]
-        mean = self.second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        return self.second / mean.clamp_min(torch.finfo(mean.dtype).tiny) + DAMPING * torch.eye(size).double()
-
-
-@contextmanager
-def _gradients_watched(sums: Mapping[str, _GradientSum]) -> Iterator[None]:
-    handles = [of_layer.layer.register_forward_hook(of_layer.watch) for of_layer in sums.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

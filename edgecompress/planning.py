@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache
-from itertools import product
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
+from edgecompress.candidates import Calibration, Replaceable, calibrated_candidates, candidates_of
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
-from edgecompress.layers import Found, describe, refuse_unusable, weighted_layers
-from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
+from edgecompress.layers import Found, describe, weighted_layers
+from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.base import Choice, LayerCandidates, Selector
 
-MOST_RANKS_PER_MODE = {1: 32, 2: 16, 3: 6}
-"""By the number of ranks a method has: at most 32 to 256 combinations a layer."""
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What may be chosen: ``methods`` of ``DECOMPOSITIONS`` (none: all of them) at ranks that are multiples of
+    ``multiple``, or the layer's largest rank where that is smaller, for the layers whose names match a pattern of
+    ``include`` (none: all layers) and none of ``exclude``; patterns as in a shell: ``layer1.*``."""
+
+    methods: tuple[str, ...] = ()
+    multiple: int = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in DECOMPOSITIONS]
+        if unknown:
+            raise PlanError(f"no method {unknown[0]!r}; there are {', '.join(DECOMPOSITIONS)}")
+        if self.multiple < 1:
+            raise PlanError(f"ranks cannot be rounded to a multiple of {self.multiple}; use 1 or more")
+
+    def refusal(self, name: str) -> str:
+        """Why the layer ``name`` is out of scope, or an empty string."""
+        excluded = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
+        if excluded is not None:
+            return f"excluded by {excluded!r}"
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return f"not included by {', '.join(map(repr, self.include))}"
+        return ""
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a pattern that names no layer: it is a typing error.
+
+        Raises:
+            PlanError: with the nearest names.
+        """
+        for pattern in (*self.include, *self.exclude):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                near = difflib.get_close_matches(pattern, names, 3, 0) or list(names[:3])
+                raise PlanError(f"no layer matches {pattern!r}; the nearest names are {', '.join(near)}")
 
 
 def plan(
@@ -30,95 +68,50 @@ def plan(
     *,
     methods: Sequence[str] = (),
     multiple: int = 8,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calibration: Calibration | None = None,
     name: str = "",
     progress: Progress = silent,
 ) -> CompressionPlan:
-    """Choose method and ranks for every layer of ``model``.
+    """Choose method and ranks for every layer of ``model``, within a :class:`Scope`.
 
-    ``methods`` names entries of ``DECOMPOSITIONS`` (none: all of them); ranks are multiples of ``multiple``,
-    or the layer's largest rank where that is smaller. Only candidates with fewer parameters and fewer MACs
-    than the dense layer are considered.
+    With ``calibration`` inputs, errors are those of the layers' outputs and the loss of each candidate is estimated;
+    without, only weights are looked at. Only candidates with fewer parameters and fewer MACs than the dense layer are
+    considered.
 
     Raises:
-        PlanError: an unknown method, a bad multiple, or a weight that is not finite or all zeros.
+        PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite or all zeros.
         BudgetError: the selector's budget cannot be met.
     """
-    methods = _checked(methods, multiple)
+    scope = Scope(tuple(methods), multiple, tuple(include), tuple(exclude))
     total, shapes = cost(model, inputs), input_shapes(model, inputs)
-    layers, skipped = [], []
     found = weighted_layers(model)
-    for done, item in enumerate(found, start=1):
-        progress("plan", done, len(found), item.name)
-        reason = item.refused or ("" if item.name in shapes else "does not run on the example input")
-        if reason:
-            skipped.append(Skipped(item.name, reason))
-        else:
-            layers.append(_candidates(item, shapes[item.name], methods, multiple))
-    choices = selector.select(layers, total)
-    return _assemble(name, total, layers, choices, skipped, found)
+    scope.check([item.name for item in found])
+    reasons = {item.name: _refusal(item, shapes, scope) for item in found}
+    items = [Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name]]
+    layers = _candidates(model, items, scope, calibration, progress)
+    skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
+    return _assemble(name, total, layers, selector.select(layers, total), skipped, found)
 
 
-def _checked(methods: Sequence[str], multiple: int) -> tuple[str, ...]:
-    unknown = [method for method in methods if method not in DECOMPOSITIONS]
-    if unknown:
-        raise PlanError(f"no method {unknown[0]!r}; there are {', '.join(DECOMPOSITIONS)}")
-    if multiple < 1:
-        raise PlanError(f"ranks cannot be rounded to a multiple of {multiple}; use 1 or more")
-    return tuple(methods) or tuple(DECOMPOSITIONS)
+def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
+    if item.refused:
+        return item.refused
+    return scope.refusal(item.name) or ("" if item.name in shapes else "does not run on the example input")
 
 
-def _candidates(item: Found, shapes: list[Shape], methods: Sequence[str], multiple: int) -> LayerCandidates:
-    weight = item.layer.weight
-    assert isinstance(weight, torch.Tensor)
-    refuse_unusable(item.name, weight)
-    dense = chain_cost(item.layer, shapes)
-    numbers = weight.detach().cpu()
-    kept = (c for method in methods for c in _of_method(method, item.layer, numbers, shapes, dense, multiple))
-    return LayerCandidates(item.name, tuple(weight.shape), dense, tuple(kept))
-
-
-def _of_method(
-    method: str, layer: nn.Module, weight: torch.Tensor, shapes: list[Shape], dense: Cost, multiple: int
-) -> Iterator[Candidate]:
-    """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
-    decomposition = DECOMPOSITIONS[method]
-    if not decomposition.supports(layer):
-        return
-    costs = _chain_costs(method, layer, shapes, multiple)
-    smaller = [ranks for ranks, cost in costs.items() if cost.macs < dense.macs and cost.params < dense.params]
-    for ranks, error in zip(smaller, decomposition.errors(weight, smaller), strict=True):
-        yield Candidate(method, ranks, error, costs[ranks])
-
-
-_COSTS: dict[tuple[object, ...], dict[Ranks, Cost]] = {}
-"""Costs of all chains of a geometry: networks repeat few geometries many times."""
-
-
-def _chain_costs(method: str, layer: nn.Module, shapes: list[Shape], multiple: int) -> dict[Ranks, Cost]:
-    """The cost of the method's chain at every rank of its grid."""
-    key = (method, str(layer), str(next(layer.parameters()).dtype), tuple(shapes), multiple)
-    if key not in _COSTS:
-        decomposition = DECOMPOSITIONS[method]
-        with torch.device("meta"):
-            grid = rank_grid(decomposition.max_ranks(layer), multiple)
-            _COSTS[key] = {ranks: chain_cost(decomposition.chain(layer, ranks), shapes) for ranks in grid}
-    return _COSTS[key]
-
-
-@cache
-def rank_grid(largest: Ranks, multiple: int) -> tuple[Ranks, ...]:
-    """Every combination of sensible ranks per mode."""
-    most = MOST_RANKS_PER_MODE[len(largest)]
-    return tuple(product(*(rank_steps(rank, multiple, most) for rank in largest)))
-
-
-def rank_steps(largest: int, multiple: int, most: int) -> tuple[int, ...]:
-    """Multiples of ``multiple`` up to ``largest``, evenly thinned to ``most``; ``largest`` itself where smaller."""
-    steps = list(range(multiple, largest + 1, multiple)) or [largest]
-    if len(steps) <= most:
-        return tuple(steps)
-    stride = (len(steps) - 1) / (most - 1)
-    return tuple(steps[round(index * stride)] for index in range(most))
+def _candidates(
+    model: nn.Module, items: Sequence[Replaceable], scope: Scope, calibration: Calibration | None, progress: Progress
+) -> list[LayerCandidates]:
+    methods = scope.methods or tuple(DECOMPOSITIONS)
+    if calibration is not None:
+        return calibrated_candidates(model, items, calibration, methods, scope.multiple, progress)
+    layers = []
+    for done, item in enumerate(items, start=1):
+        progress("plan", done, len(items), item.name)
+        layers.append(candidates_of(item, methods, scope.multiple))
+    return layers
 
 
 def _assemble(

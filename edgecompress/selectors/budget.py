@@ -1,7 +1,9 @@
 """One budget for the whole model, spent where it buys most: a multiple-choice knapsack.
 
-Each layer takes one candidate or stays dense; the sum of the relative errors is least while the whole model
-stays within the budget. Solved exactly (within 0.01 %) as a small integer program by HiGHS through SciPy.
+Each layer takes one candidate or stays dense; the sum of their losses is least while the whole model stays within the
+budget. A loss is the estimated change of the model's output where it is known, else the relative error. Solved by
+bisection on the price of a unit of cost (Lagrange relaxation; Shoham & Gersho 1988), then repaired: what is left of
+the budget goes where it still lowers the loss most.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ from edgecompress.costs import Cost
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
-Of = Literal["macs", "params"]
+Of = Literal["macs", "params", "bytes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Keep at most the fraction ``keep`` in (0, 1] of the dense model's ``of`` (MACs or parameters)."""
+    """Keep at most the fraction ``keep`` in (0, 1] of the dense model's ``of``: MACs, parameters or weight bytes."""
 
     keep: float = 0.5
     of: Of = "macs"
     name: str = "budget"
-    summary: str = "least total error with at most --keep of the dense --of macs|params; knapsack over all layers"
+    summary: str = "least total loss with at most --keep of the dense --of macs|params|bytes; knapsack over all layers"
 
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):
@@ -42,22 +44,23 @@ class Budget:
             [self._size(layer.dense), *(self._size(c.cost) for c in kept)]
             for layer, kept in zip(layers, options, strict=True)
         ]
-        errors = [[0.0, *(c.error for c in kept)] for kept in options]
+        losses = [[0.0, *map(_loss, kept)] for kept in options]
         self._refuse_impossible(sizes, room, fixed, total)
-        picks = solve_knapsack(errors, sizes, room)
+        picks = solve_knapsack(losses, sizes, room)
         return {
             layer.name: kept[pick - 1] if pick else self._why_dense(kept)
             for layer, kept, pick in zip(layers, options, picks, strict=True)
         }
 
     def _size(self, cost: Cost) -> int:
-        return cost.macs if self.of == "macs" else cost.params
+        return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes}[self.of]
 
     def _options(self, layer: LayerCandidates) -> list[Candidate]:
-        """The candidates that no other beats in both size and error, smallest first."""
+        """The candidates that no other beats in both size and loss, smallest first."""
+        judged = [candidate for candidate in layer.candidates if candidate.loss is not None] or layer.candidates
         kept: list[Candidate] = []
-        for candidate in sorted(layer.candidates, key=lambda c: (self._size(c.cost), c.error)):
-            if not kept or candidate.error < kept[-1].error:
+        for candidate in sorted(judged, key=lambda c: (self._size(c.cost), _loss(c))):
+            if not kept or _loss(candidate) < _loss(kept[-1]):
                 kept.append(candidate)
         return kept
 
@@ -77,42 +80,56 @@ class Budget:
     def _why_dense(self, kept: list[Candidate]) -> str:
         if not kept:
             return "no rank makes it smaller"
-        return "the budget is met at less error by compressing other layers"
+        return "the budget is met at less loss by compressing other layers"
 
 
-def solve_knapsack(errors: list[list[float]], sizes: list[list[int]], room: int) -> list[int]:
-    """One option per group, least total error with total size at most ``room``; needs a feasible choice."""
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import block_diag, csr_matrix
-
-    if not errors:
-        return []
-    flat_sizes = np.concatenate([np.asarray(group, dtype=float) for group in sizes])
-    one_each = LinearConstraint(block_diag([np.ones((1, len(group))) for group in errors], "csr"), 1, 1)
-    within = LinearConstraint(csr_matrix(flat_sizes / max(room, 1)), -np.inf, room / max(room, 1))
-    found = milp(
-        np.concatenate([np.asarray(group) for group in errors]),
-        integrality=np.ones(len(flat_sizes)),
-        bounds=Bounds(0, 1),
-        constraints=[one_each, within],
-        options={"mip_rel_gap": 1e-4},
-    )
-    if found.x is None:
-        raise BudgetError(f"the knapsack was not solved: {found.message}", nearest_keep=1.0)
-    borders = np.cumsum([len(group) for group in errors])[:-1]
-    picks = [int(part.argmax()) for part in np.split(found.x, borders)]
-    return _repaired(picks, sizes, room)
+def _loss(candidate: Candidate) -> float:
+    return candidate.error if candidate.loss is None else candidate.loss
 
 
-def _repaired(picks: list[int], sizes: list[list[int]], room: int) -> list[int]:
-    """The solver's tolerance can overrun the budget by a few units: shrink the layers that lose least size."""
-    while sum(group[pick] for group, pick in zip(sizes, picks, strict=True)) > room:
-        steps = [
-            (group[pick] - max(smaller), index, group.index(max(smaller)))
-            for index, (group, pick) in enumerate(zip(sizes, picks, strict=True))
-            if (smaller := [size for size in group if size < group[pick]])
-        ]
-        _, index, option = min(steps)
-        picks[index] = option
+def solve_knapsack(losses: list[list[float]], sizes: list[list[int]], room: int) -> list[int]:
+    """One option per group, small total loss with total size at most ``room``; needs a feasible choice."""
+    low, high = 0.0, _price_of_smallest(losses)
+    picks = _at_price(high, losses, sizes)
+    for _ in range(100):
+        price = (low + high) / 2
+        tried = _at_price(price, losses, sizes)
+        if _total(sizes, tried) > room:
+            low = price
+        else:
+            high, picks = price, tried
+    return _repaired(picks, losses, sizes, room)
+
+
+def _at_price(price: float, losses: list[list[float]], sizes: list[list[int]]) -> list[int]:
+    """Each group's best option where a unit of size costs ``price``; of equals the smallest."""
+    picks = []
+    for loss, size in zip(losses, sizes, strict=True):
+        picks.append(min(range(len(loss)), key=lambda option: (loss[option] + price * size[option], size[option])))
     return picks
+
+
+def _price_of_smallest(losses: list[list[float]]) -> float:
+    """A price at which every group takes its smallest option."""
+    return 1 + sum(max(loss) for loss in losses)
+
+
+def _total(sizes: list[list[int]], picks: list[int]) -> int:
+    return sum(size[pick] for size, pick in zip(sizes, picks, strict=True))
+
+
+def _repaired(picks: list[int], losses: list[list[float]], sizes: list[list[int]], room: int) -> list[int]:
+    """Spend what is left: again and again the change that still fits and lowers the loss most for its size."""
+    left = room - _total(sizes, picks)
+    while True:
+        gains = [
+            ((losses[group][pick] - loss) / max(1, size - sizes[group][pick]), group, option)
+            for group, pick in enumerate(picks)
+            for option, (loss, size) in enumerate(zip(losses[group], sizes[group], strict=True))
+            if loss < losses[group][pick] and size - sizes[group][pick] <= left
+        ]
+        if not gains:
+            return picks
+        _, group, option = max(gains)
+        left -= sizes[group][option] - sizes[group][picks[group]]
+        picks[group] = option

@@ -1,0 +1,249 @@
+"""What could replace a layer: every method at every sensible rank, with its cost, its error and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.costs import Cost, Shape, chain_cost
+from edgecompress.datasets import Inputs
+from edgecompress.decomposing import fitted
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions.kernels import kernels
+from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.layers import Found, refuse_unusable
+from edgecompress.moments import Moments, collect, in_passes
+from edgecompress.plans import LayerPlan, Ranks
+from edgecompress.progress import Progress
+from edgecompress.selectors.base import Candidate, LayerCandidates
+from edgecompress.sensitivity import change_losses, output_metrics
+
+MOST_RANKS_PER_MODE = {1: 32, 2: 16, 3: 6}
+"""By the number of ranks a method has: at most 32 to 256 combinations a layer."""
+
+MOST_JUDGED = 24
+"""Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
+
+JUDGED_INPUTS = 256
+"""Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
+
+RIDGE = 1e-3
+"""Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Unlabelled inputs, and whether the outputs are scores of classes."""
+
+    inputs: Inputs
+    classes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Replaceable:
+    """A layer that may be replaced, with the shapes of its inputs."""
+
+    name: str
+    layer: nn.Module
+    shapes: list[Shape]
+
+
+def candidates_of(
+    item: Replaceable, methods: Sequence[str], multiple: int, moments: Tensor | None = None, metric: Tensor | None = None
+) -> LayerCandidates:
+    """A layer's candidates with fewer parameters and fewer MACs.
+
+    ``moments`` (groups, D, D) and ``metric`` (groups, T, T) make their errors those of the outputs.
+
+    Raises:
+        PlanError: the weight is not finite or all zeros.
+    """
+    weight = item.layer.weight
+    assert isinstance(weight, Tensor)
+    refuse_unusable(item.name, weight)
+    supported = tuple(name for name in methods if DECOMPOSITIONS[name].supports(item.layer))
+    own = kernels(item.layer).cpu()
+    bare = LayerCandidates(
+        item.name,
+        tuple(weight.shape),
+        chain_cost(item.layer, item.shapes),
+        (),
+        supported,
+        own,
+        partial(_priced, item, own, multiple),
+    )
+    judged = own.double() if metric is None else _in_metric(own.double(), metric)
+    found = [c for method in supported for c in _of_method(method, item, bare, judged, moments, multiple)]
+    return replace(bare, candidates=tuple(found))
+
+
+def _in_metric(stacked: Tensor, metric: Tensor) -> Tensor:
+    """Kernels whose plain squared output error is the metric's."""
+    roots = torch.stack([root_and_inverse(of_group)[0] for of_group in metric])
+    return torch.einsum("gts,gs...->gt...", roots, stacked)
+
+
+def _of_method(
+    method: str, item: Replaceable, bare: LayerCandidates, judged: Tensor, moments: Tensor | None, multiple: int
+) -> Iterator[Candidate]:
+    """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
+    costs = _chain_costs(method, item, multiple)
+    smaller = [ranks for ranks, cost in costs.items() if cost.macs < bare.dense.macs and cost.params < bare.dense.params]
+    for ranks, error in zip(smaller, _errors(method, judged, smaller, moments), strict=True):
+        yield Candidate(method, ranks, error, costs[ranks])
+
+
+def _errors(method: str, judged: Tensor, candidates: Sequence[Ranks], moments: Tensor | None) -> list[float]:
+    """Relative squared errors of a whole layer: those of its groups, by their share of the whole."""
+    total, errors = 0.0, torch.zeros(len(candidates), dtype=torch.float64)
+    for group, kernel in enumerate(judged):
+        own = None if moments is None else moments[group]
+        flat = kernel.flatten(1)
+        size = float(flat.square().sum() if own is None else ((flat @ own) * flat).sum())
+        if size > 0:
+            errors += size * torch.tensor(DECOMPOSITIONS[method].errors(kernel, candidates, own), dtype=torch.float64)
+        total += size
+    return (errors / total).tolist() if total else [0.0] * len(candidates)
+
+
+def _priced(item: Replaceable, stacked: Tensor, multiple: int, method: str, ranks: Ranks) -> Candidate:
+    """A candidate at ``ranks`` rounded up to multiples, at most the largest."""
+    decomposition = DECOMPOSITIONS[method]
+    largest = decomposition.max_ranks(item.layer)
+    rounded = tuple(min(most, -(-rank // multiple) * multiple) for rank, most in zip(ranks, largest, strict=True))
+    with torch.device("meta"):
+        cost = chain_cost(decomposition.chain(item.layer, rounded), item.shapes)
+    return Candidate(method, rounded, _errors(method, stacked.double(), [rounded], None)[0], cost)
+
+
+_COSTS: dict[tuple[object, ...], dict[Ranks, Cost]] = {}
+"""Costs of all chains of a geometry: networks repeat few geometries many times."""
+
+
+def _chain_costs(method: str, item: Replaceable, multiple: int) -> dict[Ranks, Cost]:
+    """The cost of the method's chain at every rank of its grid."""
+    key = (method, str(item.layer), str(next(item.layer.parameters()).dtype), tuple(item.shapes), multiple)
+    if key not in _COSTS:
+        decomposition = DECOMPOSITIONS[method]
+        with torch.device("meta"):
+            grid = rank_grid(decomposition.max_ranks(item.layer), multiple)
+            _COSTS[key] = {
+                ranks: chain_cost(decomposition.chain(item.layer, ranks), item.shapes) for ranks in grid
+            }
+    return _COSTS[key]
+
+
+@cache
+def rank_grid(largest: Ranks, multiple: int) -> tuple[Ranks, ...]:
+    """Every combination of sensible ranks per mode."""
+    most = MOST_RANKS_PER_MODE[len(largest)]
+    return tuple(product(*(rank_steps(rank, multiple, most) for rank in largest)))
+
+
+def rank_steps(largest: int, multiple: int, most: int) -> tuple[int, ...]:
+    """Multiples of ``multiple`` up to ``largest``, thinned to ``most`` by equal ratios; ``largest`` where smaller."""
+    steps = range(multiple, largest + 1, multiple) or range(largest, largest + 1)
+    if len(steps) <= most:
+        return tuple(steps)
+    chosen, last = [], 0
+    for left in range(most, 0, -1):
+        last = max(last + 1, round(last * (len(steps) / max(last, 1)) ** (1 / left)))
+        chosen.append(steps[min(last, len(steps)) - 1])
+    return tuple(chosen)
+
+
+def calibrated_candidates(
+    model: nn.Module,
+    items: Sequence[Replaceable],
+    calibration: Calibration,
+    methods: Sequence[str],
+    multiple: int,
+    progress: Progress,
+) -> list[LayerCandidates]:
+    """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss."""
+    inputs = tuple(tensor[:JUDGED_INPUTS] for tensor in calibration.inputs)
+    names = tuple(item.name for item in items)
+    by_name = {item.name: item for item in items}
+    progress("gradients", 0, 1, "")
+    metrics = output_metrics(model, inputs, names, classes=calibration.classes)
+    found: dict[str, LayerCandidates] = {}
+    for part in in_passes({item.name: item.layer for item in items}):
+        moments = collect(model, inputs, part)
+        for name in part:
+            progress("plan", len(found) + 1, len(items), name)
+            found[name] = _calibrated(by_name[name], methods, multiple, moments.get(name), metrics.get(name))
+        found |= _judged(model, inputs, {name: found[name] for name in part}, moments, metrics, calibration)
+    return [found[name] for name in names]
+
+
+def _calibrated(
+    item: Replaceable, methods: Sequence[str], multiple: int, moments: Moments | None, metric: Tensor | None
+) -> LayerCandidates:
+    second = None if moments is None else centred(moments)
+    return candidates_of(item, methods, multiple, second, metric)
+
+
+def centred(moments: Moments) -> Tensor:
+    """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected."""
+    second = moments.second - moments.mean[:, :, None] * moments.mean[:, None]
+    mean = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return second + RIDGE * mean * torch.eye(second.shape[-1], dtype=second.dtype)
+
+
+def _judged(
+    model: nn.Module,
+    inputs: Inputs,
+    layers: Mapping[str, LayerCandidates],
+    moments: Mapping[str, Moments],
+    metrics: Mapping[str, Tensor],
+    calibration: Calibration,
+) -> dict[str, LayerCandidates]:
+    """The same with the loss of the candidates that no other beats."""
+    changes, chosen = {}, {}
+    for name, layer in layers.items():
+        chosen[name] = worth_judging(layer.candidates)
+        if chosen[name] and name in moments:
+            changes[name] = _changes(layer, chosen[name], centred(moments[name]), metrics.get(name))
+    losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
+    known = {
+        name: {
+            (c.method, c.ranks): loss for c, loss in zip(chosen[name], losses[name].tolist(), strict=True)
+        }
+        for name in losses
+    }
+    return {name: _with_losses(layer, known.get(name, {})) for name, layer in layers.items()}
+
+
+def _with_losses(layer: LayerCandidates, known: Mapping[tuple[str, Ranks], float]) -> LayerCandidates:
+    judged = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
+    return replace(layer, candidates=tuple(judged))
+
+
+def _changes(
+    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None
+) -> Tensor:
+    """(candidates, groups, T, D): what each candidate changes of the kernels."""
+    dense = layer.kernels.double()
+    weights = [
+        fitted(LayerPlan(layer.name, c.method, c.ranks, layer.shape, c.error), dense, second, metric)[1] for c in chosen
+    ]
+    return torch.stack([(weight - dense).flatten(2) for weight in weights]).float()
+
+
+def worth_judging(candidates: Sequence[Candidate], most: int = MOST_JUDGED) -> list[Candidate]:
+    """Those that no other beats in MACs and error or in parameters and error, thinned evenly along the front."""
+    kept: dict[tuple[str, Ranks], Candidate] = {}
+    for size in ("macs", "params"):
+        front: list[Candidate] = []
+        for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, size), c.error)):
+            if not front or candidate.error < front[-1].error:
+                front.append(candidate)
+        stride = max(1.0, (len(front) - 1) / (most - 1))
+        thinned = [front[round(index * stride)] for index in range(min(most, len(front)))]
+        kept |= {(candidate.method, candidate.ranks): candidate for candidate in thinned}
+    return list(kept.values())
