@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgecompress.decompositions.base import Decomposition, Support
+from edgecompress.decompositions.cp import Cp3, Cp4
 from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
 from edgecompress.decompositions.spatial_svd import SpatialSvd
 from edgecompress.decompositions.svd import Svd
@@ -15,6 +16,8 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
         SpatialSvd(),
         Tucker2(),
         HierarchicalTucker2(),
+        Cp3(),
+        Cp4(),
     )
 }
 
