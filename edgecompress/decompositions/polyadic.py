@@ -135,7 +135,7 @@ def fitted(tensor: Tensor, terms: Terms, sweeps: int) -> Terms:
 
 def error_bounds(tensor: Tensor, ranks: Sequence[int]) -> list[float]:
     """Relative squared errors that :func:`terms_of` reaches or betters, never growing with the rank."""
-    fits, total = path(tensor, max(ranks)), squared_norm(tensor)
+    fits, total = path(tensor, max(ranks, default=0)), squared_norm(tensor)
     return [min(fit.error(rank) for fit in fits if fit.rank <= rank) / total for rank in ranks]
 
 

@@ -163,6 +163,11 @@ def test_the_predicted_error_bounds_the_true_one(method, geometry):
         assert predicted == pytest.approx(true, rel=1e-9, abs=1e-12)
 
 
+@for_every_method
+def test_no_candidates_have_no_errors(method):
+    assert method.errors(build(("Conv2d", (8, 6), {"kernel_size": 3})).weight.detach(), []) == []
+
+
 @at_all_sizes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_the_chain_has_the_dtype_of_the_layer(method, geometry, dtype):
