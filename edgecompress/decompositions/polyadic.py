@@ -4,9 +4,9 @@ A tensor of N modes is written as the sum of R terms, each an outer product of N
 matrices (mode size, R). Kolda & Bader 2009 name it CP.
 
 The best such sum often does not exist: terms grow without bound and cancel, and a network holding them cannot be
-trained further. Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural networks"
-(ECCV 2020, arXiv 2008.05441) measure this by the *sensitivity*, the expected squared change of the tensor for noise of
-variance 1 on every number of every factor, and repair it by *error-preserving correction*: least sensitivity with the
+trained further. Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network"
+(ECCV 2020, arXiv 2008.05441) measure this by the *sensitivity*, the expected squared change of the tensor, to first
+order, for noise of variance 1 on every number of every factor, and repair it by *error-preserving correction*: least sensitivity with the
 error held within a bound. From them are the sensitivity, the correction and its solution one mode at a time, where the
 penalty of the sensitivity is a diagonal added to the Gram matrix and its weight is the one that meets the bound.
 
@@ -46,13 +46,11 @@ EXACT = 1e-12
 PROXIMITY = 1e-10
 """Weight of the old factor in a least squares step, relative to the Gram matrix: no step fails on a singular one."""
 
-
 ANCHORS = (24, 12, 6, 4, 3)
 """The exact rank divided by these: from where a chain is tiny to where it hardly saves anything."""
 
 ANCHOR_SWEEPS = 4
-"""Alternations at each anchor. Predictions need them for every layer: 0.1 s for 64 x 64 x 3 x 3, and about half of
-what many more would gain."""
+"""Alternations at each anchor: few, since predictions need them for every layer (64 x 64 x 3 x 3: below 0.1 s)."""
 
 ANCHOR_WORK = 1e9
 """An anchor whose rank times the tensor's size is above it is left out: it would take seconds."""
@@ -211,14 +209,14 @@ def principal_axes(tensor: Tensor, mode: int) -> Tensor:
 
 
 def balanced(terms: Terms) -> Terms:
-    """The same sum with each term's norm spread evenly over its modes."""
+    """The same sum with each term's norm spread evenly over its modes: as a start of training, like svd's root."""
     norms = torch.stack([mode.norm(dim=0) for mode in terms])
     even = norms.log().mean(0).exp()
     return tuple(mode * torch.where(norm > 0, even / norm, 0) for mode, norm in zip(terms, norms, strict=True))
 
 
 def sensitivity(terms: Terms) -> float:
-    """Expected squared change of the sum for noise of variance 1 on every number of ``terms`` (Phan et al. 2020)."""
+    """Expected squared change of the sum, to first order, for noise of variance 1 on every number of ``terms``."""
     squares = [mode.pow(2).sum(0) for mode in terms]
     return sum(len(mode) * float(without(squares, index).sum()) for index, mode in enumerate(terms))
 
