@@ -6,9 +6,10 @@ matrices (mode size, R). Kolda & Bader 2009 name it CP.
 The best such sum often does not exist: terms grow without bound and cancel, and a network holding them cannot be
 trained further. Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network"
 (ECCV 2020, arXiv 2008.05441) measure this by the *sensitivity*, the expected squared change of the tensor, to first
-order, for noise of variance 1 on every number of every factor, and repair it by *error-preserving correction*: least sensitivity with the
-error held within a bound. From them are the sensitivity, the correction and its solution one mode at a time, where the
-penalty of the sensitivity is a diagonal added to the Gram matrix and its weight is the one that meets the bound.
+order, for noise of variance 1 on every number of every factor, and repair it by *error-preserving correction*: least
+sensitivity with the error held within a bound. From them are the sensitivity, the correction and its solution one mode
+at a time, where the penalty of the sensitivity is a diagonal added to the Gram matrix and its weight is the one that
+meets the bound.
 
 Ours is the start, which is deterministic and gives a bound of the error for every rank that never grows with it:
 
