@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # The tables themselves import torch; a test keeps these names equal to their keys.
-METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train")
+METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train", "cp3", "cp4")
 SELECTORS = ("budget", "energy")
 TARGETS = ("onnx",)
 PLATFORMS = ("pi",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgecompress.decompositions.base import Decomposition, Factors, Support
+from edgecompress.decompositions.cp import Cp3, Cp4
 from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
 from edgecompress.decompositions.spatial_svd import SpatialSvd
 from edgecompress.decompositions.svd import Svd
@@ -17,6 +18,8 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
         Tucker2(),
         HierarchicalTucker2(),
         TensorTrain(),
+        Cp3(),
+        Cp4(),
     )
 }
 

@@ -143,16 +143,15 @@ def squared_norm(tensor: Tensor) -> float:
 
 
 def leading_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (descending, not below 0) and eigenvectors (columns) of a symmetric matrix.
+    """Eigenvalues (descending, not below 0) and eigenvectors (columns) of a symmetric matrix, or of each in a batch.
 
     Each column's sign is fixed (its largest entry is positive), so that equal input gives equal factors on
     every machine.
     """
     values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    largest = vectors.abs().argmax(0)
-    signs = vectors[largest, torch.arange(vectors.shape[1])].sign()
-    return values, vectors * signs
+    values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
+    largest = vectors.abs().argmax(-2, keepdim=True)
+    return values, vectors * vectors.gather(-2, largest).sign()
 
 
 def kept_energy(matrix: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_inspect_says_who_can_decompose_what() -> None:
     document = json.loads(command("inspect", "lenet5", "--json").out)
     assert document["cost"] == {"params": 431_080, "macs": 2_293_000, "flops": 4_586_000, "weight_bytes": 1_724_320}
     methods = {layer["name"]: layer["methods"] for layer in document["layers"]}
-    everything = ["svd", "spatial_svd", "tucker2", "hierarchical_tucker2"]
+    everything = ["svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "cp3", "cp4"]
     matrix = ["svd", "tensor_train"]
     assert methods == {"conv1": everything, "conv2": everything, "fc1": matrix, "fc2": matrix}
 

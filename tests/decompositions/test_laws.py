@@ -109,6 +109,9 @@ SIZES = [
     ("ConvTranspose2d", (10, 12), {"kernel_size": 4, "stride": 2, "groups": 2}),
 ]
 
+SPECTRAL = ("svd", "spatial_svd")
+"""What is cut off a spectrum is known exactly; the other methods alternate, and predict a bound."""
+
 everywhere = pytest.mark.parametrize(("method", "geometry"), pairs(GEOMETRIES))
 at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES))
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
@@ -163,22 +166,13 @@ def test_the_chain_is_the_layer_at_the_largest_ranks(method, geometry):
 
 @everywhere
 def test_the_chain_is_the_dense_layer_with_the_reconstructed_weight(method, geometry):
+    """Whatever the factors are: here those that PyTorch starts a chain with."""
     layer, x = build(geometry), input_for(geometry)
     for ranks in ranks_between(method, layer, (0.3, 0.7)):
-        chain, dense = filled(method, layer, ranks), build(geometry)
-        dense.load_state_dict(layer.state_dict() | {"weight": approximation(method, layer, ranks)})
+        chain = method.chain(layer, ranks)
+        dense = merged(chain, layer, LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0))
+        assert type(dense) is type(layer)
         torch.testing.assert_close(chain(x), dense(x), rtol=1e-9, atol=1e-10)
-
-
-@everywhere
-def test_a_chain_merges_back_into_the_dense_layer_it_stands_for(method, geometry):
-    layer, x = build(geometry), input_for(geometry)
-    ranks = part_of(method.max_ranks(layer), *(0.5 for _ in method.max_ranks(layer)))
-    plan = LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0)
-    chain = replacement(layer, plan)
-    dense = merged(chain, layer, plan)
-    assert type(dense) is type(layer)
-    torch.testing.assert_close(dense(x), chain(x), rtol=1e-9, atol=1e-10)
 
 
 @at_all_sizes
@@ -201,8 +195,14 @@ def test_the_predicted_error_bounds_the_true_one(method, geometry):
     true = [relative_error(layer.weight, approximation(method, layer, ranks)) for ranks in grid]
     assert all(bound >= error - 1e-12 for bound, error in zip(predicted, true, strict=True))
     assert predicted[-1] == pytest.approx(0, abs=1e-12)
-    if len(grid[0]) == 1:  # one rank: nothing is left to alternate over, the prediction is exact
+    if method.name in SPECTRAL:
         assert predicted == pytest.approx(true, rel=1e-9, abs=1e-12)
+
+
+@for_every_method
+def test_no_candidates_have_no_errors(method):
+    layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": taps})) for taps in (3, 1))))
+    assert method.errors(kernels(layer)[0], []) == []
 
 
 @at_all_sizes

@@ -1,0 +1,168 @@
+"""CP: a convolution as one small filter a term between two 1x1 convolutions.
+
+The kernel is a sum of r rank-one terms, ``W[t, c, ...] = sum over r of E[t, r] D[r, ...] R[r, c]``. In ``cp3`` D is a
+depthwise k x k convolution; in ``cp4`` it is split once more, into a depthwise k x 1 and a depthwise 1 x k. Lebedev et
+al. 2014, arXiv 1412.6553 (the four-way form); the fit is the stable one of Phan et al. 2020, see ``polyadic``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.decompositions.base import (
+    Factors,
+    Support,
+    geometry,
+    is_conv,
+    is_pointwise,
+    is_transposed,
+    placement,
+    plain_layer,
+    pointwise,
+)
+from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.polyadic import error_bounds, exact_rank, terms_of
+from edgecompress.decompositions.spatial_svd import along, two_dimensional
+from edgecompress.decompositions.weighted import refined, relative_output_errors
+from edgecompress.plans import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Cp3:
+    """Ranks ``(r,)``; links ``reduce``, ``depthwise``, ``expand``."""
+
+    name: str = "cp3"
+    summary: str = "1x1, depthwise k x k, 1x1: CP with bounded terms; Lebedev et al. 2014, Phan et al. 2020"
+    links: tuple[str, ...] = ("reduce", "depthwise", "expand")
+
+    def supports(self, layer: nn.Module) -> Support:
+        """Plain convolutions with a kernel larger than one element."""
+        plain = plain_layer(layer)
+        if plain and (type(layer) is nn.Linear or is_pointwise(layer)):
+            return Support("a matrix: its CP form is its SVD, use svd")
+        if is_transposed(layer):
+            return Support(f"{type(layer).__name__}: svd and tucker2 replace it")
+        return plain
+
+    def max_ranks(self, layer: nn.Module) -> Ranks:
+        """The product of outputs, inputs and kernel elements without the largest of the three."""
+        outputs, inputs, *taps = kernel_shape(layer)
+        return (exact_rank((outputs, inputs, prod(taps))),)
+
+    def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
+        """``reduce``, ``depthwise``, ``expand``; the bias is the last link's."""
+        assert is_conv(layer)
+        (rank,), (outputs, inputs, *_) = ranks, kernel_shape(layer)
+        terms = layer.groups * rank
+        shape = {**geometry(layer), "groups": terms}
+        return nn.Sequential(
+            OrderedDict(
+                reduce=pointwise(layer, inputs, rank, bias=False),
+                depthwise=type(layer)(terms, terms, bias=False, **shape, **placement(layer)),
+                expand=pointwise(layer, rank, outputs, bias=layer.bias is not None),
+            )
+        )
+
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """``(r, C, 1...)``, ``(r, 1, *kernel)``, ``(T, r, 1...)``, each term's norm spread evenly over the three."""
+        (rank,), ones = ranks, [1] * (kernel.dim() - 2)
+        out, into, taps = terms_of(as_three_way(kernel), rank)
+        factors = (
+            into.T.reshape(rank, -1, *ones),
+            taps.T.reshape(rank, 1, *kernel.shape[2:]),
+            out.reshape(-1, rank, *ones),
+        )
+        return factors if moments is None else refined(self, kernel.double(), moments, factors)
+
+    def reconstruct(self, factors: Factors) -> Tensor:
+        """The sum over the terms."""
+        reduce, depthwise, expand = factors
+        return torch.einsum("tr,r...,rc->tc...", expand.flatten(1), depthwise[:, 0], reduce.flatten(1))
+
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
+        """Upper bounds, from coarse fits at a few ranks."""
+        if moments is not None:
+            return relative_output_errors(self, kernel.double(), moments, candidates)
+        return error_bounds(as_three_way(kernel), [rank for (rank,) in candidates])
+
+    def unfoldings(self, _kernel: Tensor) -> tuple[Tensor, ...]:
+        """None: the number of terms is no matrix's rank."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cp4:
+    """Ranks ``(r,)``; links ``reduce``, ``vertical``, ``horizontal``, ``expand``."""
+
+    name: str = "cp4"
+    summary: str = "1x1, depthwise k x 1, depthwise 1 x k, 1x1: CP as cp3; Lebedev et al. 2014, Phan et al. 2020"
+    links: tuple[str, ...] = ("reduce", "vertical", "horizontal", "expand")
+
+    def supports(self, layer: nn.Module) -> Support:
+        """Plain Conv2d whose kernel is larger than 1 both ways."""
+        return two_dimensional(layer)
+
+    def max_ranks(self, layer: nn.Module) -> Ranks:
+        """The product of outputs, inputs, height and width without the largest of the four."""
+        return (exact_rank(kernel_shape(layer)),)
+
+    def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
+        """``reduce``, ``vertical``, ``horizontal``, ``expand``; the bias is the last link's."""
+        assert isinstance(layer, nn.Conv2d)
+        (rank,), (outputs, inputs, *_) = ranks, kernel_shape(layer)
+        terms = layer.groups * rank
+        vertical, horizontal = (
+            nn.Conv2d(terms, terms, bias=False, **{**along(layer, axis), "groups": terms}, **placement(layer))
+            for axis in (0, 1)
+        )
+        return nn.Sequential(
+            OrderedDict(
+                reduce=pointwise(layer, inputs, rank, bias=False),
+                vertical=vertical,
+                horizontal=horizontal,
+                expand=pointwise(layer, rank, outputs, bias=layer.bias is not None),
+            )
+        )
+
+    def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
+        """``(r, C, 1, 1)``, ``(r, 1, kh, 1)``, ``(r, 1, 1, kw)``, ``(T, r, 1, 1)``, norms spread evenly as in cp3."""
+        (rank,) = ranks
+        out, into, rows, columns = terms_of(as_four_way(kernel), rank)
+        factors = (
+            into.T[:, :, None, None],
+            rows.T[:, None, :, None],
+            columns.T[:, None, None, :],
+            out[:, :, None, None],
+        )
+        return factors if moments is None else refined(self, kernel.double(), moments, factors)
+
+    def reconstruct(self, factors: Factors) -> Tensor:
+        """The sum over the terms."""
+        reduce, vertical, horizontal, expand = (factor.flatten(1) for factor in factors)
+        return torch.einsum("tr,rc,ri,rj->tcij", expand, reduce, vertical, horizontal)
+
+    def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
+        """Upper bounds, from coarse fits at a few ranks."""
+        if moments is not None:
+            return relative_output_errors(self, kernel.double(), moments, candidates)
+        return error_bounds(as_four_way(kernel), [rank for (rank,) in candidates])
+
+    def unfoldings(self, _kernel: Tensor) -> tuple[Tensor, ...]:
+        """None: the number of terms is no matrix's rank."""
+        return ()
+
+
+def as_three_way(weight: Tensor) -> Tensor:
+    """(T, C, *kernel) as (T, C, kernel elements) in float64."""
+    return as_four_way(weight).flatten(2)
+
+
+def as_four_way(weight: Tensor) -> Tensor:
+    """The kernel itself in float64, laid out alike whatever the memory format of the weight."""
+    return weight.double().contiguous()
