@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from edgecompress.costs import Cost, Shape, chain_cost
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import fitted
-from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import root_and_inverse
-from edgecompress.layers import Found, refuse_unusable
+from edgecompress.layers import refuse_unusable
 from edgecompress.moments import Moments, collect, in_passes
-from edgecompress.plans import LayerPlan, Ranks
+from edgecompress.plans import Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
 from edgecompress.sensitivity import change_losses, output_metrics
+
+Item = TypeVar("Item")
 
 MOST_RANKS_PER_MODE = {1: 32, 2: 16, 3: 6}
 """By the number of ranks a method has: at most 32 to 256 combinations a layer."""
@@ -31,6 +34,12 @@ MOST_JUDGED = 24
 
 JUDGED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
+
+JUDGED_STEPS = 3
+"""Refining steps of a candidate that is only judged."""
+
+MOST_SLOW = 6
+"""Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -54,7 +63,11 @@ class Replaceable:
 
 
 def candidates_of(
-    item: Replaceable, methods: Sequence[str], multiple: int, moments: Tensor | None = None, metric: Tensor | None = None
+    item: Replaceable,
+    methods: Sequence[str],
+    multiple: int,
+    moments: Tensor | None = None,
+    metric: Tensor | None = None,
 ) -> LayerCandidates:
     """A layer's candidates with fewer parameters and fewer MACs.
 
@@ -93,7 +106,11 @@ def _of_method(
 ) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
     costs = _chain_costs(method, item, multiple)
-    smaller = [ranks for ranks, cost in costs.items() if cost.macs < bare.dense.macs and cost.params < bare.dense.params]
+    smaller = [
+        ranks for ranks, cost in costs.items() if cost.macs < bare.dense.macs and cost.params < bare.dense.params
+    ]
+    if moments is not None and not DECOMPOSITIONS[method].automatic:
+        smaller = thinned(smaller, MOST_SLOW)
     for ranks, error in zip(smaller, _errors(method, judged, smaller, moments), strict=True):
         yield Candidate(method, ranks, error, costs[ranks])
 
@@ -132,9 +149,7 @@ def _chain_costs(method: str, item: Replaceable, multiple: int) -> dict[Ranks, C
         decomposition = DECOMPOSITIONS[method]
         with torch.device("meta"):
             grid = rank_grid(decomposition.max_ranks(item.layer), multiple)
-            _COSTS[key] = {
-                ranks: chain_cost(decomposition.chain(item.layer, ranks), item.shapes) for ranks in grid
-            }
+            _COSTS[key] = {ranks: chain_cost(decomposition.chain(item.layer, ranks), item.shapes) for ranks in grid}
     return _COSTS[key]
 
 
@@ -211,9 +226,7 @@ def _judged(
             changes[name] = _changes(layer, chosen[name], centred(moments[name]), metrics.get(name))
     losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
     known = {
-        name: {
-            (c.method, c.ranks): loss for c, loss in zip(chosen[name], losses[name].tolist(), strict=True)
-        }
+        name: {(c.method, c.ranks): loss for c, loss in zip(chosen[name], losses[name].tolist(), strict=True)}
         for name in losses
     }
     return {name: _with_losses(layer, known.get(name, {})) for name, layer in layers.items()}
@@ -224,15 +237,16 @@ def _with_losses(layer: LayerCandidates, known: Mapping[tuple[str, Ranks], float
     return replace(layer, candidates=tuple(judged))
 
 
-def _changes(
-    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None
-) -> Tensor:
+def _changes(layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None) -> Tensor:
     """(candidates, groups, T, D): what each candidate changes of the kernels."""
     dense = layer.kernels.double()
-    weights = [
-        fitted(LayerPlan(layer.name, c.method, c.ranks, layer.shape, c.error), dense, second, metric)[1] for c in chosen
-    ]
+    weights = [fitted(_quick(DECOMPOSITIONS[c.method]), c.ranks, dense, second, metric)[1] for c in chosen]
     return torch.stack([(weight - dense).flatten(2) for weight in weights]).float()
+
+
+def _quick(method: Decomposition) -> Decomposition:
+    """The method with few refining steps: enough to compare candidates."""
+    return replace(method, steps=JUDGED_STEPS) if hasattr(method, "steps") else method  # type: ignore[type-var]
 
 
 def worth_judging(candidates: Sequence[Candidate], most: int = MOST_JUDGED) -> list[Candidate]:
@@ -243,7 +257,11 @@ def worth_judging(candidates: Sequence[Candidate], most: int = MOST_JUDGED) -> l
         for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, size), c.error)):
             if not front or candidate.error < front[-1].error:
                 front.append(candidate)
-        stride = max(1.0, (len(front) - 1) / (most - 1))
-        thinned = [front[round(index * stride)] for index in range(min(most, len(front)))]
-        kept |= {(candidate.method, candidate.ranks): candidate for candidate in thinned}
+        kept |= {(candidate.method, candidate.ranks): candidate for candidate in thinned(front, most)}
     return list(kept.values())
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """At most ``most`` of ``items``, evenly spread, with both ends."""
+    stride = max(1.0, (len(items) - 1) / (most - 1))
+    return [items[round(index * stride)] for index in range(min(most, len(items)))]

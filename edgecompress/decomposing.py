@@ -92,16 +92,21 @@ def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.S
     method = DECOMPOSITIONS[plan.method]
     chain = method.chain(layer, plan.ranks)
     if fill:
-        _fill(chain, layer, plan)
+        fill_from(chain, layer, plan)
     trained = {name: parameter.requires_grad for name, parameter in layer.named_parameters()}
     for name, parameter in chain.named_parameters():
         parameter.requires_grad_(trained[name.rpartition(".")[2]])
     return chain.train(layer.training)
 
 
-def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan) -> None:
+def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
+    """Fill ``chain`` with the factors of the layer's weight, and its bias.
+
+    Raises:
+        PlanError: the weight is not finite or all zeros.
+    """
     refuse_unusable(plan.name, _weight(layer).detach())
-    fill(chain, plan, fitted(plan, kernels(layer))[0])
+    fill(chain, plan, fitted(DECOMPOSITIONS[plan.method], plan.ranks, kernels(layer))[0])
     last = chain.get_submodule(DECOMPOSITIONS[plan.method].links[-1])
     if layer.bias is not None:
         assert isinstance(layer.bias, Tensor)
@@ -110,16 +115,16 @@ def _fill(chain: nn.Sequential, layer: nn.Module, plan: LayerPlan) -> None:
 
 
 def fitted(
-    plan: LayerPlan, stacked: Tensor, moments: Tensor | None = None, metric: Tensor | None = None
+    method: Decomposition, ranks: Ranks, stacked: Tensor, moments: Tensor | None = None, metric: Tensor | None = None
 ) -> tuple[Factors, Tensor]:
     """Each link's kernels (groups, ...) for the kernels (groups, T, C, *taps) of a layer, and those they stand for.
 
     ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` (groups, T, T) says what an output error costs.
     """
-    method, each = DECOMPOSITIONS[plan.method], []
+    each = []
     for group, kernel in enumerate(stacked.cpu().double()):
         own = None if moments is None else moments[group]
-        each.append(_fitted(method, kernel, plan.ranks, own, None if metric is None else metric[group]))
+        each.append(_fitted(method, kernel, ranks, own, None if metric is None else metric[group]))
     return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
 
 

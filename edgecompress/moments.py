@@ -70,7 +70,7 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
         ModelError: a layer is given numbers that are not finite.
     """
     sums = {name: _Sums(model.get_submodule(name)) for name in names}
-    with evaluating(model), torch.no_grad(), _watched(model, sums):
+    with evaluating(model), torch.no_grad(), _watched(sums):
         for part in zip(*(torch.split(tensor, BATCH) for tensor in inputs), strict=True):
             model(*part)
     return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
@@ -117,7 +117,7 @@ def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
 
 
 @contextmanager
-def _watched(model: nn.Module, sums: Mapping[str, _Sums]) -> Iterator[None]:
+def _watched(sums: Mapping[str, _Sums]) -> Iterator[None]:
     def hook_for(of_layer: _Sums) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _layer, args: of_layer.add(args[0])
 
@@ -151,7 +151,7 @@ def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOS
             slice(t * step + p.start * stride, t * step + (p[-1]) * stride + 1, p.step * stride)
             for t, step, stride, p in zip(at, layer.dilation, strides, chosen, strict=True)
         ]
-        rows.append(padded[(..., *window)].transpose(0, 1).flatten(1))
+        rows.append(padded[:, :, *window].transpose(0, 1).flatten(1))
     return torch.stack(rows, 1).reshape(layer.groups, -1, rows[0].shape[1])
 
 
@@ -161,7 +161,7 @@ def output_rows(layer: nn.Module, output: Tensor, *, offset: int = 0, most: int 
         return output.reshape(-1, output.shape[-1]).T.unsqueeze(0)
     chosen = _positions(output.shape[2:], offset, most)
     window = [slice(p.start, p.stop, p.step) for p in chosen]
-    return output[(..., *window)].transpose(0, 1).reshape(layer.groups, output.shape[1] // layer.groups, -1)
+    return output[:, :, *window].transpose(0, 1).reshape(layer.groups, output.shape[1] // layer.groups, -1)
 
 
 def _positions(lengths: Sequence[int], offset: int, most: int) -> list[range]:
@@ -191,9 +191,10 @@ def _padded(layer: Conv, given: Tensor) -> Tensor:
 def _spread(layer: Conv, given: Tensor) -> Tensor:
     """The input of a transposed convolution as the padded input of a plain one: zeros between and around."""
     assert isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
+    assert not isinstance(layer.padding, str)
     lengths = [(size - 1) * step + 1 for size, step in zip(given.shape[2:], layer.stride, strict=True)]
     spread = given.new_zeros(*given.shape[:2], *lengths)
-    spread[(..., *(slice(None, None, step) for step in layer.stride))] = given
+    spread[:, :, *(slice(None, None, step) for step in layer.stride)] = given
     sides = [
         (around := layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis],
          around + layer.output_padding[axis])

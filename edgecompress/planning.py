@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.candidates import Calibration, Replaceable, calibrated_candidates, candidates_of
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
-from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers
@@ -24,9 +24,12 @@ from edgecompress.selectors.base import Choice, LayerCandidates, Selector
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What may be chosen: ``methods`` of ``DECOMPOSITIONS`` (none: all of them) at ranks that are multiples of
-    ``multiple``, or the layer's largest rank where that is smaller, for the layers whose names match a pattern of
-    ``include`` (none: all layers) and none of ``exclude``; patterns as in a shell: ``layer1.*``."""
+    """What may be chosen, and for which layers.
+
+    ``methods`` of ``DECOMPOSITIONS`` (none: ``AUTO``) at ranks that are multiples of ``multiple``, or the layer's
+    largest rank where that is smaller; layers whose names match a pattern of ``include`` (none: all layers) and none
+    of ``exclude``, with patterns as in a shell: ``layer1.*``.
+    """
 
     methods: tuple[str, ...] = ()
     multiple: int = 8
@@ -61,7 +64,7 @@ class Scope:
                 raise PlanError(f"no layer matches {pattern!r}; the nearest names are {', '.join(near)}")
 
 
-def plan(
+def plan(  # noqa: PLR0913 - options by keyword, each with a default
     model: nn.Module,
     inputs: Inputs,
     selector: Selector,
@@ -104,7 +107,7 @@ def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
 def _candidates(
     model: nn.Module, items: Sequence[Replaceable], scope: Scope, calibration: Calibration | None, progress: Progress
 ) -> list[LayerCandidates]:
-    methods = scope.methods or tuple(DECOMPOSITIONS)
+    methods = scope.methods or AUTO
     if calibration is not None:
         return calibrated_candidates(model, items, calibration, methods, scope.multiple, progress)
     layers = []

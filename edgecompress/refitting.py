@@ -1,12 +1,12 @@
-"""refit(): the factors of a decomposed model, layer by layer, on what the layers before it really deliver.
+"""refit(): a model decomposed by what its layers are given, layer by layer.
 
 Asymmetric reconstruction after Zhang, Zou, He & Sun 2015 (arXiv 1505.06798): the target of a layer is what the dense
 model's layer gives, its input is what the compressed model delivers, so that errors do not pile up. A layer whose
 output is added to a shortcut also makes up for the shortcut's error (He, Zhang & Sun 2017, arXiv 1707.06168). Linear
 least squares throughout, no labels: with x the patches in the compressed model and y the target, the weight of least
 error is M = E[y x^T] E[x x^T]^-1; the factors are fitted to M in the metrics of x and, where the model can be
-differentiated, of the outputs' effect on the loss (ours: a Kronecker-factored Fisher matrix, Martens & Grosse 2015,
-of class probabilities softened by ``TEMPERATURE``). The mean error goes into the bias or the batch norm behind.
+differentiated, of the outputs' effect on what the model says (``sensitivity.output_metrics``). The mean error goes into
+the bias or the batch norm behind.
 
 One run of each model over all calibration inputs: every layer is refitted the moment its input arrives.
 """
@@ -17,64 +17,105 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgecompress.candidates import Calibration
 from edgecompress.datasets import Inputs
-from edgecompress.decomposing import fill, fitted
-from edgecompress.decompositions.kernels import kernels, weight_from
+from edgecompress.decomposing import decompose, fill, fill_from, fitted
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import solved
-from edgecompress.models import copied, evaluating
-from edgecompress.moments import images_at_once, sampled_outputs, sampled_patches
+from edgecompress.errors import ModelError
+from edgecompress.models import evaluating
+from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
+from edgecompress.sensitivity import output_metrics
 from edgecompress.sums import Norm, watching_sums
+
+METRIC_INPUTS = 256
+"""Calibration inputs that the output metrics are estimated on."""
+
+MOST_BYTES = 1 << 31
+"""Of what is kept of the calibration inputs while they run; fewer inputs are used where that would be exceeded."""
+
+IN_FLIGHT = 4
+"""Outputs of the widest layer that are alive at once, at most."""
 
 RIDGE = 1e-3
 """Pull towards the dense weight, as a share of the mean second moment of the inputs."""
 
-SILENT = 1e-2
-"""A batch norm's scale below this share of its largest is taken for that: no channel may ask for huge weights."""
-
 FEW = 0.1
 """The pull grows to this share where there are no more patches than unknowns a row."""
 
-
-@dataclass(slots=True)
-class _Target:
-    """What a layer of the dense model gave: (groups, T, n) of its outputs or, where ``summed``, of their sum."""
-
-    rows: Tensor
-    at_once: int
-    runs: int = 1
-    summed: bool = False
-    norm: str = ""
+SILENT = 1e-2
+"""A batch norm's scale below this share of its largest is taken for that: no channel may ask for huge weights."""
 
 
 def refit(
     dense: nn.Module,
-    model: nn.Module,
     plan: CompressionPlan,
-    inputs: Inputs,
+    calibration: Calibration,
     *,
-    metrics: Mapping[str, Tensor] | None = None,
-    others: tuple[str, ...] = (),
+    asymmetric: bool = True,
     progress: Progress = silent,
 ) -> nn.Module:
-    """A copy of ``model``, which is ``dense`` decomposed by ``plan``, fitted to ``dense`` on ``inputs``.
+    """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
 
-    ``metrics`` (groups, T, T) say by layer what an output error costs (none: its square); ``others`` are layers left
-    dense whose weights are refitted too. Layers that run several times for one input stay as they are.
+    Not ``asymmetric``: every layer is fitted on the dense model's own inputs. Layers that run several times for one
+    input, or never, get the factors of their weight.
+
+    Raises:
+        PlanError: the plan is for another model, or names a layer or ranks that do not fit.
+        ModelError: a layer gives NaN or infinity on the calibration inputs.
     """
-    changed = copied(model)
-    planned = {layer.name: layer for layer in plan.layers}
-    targets = _targets(dense, inputs, (*planned, *others))
-    work = _Refit(dense, changed, planned, targets, metrics or {}, progress)
-    with evaluating(changed), torch.no_grad(), work.watching():
-        changed(*inputs)
+    changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
+    names = tuple(planned)
+    inputs = at_most(dense, calibration.inputs, names)
+    few = tuple(tensor[:METRIC_INPUTS] for tensor in inputs)
+    metrics = output_metrics(dense, few, names, classes=calibration.classes)
+    targets = _targets(dense, inputs, names)
+    for name in planned.keys() - targets.keys():
+        fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
+    running = changed if asymmetric else dense
+    work = _Refit(dense, changed, planned, targets, metrics, progress)
+    with evaluating(running), torch.no_grad(), work.watching(running, sums=asymmetric):
+        running(*inputs)
     return changed
+
+
+def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
+    """So many of the inputs that what a refit keeps of them takes about ``MOST_BYTES``, and at least one.
+
+    Kept are the sampled outputs of the layers ``names``, and a few outputs of the widest layer are in flight.
+    """
+    kept, widest = 0, 0
+
+    def ran(name: str, _layer: nn.Module, _args: object, output: object) -> None:
+        nonlocal kept, widest
+        if isinstance(output, Tensor) and output.dim() > 1:
+            widest = max(widest, output[0].nbytes)
+            kept += min(output[0].nbytes, 4 * output.shape[1] * MOST_POSITIONS) if name in names else 0
+
+    with evaluating(model), torch.no_grad(), ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(partial(ran, name)).remove)
+        model(*(tensor[:1] for tensor in inputs))
+    count = max(1, MOST_BYTES // max(1, kept + IN_FLIGHT * widest))
+    return tuple(tensor[:count] for tensor in inputs)
+
+
+@dataclass(slots=True)
+class _Target:
+    """What a layer of the dense model gave, (groups, T, n), and the sum that went into, if any."""
+
+    rows: Tensor
+    at_once: int
+    runs: int = 1
+    sums: Tensor | None = None
+    norm: str = ""
 
 
 def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[str, _Target]:
@@ -86,29 +127,32 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
             targets[name].runs += 1
         else:
             at_once = images_at_once(layer, args[0])
-            targets[name] = _Target(sampled_outputs(layer, output, at_once), at_once)
+            targets[name] = _Target(_finite(name, sampled_outputs(layer, output, at_once)), at_once)
 
     def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
         target = targets[name]
-        target.rows = sampled_outputs(dense.get_submodule(name), own + other, target.at_once)
-        target.summed, target.norm = True, norm
+        target.sums, target.norm = sampled_outputs(dense.get_submodule(name), own + other, target.at_once), norm
 
     def normed(name: str, norm: str) -> None:
         targets[name].norm = norm
 
     with evaluating(dense), torch.no_grad(), ExitStack() as stack:
         for name in names:
-            layer = dense.get_submodule(name)
-            hook = partial(lambda name, layer, args, output: ran(name, layer, args, output), name)
-            stack.callback(layer.register_forward_hook(hook).remove)
+            stack.callback(dense.get_submodule(name).register_forward_hook(partial(ran, name)).remove)
         stack.enter_context(watching_sums(dense, names, summed, normed))
         dense(*inputs)
     return {name: target for name, target in targets.items() if target.runs == 1}
 
 
+def _finite(name: str, rows: Tensor) -> Tensor:
+    if not bool(torch.isfinite(rows).all()):
+        raise ModelError(f"{name}: gives NaN or infinity on the calibration inputs; check data and weights")
+    return rows
+
+
 @dataclass(slots=True)
 class _Refit:
-    """One run of the compressed model in which each layer is refitted when its input arrives."""
+    """The chains of ``model``, each fitted when the input of its layer arrives."""
 
     dense: nn.Module
     model: nn.Module
@@ -118,16 +162,20 @@ class _Refit:
     progress: Progress
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Hooks at every layer to refit; a layer that goes into a sum waits until its shortcut is known."""
+    def watching(self, running: nn.Module, *, sums: bool) -> Iterator[None]:
+        """While ``running`` runs, refit every layer when its input arrives.
+
+        With ``sums`` a layer that goes into a sum waits until its shortcut is known.
+        """
         waiting: dict[str, Tensor] = {}
+        done: list[str] = []
 
         def arrived(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if name in done:
                 return
             done.append(name)
             self.progress("refit", len(done), len(self.targets), name)
-            if self.targets[name].summed:
+            if sums and self.targets[name].sums is not None:
                 waiting[name] = args[0]
             else:
                 self._refit(name, args[0], self.targets[name].rows)
@@ -139,59 +187,57 @@ class _Refit:
                 output = self.model.get_submodule(name)(given)
                 own.copy_(self.model.get_submodule(norm)(output) if norm else output)
 
-        done: list[str] = []
         with ExitStack() as stack:
             for name in self.targets:
-                module = self.model.get_submodule(name)
+                module = running.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(partial(arrived, name)).remove)
-            stack.enter_context(watching_sums(self.model, tuple(self.targets), summed))
+            if sums:
+                stack.enter_context(watching_sums(running, tuple(self.targets), summed))
             yield
 
     def _without(self, name: str, shortcut: Tensor) -> Tensor:
         """What the layer has to give so that its sum with ``shortcut`` is the dense one."""
-        target, layer = self.targets[name], self.dense.get_submodule(name)
-        missing = target.rows - sampled_outputs(layer, shortcut, target.at_once)
+        target = self.targets[name]
+        assert target.sums is not None
+        missing = target.sums - sampled_outputs(self.dense.get_submodule(name), shortcut, target.at_once)
         if not target.norm:
             return missing
         scale, shift = _affine(self.model.get_submodule(target.norm), len(missing))
         return (missing - shift) / scale
 
     def _refit(self, name: str, given: Tensor, rows: Tensor) -> None:
+        """Fit one chain to ``rows`` (groups, T, n), wanted of it for the input ``given``."""
         layer, target = self.dense.get_submodule(name), self.targets[name]
-        regression = _regression(layer, given, rows, target.at_once)
-        module, norm = self.model.get_submodule(name), target.norm
-        takes_mean = getattr(layer, "bias", None) is not None or bool(norm)
-        fit_of = regression.centred() if takes_mean else regression
-        weight, second = fit_of.solution(kernels(layer).double().flatten(2))
-        weight = weight.unflatten(2, kernels(layer).shape[2:])
-        fitted_weight = self._put(name, module, weight, second)
+        averages = _averages(layer, given, rows, target.at_once)
+        takes_mean = isinstance(layer.bias, Tensor) or bool(target.norm)
+        weight, second = (averages.centred() if takes_mean else averages).solution(kernels(layer).double().flatten(2))
+        reached = self._put(name, weight.reshape(kernels(layer).shape), second)
         if takes_mean:
-            mean = regression.mean_rows - torch.einsum("gtd,gd->gt", fitted_weight.flatten(2), regression.mean)
-            self._put_mean(name, module, mean.flatten(), norm)
+            mean = averages.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), averages.mean)
+            self._put_mean(name, mean.flatten())
 
-    def _put(self, name: str, module: nn.Module, weight: Tensor, second: Tensor) -> Tensor:
-        """Give the chain (or the dense layer) the weight; returns the kernels it now stands for."""
-        if name not in self.planned:
-            module.weight.data.copy_(weight_from(module, weight))  # type: ignore[union-attr, operator]
-            return weight
-        factors, reached = fitted(self.planned[name], weight, second, self.metrics.get(name))
-        fill(module, self.planned[name], factors)
+    def _put(self, name: str, weight: Tensor, second: Tensor) -> Tensor:
+        """Fit the chain to the weight; returns the kernels it now stands for."""
+        plan = self.planned[name]
+        factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
+        fill(self.model.get_submodule(name), plan, factors)
         return reached
 
-    def _put_mean(self, name: str, module: nn.Module, mean: Tensor, norm: str) -> None:
+    def _put_mean(self, name: str, mean: Tensor) -> None:
         """What the outputs lack on average goes into the bias or into the batch norm behind."""
-        last = list(module.children())[-1] if name in self.planned else module
-        bias = getattr(last, "bias", None)
+        links = DECOMPOSITIONS[self.planned[name].method].links
+        bias = self.model.get_submodule(f"{name}.{links[-1]}" if name else links[-1]).bias
         if isinstance(bias, Tensor):
             bias.data.copy_(mean)
         else:
-            behind = self.model.get_submodule(norm)
-            behind.running_mean.sub_(mean)  # type: ignore[union-attr, operator]
+            running_mean = self.model.get_submodule(self.targets[name].norm).running_mean
+            assert isinstance(running_mean, Tensor)
+            running_mean.sub_(mean)
 
 
 @dataclass(frozen=True, slots=True)
-class _Regression:
-    """Averages over n patches x and targets y: E[x x^T], E[y x^T], E[x], E[y], by group, float64."""
+class _Averages:
+    """Over n patches x and targets y: E[x x^T], E[y x^T], E[x], E[y], by group, float64."""
 
     second: Tensor
     cross: Tensor
@@ -199,11 +245,11 @@ class _Regression:
     mean_rows: Tensor
     count: int
 
-    def centred(self) -> _Regression:
+    def centred(self) -> _Averages:
         """The same about the means."""
         second = self.second - self.mean[:, :, None] * self.mean[:, None]
         cross = self.cross - self.mean_rows[:, :, None] * self.mean[:, None]
-        return _Regression(second, cross, self.mean, self.mean_rows, self.count)
+        return _Averages(second, cross, self.mean, self.mean_rows, self.count)
 
     def solution(self, dense: Tensor) -> tuple[Tensor, Tensor]:
         """The weight (groups, T, D) of least squares, pulled towards ``dense``, and the metric it is best in."""
@@ -214,10 +260,10 @@ class _Regression:
         return torch.stack(weights), second
 
 
-def _regression(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _Regression:
-    groups, size = kernels(layer).shape[0], kernels(layer).flatten(2).shape[2]
+def _averages(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _Averages:
+    groups, outputs, size = kernels(layer).flatten(2).shape
     second = torch.zeros(groups, size, size, dtype=torch.float64)
-    cross = torch.zeros(groups, rows.shape[1], size, dtype=torch.float64)
+    cross = torch.zeros(groups, outputs, size, dtype=torch.float64)
     mean, first = torch.zeros(groups, size, dtype=torch.float64), 0
     for patches in sampled_patches(layer, given, at_once):
         last = first + patches.shape[2]
@@ -225,7 +271,7 @@ def _regression(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> 
         cross += (rows[:, :, first:last] @ patches.mT).double()
         mean += patches.sum(2).double()
         first = last
-    return _Regression(second / first, cross / first, mean / first, rows.double().mean(2), first)
+    return _Averages(second / first, cross / first, mean / first, rows.double().mean(2), first)
 
 
 def _affine(norm: nn.Module, groups: int) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
         with evaluating(model), torch.enable_grad(), _watched(model, names, add):
             for part in zip(*(torch.split(tensor, BATCH) for tensor in inputs), strict=True):
                 outputs = as_outputs(model(*part))
-                torch.autograd.backward(outputs, [_direction(output, generator, classes) for output in outputs])
+                torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
     except RuntimeError:
         return False
     finally:
@@ -112,7 +112,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
     return True
 
 
-def _direction(output: Tensor, generator: torch.Generator, classes: bool) -> Tensor:
+def _direction(output: Tensor, generator: torch.Generator, *, classes: bool) -> Tensor:
     """A random direction among the outputs, so drawn that its covariance is what an error costs."""
     noise = torch.randn(output.shape, generator=generator).to(output)
     if not classes:

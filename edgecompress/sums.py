@@ -30,32 +30,40 @@ class _Mark(NamedTuple):
 
 
 @contextmanager
-def watching_sums(model: nn.Module, names: Sequence[str], on_sum: OnSum, on_norm: OnNorm | None = None) -> Iterator[None]:
+def watching_sums(
+    model: nn.Module, names: Sequence[str], on_sum: OnSum, on_norm: OnNorm | None = None
+) -> Iterator[None]:
     """While ``model`` runs, call ``on_sum`` before the output of one of ``names`` is added to a tensor of its shape.
 
     Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut.
     """
-    order = iter(range(1 << 62))
-
-    def ran(name: str, _module: nn.Module, _args: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            output._edgecompress_mark = _Mark(next(order), name)  # type: ignore[attr-defined]
-
-    def normed(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        mark = _mark_of(args[0])
-        if mark and not mark.norm:
-            output._edgecompress_mark = mark._replace(norm=name)  # type: ignore[attr-defined]
-            if on_norm:
-                on_norm(mark.layer, name)
-
+    marks = _Marks(iter(range(1 << 62)), on_norm)
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name in names:
-                stack.callback(module.register_forward_hook(partial(ran, name)).remove)
+                stack.callback(module.register_forward_hook(partial(marks.ran, name)).remove)
             elif isinstance(module, Norm) and module.track_running_stats:
-                stack.callback(module.register_forward_hook(partial(normed, name)).remove)
+                stack.callback(module.register_forward_hook(partial(marks.normed, name)).remove)
         stack.enter_context(_Sums(on_sum))
         yield
+
+
+class _Marks(NamedTuple):
+    """Hooks that mark outputs."""
+
+    order: Iterator[int]
+    on_norm: OnNorm | None
+
+    def ran(self, name: str, _module: nn.Module, _args: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            _mark(output, _Mark(next(self.order), name))
+
+    def normed(self, name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        mark = _mark_of(args[0])
+        if mark and not mark.norm:
+            _mark(output, mark._replace(norm=name))
+            if self.on_norm:
+                self.on_norm(mark.layer, name)
 
 
 class _Sums(TorchFunctionMode):
@@ -68,13 +76,17 @@ class _Sums(TorchFunctionMode):
             _, own, other = max(((_mark_of(a), a, b) for a, b in (args, args[::-1])), key=lambda item: item[0] or (-1,))
             mark = _mark_of(own)
             if mark:
-                own._edgecompress_mark = None
+                _mark(own, None)
                 self.on_sum(mark.layer, mark.norm, own, other)
         return func(*args, **(kwargs or {}))
 
 
 def _alike(left: object, right: object) -> bool:
     return isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape
+
+
+def _mark(tensor: Tensor, mark: _Mark | None) -> None:
+    tensor._edgecompress_mark = mark  # type: ignore[attr-defined]
 
 
 def _mark_of(tensor: Tensor) -> _Mark | None:

@@ -23,7 +23,10 @@ DECOMPOSITIONS: dict[str, Decomposition] = {
     )
 }
 
+AUTO = tuple(name for name, method in DECOMPOSITIONS.items() if method.automatic)
+"""What ``--method auto`` tries."""
+
 LINKS: dict[str, tuple[str, ...]] = {name: method.links for name, method in DECOMPOSITIONS.items()}
 """The names of the links of each method's chain, in order; what else a chain holds is views."""
 
-__all__ = ["DECOMPOSITIONS", "LINKS", "Decomposition", "Factors", "Support"]
+__all__ = ["AUTO", "DECOMPOSITIONS", "LINKS", "Decomposition", "Factors", "Support"]

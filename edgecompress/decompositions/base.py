@@ -18,8 +18,7 @@ from edgecompress.plans import Ranks
 
 Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 Factors = tuple[Tensor, ...]
-CONVS = {nn.Conv1d: nn.Conv1d, nn.Conv2d: nn.Conv2d, nn.ConvTranspose1d: nn.Conv1d, nn.ConvTranspose2d: nn.Conv2d}
-"""The convolutions that are decomposed, each with the kind of its 1x1 neighbours in a chain."""
+CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,10 @@ class Decomposition(Protocol):
     @property
     def summary(self) -> str:
         """One line for people: the chain and the paper."""
+
+    @property
+    def automatic(self) -> bool:
+        """Is it among the methods that ``--method auto`` tries? Slow or rarely better ones wait to be named."""
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -113,14 +116,14 @@ def plain_layer(layer: nn.Module) -> Support:
 def pointwise(layer: Conv, channels_in: int, channels_out: int, *, bias: bool) -> Conv:
     """A 1x1 convolution before or after ``layer``, its channels per group, with its groups, dtype and device."""
     groups = layer.groups
-    kind = CONVS[type(layer)]
+    kind = nn.Conv1d if len(layer.kernel_size) == 1 else nn.Conv2d
     return kind(groups * channels_in, groups * channels_out, 1, groups=groups, bias=bias, **placement(layer))
 
 
 def thinner(layer: Conv, channels_in: int, channels_out: int) -> Conv:
     """``layer`` without bias and with other channels, counted per group."""
-    groups, kind = layer.groups, type(layer)
-    return kind(groups * channels_in, groups * channels_out, bias=False, **geometry(layer), **placement(layer))
+    groups = layer.groups
+    return type(layer)(groups * channels_in, groups * channels_out, bias=False, **geometry(layer), **placement(layer))
 
 
 def geometry(layer: Conv) -> dict[str, Any]:

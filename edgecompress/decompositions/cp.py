@@ -29,7 +29,7 @@ from edgecompress.decompositions.base import (
 from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.decompositions.polyadic import error_bounds, exact_rank, terms_of
 from edgecompress.decompositions.spatial_svd import along, two_dimensional
-from edgecompress.decompositions.weighted import refined, relative_output_errors
+from edgecompress.decompositions.weighted import STEPS, refined, relative_output_errors
 from edgecompress.plans import Ranks
 
 
@@ -40,6 +40,8 @@ class Cp3:
     name: str = "cp3"
     summary: str = "1x1, depthwise k x k, 1x1: CP with bounded terms; Lebedev et al. 2014, Phan et al. 2020"
     links: tuple[str, ...] = ("reduce", "depthwise", "expand")
+    automatic: bool = False
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain convolutions with a kernel larger than one element."""
@@ -78,7 +80,7 @@ class Cp3:
             taps.T.reshape(rank, 1, *kernel.shape[2:]),
             out.reshape(-1, rank, *ones),
         )
-        return factors if moments is None else refined(self, kernel.double(), moments, factors)
+        return factors if moments is None else refined(self, kernel.double(), moments, factors, self.steps)
 
     def reconstruct(self, factors: Factors) -> Tensor:
         """The sum over the terms."""
@@ -103,6 +105,8 @@ class Cp4:
     name: str = "cp4"
     summary: str = "1x1, depthwise k x 1, depthwise 1 x k, 1x1: CP as cp3; Lebedev et al. 2014, Phan et al. 2020"
     links: tuple[str, ...] = ("reduce", "vertical", "horizontal", "expand")
+    automatic: bool = False
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Conv2d whose kernel is larger than 1 both ways."""
@@ -140,7 +144,7 @@ class Cp4:
             columns.T[:, None, None, :],
             out[:, :, None, None],
         )
-        return factors if moments is None else refined(self, kernel.double(), moments, factors)
+        return factors if moments is None else refined(self, kernel.double(), moments, factors, self.steps)
 
     def reconstruct(self, factors: Factors) -> Tensor:
         """The sum over the terms."""

@@ -36,7 +36,7 @@ from edgecompress.decompositions.spatial_svd import (
     two_dimensional,
 )
 from edgecompress.decompositions.tucker2 import basis, project_in, project_out, reducing
-from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors, solved
+from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors, solved
 from edgecompress.plans import Ranks
 
 EXACT_SIDE = 256
@@ -50,6 +50,8 @@ class HierarchicalTucker2:
     name: str = "hierarchical_tucker2"
     summary: str = "1x1, k x 1, 1 x k, 1x1: HT-2; Gabor & Zdunek 2023"
     links: tuple[str, ...] = ("reduce", "vertical", "horizontal", "expand")
+    automatic: bool = True
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Conv2d whose kernel is larger than 1 both ways."""
@@ -81,7 +83,7 @@ class HierarchicalTucker2:
         A middle rank beyond what the two ends allow is filled with zeros.
         """
         if moments is not None:
-            return _filled_up(_settled(fit(self, kernel.double(), moments, ranks)), ranks[1])
+            return _filled_up(_settled(fit(self, kernel.double(), moments, ranks, self.steps)), ranks[1])
         (rank_out, middle, rank_in), (height, width) = ranks, kernel.shape[2:]
         tensor = kernel.double().flatten(2)
         out, into = basis(tensor, 0)[:, :rank_out], basis(tensor, 1)[:, :rank_in]

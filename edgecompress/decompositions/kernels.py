@@ -20,7 +20,7 @@ def kernels(layer: nn.Module, groups: int | None = None) -> Tensor:
     """(groups, T, C, *taps) of a layer, or of a link in the chain that stands for a layer of so many groups."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    grouped = weight.detach().unflatten(0, (groups or groups_of(layer), -1))
+    grouped: Tensor = weight.detach().unflatten(0, (groups or groups_of(layer), -1))
     return grouped.transpose(1, 2) if is_transposed(layer) else grouped
 
 

@@ -2,7 +2,8 @@
 
 The kernel (T, C, kh, kw) is seen as the matrix (C kh) x (T kw) and truncated; the vertical filter takes the
 vertical stride, padding and dilation, the horizontal one the horizontal ones and the bias. Jaderberg et al. 2014,
-arXiv 1405.3866; Tai et al. 2016, arXiv 1511.06067. Without data the best approximation of its rank in the Frobenius norm.
+arXiv 1405.3866; Tai et al. 2016, arXiv 1511.06067. Without data it is the best approximation of its rank in the
+Frobenius norm.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from edgecompress.decompositions.base import (
     thin_svd,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors
+from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -37,6 +38,8 @@ class SpatialSvd:
     name: str = "spatial_svd"
     summary: str = "k x 1, 1 x k: SVD of the spatial matricisation; Jaderberg et al. 2014, Tai et al. 2016"
     links: tuple[str, ...] = ("vertical", "horizontal")
+    automatic: bool = True
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Conv2d whose kernel is larger than 1 both ways."""
@@ -58,7 +61,7 @@ class SpatialSvd:
     def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
         """``(r, C, kh, 1)`` and ``(T, r, 1, kw)``, each vertical filter as long as its horizontal ones."""
         if moments is not None:
-            return evenly_scaled(*fit(self, kernel.double(), moments, ranks))
+            return evenly_scaled(*fit(self, kernel.double(), moments, ranks, self.steps))
         outputs, inputs, height, width = kernel.shape
         left, values, right = thin_svd(spatial_matrix(kernel.double()))
         (rank,), root = ranks, values.sqrt()
@@ -96,7 +99,7 @@ class SpatialSvd:
         patches = rows.unflatten(1, (*vertical.shape[1:], -1))
         return torch.einsum("ncij,rci->nrj", patches, vertical).flatten(1)
 
-    def tail_rank(self, ranks: Ranks) -> int | None:
+    def tail_rank(self, _ranks: Ranks) -> int | None:
         """One factor follows."""
         return None
 

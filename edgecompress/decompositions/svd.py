@@ -39,6 +39,7 @@ class Svd:
     name: str = "svd"
     summary: str = "k x k, 1x1 (or two Linears): truncated SVD; Denton et al. 2014, Zhang et al. 2015"
     links: tuple[str, ...] = ("reduce", "expand")
+    automatic: bool = True
 
     def supports(self, layer: nn.Module) -> Support:
         """Every plain Linear and convolution, transposed ones too."""

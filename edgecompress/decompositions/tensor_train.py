@@ -36,7 +36,7 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
-from edgecompress.decompositions.weighted import refined, relative_output_errors
+from edgecompress.decompositions.weighted import STEPS, refined, relative_output_errors
 from edgecompress.plans import Ranks
 
 
@@ -49,6 +49,8 @@ class TensorTrain:
         "inputs i1 x i2 (views), i2 -> r2, i1 r2 -> r1, r1 -> out: TT-SVD; Oseledets 2011, Novikov et al. 2015"
     )
     links: tuple[str, ...] = ("reduce", "core", "expand")
+    automatic: bool = False
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Linear and 1x1 convolutions whose number of inputs is a product."""
@@ -88,7 +90,7 @@ class TensorTrain:
         core = (cut @ reduce.T).reshape(rank_1, -1)
         ones = [1] * (kernel.dim() - 2)
         factors = tuple(factor.reshape(*factor.shape, *ones) for factor in (reduce, core, left[:, :rank_1]))
-        return factors if moments is None else refined(self, kernel.double(), moments, factors)
+        return factors if moments is None else refined(self, kernel.double(), moments, factors, self.steps)
 
     def reconstruct(self, factors: Factors) -> Tensor:
         """The sum over both ranks."""
@@ -105,7 +107,6 @@ class TensorTrain:
         total = squared_norm(kernel)
         kept = {r1: kept_energy(rest[:r1].reshape(-1, rest.shape[2])) / total for r1 in {r1 for r1, _ in candidates}}
         return [max(0.0, 1 - float(kept[rank_1][rank_2 - 1])) for rank_1, rank_2 in candidates]
-
 
     def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
         """The matrix, and its rows cut in two: the two unfoldings of the TT-SVD."""

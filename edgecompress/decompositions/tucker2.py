@@ -27,7 +27,7 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import Head, Tail, fit, leading_directions, output_errors
+from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -39,6 +39,8 @@ class Tucker2:
     name: str = "tucker2"
     summary: str = "1x1, k x k, 1x1: HOSVD and HOOI of the channel modes; Kim et al. 2016"
     links: tuple[str, ...] = ("reduce", "core", "expand")
+    automatic: bool = True
+    steps: int = STEPS
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain convolutions with a kernel larger than one element."""
@@ -70,7 +72,7 @@ class Tucker2:
         if moments is None:
             reduce, core, expand = self._of_weight(tensor, ranks)
         else:
-            reduce, core, expand = _orthonormal(fit(self, tensor, moments, ranks))
+            reduce, core, expand = _orthonormal(fit(self, tensor, moments, ranks, self.steps))
         ones = [1] * (kernel.dim() - 2)
         return (
             reduce.reshape(*reduce.shape[:2], *ones),

@@ -38,7 +38,7 @@ class Form(Protocol):
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """(n, D) patches to (n, q) features, linear."""
 
-    def tail_rank(self, ranks: Ranks) -> int | None:
+    def tail_rank(self, ranks: Ranks, /) -> int | None:
         """The rank of the tail, or None where it is one factor without a rank of its own."""
 
     def assembled(self, head: Head, tail: Tail) -> Factors:
@@ -56,7 +56,7 @@ class Tail:
     basis: Tensor | None = None
 
 
-def fit(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, steps: int = STEPS) -> Factors:
+def fit(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, steps: int) -> Factors:
     """Factors of least output error near the closed-form start."""
     head = form.head(kernel, moments, ranks)
     if steps:
@@ -101,7 +101,8 @@ def solved(own: Tensor, cross: Tensor) -> Tensor:
         return solved
     values, vectors = torch.linalg.eigh(own)
     inverse = torch.where(values > values[-1] * NEGLIGIBLE, 1 / values, torch.zeros_like(values))
-    return (cross @ vectors) * inverse @ vectors.T
+    inverted: Tensor = (cross @ vectors) * inverse @ vectors.T
+    return inverted
 
 
 def _tail(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head) -> Tail:
@@ -113,7 +114,7 @@ def _tail(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head)
     return Tail(basis.T @ coefficients, basis)
 
 
-def refined(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors, steps: int = 30) -> Factors:
+def refined(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors, steps: int) -> Factors:
     """All factors of a method without a head and tail of its own, by L-BFGS from ``factors``."""
     free = [factor.clone(memory_format=torch.contiguous_format).requires_grad_() for factor in factors]
     weight = kernel.flatten(1)
@@ -123,11 +124,11 @@ def refined(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Fac
     def loss() -> Tensor:
         optimizer.zero_grad()
         error = output_error(method, kernel, moments, tuple(free)) / total
-        error.backward()  # type: ignore[no-untyped-call]
+        error.backward()
         return error
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[arg-type]
+        optimizer.step(loss)
     return tuple(factor.detach() for factor in free)
 
 
@@ -140,7 +141,7 @@ def output_error(method: Decomposition, kernel: Tensor, moments: Tensor, factors
 def relative_output_errors(
     method: Decomposition, kernel: Tensor, moments: Tensor, candidates: Sequence[Ranks]
 ) -> list[float]:
-    """Relative squared output error of the factors that are best for the weight, at each of ``candidates``."""
+    """Relative squared output error of the factors that are best for the weight: estimates, not bounds."""
     weight = kernel.flatten(1)
     total = ((weight @ moments) * weight).sum()
     each = (method.factors(kernel, ranks) for ranks in candidates)
@@ -160,11 +161,11 @@ def _improved(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: H
             tail = _tail(form, kernel, moments, ranks, tuple(free))
         off = weight - form.reconstruct(form.assembled(tuple(free), tail)).flatten(1)
         error: Tensor = ((off @ moments) * off).sum() / total
-        error.backward()  # type: ignore[no-untyped-call]
+        error.backward()
         return error
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[arg-type]
+        optimizer.step(loss)
     return tuple(part.detach() for part in free)
 
 
@@ -185,5 +186,4 @@ def leading_directions(moments: Tensor, matrix: Tensor, rank: int) -> Tensor:
     root, inverse = root_and_inverse(moments)
     whitened = root @ matrix
     directions = leading_eigenvectors(whitened @ whitened.T)[1][:, :rank].T @ inverse
-    return directions / directions.norm(dim=1, keepdim=True).clamp_min(torch.finfo(directions.dtype).tiny)
-
+    return torch.nn.functional.normalize(directions, dim=1)

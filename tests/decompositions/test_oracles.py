@@ -127,6 +127,7 @@ def test_the_ends_of_tensor_train_are_orthonormal(shape, modes, ranks):
     torch.testing.assert_close(expand.T @ expand, torch.eye(ranks[0], dtype=torch.float64))
     assert core.shape == (ranks[0], modes[0] * ranks[1])
 
+
 FITTED = ("cp3", "cp4")
 """Methods without a start that is exact where it can be; ``test_cp.py`` plants ranks that can be found."""
 
