@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "artifacts",
+    "Calibration": "calibrating",
     "Comparison": "profiles",
     "CompressionPlan": "plans",
     "Cost": "costs",
@@ -30,6 +31,7 @@ _HOMES = {
     "plan": "planning",
     "profile": "profiling",
     "recalibrate": "calibrating",
+    "refit": "refitting",
     "resolve": "resolving",
     "score": "scoring",
     "verify": "verifying",
@@ -42,6 +44,7 @@ __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checker
 if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact as Artifact
     from edgecompress.bundling import bundle as bundle
+    from edgecompress.calibrating import Calibration as Calibration
     from edgecompress.calibrating import recalibrate as recalibrate
     from edgecompress.costs import Cost as Cost
     from edgecompress.costs import cost as cost
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from edgecompress.profiles import Profile as Profile
     from edgecompress.profiling import compare as compare
     from edgecompress.profiling import profile as profile
+    from edgecompress.refitting import refit as refit
     from edgecompress.resolving import resolve as resolve
     from edgecompress.scoring import score as score
     from edgecompress.verifying import verify as verify

@@ -1,15 +1,34 @@
-"""Batch-norm statistics, estimated anew for a decomposed model on unlabelled inputs."""
+"""Calibration inputs, unlabelled; and batch-norm statistics, estimated anew on them for a decomposed model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from edgecompress.datasets import Inputs
-from edgecompress.models import as_outputs, copied, evaluating
+from edgecompress.datasets import Inputs, calibration_inputs
+from edgecompress.models import Sample, as_outputs, copied, evaluating
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Unlabelled inputs, and whether the model's outputs are scores of classes."""
+
+    inputs: Inputs
+    classes: bool = True
+
+
+def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:
+    """``count`` training inputs of ``sample``, drawn without replacement.
+
+    Raises:
+        DataError: the sample has no data, or it is not where it should be.
+    """
+    inputs = calibration_inputs(sample.data("train"), count, seed)
+    return Calibration(inputs, classes=sample.loss is nn.functional.cross_entropy)
 
 
 def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.Module:

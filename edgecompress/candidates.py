@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from edgecompress.calibrating import Calibration
 from edgecompress.costs import Cost, Shape, chain_cost
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import fitted
@@ -43,14 +44,6 @@ MOST_SLOW = 6
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Unlabelled inputs, and whether the outputs are scores of classes."""
-
-    inputs: Inputs
-    classes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

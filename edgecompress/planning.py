@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
-from edgecompress.candidates import Calibration, Replaceable, calibrated_candidates, candidates_of
+from edgecompress.calibrating import Calibration
+from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers
-from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.plans import CompressionPlan, LayerPlan, Rival, Skipped
 from edgecompress.progress import Progress, silent
-from edgecompress.selectors.base import Choice, LayerCandidates, Selector
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ def plan(  # noqa: PLR0913 - options by keyword, each with a default
 ) -> CompressionPlan:
     """Choose method and ranks for every layer of ``model``, within a :class:`Scope`.
 
-    With ``calibration`` inputs, errors are those of the layers' outputs and the loss of each candidate is estimated;
-    without, only weights are looked at. Only candidates with fewer parameters and fewer MACs than the dense layer are
-    considered.
+    With ``calibration`` inputs, and a selector that weighs losses, errors are those of the layers' outputs and the
+    loss of each candidate is estimated; else only weights are looked at. Only candidates with fewer parameters and
+    fewer MACs than the dense layer are considered.
 
     Raises:
         PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite or all zeros.
@@ -93,7 +94,7 @@ def plan(  # noqa: PLR0913 - options by keyword, each with a default
     scope.check([item.name for item in found])
     reasons = {item.name: _refusal(item, shapes, scope) for item in found}
     items = [Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name]]
-    layers = _candidates(model, items, scope, calibration, progress)
+    layers = _candidates(model, items, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
     return _assemble(name, total, layers, selector.select(layers, total), skipped, found)
 
@@ -134,10 +135,40 @@ def _assemble(
             continue
         macs += choice.cost.macs - layer.dense.macs
         params += choice.cost.params - layer.dense.params
-        chosen.append(LayerPlan(layer.name, choice.method, choice.ranks, layer.shape, choice.error))
+        chosen.append(LayerPlan(layer.name, choice.method, choice.ranks, layer.shape, choice.error, choice.loss))
     order = {item.name: index for index, item in enumerate(found)}
     in_order = sorted(skipped, key=lambda skip: order[skip.name])
-    return CompressionPlan(name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params)
+    beaten = tuple(rival for layer in layers for rival in rivals(layer, choices[layer.name]))
+    return CompressionPlan(name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params, beaten)
+
+
+def rivals(layer: LayerCandidates, choice: Choice) -> Iterator[Rival]:
+    """For each method but the chosen one what it would have done at about the same MACs, and why that lost."""
+    for method in layer.methods:
+        own = [c for c in layer.candidates if c.method == method]
+        if isinstance(choice, Candidate) and method == choice.method:
+            continue
+        judged = [c for c in own if c.loss is not None] or own
+        if not judged:
+            yield Rival(layer.name, method, "no rank makes it smaller")
+            continue
+        aim = choice.cost.macs if isinstance(choice, Candidate) else layer.dense.macs / 2
+        nearest = min(judged, key=lambda c: (abs(c.cost.macs - aim), c.error))
+        why = _why_beaten(nearest, choice)
+        cost, loss = nearest.cost, nearest.loss
+        yield Rival(layer.name, method, why, nearest.ranks, cost.macs, cost.params, nearest.error, loss)
+
+
+def _why_beaten(rival: Candidate, choice: Choice) -> str:
+    """The two ratios that decided."""
+    if isinstance(choice, str):
+        return choice
+    both = rival.loss is not None and choice.loss is not None
+    measure, loss, least = ("loss", rival.loss, choice.loss) if both else ("error", rival.error, choice.error)
+    assert loss is not None
+    assert least is not None
+    more = f"{loss / least:.2g}x the {measure}" if least > 0 else f"more {measure}"
+    return f"{more} at {rival.cost.macs / choice.cost.macs:.2g}x the MACs"
 
 
 def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class LayerPlan:
     """One layer to replace.
 
     ``name`` is its dotted path in ``model.named_modules()``, ``method`` a key of ``DECOMPOSITIONS``, ``shape``
-    its weight's shape; ``error`` is the predicted relative squared error of the weight.
+    its weight's shape; ``error`` is the predicted relative squared error of the weight or, where the plan was made
+    with calibration inputs, of the outputs, and ``loss`` then what the model's output is expected to lose.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LayerPlan:
     ranks: Ranks
     shape: tuple[int, ...]
     error: float
+    loss: float | None = None
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -42,16 +44,23 @@ class LayerPlan:
             "ranks": list(self.ranks),
             "shape": list(self.shape),
             "error": self.error,
+            "loss": self.loss,
         }
 
     @classmethod
     def from_json(cls, document: Json) -> LayerPlan:
         """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on nonsense."""
         ranks, shape = (tuple(_whole(value) for value in document[key]) for key in ("ranks", "shape"))
-        error = float(document["error"])
-        if not math.isfinite(error):
-            raise ValueError(f"error {error} is not finite")
-        return cls(str(document["name"]), str(document["method"]), ranks, shape, error)
+        error, loss = _finite(document["error"]), document.get("loss")
+        known = None if loss is None else _finite(loss)
+        return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known)
+
+
+def _finite(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def _whole(value: object) -> int:
@@ -69,10 +78,40 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """What a method would have done for a layer that got another method, or stayed dense; and why it lost.
+
+    No ranks and costs where the method cannot replace the layer or never makes it smaller.
+    """
+
+    layer: str
+    method: str
+    why: str
+    ranks: Ranks = ()
+    macs: int | None = None
+    params: int | None = None
+    error: float | None = None
+    loss: float | None = None
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {**asdict(self), "ranks": list(self.ranks)}
+
+    @classmethod
+    def from_json(cls, document: Json) -> Rival:
+        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on nonsense."""
+        layer, method, why = (str(document[key]) for key in ("layer", "method", "why"))
+        macs, params = (None if document[key] is None else _whole(document[key]) for key in ("macs", "params"))
+        error, loss = (None if document[key] is None else _finite(document[key]) for key in ("error", "loss"))
+        return cls(layer, method, why, tuple(map(_whole, document["ranks"])), macs, params, error, loss)
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionPlan:
     """What to do with every layer of ``model`` that has a weight: replaced, or skipped with a reason.
 
-    ``dense_macs`` and ``macs`` (of one input), ``dense_params`` and ``params`` are of the whole model.
+    ``dense_macs`` and ``macs`` (of one input), ``dense_params`` and ``params`` are of the whole model; ``rivals`` are
+    the choices that were not made.
     """
 
     model: str
@@ -82,6 +121,7 @@ class CompressionPlan:
     dense_params: int
     macs: int
     params: int
+    rivals: tuple[Rival, ...] = ()
 
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
@@ -93,6 +133,7 @@ class CompressionPlan:
             "planned": {"macs": self.macs, "params": self.params},
             "layers": [layer.to_json() for layer in self.layers],
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in self.skipped],
+            "rivals": [rival.to_json() for rival in self.rivals],
         }
 
     @classmethod
@@ -119,6 +160,7 @@ class CompressionPlan:
             int(dense["params"]),
             int(planned["macs"]),
             int(planned["params"]),
+            tuple(Rival.from_json(rival) for rival in document.get("rivals", ())),
         )
 
     def save(self, path: Path) -> None:

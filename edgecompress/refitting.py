@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from edgecompress.candidates import Calibration
+from edgecompress.calibrating import Calibration
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import decompose, fill, fill_from, fitted
 from edgecompress.decompositions import DECOMPOSITIONS
@@ -34,6 +34,9 @@ from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.sensitivity import output_metrics
 from edgecompress.sums import Norm, watching_sums
+
+MOST_INPUTS = 512
+"""Calibration inputs used: with twice as many ResNet-20 ends no nearer to the dense net."""
 
 METRIC_INPUTS = 256
 """Calibration inputs that the output metrics are estimated on."""
@@ -103,7 +106,7 @@ def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(partial(ran, name)).remove)
         model(*(tensor[:1] for tensor in inputs))
-    count = max(1, MOST_BYTES // max(1, kept + IN_FLIGHT * widest))
+    count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
     return tuple(tensor[:count] for tensor in inputs)
 
 

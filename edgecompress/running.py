@@ -21,10 +21,10 @@ from torch import nn
 
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.bundling import bundle
-from edgecompress.calibrating import recalibrate_if_better
+from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
 from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
 from edgecompress.costs import cost
-from edgecompress.datasets import calibration_inputs, fingerprint, origin, size
+from edgecompress.datasets import fingerprint, origin, size
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
@@ -36,6 +36,7 @@ from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
 from edgecompress.profiling import compare, device_named, profile
 from edgecompress.progress import Progress, silent
+from edgecompress.refitting import refit
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.reporting import write_report
@@ -45,6 +46,7 @@ from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.verifying import target_named
 
+UNTOLD = ("summary", "weighs_losses")
 STEMS = {"dense": "dense", "compressed": "model"}
 
 
@@ -52,15 +54,19 @@ STEMS = {"dense": "dense", "compressed": "model"}
 class Options:
     """What a run was asked for.
 
-    ``given`` is a plan to use instead of making one; ``calibrate`` training inputs re-estimate batch norms (0:
-    none); ``tuning`` with 0 epochs means no fine-tuning.
+    ``given`` is a plan to use instead of making one; ``calibrate`` unlabelled training inputs judge candidates, fit
+    factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
+    model's own inputs; ``tuning`` with 0 epochs means no fine-tuning.
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
     methods: tuple[str, ...] = ()
     multiple: int = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     given: CompressionPlan | None = None
     calibrate: int = 1024
+    asymmetric: bool = True
     tuning: FineTuning = field(default_factory=FineTuning)
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
@@ -72,18 +78,21 @@ class Options:
         """A flat JSON object for the report."""
         if self.given is not None:
             return {"plan": f"given, of {self.given.model or 'no name'}", **self._rest()}
-        selector = {key: value for key, value in asdict(self.selector).items() if key != "summary"}  # type: ignore[call-overload]
+        selector = {key: value for key, value in asdict(self.selector).items() if key not in UNTOLD}  # type: ignore[call-overload]
         return {
             "select": selector.pop("name"),
             **selector,
             "methods": list(self.methods) or "all",
             "multiple": self.multiple,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
             **self._rest(),
         }
 
     def _rest(self) -> Json:
         return {
             "calibrate": self.calibrate,
+            "asymmetric": self.asymmetric,
             **asdict(self.tuning),
             "targets": list(self.targets),
             "device": self.device,
@@ -133,6 +142,13 @@ class Line:
             return []
         return [fingerprint(self.sample.data(split), inputs_too=split != "train") for split in SPLITS]
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The unlabelled inputs, or None without data or where none were asked for."""
+        if self.data is None or self.options.calibrate == 0:
+            return None
+        return calibration_of(self.sample, self.options.calibrate, self.options.tuning.seed)
+
     def check(self) -> None:
         """Refuse at once what would be refused hours later.
 
@@ -181,6 +197,9 @@ class Line:
                 options.selector,
                 methods=options.methods,
                 multiple=options.multiple,
+                include=options.include,
+                exclude=options.exclude,
+                calibration=self.calibration,
                 name=self.sample.name,
                 progress=self.progress,
             )
@@ -189,31 +208,37 @@ class Line:
             made.save(self.folder / PLAN_FILE)
             return {"layers": len(made.layers), "skipped": len(made.skipped)}
 
-        asked = (
-            options.given.to_json() if options.given else [repr(options.selector), options.methods, options.multiple]
-        )
+        scope = [options.methods, options.multiple, options.include, options.exclude]
+        asked = options.given.to_json() if options.given else [repr(options.selector), scope, *self._calibrated_by]
         return self.stages.do("plan", [self.dense_key, asked], work, (PLAN_FILE,))
+
+    @property
+    def _calibrated_by(self) -> list[object]:
+        """Identifies the calibration inputs."""
+        return [self.options.calibrate, self.options.tuning.seed, self.data_key]
 
     def decompose(self, planned: Done) -> Done:
         """``decomposed/``: the chains filled, batch norms re-estimated where that helps."""
 
         def work() -> Json:
             chosen = CompressionPlan.load(self.folder / PLAN_FILE)
-            model = decompose(self.dense_model, chosen, progress=self.progress)
+            model, calibration = self._decomposed(chosen)
             check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
-            model, calibration = self._recalibrated(model)
             save_compressed(self.folder / "decomposed", model, chosen, self.sample)
             return {"accuracy": self.test_score(model, "decomposed"), "calibration": calibration}
 
-        inputs = [planned.key, self.options.calibrate, self.options.tuning.seed, self.data_key]
+        inputs = [planned.key, *self._calibrated_by, self.options.asymmetric]
         return self.stages.do("decompose", inputs, work, ("decomposed",))
 
-    def _recalibrated(self, model: nn.Module) -> tuple[nn.Module, Json | None]:
-        if self.data is None or self.options.calibrate == 0:
-            return model, None
-        inputs = calibration_inputs(self.sample.data("train"), self.options.calibrate, self.options.tuning.seed)
-        model, changed = recalibrate_if_better(model, self.dense_model, inputs)
-        return model, {"items": len(inputs[0]), "recalibrated": changed}
+    def _decomposed(self, chosen: CompressionPlan) -> tuple[nn.Module, Json | None]:
+        """By weights alone, or fitted to the calibration inputs, batch norms re-estimated where that helps."""
+        calibration, asymmetric = self.calibration, self.options.asymmetric
+        if calibration is None:
+            return decompose(self.dense_model, chosen, progress=self.progress), None
+        model = refit(self.dense_model, chosen, calibration, asymmetric=asymmetric, progress=self.progress)
+        model, changed = recalibrate_if_better(model, self.dense_model, calibration.inputs)
+        facts = {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
+        return model, facts
 
     def finetune(self, decomposed: Done) -> Done:
         """The compressed model in the folder itself: fine-tuned, the best epoch by validation score."""

@@ -9,6 +9,7 @@ import click
 
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
+    calibration_options,
     json_option,
     methods_from,
     output_option,
@@ -21,6 +22,7 @@ from edgecompress.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from edgecompress.calibrating import Calibration
     from edgecompress.files import Json
     from edgecompress.models import Sample
     from edgecompress.plans import CompressionPlan
@@ -33,34 +35,41 @@ plan_option = click.option(
     help="Use this plan instead of making one (--keep and the like are then refused).",
 )
 line_options = together(plan_option, selection_options, training_options)
-SELECTION = ("keep", "of", "select", "energy", "methods", "multiple")
+SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
 
 
 @click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
 @click.argument("model")
 @selection_options
+@calibration_options
+@click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
 @trust_option
 @output_option("Write the plan as JSON to this file.", required=False)
 @json_option
-def plan(model: str, trust: bool, output: Path | None, as_json: bool, **selection: Any) -> None:
+def plan(
+    model: str,
+    calibrate: int,
+    seed: int,
+    why: bool,
+    trust: bool,
+    output: Path | None,
+    as_json: bool,
+    **selection: Any,
+) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.files import make_folder
     from edgecompress.planning import layer_costs
     from edgecompress.planning import plan as make_plan
     from edgecompress.resolving import resolve
 
-    methods, multiple = methods_from(selection.pop("methods")), selection.pop("multiple")
-    sample = resolve(model, trust=trust)
+    scope = {name: selection.pop(name) for name in ("methods", "multiple", "include", "exclude")}
+    scope["methods"] = methods_from(scope["methods"])
+    selector, sample = selector_from(**selection), resolve(model, trust=trust)
     built = sample.model()
+    calibration = _calibration(sample, calibrate, seed) if selector.weighs_losses else None
     with showing_progress() as progress:
         made = make_plan(
-            built,
-            sample.inputs,
-            selector_from(**selection),
-            methods=methods,
-            multiple=multiple,
-            name=sample.name,
-            progress=progress,
+            built, sample.inputs, selector, **scope, calibration=calibration, name=sample.name, progress=progress
         )
     if output is not None:
         make_folder(output.parent)
@@ -69,6 +78,34 @@ def plan(model: str, trust: bool, output: Path | None, as_json: bool, **selectio
         print_json(made.to_json())
     else:
         _print_plan(made, layer_costs(built, sample.inputs, made))
+        if why:
+            _print_rivals(made)
+
+
+def _calibration(sample: Sample, count: int, seed: int) -> Calibration | None:
+    """Calibration inputs; without data there are none, which is an error only where they were asked for by name."""
+    from edgecompress.calibrating import calibration_of
+    from edgecompress.errors import DataError
+
+    source = click.get_current_context().get_parameter_source("calibrate")
+    if count == 0 or (sample.splits is None and source is click.core.ParameterSource.DEFAULT):
+        return None
+    try:
+        return calibration_of(sample, count, seed)
+    except DataError as error:
+        if source is not click.core.ParameterSource.DEFAULT:
+            raise
+        click.echo(f"planned by the weights alone: {error}", err=True)
+        return None
+
+
+def _print_rivals(made: CompressionPlan) -> None:
+    rows = [
+        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss, r.macs, r.params, r.why)
+        for r in made.rivals
+    ]
+    header = ("layer", "instead", "ranks", "error", "loss", "MACs", "parameters", "why not")
+    print_table("Not chosen, at about the same MACs", header, rows)
 
 
 def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
@@ -110,7 +147,10 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
         methods_from(given["methods"]),
         given["multiple"],
         given=loaded,
+        include=given["include"],
+        exclude=given["exclude"],
         calibrate=given["calibrate"],
+        asymmetric=not given["symmetric"],
         tuning=tuning,
         **more,
     )

@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # The tables themselves import torch; a test keeps these names equal to their keys.
 METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train", "cp3", "cp4")
-SELECTORS = ("budget", "energy")
+SELECTORS = ("budget", "energy", "vbmf")
 TARGETS = ("onnx",)
 PLATFORMS = ("pi",)
 EVERY_METHOD = "auto"
@@ -79,7 +79,9 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 selection_options = together(
     click.option("--keep", type=Number(0, 1, min_open=True), help="Fraction of the dense cost to keep. [0.5]"),
-    click.option("--of", type=click.Choice(["macs", "params"]), default="macs", show_default=True, help="Which cost."),
+    click.option(
+        "--of", type=click.Choice(["macs", "params", "bytes"]), default="macs", show_default=True, help="Which cost."
+    ),
     click.option("--select", type=click.Choice(SELECTORS), default="budget", show_default=True, help="Rank rule."),
     click.option("--energy", type=Number(0, 1, min_open=True, max_open=True), help="With --select energy. [0.9]"),
     click.option(
@@ -88,20 +90,32 @@ selection_options = together(
         multiple=True,
         type=click.Choice([EVERY_METHOD, *METHODS]),
         default=(EVERY_METHOD,),
-        help="Decomposition; repeatable. auto: the best for each layer. [auto]",
+        help="Decomposition; repeatable. auto: the best of svd, spatial_svd, tucker2, hierarchical_tucker2. [auto]",
     ),
+    click.option(
+        "--include", multiple=True, help="Only layers whose name matches, as in a shell: 'layer1.*'; repeatable."
+    ),
+    click.option("--exclude", multiple=True, help="Not layers whose name matches; repeatable."),
     click.option(
         "--multiple", type=click.IntRange(1, 4096), default=8, show_default=True, help="Ranks are multiples of this."
     ),
 )
 
-training_options = together(
+calibration_options = together(
     click.option(
         "--calibrate",
         type=click.IntRange(0, 1_000_000),
         default=1024,
         show_default=True,
-        help="Unlabelled training inputs that re-estimate batch norms, kept where it helps.",
+        help="Unlabelled training inputs that judge candidates and fit the factors; 0: by the weights alone.",
+    ),
+    click.option("--seed", type=click.IntRange(0, 1_000_000_000), default=0, show_default=True),
+)
+
+training_options = together(
+    calibration_options,
+    click.option(
+        "--symmetric", is_flag=True, help="Fit each layer on the dense model's inputs, not on the compressed one's."
     ),
     click.option(
         "--epochs", type=click.IntRange(0, 100_000), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"
@@ -115,21 +129,23 @@ training_options = together(
         help="Share of the loss that follows the dense model's logits. [0.7; 0 with a loss of your own]",
     ),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
-    click.option("--seed", type=click.IntRange(0, 1_000_000_000), default=0, show_default=True),
 )
 
 
-def selector_from(select: str, keep: float | None, of: Literal["macs", "params"], energy: float | None) -> Selector:
-    """The selector with its options; refuses an option that belongs to the other one."""
-    from edgecompress.selectors import Budget, Energy
+def selector_from(
+    select: str, keep: float | None, of: Literal["macs", "params", "bytes"], energy: float | None
+) -> Selector:
+    """The selector with its options; refuses an option that belongs to another one."""
+    from edgecompress.selectors import Budget, Energy, Vbmf
 
-    if select == "energy":
-        if keep is not None:
-            raise click.UsageError("--keep belongs to --select budget; with --select energy use --energy")
-        return Energy(0.9 if energy is None else energy)
-    if energy is not None:
-        raise click.UsageError("--energy belongs to --select energy; with --select budget use --keep")
-    return Budget(0.5 if keep is None else keep, of)
+    if keep is not None and select != "budget":
+        instead = "use --energy" if select == "energy" else "nothing is asked for: the weights decide"
+        raise click.UsageError(f"--keep belongs to --select budget; with --select {select} {instead}")
+    if energy is not None and select != "energy":
+        raise click.UsageError(f"--energy belongs to --select energy, not to --select {select}")
+    if select == "budget":
+        return Budget(0.5 if keep is None else keep, of)
+    return Energy(0.9 if energy is None else energy) if select == "energy" else Vbmf()
 
 
 def methods_from(methods: tuple[str, ...]) -> tuple[str, ...]:

@@ -65,6 +65,10 @@ class Selector(Protocol):
     def summary(self) -> str:
         """One line for people."""
 
+    @property
+    def weighs_losses(self) -> bool:
+        """Does it choose by losses and output errors (then they are worth working out), or by weights alone?"""
+
     def select(self, layers: Sequence[LayerCandidates], total: Cost, /) -> dict[str, Choice]:
         """A choice for every layer; ``total`` is the cost of the whole dense model.
 

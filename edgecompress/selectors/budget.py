@@ -28,6 +28,7 @@ class Budget:
     of: Of = "macs"
     name: str = "budget"
     summary: str = "least total loss with at most --keep of the dense --of macs|params|bytes; knapsack over all layers"
+    weighs_losses: bool = True
 
     def __post_init__(self) -> None:
         if self.of not in get_args(Of):

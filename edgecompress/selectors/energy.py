@@ -26,6 +26,7 @@ class Energy:
     energy: float = 0.9
     name: str = "energy"
     summary: str = "each rank keeps --energy of its unfolding's squared singular values; cheapest method"
+    weighs_losses: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.energy < 1:

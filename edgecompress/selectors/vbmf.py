@@ -29,6 +29,7 @@ class Vbmf:
 
     name: str = "vbmf"
     summary: str = "ranks where EVBMF finds the noise of the weights; no budget; Nakajima et al. 2013, Kim et al. 2016"
+    weighs_losses: bool = False
 
     def select(self, layers: Sequence[LayerCandidates], _total: Cost) -> dict[str, Choice]:
         """Each layer on its own, by the cheapest method at its EVBMF ranks."""
