@@ -23,14 +23,14 @@ from edgecompress.moments import Moments, collect, in_passes
 from edgecompress.plans import Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
-from edgecompress.sensitivity import change_losses, output_metrics
+from edgecompress.sensitivity import METRIC_INPUTS, change_losses, output_metrics
 
 Item = TypeVar("Item")
 
-MOST_RANKS_PER_MODE = {1: 32, 2: 16, 3: 6}
-"""By the number of ranks a method has: at most 32 to 256 combinations a layer."""
+MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
+"""By the number of ranks a method has: at most 32 to 216 combinations a layer."""
 
-MOST_JUDGED = 24
+MOST_JUDGED = 16
 """Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
 
 JUDGED_INPUTS = 256
@@ -178,7 +178,8 @@ def calibrated_candidates(
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("gradients", 0, 1, "")
-    metrics = output_metrics(model, inputs, names, classes=calibration.classes)
+    few = tuple(tensor[:METRIC_INPUTS] for tensor in inputs)
+    metrics = output_metrics(model, few, names, classes=calibration.classes)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)

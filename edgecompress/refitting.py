@@ -32,14 +32,11 @@ from edgecompress.models import evaluating
 from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
-from edgecompress.sensitivity import output_metrics
+from edgecompress.sensitivity import METRIC_INPUTS, output_metrics
 from edgecompress.sums import Norm, watching_sums
 
 MOST_INPUTS = 512
 """Calibration inputs used: with twice as many ResNet-20 ends no nearer to the dense net."""
-
-METRIC_INPUTS = 256
-"""Calibration inputs that the output metrics are estimated on."""
 
 MOST_BYTES = 1 << 31
 """Of what is kept of the calibration inputs while they run; fewer inputs are used where that would be exceeded."""

@@ -47,6 +47,9 @@ from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.verifying import target_named
 
 UNTOLD = ("summary", "weighs_losses")
+RECALIBRATED = 256
+"""Calibration inputs that batch norms are re-estimated on; every position of each counts."""
+
 STEMS = {"dense": "dense", "compressed": "model"}
 
 
@@ -236,7 +239,8 @@ class Line:
         if calibration is None:
             return decompose(self.dense_model, chosen, progress=self.progress), None
         model = refit(self.dense_model, chosen, calibration, asymmetric=asymmetric, progress=self.progress)
-        model, changed = recalibrate_if_better(model, self.dense_model, calibration.inputs)
+        few = tuple(tensor[:RECALIBRATED] for tensor in calibration.inputs)
+        model, changed = recalibrate_if_better(model, self.dense_model, few)
         facts = {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
         return model, facts
 

@@ -32,6 +32,9 @@ TEMPERATURE = 4.0
 DAMPING = 0.1
 """Share of the mean that is added to every direction of an output metric."""
 
+METRIC_INPUTS = 128
+"""Enough inputs for output metrics: every position of each adds to them."""
+
 BATCH = 64
 MOST_GRADIENT_BYTES = 1 << 26
 """Of the gradients of single inputs held at once."""

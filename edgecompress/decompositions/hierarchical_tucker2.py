@@ -36,7 +36,16 @@ from edgecompress.decompositions.spatial_svd import (
     two_dimensional,
 )
 from edgecompress.decompositions.tucker2 import basis, project_in, project_out, reducing
-from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors, solved
+from edgecompress.decompositions.weighted import (
+    STEPS,
+    Head,
+    Starts,
+    Tail,
+    fit,
+    leading_directions,
+    output_errors,
+    solved,
+)
 from edgecompress.plans import Ranks
 
 EXACT_SIDE = 256
@@ -126,16 +135,18 @@ class HierarchicalTucker2:
 
     # -- with input moments: reduce and vertical are the head, horizontal and expand the tail ---------------------
 
-    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+    def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """``reduce`` (r1, C) as for Tucker-2, then ``vertical`` (m, r1, kh) as for spatial SVD of what it leaves."""
-        shape = kernel.shape
-        reduce = reducing(kernel.flatten(2), moments, ranks[2])
-        left = torch.einsum("ncij,ac->naij", moments.unflatten(1, shape[1:]), reduce).flatten(1)
-        reduced = torch.einsum("cijn,ac->aijn", left.unflatten(0, shape[1:]), reduce).flatten(0, 2)
-        inner = (len(reduce), *shape[2:])
-        target = solved(reduced, kernel.flatten(1) @ left).unflatten(1, inner)
-        vertical = leading_directions(column_moments(reduced, inner), spatial_matrix(target), ranks[1])
-        return reduce, vertical.unflatten(1, inner[:2])
+        every = reducing(kernel.flatten(2), moments)
+        filters: dict[int, Tensor] = {}
+
+        def start(ranks: Ranks) -> Head:
+            reduce = every[: ranks[2]]
+            if ranks[2] not in filters:
+                filters[ranks[2]] = _vertical(kernel, moments, reduce)
+            return reduce, filters[ranks[2]][: ranks[1]]
+
+        return start
 
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """Each vertical filter on each column of the reduced channels: (n, m kw)."""
@@ -154,6 +165,16 @@ class HierarchicalTucker2:
         reduce, vertical = head
         horizontal = tail.coefficients.unflatten(1, (len(vertical), 1, -1))
         return reduce[:, :, None, None], vertical.unsqueeze(-1), horizontal, tail.basis[:, :, None, None]
+
+
+def _vertical(kernel: Tensor, moments: Tensor, reduce: Tensor) -> Tensor:
+    """(r1 kh, r1, kh): the vertical filters of a spatial SVD of the kernel on reduced channels, the best first."""
+    shape = kernel.shape
+    left = torch.einsum("ncij,ac->naij", moments.unflatten(1, shape[1:]), reduce).flatten(1)
+    reduced = torch.einsum("cijn,ac->aijn", left.unflatten(0, shape[1:]), reduce).flatten(0, 2)
+    inner = (len(reduce), *shape[2:])
+    target = solved(reduced, kernel.flatten(1) @ left).unflatten(1, inner)
+    return leading_directions(column_moments(reduced, inner), spatial_matrix(target)).unflatten(1, inner[:2])
 
 
 def _settled(factors: Factors) -> Factors:

@@ -27,7 +27,7 @@ from edgecompress.decompositions.base import (
     thin_svd,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors
+from edgecompress.decompositions.weighted import STEPS, Head, Starts, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -88,10 +88,11 @@ class SpatialSvd:
 
     # -- with input moments: vertical is the head, horizontal the tail --------------------------------------------
 
-    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+    def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """Vertical filters (r, C, kh): principal directions of one column of the patch, averaged over columns."""
         columns = column_moments(moments, kernel.shape[1:])
-        return (leading_directions(columns, spatial_matrix(kernel), ranks[0]).unflatten(1, kernel.shape[1:3]),)
+        vertical = leading_directions(columns, spatial_matrix(kernel)).unflatten(1, kernel.shape[1:3])
+        return lambda ranks: (vertical[: ranks[0]],)
 
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """Each vertical filter on each column: (n, r kw)."""

@@ -27,7 +27,7 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import STEPS, Head, Tail, fit, leading_directions, output_errors
+from edgecompress.decompositions.weighted import STEPS, Head, Starts, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 
@@ -110,9 +110,10 @@ class Tucker2:
 
     # -- with input moments: reduce is the head, core and expand the tail -----------------------------------------
 
-    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
+    def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """``reduce`` (r_in, C): principal directions of one tap's channels, averaged over taps."""
-        return (reducing(kernel, moments, ranks[1]),)
+        reduce = reducing(kernel, moments)
+        return lambda ranks: (reduce[: ranks[1]],)
 
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """The reduced channels of each tap: (n, r_in K)."""
@@ -129,11 +130,11 @@ class Tucker2:
         return head[0], tail.coefficients.unflatten(1, (len(head[0]), -1)), tail.basis
 
 
-def reducing(tensor: Tensor, moments: Tensor, rank: int) -> Tensor:
-    """(rank, C): principal directions of the channels of a kernel (T, C, K), averaged over taps."""
+def reducing(tensor: Tensor, moments: Tensor) -> Tensor:
+    """(C, C): principal directions of the channels of a kernel (T, C, K), averaged over taps."""
     channels, taps = tensor.shape[1:]
     over_taps = torch.einsum("akbk->ab", moments.reshape(channels, taps, channels, taps))
-    return leading_directions(over_taps, tensor.transpose(0, 1).flatten(1), rank)
+    return leading_directions(over_taps, tensor.transpose(0, 1).flatten(1))
 
 
 def _orthonormal(factors: Factors) -> Factors:

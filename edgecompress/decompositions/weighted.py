@@ -10,7 +10,7 @@ which needs far fewer steps than alternating over all factors as arXiv 2511.0449
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,13 +27,14 @@ NEGLIGIBLE = 1e-12
 """Eigenvalues below this share of the largest are taken for zero."""
 
 Head = tuple[Tensor, ...]
+Starts = Callable[[Ranks], Head]
 
 
 class Form(Protocol):
     """A decomposition as head and tail."""
 
-    def head(self, kernel: Tensor, moments: Tensor, ranks: Ranks) -> Head:
-        """A closed-form start, its leading part the start for smaller ranks."""
+    def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
+        """Closed-form starts for any ranks, worked out once for all of them where smaller ones are parts of larger."""
 
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """(n, D) patches to (n, q) features, linear."""
@@ -58,7 +59,7 @@ class Tail:
 
 def fit(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, steps: int) -> Factors:
     """Factors of least output error near the closed-form start."""
-    head = form.head(kernel, moments, ranks)
+    head = form.starts(kernel, moments)(ranks)
     if steps:
         head = _improved(form, kernel, moments, ranks, head, steps)
     return form.assembled(head, _tail(form, kernel, moments, ranks, head))
@@ -72,13 +73,13 @@ def output_errors(form: Form, kernel: Tensor, moments: Tensor, candidates: Seque
     weight = kernel.flatten(1)
     total = float(((weight @ moments) * weight).sum())
     spectra: dict[Ranks, Tensor] = {}
-    errors = []
+    starts, errors = form.starts(kernel, moments), []
     for ranks in candidates:
         tail_rank = form.tail_rank(ranks)
         key = ranks if tail_rank is None else ranks[1:]
         if key not in spectra:
-            head = form.head(kernel, moments, ranks)
-            spectra[key] = leading_eigenvectors(_explained(form, weight, moments, head)[1])[0].cumsum(0)
+            explained = _explained(form, weight, moments, starts(ranks))[1]
+            spectra[key] = torch.linalg.eigvalsh(explained).flip(0).clamp_min(0).cumsum(0)
         kept = spectra[key][-1 if tail_rank is None else tail_rank - 1]
         errors.append(max(0.0, 1 - float(kept) / total))
     return errors
@@ -178,12 +179,12 @@ def root_and_inverse(moments: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
 
 
-def leading_directions(moments: Tensor, matrix: Tensor, rank: int) -> Tensor:
-    """Rows (rank, d) whose inner products with an input of second moments (d, d) tell most of ``matrix^T`` times it.
+def leading_directions(moments: Tensor, matrix: Tensor) -> Tensor:
+    """Rows (d, d) whose inner products with an input of second moments (d, d) tell most of ``matrix^T`` times it.
 
-    ``matrix`` is (d, n). The exact answer of principal component analysis in that metric.
+    ``matrix`` is (d, n); the first rows tell most. Principal component analysis in that metric, exactly.
     """
     root, inverse = root_and_inverse(moments)
     whitened = root @ matrix
-    directions = leading_eigenvectors(whitened @ whitened.T)[1][:, :rank].T @ inverse
+    directions = leading_eigenvectors(whitened @ whitened.T)[1].T @ inverse
     return torch.nn.functional.normalize(directions, dim=1)
