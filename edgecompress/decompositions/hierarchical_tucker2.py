@@ -61,6 +61,7 @@ class HierarchicalTucker2:
     links: tuple[str, ...] = ("reduce", "vertical", "horizontal", "expand")
     automatic: bool = True
     steps: int = STEPS
+    damping: float = 0.0
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Conv2d whose kernel is larger than 1 both ways."""

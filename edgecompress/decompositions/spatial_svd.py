@@ -40,6 +40,7 @@ class SpatialSvd:
     links: tuple[str, ...] = ("vertical", "horizontal")
     automatic: bool = True
     steps: int = STEPS
+    damping: float = 0.0
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Conv2d whose kernel is larger than 1 both ways."""

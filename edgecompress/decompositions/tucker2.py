@@ -41,6 +41,7 @@ class Tucker2:
     links: tuple[str, ...] = ("reduce", "core", "expand")
     automatic: bool = True
     steps: int = STEPS
+    damping: float = 0.0
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain convolutions with a kernel larger than one element."""

@@ -31,7 +31,14 @@ Starts = Callable[[Ranks], Head]
 
 
 class Form(Protocol):
-    """A decomposition as head and tail."""
+    """A decomposition as head and tail.
+
+    ``damping`` is added to the features' second moments, as a share of each: terms that cancel each other cost by it.
+    """
+
+    @property
+    def damping(self) -> float:
+        """0 where the tail cannot grow without bound."""
 
     def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """Closed-form starts for any ranks, worked out once for all of them where smaller ones are parts of larger."""
@@ -89,6 +96,7 @@ def _explained(form: Form, weight: Tensor, moments: Tensor, head: Head) -> tuple
     """Least-squares coefficients (T, q) on the features, and the Gram matrix (T, T) of what they explain."""
     shared = form.features(moments, head)
     cross, own = weight @ shared, form.features(shared.T, head)
+    own = own + form.damping * own.diagonal().diag()
     coefficients = solved(own, cross)
     return coefficients, coefficients @ cross.T
 
