@@ -408,7 +408,7 @@ def test_a_plan_is_applied_to_a_fresh_model_with_computed_weights(build):
 
 REASONS = {
     "tied weights": {"a": "shares", "b": "shares", "c": "several names", "again": "several names", "d": "shares"},
-    "odd convolutions": {"1": "grouped", "2": "depthwise", "3": "ConvTranspose2d"},
+    "odd convolutions": {"2": "depthwise"},
     "transformer": {
         "2.self_attn": "MultiheadAttention",
         "2.self_attn.out_proj": "NonDynamicallyQuantizableLinear",
