@@ -17,7 +17,9 @@ from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.errors import ModelError
 from edgecompress.layers import refuse_unusable
+from edgecompress.models import check_runs, evaluating
 from edgecompress.moments import Moments, collect, in_passes
 from edgecompress.plans import Ranks
 from edgecompress.progress import Progress
@@ -51,6 +53,18 @@ class Calibration:
 
     inputs: Inputs
     classes: bool = True
+
+    def check(self, model: nn.Module) -> None:
+        """Prove that ``model`` runs on one of the inputs.
+
+        Raises:
+            ModelError: it does not, or there are none.
+        """
+        name = type(model).__name__
+        if not self.inputs or not all(len(tensor) for tensor in self.inputs):
+            raise ModelError(f"{name}: there are no calibration inputs; give at least one")
+        with evaluating(model):
+            check_runs(model, tuple(tensor[:1] for tensor in self.inputs), name, "calibration inputs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +194,13 @@ def calibrated_candidates(
     multiple: int,
     progress: Progress,
 ) -> list[LayerCandidates]:
-    """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss."""
+    """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss.
+
+    Raises:
+        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
+        PlanError: a weight is not finite or all zeros.
+    """
+    calibration.check(model)
     inputs = tuple(tensor[:JUDGED_INPUTS] for tensor in calibration.inputs)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}

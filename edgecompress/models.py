@@ -111,8 +111,8 @@ def as_outputs(outputs: object, name: str = "the model") -> Outputs:
     return tuple(items)
 
 
-def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
-    """Run ``model`` once, in eval mode, on ``inputs``.
+def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> None:
+    """Run ``model`` once, in eval mode, on ``inputs``; ``what`` they are, for the message.
 
     Raises:
         ModelError: it fails, or its output is not made of tensors.
@@ -122,7 +122,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
         with torch.no_grad():
             outputs = model.eval()(*inputs)
     except Exception as error:
-        raise ModelError(f"{name}: does not run on its example of shape {shapes}: {_first_line(error)}") from error
+        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {_first_line(error)}") from error
     as_outputs(outputs, name)
 
 

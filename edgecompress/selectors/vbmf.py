@@ -39,9 +39,15 @@ class Vbmf:
 
 
 def evbmf_rank(matrix: Tensor) -> int:
-    """The number of components of ``matrix`` (any orientation) that stand out of its noise, at least 1."""
-    squares = torch.linalg.eigvalsh(gram(matrix.detach().double())).flip(0).clamp_min(0)
-    return max(1, int((squares > _least_square(squares, max(matrix.shape))).sum()))
+    """The number of components of ``matrix`` (any orientation) that stand out of its noise, at least 1.
+
+    Rows and columns of zeros (pruned channels) hold no noise: they do not count.
+    """
+    live = matrix.detach().double()[matrix.any(1)][:, matrix.any(0)]
+    if not live.numel():
+        return 1
+    squares = torch.linalg.eigvalsh(gram(live)).flip(0).clamp_min(0)
+    return max(1, int((squares > _least_square(squares, max(live.shape))).sum()))
 
 
 def _least_square(squares: Tensor, columns: int) -> float:
