@@ -22,6 +22,9 @@ from edgecompress.selectors.base import Choice, LayerCandidates, cheapest, of_un
 GRID = 64
 """Noise levels tried before the best is refined: the free energy can have several minima."""
 
+NOISELESS = 1e-12
+"""Noise below this share of the mean square is rounding: the rank is exact, and the free energy has no minimum."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vbmf:
@@ -77,8 +80,10 @@ def noise_variance(squares: Tensor, columns: int) -> float:
     from scipy.optimize import minimize_scalar
 
     lowest, highest = _bounds(squares, columns)
-    if not 0 < lowest < highest:
-        return max(highest, 0.0)
+    if lowest <= NOISELESS * highest:
+        return NOISELESS * highest
+    if not lowest < highest:
+        return highest
     grid = torch.logspace(math.log10(lowest), math.log10(highest), GRID, dtype=torch.float64).tolist()
     energies = [_free_energy(variance, squares, columns) for variance in grid]
     best = energies.index(min(energies))

@@ -125,12 +125,13 @@ def test_the_cheapest_method_is_taken():
 
 
 def test_a_layer_that_its_ranks_would_not_make_smaller_stays_dense():
-    torch.manual_seed(0)
-    layer = nn.Linear(8, 8)
-    layer.weight.data = torch.eye(8) + 0.01 * torch.randn(8, 8)
-    made = plan(nn.Sequential(layer), (torch.randn(1, 8),), Vbmf(), multiple=1)
+    """Rank 2 of 8, rounded up to 8."""
+    layer = nn.Linear(64, 8)
+    layer.weight.data = planted((8, 64), 2, noise=0.3).float()
+    assert plan(nn.Sequential(layer), (torch.randn(1, 64),), Vbmf(), multiple=1).layers[0].ranks == (2,)
+    made = plan(nn.Sequential(layer), (torch.randn(1, 64),), Vbmf(), multiple=8)
     assert not made.layers
-    assert made.skipped[0].reason == "its EVBMF ranks save nothing"
+    assert made.skipped[0].reason == "no rank makes it smaller"
 
 
 def test_a_method_without_unfoldings_is_left_out():
