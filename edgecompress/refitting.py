@@ -282,7 +282,9 @@ class _Averages:
     def solution(self, dense: Tensor) -> tuple[Tensor, Tensor]:
         """The weight (groups, T, D) of least squares, pulled towards ``dense``, and the metric it is best in."""
         size = self.second.shape[-1]
-        pull = max(RIDGE, FEW * size / self.count) * self.second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        spread = max(RIDGE, FEW * size / self.count) * self.second.diagonal(dim1=1, dim2=2).mean(1)
+        unsure = FEW * size / self.count**2 * self.mean.square().mean(1)  # one patch alone has no spread about its mean
+        pull = (spread + unsure)[:, None, None]
         second = self.second + pull * torch.eye(size, dtype=torch.float64)
         weights = [solved(own, cross) for own, cross in zip(second, self.cross + pull * dense, strict=True)]
         return torch.stack(weights), second
