@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from edgecompress.datasets import Inputs, calibration_inputs
-from edgecompress.models import Sample, as_outputs, copied, evaluating
+from edgecompress.errors import ModelError
+from edgecompress.models import Sample, as_outputs, check_runs, copied, evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,18 @@ class Calibration:
 
     inputs: Inputs
     classes: bool = True
+
+    def check(self, model: nn.Module) -> None:
+        """Prove that ``model`` runs on one of the inputs.
+
+        Raises:
+            ModelError: it does not, or there are none.
+        """
+        name = type(model).__name__
+        if not self.inputs or not all(len(tensor) for tensor in self.inputs):
+            raise ModelError(f"{name}: there are no calibration inputs; give at least one")
+        with evaluating(model):
+            check_runs(model, tuple(tensor[:1] for tensor in self.inputs), name, "calibration inputs")
 
 
 def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:

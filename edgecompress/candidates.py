@@ -33,7 +33,7 @@ MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 MOST_JUDGED = 16
 """Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
 
-JUDGED_INPUTS = 256
+JUDGED_INPUTS = 128
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
 JUDGED_STEPS = 3
@@ -173,7 +173,13 @@ def calibrated_candidates(
     multiple: int,
     progress: Progress,
 ) -> list[LayerCandidates]:
-    """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss."""
+    """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss.
+
+    Raises:
+        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
+        PlanError: a weight is not finite or all zeros.
+    """
+    calibration.check(model)
     inputs = tuple(tensor[:JUDGED_INPUTS] for tensor in calibration.inputs)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}

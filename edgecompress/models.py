@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,19 +112,39 @@ def as_outputs(outputs: object, name: str = "the model") -> Outputs:
     return tuple(items)
 
 
-def check_runs(model: nn.Module, inputs: Inputs, name: str) -> None:
-    """Run ``model`` once, in eval mode, on ``inputs``.
+def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> None:
+    """Run ``model`` once, in eval mode, on ``inputs``; ``what`` they are, for the message.
 
     Raises:
         ModelError: it fails, or its output is not made of tensors.
     """
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    running: list[str] = []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _noting(model, running):
             outputs = model.eval()(*inputs)
     except Exception as error:
-        raise ModelError(f"{name}: does not run on its example of shape {shapes}: {_first_line(error)}") from error
+        where = f" (in layer {running[-1]!r})" if running else ""
+        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {_first_line(error)}{where}") from error
     as_outputs(outputs, name)
+
+
+@contextmanager
+def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the names of the modules that are running, outermost first."""
+
+    def begun(name: str, _module: nn.Module, _args: object) -> None:
+        running.append(name)
+
+    def ended(_module: nn.Module, _args: object, _output: object) -> None:
+        running.pop()
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name:
+                stack.callback(module.register_forward_pre_hook(partial(begun, name)).remove)
+                stack.callback(module.register_forward_hook(ended).remove)
+        yield
 
 
 @contextmanager

@@ -50,9 +50,10 @@ def change_losses(
 ) -> dict[str, Tensor]:
     """For each layer the loss (candidates,) of its ``changes`` (candidates, groups, T, D): W' - W.
 
-    The mean error of the outputs counts as corrected. Empty for a model that cannot be differentiated.
+    The mean error of the outputs counts as corrected. Layers that no finite gradient reaches have none; empty for a
+    model that cannot be differentiated.
     """
-    sums = {name: torch.zeros(len(change), dtype=torch.float64) for name, change in changes.items()}
+    sums: dict[str, Tensor] = {}
 
     def add(name: str, layer: nn.Module, given: Tensor, gradient: Tensor) -> None:
         mean = moments[name].mean.to(given.dtype)[:, :, None]
@@ -61,10 +62,12 @@ def change_losses(
             u = (patches(layer, few, most=everywhere) - mean).unflatten(2, (len(few), -1))
             g = output_rows(layer, theirs, most=everywhere).unflatten(2, (len(few), -1))
             of_each = torch.einsum("gtnl,gdnl->ngtd", g, u).flatten(1)
-            sums[name] += (of_each @ changes[name].flatten(1).T).double().square().sum(0)
+            sums[name] = sums.get(name, 0) + (of_each @ changes[name].flatten(1).T).double().square().sum(0)
 
     differentiable = _run_backward(model, inputs, tuple(changes), add, classes=classes)
-    return {name: total / (2 * len(inputs[0])) for name, total in sums.items()} if differentiable else {}
+    return (
+        {name: total / (2 * len(inputs[0])) for name, total in sums.items() if _tells(total)} if differentiable else {}
+    )
 
 
 def output_metrics(
@@ -72,8 +75,8 @@ def output_metrics(
 ) -> dict[str, Tensor]:
     """(groups, T, T) for each layer: what an error of its outputs costs, damped, with a mean of 1.
 
-    The output half of a Kronecker-factored Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Empty for a model
-    that cannot be differentiated.
+    The output half of a Kronecker-factored Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Layers that no
+    finite gradient reaches have none; empty for a model that cannot be differentiated.
     """
     sums: dict[str, Tensor] = {}
 
@@ -82,7 +85,12 @@ def output_metrics(
         sums[name] = sums.get(name, 0) + (rows @ rows.mT).double()
 
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
-    return {name: _damped(total) for name, total in sums.items() if bool(total.any())} if differentiable else {}
+    return {name: _damped(total) for name, total in sums.items() if _tells(total)} if differentiable else {}
+
+
+def _tells(total: Tensor) -> bool:
+    """Is a sum over gradients finite and not all zeros?"""
+    return bool(total.isfinite().all()) and bool(total.any())
 
 
 def _damped(second: Tensor) -> Tensor:

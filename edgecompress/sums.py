@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 Norm = nn.modules.batchnorm._BatchNorm
 SUMS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
+NORMS = (torch.nn.functional.batch_norm, torch.batch_norm)
 
 OnSum = Callable[[str, str, Tensor, Tensor], None]
 """Called with the layer's name, its batch norm's or an empty string, its own tensor and the other one."""
@@ -35,7 +36,8 @@ def watching_sums(
 ) -> Iterator[None]:
     """While ``model`` runs, call ``on_sum`` before the output of one of ``names`` is added to a tensor of its shape.
 
-    Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut.
+    Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut. A layer
+    whose output anything else reads or changes before the sum is left alone: the shortcut may depend on it.
     """
     marks = _Marks(iter(range(1 << 62)), on_norm)
     with ExitStack() as stack:
@@ -72,17 +74,41 @@ class _Sums(TorchFunctionMode):
         self.on_sum = on_sum
 
     def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func in SUMS and not kwargs and _alike(*args):
+        if func in SUMS and not kwargs and _alike(args):
             _, own, other = max(((_mark_of(a), a, b) for a, b in (args, args[::-1])), key=lambda item: item[0] or (-1,))
             mark = _mark_of(own)
             if mark:
                 _mark(own, None)
                 self.on_sum(mark.layer, mark.norm, own, other)
-        return func(*args, **(kwargs or {}))
+        read = [] if func in NORMS else [(t, _version(t)) for t in _tensors((args, kwargs)) if _mark_of(t)]
+        result = func(*args, **(kwargs or {}))
+        for tensor, before in read:
+            passed_on = result is tensor and before is not None and before == _version(tensor)
+            if not passed_on and (isinstance(result, Tensor) or func is Tensor.__setitem__):
+                _mark(tensor, None)
+        return result
 
 
-def _alike(left: object, right: object) -> bool:
+def _alike(args: tuple[Any, ...]) -> bool:
+    """Two different tensors of one shape?"""
+    if len(args) != 2 or args[0] is args[1]:
+        return False
+    left, right = args
     return isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape
+
+
+def _tensors(item: object) -> Iterator[Tensor]:
+    """The tensors among arguments, in lists and dictionaries too."""
+    if isinstance(item, Tensor):
+        yield item
+    elif isinstance(item, tuple | list | dict):
+        for part in item.values() if isinstance(item, dict) else item:
+            yield from _tensors(part)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Counts the changes in place; None where PyTorch does not."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _mark(tensor: Tensor, mark: _Mark | None) -> None:

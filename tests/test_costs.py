@@ -65,6 +65,20 @@ def test_a_layer_costs_what_pytorch_counts(layer_and_shape):
     assert chain_cost(layer, [shape]).macs == macs
 
 
+TRANSPOSED = [
+    (nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1), (2, 4, 7)),
+    (nn.ConvTranspose2d(4, 6, (5, 3), stride=(2, 1), padding=(2, 1), dilation=(1, 2)), (1, 4, 5, 6)),
+    (nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1, groups=2, bias=False), (2, 6, 5, 6)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), TRANSPOSED, ids=str)
+def test_a_transposed_convolution_costs_what_pytorch_counts(layer, shape):
+    macs, shape_after = counted_by_pytorch(layer, torch.empty(shape))
+    assert output_shape(layer, shape) == shape_after
+    assert layer_macs(layer, shape, shape_after) == macs
+
+
 VIEWS = [
     (nn.Flatten(), (2, 3, 4, 5)),
     (nn.Flatten(-2), (3, 4, 5)),
@@ -79,7 +93,7 @@ VIEWS = [
 def test_a_view_costs_nothing(view, shape):
     macs, shape_after = counted_by_pytorch(view, torch.empty(shape, device="meta"))
     assert output_shape(view, shape) == shape_after
-    assert layer_macs(view, shape_after) == macs == 0
+    assert layer_macs(view, shape, shape_after) == macs == 0
     assert chain_cost(view, [shape]) == Cost(0, 0, 0)
 
 
@@ -96,11 +110,12 @@ def test_a_chain_costs_what_pytorch_counts(method, data):
         assert chain_cost(chain, [shape]).params == sum(p.numel() for p in chain.parameters())
 
 
-@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 4, 3), nn.Embedding(4, 4)], ids=repr)
+@pytest.mark.parametrize("layer", [nn.ConvTranspose3d(4, 4, 3), nn.Embedding(4, 4)], ids=repr)
 def test_what_has_no_closed_form_is_refused_by_name(layer):
-    for question in (layer_macs, output_shape):
+    shape = (1, 4, 8, 8)
+    for question in (lambda: layer_macs(layer, shape, shape), lambda: output_shape(layer, shape)):
         with pytest.raises(TypeError, match=type(layer).__name__):
-            question(layer, (1, 4, 8, 8))
+            question()
 
 
 # Parameters of the chain for C -> T channels, K kernel elements; all of them without bias.

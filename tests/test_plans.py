@@ -1,7 +1,9 @@
 """Plans: their JSON, the models they fit, and the costs they promise."""
 
 import copy
+import itertools
 import json
+import re
 from functools import cache
 
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from edgecompress.calibrating import Calibration
 from edgecompress.costs import cost
-from edgecompress.decomposing import decompose
+from edgecompress.decomposing import decompose, merged
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.errors import FileError, PlanError
+from edgecompress.errors import FileError, ModelError, PlanError
 from edgecompress.files import dump_json
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -353,6 +356,187 @@ def test_progress_names_every_layer():
     assert seen == [("decompose", n, count, layer.name) for n, layer in enumerate(made.layers, start=1)]
 
 
+# -------------------------------------------------------------------------------------------- with calibration
+
+
+LARGE = {"lenet5": ("fc1",), "resnet20": ("layer2*", "layer3*")}
+"""Layers that take seconds each."""
+CALIBRATED = {"budget": Budget(0.8), "bytes": Budget(0.99, "bytes"), "energy": Energy(0.8), "vbmf": SELECTORS["vbmf"]}
+
+
+@cache
+def small_calibration(name):
+    """A few inputs as noise: enough to have moments, gradients and losses of."""
+    shape = resolve(name).inputs[0].shape[1:]
+    return Calibration((torch.randn(24, *shape, generator=torch.Generator().manual_seed(0)),))
+
+
+def calibrated_plan(name, selector):
+    sample = resolve(name)
+    model = sample.model()
+    made = plan(model, sample.inputs, selector, exclude=LARGE[name], calibration=small_calibration(name))
+    return model, sample.inputs, made
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("selector", CALIBRATED.values(), ids=CALIBRATED)
+def test_a_calibrated_plan_costs_exactly_what_it_says(name, selector):
+    model, inputs, made = calibrated_plan(name, selector)
+    built = cost(decompose(model, made), inputs)
+    assert made.layers
+    assert (made.macs, made.params) == (built.macs, built.params)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_planning_with_calibration_is_deterministic(name):
+    assert calibrated_plan(name, Budget(0.8))[2] == calibrated_plan(name, Budget(0.8))[2]
+
+
+@for_every_model
+def test_every_model_is_planned_with_calibration_and_left_as_it_was(name):
+    model, inputs = model_and_inputs(name)
+    model.train()
+    untouched = copy.deepcopy(model.state_dict())
+    calibration = Calibration((torch.randn(8, *inputs[0].shape[1:]),), classes=False)
+    made = plan(model, inputs, SMALLER, multiple=2, calibration=calibration)
+    built = cost(decompose(model, made), inputs)
+    assert made.layers
+    assert (made.macs, made.params) == (built.macs, built.params)
+    assert all(torch.equal(value, untouched[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_calibration_spares_what_the_inputs_need():
+    """Two equal layers of equal weights; one is given inputs of two directions alone, which few ranks keep."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 24))
+    model[1].weight.data.copy_(model[0].weight)
+    flat = torch.randn(64, 2) @ torch.randn(2, 24)
+    calibration = Calibration((flat,), classes=False)
+    made = plan(model, (flat,), Budget(0.9), methods=["svd"], multiple=2, calibration=calibration)
+    error = {layer.name: layer.error for layer in made.layers}
+    assert max(error.values()) < 0.05
+    assert min(layer.error for layer in plan(model, (flat,), Budget(0.9), methods=["svd"], multiple=2).layers) > 0.05
+
+
+def test_calibration_inputs_of_a_wrong_shape_are_refused():
+    model, inputs = model_and_inputs("a chain of layers")
+    model.train()
+    with pytest.raises(ModelError, match=r"^Sequential: does not run on calibration inputs of shape \(1, 4, 10, 10\)"):
+        plan(model, inputs, SMALLER, calibration=Calibration((torch.randn(8, 4, 10, 10),)))
+    assert all(module.training for module in model.modules())
+
+
+def test_calibration_inputs_that_are_not_finite_are_refused():
+    model, inputs = model_and_inputs("a chain of layers")
+    x = torch.randn(8, 3, 10, 10)
+    x[3, 0, 5, 5] = torch.nan
+    with pytest.raises(ModelError, match=r"^0: is given NaN or infinity on the calibration inputs"):
+        plan(model, inputs, SMALLER, calibration=Calibration((x,)))
+
+
+# --------------------------------------------------------------------------------------- included and excluded
+
+PATTERNS = {
+    "one name": (("4",), (), {"4"}),
+    "several": (("0", "4"), (), {"0", "4"}),
+    "a star": (("*",), (), {"0", "2", "4", "6", "7"}),
+    "letters in brackets": (("[2-4]",), (), {"2", "4"}),
+    "excluded": ((), ("0", "7"), {"2", "4", "6"}),
+    "excluded wins": (("[0-4]",), ("0",), {"2", "4"}),
+    "everything excluded": ((), ("*",), set()),
+}
+
+
+@pytest.mark.parametrize(("include", "exclude", "within"), PATTERNS.values(), ids=PATTERNS)
+def test_only_layers_within_the_scope_are_planned_and_the_others_say_why(include, exclude, within):
+    model, inputs = model_and_inputs("a chain of layers")
+    made = plan(model, inputs, Energy(0.2), multiple=2, include=include, exclude=exclude)
+    assert {layer.name for layer in made.layers} == within
+    for skip in made.skipped:
+        asked = [pattern for pattern in exclude if repr(pattern) in skip.reason] or list(include)
+        assert asked
+        assert skip.reason.startswith(("excluded by", "not included by"))
+        assert all(repr(pattern) in skip.reason for pattern in asked)
+    decompose(model, made)
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_patterns_are_of_dotted_names(option):
+    sample = resolve("resnet20")
+    made = plan(sample.model(), sample.inputs, Energy(0.5), **{option: ("layer1.*.conv1",)})
+    matched = {f"layer1.{block}.conv1" for block in range(3)}
+    planned = {layer.name for layer in made.layers}
+    assert planned == matched if option == "include" else planned and not planned & matched
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+@pytest.mark.parametrize(
+    ("pattern", "near"), [("layer1.0.con1", "layer1.0.conv1"), ("cnv1", "conv1"), ("?", "conv1|linear|fc")]
+)
+def test_a_pattern_that_matches_nothing_is_a_typing_error(option, pattern, near):
+    sample = resolve("resnet20")
+    with pytest.raises(PlanError, match=rf"no layer matches '{re.escape(pattern)}'; the nearest names are .*({near})"):
+        plan(sample.model(), sample.inputs, SMALLER, **{option: (pattern,)})
+
+
+def test_a_refused_layer_can_be_excluded():
+    """A pattern may name layers that no method could replace."""
+    model, inputs = model_and_inputs("odd convolutions")
+    assert "depthwise" in {s.name: s.reason for s in plan(model, inputs, Energy(0.2), exclude=("2",)).skipped}["2"]
+
+
+def test_a_budget_is_of_the_whole_model_whatever_is_excluded():
+    model, inputs = model_and_inputs("a chain of layers")
+    made = plan(model, inputs, Budget(0.8), multiple=2, exclude=("0", "7"))
+    assert made.macs <= 0.8 * made.dense_macs
+
+
+# --------------------------------------------------------------------------------------------------- and back
+
+DENSE = [
+    nn.Linear(20, 12),
+    nn.Linear(12, 20, bias=False),
+    nn.Conv1d(8, 12, 5),
+    nn.Conv2d(12, 16, 3, padding=1, padding_mode="reflect"),
+    nn.Conv2d(16, 8, 3, groups=2),
+    nn.ConvTranspose2d(10, 12, 4, stride=2, groups=2),
+    nn.Conv2d(8, 8, 1, dtype=torch.float64),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        pytest.param(name, layer, id=f"{name} {layer}")
+        for name, layer in itertools.product(DECOMPOSITIONS, DENSE)
+        if DECOMPOSITIONS[name].supports(layer)
+    ],
+)
+def test_a_chain_at_the_largest_ranks_is_merged_into_the_layer_it_came_from(method, layer):
+    ranks = DECOMPOSITIONS[method].max_ranks(layer)
+    planned = LayerPlan("", method, ranks, tuple(layer.weight.shape), 0.0)
+    chain = decompose(layer, CompressionPlan("", (planned,), (), 0, 0, 0, 0))
+    back = merged(chain, layer, planned)
+    assert (type(back), str(back), back.weight.dtype) == (type(layer), str(layer), layer.weight.dtype)
+    torch.testing.assert_close(back.state_dict(), layer.state_dict(), rtol=1e-4, atol=1e-5)
+    assert back.weight.data_ptr() != layer.weight.data_ptr()
+
+
+def test_what_a_chain_has_learned_since_is_merged_too():
+    torch.manual_seed(0)
+    layer, planned = nn.Conv2d(8, 12, 3), LayerPlan("", "tucker2", (5, 4), (12, 8, 3, 3), 0.0)
+    chain = decompose(layer, CompressionPlan("", (planned,), (), 0, 0, 0, 0))
+    with torch.no_grad():
+        for parameter in chain.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(merged(chain, layer, planned)(x), chain(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(chain(x), layer(x), atol=0.1)
+
+
 # ------------------------------------------------------------------------------------------- left as it is
 
 
@@ -408,7 +592,7 @@ def test_a_plan_is_applied_to_a_fresh_model_with_computed_weights(build):
 
 REASONS = {
     "tied weights": {"a": "shares", "b": "shares", "c": "several names", "again": "several names", "d": "shares"},
-    "odd convolutions": {"1": "grouped", "2": "depthwise", "3": "ConvTranspose2d"},
+    "odd convolutions": {"2": "depthwise"},
     "transformer": {
         "2.self_attn": "MultiheadAttention",
         "2.self_attn.out_proj": "NonDynamicallyQuantizableLinear",

@@ -37,8 +37,8 @@ CP_STEPS = 50
 """Refining steps with input moments: terms settle more slowly than the factors of the other forms."""
 
 DAMPING = 1e-4
-"""Price of terms that cancel each other: their squared norms add up to 6 times the kernel's at most on ResNet-20 (12 after
-100 steps), 3 times at 1e-3, where outputs are worse. Here it stands for the correction of ``polyadic``."""
+"""Price of terms that cancel each other: their squared norms add up to 6 times the kernel's at most on ResNet-20 (12
+after 100 steps), 3 times at 1e-3, where outputs are worse. Here it stands for the correction of ``polyadic``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,8 @@ def _vertical(kernel: Tensor, moments: Tensor, reduce: Tensor) -> Tensor:
     reduced = torch.einsum("cijn,ac->aijn", left.unflatten(0, shape[1:]), reduce).flatten(0, 2)
     inner = (len(reduce), *shape[2:])
     target = solved(reduced, kernel.flatten(1) @ left).unflatten(1, inner)
-    return leading_directions(column_moments(reduced, inner), spatial_matrix(target)).unflatten(1, inner[:2])
+    directions = leading_directions(column_moments(reduced, inner), spatial_matrix(target))
+    return directions.reshape(-1, *inner[:2])
 
 
 def _settled(factors: Factors) -> Factors:

@@ -1,9 +1,9 @@
 """One budget for the whole model, spent where it buys most: a multiple-choice knapsack.
 
 Each layer takes one candidate or stays dense; the sum of their losses is least while the whole model stays within the
-budget. A loss is the estimated change of the model's output where it is known, else the relative error. Solved by
-bisection on the price of a unit of cost (Lagrange relaxation; Shoham & Gersho 1988), then repaired: what is left of
-the budget goes where it still lowers the loss most.
+budget. A loss is the estimated change of the model's output where every layer has one, else the relative error.
+Solved by bisection on the price of a unit of cost (Lagrange relaxation; Shoham & Gersho 1988), then repaired: what is
+left of the budget goes where it still lowers the loss most.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class Budget:
 
     def select(self, layers: Sequence[LayerCandidates], total: Cost) -> dict[str, Choice]:
         """A candidate or a reason for every layer, within the budget."""
-        options = [self._options(layer) for layer in layers]
+        judged = all(any(c.loss is not None for c in layer.candidates) for layer in layers if layer.candidates)
+        options = [self._options(layer, judged=judged) for layer in layers]
         fixed = self._size(total) - sum(self._size(layer.dense) for layer in layers)
         room = int(self.keep * self._size(total)) - fixed
         sizes = [
             [self._size(layer.dense), *(self._size(c.cost) for c in kept)]
             for layer, kept in zip(layers, options, strict=True)
         ]
-        losses = [[0.0, *map(_loss, kept)] for kept in options]
+        losses = [[0.0, *(_loss(candidate, judged=judged) for candidate in kept)] for kept in options]
         self._refuse_impossible(sizes, room, fixed, total)
         picks = solve_knapsack(losses, sizes, room)
         return {
@@ -56,12 +57,12 @@ class Budget:
     def _size(self, cost: Cost) -> int:
         return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes}[self.of]
 
-    def _options(self, layer: LayerCandidates) -> list[Candidate]:
+    def _options(self, layer: LayerCandidates, *, judged: bool) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
-        judged = [candidate for candidate in layer.candidates if candidate.loss is not None] or layer.candidates
+        known = [candidate for candidate in layer.candidates if candidate.loss is not None or not judged]
         kept: list[Candidate] = []
-        for candidate in sorted(judged, key=lambda c: (self._size(c.cost), _loss(c))):
-            if not kept or _loss(candidate) < _loss(kept[-1]):
+        for candidate in sorted(known, key=lambda c: (self._size(c.cost), _loss(c, judged=judged))):
+            if not kept or _loss(candidate, judged=judged) < _loss(kept[-1], judged=judged):
                 kept.append(candidate)
         return kept
 
@@ -84,8 +85,8 @@ class Budget:
         return "the budget is met at less loss by compressing other layers"
 
 
-def _loss(candidate: Candidate) -> float:
-    return candidate.error if candidate.loss is None else candidate.loss
+def _loss(candidate: Candidate, *, judged: bool) -> float:
+    return candidate.loss if judged and candidate.loss is not None else candidate.error
 
 
 def solve_knapsack(losses: list[list[float]], sizes: list[list[int]], room: int) -> list[int]:

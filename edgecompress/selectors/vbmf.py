@@ -22,6 +22,9 @@ from edgecompress.selectors.base import Choice, LayerCandidates, cheapest, of_un
 GRID = 64
 """Noise levels tried before the best is refined: the free energy can have several minima."""
 
+NOISELESS = 1e-12
+"""Noise below this share of the mean square is rounding: the rank is exact, and the free energy has no minimum."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vbmf:
@@ -40,9 +43,15 @@ class Vbmf:
 
 
 def evbmf_rank(matrix: Tensor) -> int:
-    """The number of components of ``matrix`` (any orientation) that stand out of its noise, at least 1."""
-    squares = torch.linalg.eigvalsh(gram(matrix.detach().double())).flip(0).clamp_min(0)
-    return max(1, int((squares > _least_square(squares, max(matrix.shape))).sum()))
+    """The number of components of ``matrix`` (any orientation) that stand out of its noise, at least 1.
+
+    Rows and columns of zeros (pruned channels) hold no noise: they do not count.
+    """
+    live = matrix.detach().double()[matrix.any(1)][:, matrix.any(0)]
+    if not live.numel():
+        return 1
+    squares = torch.linalg.eigvalsh(gram(live)).flip(0).clamp_min(0)
+    return max(1, int((squares > _least_square(squares, max(live.shape))).sum()))
 
 
 def _least_square(squares: Tensor, columns: int) -> float:
@@ -72,8 +81,10 @@ def noise_variance(squares: Tensor, columns: int) -> float:
     from scipy.optimize import minimize_scalar
 
     lowest, highest = _bounds(squares, columns)
-    if not 0 < lowest < highest:
-        return max(highest, 0.0)
+    if lowest <= NOISELESS * highest:
+        return NOISELESS * highest
+    if not lowest < highest:
+        return highest
     grid = torch.logspace(math.log10(lowest), math.log10(highest), GRID, dtype=torch.float64).tolist()
     energies = [_free_energy(variance, squares, columns) for variance in grid]
     best = energies.index(min(energies))
