@@ -24,6 +24,7 @@ from edgecompress.plans import Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
 from edgecompress.sensitivity import METRIC_INPUTS, change_losses, output_metrics
+from edgecompress.threads import in_parallel
 
 Item = TypeVar("Item")
 
@@ -33,7 +34,7 @@ MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 MOST_JUDGED = 16
 """Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
 
-JUDGED_INPUTS = 128
+JUDGED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
 JUDGED_STEPS = 3
@@ -189,10 +190,14 @@ def calibrated_candidates(
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)
-        for name in part:
-            progress("plan", len(found) + 1, len(items), name)
-            found[name] = _calibrated(by_name[name], methods, multiple, moments.get(name), metrics.get(name))
-        found |= _judged(model, inputs, {name: found[name] for name in part}, moments, metrics, calibration)
+
+        def candidates(name: str) -> LayerCandidates:
+            return _calibrated(by_name[name], methods, multiple, moments.get(name), metrics.get(name))  # noqa: B023
+
+        for name, layer in zip(part, in_parallel(candidates, part), strict=True):
+            found[name] = layer
+            progress("candidates", len(found), len(items), name)
+        found |= _judged(model, inputs, {name: found[name] for name in part}, moments, metrics, calibration, progress)
     return [found[name] for name in names]
 
 
@@ -217,13 +222,19 @@ def _judged(
     moments: Mapping[str, Moments],
     metrics: Mapping[str, Tensor],
     calibration: Calibration,
+    progress: Progress,
 ) -> dict[str, LayerCandidates]:
     """The same with the loss of the candidates that no other beats."""
-    changes, chosen = {}, {}
-    for name, layer in layers.items():
-        chosen[name] = worth_judging(layer.candidates)
-        if chosen[name] and name in moments:
-            changes[name] = _changes(layer, chosen[name], centred(moments[name]), metrics.get(name))
+    chosen = {name: worth_judging(layer.candidates) for name, layer in layers.items()}
+    judged = [name for name in layers if chosen[name] and name in moments]
+
+    def change(name: str) -> Tensor:
+        return _changes(layers[name], chosen[name], centred(moments[name]), metrics.get(name))
+
+    changes = {}
+    for name, of_layer in zip(judged, in_parallel(change, judged), strict=True):
+        changes[name] = of_layer
+        progress("judge", len(changes), len(judged), name)
     losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
     known = {
         name: {(c.method, c.ranks): loss for c, loss in zip(chosen[name], losses[name].tolist(), strict=True)}

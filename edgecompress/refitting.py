@@ -37,6 +37,7 @@ from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.sensitivity import METRIC_INPUTS, output_metrics
 from edgecompress.sums import Norm, watching_sums
+from edgecompress.threads import one_thread
 
 MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
@@ -247,7 +248,8 @@ class _Refit:
     def _put(self, name: str, weight: Tensor, second: Tensor) -> Tensor:
         """Fit the chain to the weight; returns the kernels it now stands for."""
         plan = self.planned[name]
-        factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
+        with one_thread():
+            factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
         fill(self.model.get_submodule(name), plan, factors)
         return reached
 
