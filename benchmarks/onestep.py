@@ -1,0 +1,112 @@
+"""Accuracy without any fine-tuning: compress, score on the whole test set, write results/onestep.json.
+
+    EDGECOMPRESS_DATA=... python benchmarks/onestep.py
+
+1,024 unlabelled training images, seed 0; candidates, ranks and every constant were chosen on other training images, the
+test set is only reported. MACs are counted by ``edgecompress.cost``. Latency: ONNX Runtime, interleaved with the dense
+model, one thread. Each configuration is written as soon as it is finished and skipped when the benchmark is started
+again: delete the file to measure anew. Two cores need 20 minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgecompress.artifacts import versions
+from edgecompress.calibrating import calibration_of, recalibrate_if_better
+from edgecompress.costs import cost
+from edgecompress.exporting import export
+from edgecompress.models import Sample
+from edgecompress.planning import plan
+from edgecompress.plans import CompressionPlan
+from edgecompress.profiling import compare, device_named
+from edgecompress.refitting import refit
+from edgecompress.resolving import resolve
+from edgecompress.running import RECALIBRATED
+from edgecompress.scoring import score
+from edgecompress.selectors import Budget
+
+RESULTS = Path(__file__).with_name("results") / "onestep.json"
+NETS = ("resnet56", "resnet20")
+KEEPS = (0.7, 0.5, 0.3)
+MULTIPLES = (1, 8)
+IMAGES, SEED = 1024, 0
+
+
+def compressed(sample: Sample, keep: float, multiple: int) -> tuple[nn.Module, CompressionPlan, dict[str, float]]:
+    """The model decomposed with calibration, its plan, and the seconds that each step took."""
+    dense, start = sample.model(), time.perf_counter()
+    calibration = calibration_of(sample, IMAGES, SEED)
+    made = plan(dense, sample.inputs, Budget(keep), multiple=multiple, calibration=calibration, name=sample.name)
+    planned = time.perf_counter()
+    model = refit(dense, made, calibration)
+    refitted = time.perf_counter()
+    model, changed = recalibrate_if_better(model, dense, tuple(t[:RECALIBRATED] for t in calibration.inputs))
+    end = time.perf_counter()
+    seconds = {"plan": planned - start, "refit": refitted - planned, "batch_norms": end - refitted}
+    return model, made, {**seconds, "all": end - start, "batch_norms_kept": float(changed)}
+
+
+def speed_up(sample: Sample, model: nn.Module, made: CompressionPlan) -> dict[str, Any]:
+    """Of the exported model against the exported dense one, in ONNX Runtime, interleaved."""
+    from dataclasses import replace
+
+    with tempfile.TemporaryDirectory() as folder:
+        bare = replace(sample, splits=None)
+        dense = export(sample.model(), bare, Path(folder), target="onnx", stem="dense")
+        small = export(model, replace(bare, plan=made), Path(folder), target="onnx", stem="small")
+        return compare(small.path, dense.path, device_named("local"), threads=1, seconds=2.0).summary()
+
+
+def measured(name: str, keep: float, multiple: int) -> dict[str, Any]:
+    """One configuration."""
+    sample = resolve(name)
+    model, made, seconds = compressed(sample, keep, multiple)
+    dense_cost, small_cost = cost(sample.model(), sample.inputs), cost(model, sample.inputs)
+    assert small_cost.macs == made.macs
+    return {
+        "net": name,
+        "keep": keep,
+        "multiple": multiple,
+        "accuracy": score(model, sample),
+        "macs": small_cost.macs,
+        "macs_kept": small_cost.macs / dense_cost.macs,
+        "params_kept": small_cost.params / dense_cost.params,
+        "methods": dict(Counter(layer.method for layer in made.layers)),
+        "dense_layers": len(made.skipped),
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "comparison": speed_up(sample, model, made),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Measure every configuration that is not in the results yet."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    done = {(row["net"], row["keep"], row["multiple"]) for row in rows}
+    for name in NETS:
+        if (name, 1.0, 0) not in done:
+            rows.append(
+                {"net": name, "keep": 1.0, "multiple": 0, "accuracy": score(resolve(name).model(), resolve(name))}
+            )
+    for multiple in MULTIPLES:
+        for name in NETS:
+            for keep in KEEPS:
+                if (name, keep, multiple) not in done:
+                    rows.append(measured(name, keep, multiple))
+                    RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+                    row = rows[-1]
+                    print(name, keep, multiple, row["accuracy"], row["macs_kept"], row["seconds"], row["comparison"])
+
+
+if __name__ == "__main__":
+    main()
