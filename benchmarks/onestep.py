@@ -37,7 +37,7 @@ from edgecompress.selectors import Budget
 RESULTS = Path(__file__).with_name("results") / "onestep.json"
 NETS = ("resnet56", "resnet20")
 KEEPS = (0.7, 0.5, 0.3)
-MULTIPLES = (1, 8)
+MULTIPLES = (8, 1)
 IMAGES, SEED = 1024, 0
 
 

@@ -23,11 +23,13 @@ _HOMES = {
     "Profile": "profiles",
     "Sample": "models",
     "bundle": "bundling",
+    "calibration_of": "calibrating",
     "compare": "profiling",
     "cost": "costs",
     "decompose": "decomposing",
     "export": "exporting",
     "finetune": "finetuning",
+    "merge_back": "decomposing",
     "plan": "planning",
     "profile": "profiling",
     "recalibrate": "calibrating",
@@ -45,10 +47,12 @@ if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact as Artifact
     from edgecompress.bundling import bundle as bundle
     from edgecompress.calibrating import Calibration as Calibration
+    from edgecompress.calibrating import calibration_of as calibration_of
     from edgecompress.calibrating import recalibrate as recalibrate
     from edgecompress.costs import Cost as Cost
     from edgecompress.costs import cost as cost
     from edgecompress.decomposing import decompose as decompose
+    from edgecompress.decomposing import merge_back as merge_back
     from edgecompress.errors import EdgeCompressError as EdgeCompressError
     from edgecompress.exporting import export as export
     from edgecompress.finetuning import FineTuning as FineTuning

@@ -61,7 +61,7 @@ def rebuilt(dense: Sample, folder: Path) -> Sample:
     """``dense`` with the plan and the weights in ``folder``."""
     plan = CompressionPlan.load(folder / PLAN_FILE)
     build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
-    return replace(dense, source=str(folder.resolve()), build=build, plan=plan)
+    return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
 
 
 def resolve_recorded(source: str, where: str, *, trust: bool) -> Sample:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
+from edgecompress.costs import cost
+from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from
 from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import PlanError
 from edgecompress.layers import refuse_unusable, weighted_layers
 from edgecompress.models import copied
-from edgecompress.plans import CompressionPlan, LayerPlan, Ranks
+from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
 
 
@@ -162,6 +167,48 @@ def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:
         assert isinstance(dense.bias, Tensor)
         dense.bias.data.copy_(links[-1].bias.detach())
     return dense
+
+
+def merge_back(
+    model: nn.Module, plan: CompressionPlan, dense: nn.Module, inputs: Inputs, patterns: Sequence[str]
+) -> tuple[nn.Module, CompressionPlan]:
+    """A copy of ``model`` in which the chains of the layers that match ``patterns`` are dense layers again.
+
+    For a target on which a chain is slower than the layer it replaced: what it computes, it computes as before.
+    ``dense`` is the model that ``plan`` was made for; the plan given back is without these layers.
+
+    Raises:
+        PlanError: a pattern matches no decomposed layer.
+    """
+    names = matching([layer.name for layer in plan.layers], patterns, "decomposed layer")
+    changed = copied(model)
+    for layer_plan in plan.layers:
+        if layer_plan.name in names:
+            chain, layer = changed.get_submodule(layer_plan.name), dense.get_submodule(layer_plan.name)
+            changed = _put(changed, layer_plan.name, merged(chain, layer, layer_plan))
+    left = cost(changed, inputs)
+    order = [item.name for item in weighted_layers(dense)]
+    skipped = (*plan.skipped, *(Skipped(name, "merged back into a dense layer") for name in names))
+    return changed, replace(
+        plan,
+        layers=tuple(layer for layer in plan.layers if layer.name not in names),
+        skipped=tuple(sorted(skipped, key=lambda skip: order.index(skip.name))),
+        macs=left.macs,
+        params=left.params,
+    )
+
+
+def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
+    """Those of ``names`` that match one of ``patterns``, as in a shell: ``layer1.*``.
+
+    Raises:
+        PlanError: a pattern matches none, which is a typing error; with the nearest names.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, 3, 0) or list(names[:3])
+            raise PlanError(f"no {what} matches {pattern!r}; the nearest names are {', '.join(near) or 'none'}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _weight(layer: nn.Module) -> Tensor:

@@ -47,7 +47,7 @@ class Sample:
     """A model, an example of its input and, where given, its data, loss, score and preprocessing.
 
     ``source`` can be given to :func:`resolve` again; ``inputs`` are the example's tensors, batch first; ``file`` is
-    the Python file the model is defined in.
+    the Python file the model is defined in; ``dense`` what a compressed model was made from by ``plan``.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Sample:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     plan: CompressionPlan | None = None
     file: Path | None = None
+    dense: Sample | None = None
 
     @property
     def metric(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from edgecompress.calibrating import Calibration
 from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
+from edgecompress.decomposing import matching
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
@@ -53,17 +53,6 @@ class Scope:
             return f"not included by {', '.join(map(repr, self.include))}"
         return ""
 
-    def check(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that names no layer: it is a typing error.
-
-        Raises:
-            PlanError: with the nearest names.
-        """
-        for pattern in (*self.include, *self.exclude):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                near = difflib.get_close_matches(pattern, names, 3, 0) or list(names[:3])
-                raise PlanError(f"no layer matches {pattern!r}; the nearest names are {', '.join(near)}")
-
 
 def plan(  # noqa: PLR0913 - options by keyword, each with a default
     model: nn.Module,
@@ -91,7 +80,7 @@ def plan(  # noqa: PLR0913 - options by keyword, each with a default
     scope = Scope(tuple(methods), multiple, tuple(include), tuple(exclude))
     total, shapes = cost(model, inputs), input_shapes(model, inputs)
     found = weighted_layers(model)
-    scope.check([item.name for item in found])
+    matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
     reasons = {item.name: _refusal(item, shapes, scope) for item in found}
     items = [Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name]]
     layers = _candidates(model, items, scope, calibration if selector.weighs_losses else None, progress)

@@ -12,6 +12,8 @@ from edgecompress.cli.display import print_json, print_table, say, showing_progr
 from edgecompress.cli.options import json_option, output_option, platform_option, target_option, trust_option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgecompress.artifacts import Artifact, Scored
     from edgecompress.models import Sample
     from edgecompress.verifying import Verified
@@ -20,16 +22,25 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
 @click.argument("model")
 @target_option
+@click.option(
+    "--merge",
+    multiple=True,
+    help="Layers, as in a shell: 'layer1.*', whose chains become dense layers again in this file; repeatable.",
+)
 @trust_option
 @output_option("Folder for the exported files.")
 @json_option
-def export(model: str, targets: tuple[str, ...], trust: bool, output: Path, as_json: bool) -> None:
+def export(
+    model: str, targets: tuple[str, ...], merge: tuple[str, ...], trust: bool, output: Path, as_json: bool
+) -> None:
     """Export a model, dense or compressed, and prove that the file computes the same."""
     from edgecompress.exporting import export as export_model
     from edgecompress.resolving import resolve
 
     sample, artifacts = resolve(model, trust=trust), []
     built = sample.model()
+    if merge:
+        built, sample = _merged(built, sample, merge)
     with showing_progress() as progress:
         for target in dict.fromkeys(targets):
             progress(f"export to {target}", 0, 1, "")
@@ -38,6 +49,15 @@ def export(model: str, targets: tuple[str, ...], trust: bool, output: Path, as_j
         print_json({"model": sample.name, "artifacts": [artifact.summary() for artifact in artifacts]})
     else:
         _print_artifacts(artifacts)
+
+
+def _merged(built: nn.Module, sample: Sample, patterns: tuple[str, ...]) -> tuple[nn.Module, Sample]:
+    from edgecompress.decomposing import merge_back
+
+    if sample.plan is None or sample.dense is None:
+        raise click.UsageError(f"--merge is for compressed models; {sample.name} is dense already")
+    changed, plan = merge_back(built, sample.plan, sample.dense.model(), sample.inputs, patterns)
+    return changed, replace(sample, plan=plan)
 
 
 def _print_artifacts(artifacts: list[Artifact]) -> None:
