@@ -127,7 +127,7 @@ def fitted(
     ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` (groups, T, T) says what an output error costs.
     """
     each = []
-    for group, kernel in enumerate(stacked.cpu().double()):
+    for group, kernel in enumerate(stacked.cpu()):
         own = None if moments is None else moments[group]
         each.append(_fitted(method, kernel, ranks, own, None if metric is None else metric[group]))
     return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
@@ -140,7 +140,7 @@ def _fitted(
     if metric is None or moments is None:
         return method.factors(kernel, ranks, moments)
     root, inverse = root_and_inverse(metric)
-    *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel), ranks, moments)
+    *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel.double()), ranks, moments)
     return *first, torch.einsum("ts,s...->t...", inverse, last)
 
 

@@ -51,7 +51,7 @@ class LayerPlan:
     def from_json(cls, document: Json) -> LayerPlan:
         """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on nonsense."""
         ranks, shape = (tuple(_whole(value) for value in document[key]) for key in ("ranks", "shape"))
-        error, loss = _finite(document["error"]), document.get("loss")
+        error, loss = _finite(document["error"]), document["loss"]
         known = None if loss is None else _finite(loss)
         return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known)
 
@@ -160,7 +160,7 @@ class CompressionPlan:
             int(dense["params"]),
             int(planned["macs"]),
             int(planned["params"]),
-            tuple(Rival.from_json(rival) for rival in document.get("rivals", ())),
+            tuple(Rival.from_json(rival) for rival in document["rivals"]),
         )
 
     def save(self, path: Path) -> None:

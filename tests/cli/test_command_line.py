@@ -70,10 +70,11 @@ def test_inspect_says_who_can_decompose_what() -> None:
 
 
 def test_plan_is_printed_and_written(tmp_path: Path) -> None:
-    answer = command("plan", "resnet20", "--keep", "0.5", "-o", tmp_path / "plan.json")
+    answer = command("plan", "resnet20", "--keep", "0.5", "--calibrate", "0", "--why", "-o", tmp_path / "plan.json")
     assert answer.code == 0
     assert "layer1.0.conv1" in answer.out
-    assert "the budget is met at less error" in answer.out
+    assert "the budget is met at less loss" in answer.out
+    assert "Not chosen, at about the same MACs" in answer.out
     plan = read_json(tmp_path / "plan.json")
     assert plan["planned"]["macs"] <= 0.5 * plan["dense"]["macs"]
     again = command("plan", "resnet20", "--keep", "0.5", "--json")
