@@ -74,7 +74,7 @@ class Tucker2:
         """``(r_in, C, 1...)``, ``(r_out, r_in, *taps)``, ``(T, r_out, 1...)`` with orthonormal ends."""
         tensor = kernel.double().flatten(2)
         if moments is None:
-            out, into = self._bases(kernel.flatten(2), ranks)
+            out, into = self._bases(kernel.flatten(2).to(torch.promote_types(kernel.dtype, torch.float32)), ranks)
             reduce, core, expand = into.T, project_out(project_in(tensor, into), out), out
         else:
             reduce, core, expand = _orthonormal(fit(self, tensor, moments, ranks, self.steps))
