@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 from edgecompress.calibrating import Calibration
 from edgecompress.costs import cost
-from edgecompress.decomposing import decompose, merged
+from edgecompress.decomposing import check_plan, decompose, merge_back, merged
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import FileError, ModelError, PlanError
 from edgecompress.files import dump_json
@@ -706,3 +706,29 @@ LAYER, SKIP = LayerPlan("0", "svd", (2,), (32, 24), 0.1), Skipped("0", "left")
 def test_a_layer_named_twice_is_refused(layers, skipped):
     with pytest.raises(PlanError, match=r"^0: named twice"):
         decompose(nn.Sequential(nn.Linear(24, 32)), CompressionPlan("", layers, skipped, 0, 0, 0, 0))
+
+
+def test_named_chains_become_dense_layers_again_and_compute_the_same():
+    sample = resolve("lenet5")
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(0.25), name=sample.name)
+    small = decompose(dense, chosen)
+    names = [layer.name for layer in chosen.layers]
+
+    back, left = merge_back(small, chosen, dense, sample.inputs, ["conv*"])
+
+    assert {"conv1", "conv2"} & set(names)
+    assert [layer.name for layer in left.layers] == [name for name in names if not name.startswith("conv")]
+    assert all(type(back.get_submodule(name)) is nn.Conv2d for name in names if name.startswith("conv"))
+    assert cost(back, sample.inputs).macs == left.macs
+    assert cost(back, sample.inputs).params == left.params
+    torch.testing.assert_close(back(*sample.inputs), small(*sample.inputs), rtol=1e-4, atol=1e-5)
+    check_plan(dense, left)
+
+
+def test_merging_back_what_is_not_decomposed_names_what_is():
+    sample = resolve("lenet5")
+    dense = sample.model()
+    chosen = plan(dense, sample.inputs, Budget(0.25), name=sample.name)
+    with pytest.raises(PlanError, match=r"no decomposed layer matches 'convolution'.*conv"):
+        merge_back(decompose(dense, chosen), chosen, dense, sample.inputs, ["convolution"])

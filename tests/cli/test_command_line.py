@@ -100,6 +100,11 @@ def test_compress_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path
     verified = command("verify", tmp_path / "out", "--model", tiny_file, "--trust", "--json")
     score = json.loads(verified.out)["verified"][0]["score"]
     assert score["artifact"] == pytest.approx(document["accuracy"]["finetuned"], abs=0.05)
+    assert command("export", small, "--trust", "--merge", "*", "-o", tmp_path / "merged").code == 0
+    macs = read_json(tmp_path / "merged" / "model.onnx.json")["cost"]["macs"]
+    assert macs == document["cost"]["dense"]["macs"]
+    assert command("export", small, "--trust", "--merge", "typo", "-o", tmp_path / "merged").code == 2
+    assert command("export", "lenet5", "--merge", "*", "-o", tmp_path / "merged").code == 2
 
 
 def test_verify_profile_and_bundle_take_what_export_wrote(exported: Path, tmp_path: Path) -> None:
