@@ -43,6 +43,12 @@ JUDGED_STEPS = 3
 MOST_SLOW = 6
 """Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
 
+WIDE = 1024
+"""Patches longer than this make every candidate a matter of seconds: fewer are looked at."""
+
+MOST_WIDE = {"ranks": 10, "judged": 6}
+"""Ranks of a method, and candidates whose loss is worked out, for a layer of wide patches."""
+
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
 
@@ -105,6 +111,8 @@ def _of_method(
     ]
     if moments is not None and not DECOMPOSITIONS[method].automatic:
         smaller = thinned(smaller, MOST_SLOW)
+    elif moments is not None and moments.shape[-1] > WIDE:
+        smaller = thinned(smaller, MOST_WIDE["ranks"])
     for ranks, error in zip(smaller, _errors(method, judged, smaller, moments), strict=True):
         yield Candidate(method, ranks, error, costs[ranks])
 
@@ -225,7 +233,7 @@ def _judged(
     progress: Progress,
 ) -> dict[str, LayerCandidates]:
     """The same with the loss of the candidates that no other beats."""
-    chosen = {name: worth_judging(layer.candidates) for name, layer in layers.items()}
+    chosen = {name: worth_judging(layer.candidates, _most_judged(layer)) for name, layer in layers.items()}
     judged = [name for name in layers if chosen[name] and name in moments]
 
     def change(name: str) -> Tensor:
@@ -258,6 +266,11 @@ def _changes(layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor
 def _quick(method: Decomposition) -> Decomposition:
     """The method with few refining steps: enough to compare candidates."""
     return replace(method, steps=JUDGED_STEPS) if hasattr(method, "steps") else method  # type: ignore[type-var]
+
+
+def _most_judged(layer: LayerCandidates) -> int:
+    wide = layer.kernels[0, 0].numel() > WIDE
+    return MOST_WIDE["judged"] if wide else MOST_JUDGED
 
 
 def worth_judging(candidates: Sequence[Candidate], most: int = MOST_JUDGED) -> list[Candidate]:
