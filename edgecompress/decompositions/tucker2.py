@@ -38,7 +38,7 @@ GAIN = 1e-4
 class Tucker2:
     """Ranks ``(rank_out, rank_in)`` in weight order; links ``reduce``, ``core``, ``expand``."""
 
-    sweeps: int = 10
+    sweeps: int = 4
     name: str = "tucker2"
     summary: str = "1x1, k x k, 1x1: HOSVD and HOOI of the channel modes; Kim et al. 2016"
     links: tuple[str, ...] = ("reduce", "core", "expand")
