@@ -85,7 +85,7 @@ class Options:
         return {
             "select": selector.pop("name"),
             **selector,
-            "methods": list(self.methods) or "all",
+            "methods": list(self.methods) or "auto",
             "multiple": self.multiple,
             "include": list(self.include),
             "exclude": list(self.exclude),
