@@ -23,6 +23,7 @@ from torch import nn
 from edgecompress.artifacts import versions
 from edgecompress.calibrating import calibration_of, recalibrate_if_better
 from edgecompress.costs import cost
+from edgecompress.datasets import first
 from edgecompress.exporting import export
 from edgecompress.models import Sample
 from edgecompress.planning import plan
@@ -49,7 +50,7 @@ def compressed(sample: Sample, keep: float, multiple: int) -> tuple[nn.Module, C
     planned = time.perf_counter()
     model = refit(dense, made, calibration)
     refitted = time.perf_counter()
-    model, changed = recalibrate_if_better(model, dense, tuple(t[:RECALIBRATED] for t in calibration.inputs))
+    model, changed = recalibrate_if_better(model, dense, first(calibration.inputs, RECALIBRATED))
     end = time.perf_counter()
     seconds = {"plan": planned - start, "refit": refitted - planned, "batch_norms": end - refitted}
     return model, made, {**seconds, "all": end - start, "batch_norms_kept": float(changed)}

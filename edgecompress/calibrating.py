@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgecompress.datasets import Inputs, calibration_inputs
+from edgecompress.datasets import Inputs, calibration_inputs, first
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, as_outputs, check_runs, copied, evaluating
 
@@ -31,7 +31,7 @@ class Calibration:
         if not self.inputs or not all(len(tensor) for tensor in self.inputs):
             raise ModelError(f"{name}: there are no calibration inputs; give at least one")
         with evaluating(model):
-            check_runs(model, tuple(tensor[:1] for tensor in self.inputs), name, "calibration inputs")
+            check_runs(model, first(self.inputs, 1), name, "calibration inputs")
 
 
 def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:

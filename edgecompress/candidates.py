@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.costs import Cost, Shape, chain_cost
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, first
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
+from edgecompress.decompositions.base import squared_norm
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.decompositions.weighted import root_and_inverse, squared_outputs
 from edgecompress.layers import refuse_unusable
 from edgecompress.moments import Moments, collect, in_passes
 from edgecompress.plans import Ranks
@@ -106,9 +107,7 @@ def _of_method(
 ) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
     costs = _chain_costs(method, item, multiple)
-    smaller = [
-        ranks for ranks, cost in costs.items() if cost.macs < bare.dense.macs and cost.params < bare.dense.params
-    ]
+    smaller = [ranks for ranks, cost in costs.items() if bare.saves(cost)]
     if moments is not None and not DECOMPOSITIONS[method].automatic:
         smaller = thinned(smaller, MOST_SLOW)
     elif moments is not None and moments.shape[-1] > WIDE:
@@ -122,8 +121,7 @@ def _errors(method: str, judged: Tensor, candidates: Sequence[Ranks], moments: T
     total, errors = 0.0, torch.zeros(len(candidates), dtype=torch.float64)
     for group, kernel in enumerate(judged):
         own = None if moments is None else moments[group]
-        flat = kernel.flatten(1)
-        size = float(flat.square().sum() if own is None else ((flat @ own) * flat).sum())
+        size = squared_norm(kernel) if own is None else float(squared_outputs(kernel, own))
         if size > 0:
             errors += size * torch.tensor(DECOMPOSITIONS[method].errors(kernel, candidates, own), dtype=torch.float64)
         total += size
@@ -189,12 +187,11 @@ def calibrated_candidates(
         PlanError: a weight is not finite or all zeros.
     """
     calibration.check(model)
-    inputs = tuple(tensor[:JUDGED_INPUTS] for tensor in calibration.inputs)
+    inputs = first(calibration.inputs, JUDGED_INPUTS)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("gradients", 0, 1, "")
-    few = tuple(tensor[:METRIC_INPUTS] for tensor in inputs)
-    metrics = output_metrics(model, few, names, classes=calibration.classes)
+    metrics = output_metrics(model, first(inputs, METRIC_INPUTS), names, classes=calibration.classes)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, first
 from edgecompress.files import Json
 from edgecompress.models import copied, without_numbers
 
@@ -163,7 +163,7 @@ def _watch_run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], Ab
 
     A model that looks at values cannot run on the meta device; a real copy is run instead.
     """
-    one = tuple(tensor[:1] for tensor in inputs)
+    one = first(inputs, 1)
     meta = tuple(tensor.to("meta") for tensor in one)
     try:
         _run(without_numbers(model), meta, lambda _: nullcontext())

@@ -50,6 +50,16 @@ def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | None = None)
         yield take(dataset, indices)
 
 
+def first(inputs: Inputs, count: int) -> Inputs:
+    """The first ``count`` of a batch, or all where there are fewer."""
+    return tuple(tensor[:count] for tensor in inputs)
+
+
+def in_parts(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """A batch in parts of ``size``; the last may be smaller."""
+    yield from zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
+
+
 def origin(dataset: Dataset[Any]) -> str:
     """Where the data comes from, in words, for reports."""
     return str(getattr(dataset, "origin", type(dataset).__name__))

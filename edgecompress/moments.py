@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, in_parts
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
@@ -71,7 +71,7 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     """
     sums = {name: _Sums(model.get_submodule(name)) for name in names}
     with evaluating(model), torch.no_grad(), _watched(sums):
-        for part in zip(*(torch.split(tensor, BATCH) for tensor in inputs), strict=True):
+        for part in in_parts(inputs, BATCH):
             model(*part)
     return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
 

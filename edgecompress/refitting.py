@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, first
 from edgecompress.decomposing import decompose, fill, fill_from, fitted
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import is_conv
@@ -79,8 +79,7 @@ def refit(
     changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
     names = tuple(planned)
     inputs = at_most(dense, calibration.inputs, names)
-    few = tuple(tensor[:METRIC_INPUTS] for tensor in inputs)
-    metrics = output_metrics(dense, few, names, classes=calibration.classes)
+    metrics = output_metrics(dense, first(inputs, METRIC_INPUTS), names, classes=calibration.classes)
     targets = _targets(dense, inputs, names)
     for name in planned.keys() - targets.keys():
         fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
@@ -107,9 +106,9 @@ def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
     with evaluating(model), torch.no_grad(), ExitStack() as stack:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(partial(ran, name)).remove)
-        model(*(tensor[:1] for tensor in inputs))
+        model(*first(inputs, 1))
     count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
-    return tuple(tensor[:count] for tensor in inputs)
+    return first(inputs, count)
 
 
 @dataclass(slots=True)
@@ -296,14 +295,14 @@ def _averages(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _A
     groups, outputs, size = kernels(layer).flatten(2).shape
     second = torch.zeros(groups, size, size, dtype=torch.float64)
     cross = torch.zeros(groups, outputs, size, dtype=torch.float64)
-    mean, first = torch.zeros(groups, size, dtype=torch.float64), 0
+    mean, start = torch.zeros(groups, size, dtype=torch.float64), 0
     for patches in sampled_patches(layer, given, at_once):
-        last = first + patches.shape[2]
+        stop = start + patches.shape[2]
         second += (patches @ patches.mT).double()
-        cross += (rows[:, :, first:last] @ patches.mT).double()
+        cross += (rows[:, :, start:stop] @ patches.mT).double()
         mean += patches.sum(2).double()
-        first = last
-    return _Averages(second / first, cross / first, mean / first, rows.double().mean(2), first)
+        start = stop
+    return _Averages(second / start, cross / start, mean / start, rows.double().mean(2), start)
 
 
 def _affine(norm: nn.Module, groups: int) -> tuple[Tensor, Tensor]:

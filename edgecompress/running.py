@@ -24,7 +24,7 @@ from edgecompress.bundling import bundle
 from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
 from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
 from edgecompress.costs import cost
-from edgecompress.datasets import fingerprint, origin, size
+from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
@@ -239,8 +239,7 @@ class Line:
         if calibration is None:
             return decompose(self.dense_model, chosen, progress=self.progress), None
         model = refit(self.dense_model, chosen, calibration, asymmetric=asymmetric, progress=self.progress)
-        few = tuple(tensor[:RECALIBRATED] for tensor in calibration.inputs)
-        model, changed = recalibrate_if_better(model, self.dense_model, few)
+        model, changed = recalibrate_if_better(model, self.dense_model, first(calibration.inputs, RECALIBRATED))
         facts = {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
         return model, facts
 

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, in_parts
 from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.models import as_outputs, evaluating
 from edgecompress.moments import Moments, output_rows, patches
@@ -112,7 +112,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
         for parameter, _ in asked:
             parameter.requires_grad_(False)
         with evaluating(model), torch.enable_grad(), _watched(model, names, add):
-            for part in zip(*(torch.split(tensor, BATCH) for tensor in inputs), strict=True):
+            for part in in_parts(inputs, BATCH):
                 outputs = as_outputs(model(*part))
                 torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
     except RuntimeError:

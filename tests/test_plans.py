@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Net
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -123,19 +124,6 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, text):
 
 
 # -------------------------------------------------------------------------------------------------- models
-
-
-class Net(nn.Module):
-    """Layers by name, and how they run."""
-
-    def __init__(self, run, **layers):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def chain_of_layers():

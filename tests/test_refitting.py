@@ -5,6 +5,7 @@ from math import ceil
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 
 from edgecompress.calibrating import Calibration
@@ -14,19 +15,6 @@ from edgecompress.errors import ModelError
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.refitting import at_most, refit
-
-
-class Net(nn.Module):
-    """Layers by name, and how they run."""
-
-    def __init__(self, run, **layers):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def plain():

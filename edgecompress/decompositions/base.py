@@ -159,7 +159,12 @@ def leading_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def kept_energy(matrix: Tensor) -> Tensor:
     """Sum of the r largest squared singular values, for r = 1, 2, ... up to the matrix's smaller side."""
-    energy: Tensor = torch.linalg.eigvalsh(gram(matrix))
+    return cumulative_energy(gram(matrix))
+
+
+def cumulative_energy(gram: Tensor) -> Tensor:
+    """Sum of the r largest eigenvalues of a symmetric matrix, none below 0, for r = 1, 2, ..."""
+    energy: Tensor = torch.linalg.eigvalsh(gram)
     return energy.flip(0).clamp_min(0).cumsum(0)
 
 

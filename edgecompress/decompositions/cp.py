@@ -41,8 +41,26 @@ DAMPING = 1e-4
 after 100 steps), 3 times at 1e-3, where outputs are worse. Here it stands for the correction of ``polyadic``."""
 
 
+class _Terms:
+    """What both forms share: with input moments ``expand`` is the tail, all before it the head."""
+
+    __slots__ = ()
+
+    def unfoldings(self, _kernel: Tensor) -> tuple[Tensor, ...]:
+        """None: the number of terms is no matrix's rank."""
+        return ()
+
+    def features(self, rows: Tensor, head: Head) -> Tensor:
+        """The inner product of each patch with each term, (n, r)."""
+        return rows @ khatri_rao(head).T
+
+    def tail_rank(self, _ranks: Ranks) -> int | None:
+        """One factor follows."""
+        return None
+
+
 @dataclass(frozen=True, slots=True)
-class Cp3:
+class Cp3(_Terms):
     """Ranks ``(r,)``; links ``reduce``, ``depthwise``, ``expand``."""
 
     name: str = "cp3"
@@ -103,23 +121,9 @@ class Cp3:
             return output_errors(self, kernel.double(), moments, candidates)
         return error_bounds(as_three_way(kernel), [rank for (rank,) in candidates])
 
-    def unfoldings(self, _kernel: Tensor) -> tuple[Tensor, ...]:
-        """None: the number of terms is no matrix's rank."""
-        return ()
-
-    # -- with input moments: expand is the tail, all before it the head -------------------------------------------
-
     def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """CP of the kernel in a metric that is separable over its modes, fitted at a few ranks."""
         return _separable_starts(kernel.flatten(2), moments)
-
-    def features(self, rows: Tensor, head: Head) -> Tensor:
-        """The inner product of each patch with each term, (n, r)."""
-        return rows @ khatri_rao(head).T
-
-    def tail_rank(self, _ranks: Ranks) -> int | None:
-        """One factor follows."""
-        return None
 
     def assembled(self, head: Head, tail: Tail) -> Factors:
         """The links' kernels, their taps flattened."""
@@ -128,7 +132,7 @@ class Cp3:
 
 
 @dataclass(frozen=True, slots=True)
-class Cp4:
+class Cp4(_Terms):
     """Ranks ``(r,)``; links ``reduce``, ``vertical``, ``horizontal``, ``expand``."""
 
     name: str = "cp4"
@@ -188,23 +192,9 @@ class Cp4:
             return output_errors(self, kernel.double(), moments, candidates)
         return error_bounds(as_four_way(kernel), [rank for (rank,) in candidates])
 
-    def unfoldings(self, _kernel: Tensor) -> tuple[Tensor, ...]:
-        """None: the number of terms is no matrix's rank."""
-        return ()
-
-    # -- with input moments: expand is the tail, all before it the head -------------------------------------------
-
     def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """CP of the kernel in a metric that is separable over its modes, fitted at a few ranks."""
-        return _separable_starts(kernel.flatten(2).unflatten(2, kernel.shape[2:]), moments)
-
-    def features(self, rows: Tensor, head: Head) -> Tensor:
-        """The inner product of each patch with each term, (n, r)."""
-        return rows @ khatri_rao(head).T
-
-    def tail_rank(self, _ranks: Ranks) -> int | None:
-        """One factor follows."""
-        return None
+        return _separable_starts(kernel, moments)
 
     def assembled(self, head: Head, tail: Tail) -> Factors:
         """The links' kernels."""

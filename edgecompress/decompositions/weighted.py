@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edgecompress.decompositions.base import Decomposition, Factors, leading_eigenvectors
+from edgecompress.decompositions.base import Decomposition, Factors, cumulative_energy, leading_eigenvectors
 from edgecompress.plans import Ranks
 
 STEPS = 20
@@ -77,8 +77,7 @@ def output_errors(form: Form, kernel: Tensor, moments: Tensor, candidates: Seque
 
     All that differ only in the tail's rank share one solution.
     """
-    weight = kernel.flatten(1)
-    total = float(((weight @ moments) * weight).sum())
+    weight, total = kernel.flatten(1), float(squared_outputs(kernel, moments))
     spectra: dict[Ranks, Tensor] = {}
     starts, errors = form.starts(kernel, moments), []
     for ranks in candidates:
@@ -86,7 +85,7 @@ def output_errors(form: Form, kernel: Tensor, moments: Tensor, candidates: Seque
         key = ranks if tail_rank is None else ranks[1:]
         if key not in spectra:
             explained = _explained(form, weight, moments, starts(ranks))[1]
-            spectra[key] = torch.linalg.eigvalsh(explained).flip(0).clamp_min(0).cumsum(0)
+            spectra[key] = cumulative_energy(explained)
         kept = spectra[key][-1 if tail_rank is None else tail_rank - 1]
         errors.append(max(0.0, 1 - float(kept) / total))
     return errors
@@ -125,56 +124,53 @@ def _tail(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head)
 
 def refined(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors, steps: int) -> Factors:
     """All factors of a method without a head and tail of its own, by L-BFGS from ``factors``."""
-    free = [factor.clone(memory_format=torch.contiguous_format).requires_grad_() for factor in factors]
+    total = squared_outputs(kernel, moments)
+    return _descended(factors, lambda free: squared_outputs(kernel - method.reconstruct(free), moments) / total, steps)
+
+
+def squared_outputs(kernel: Tensor, moments: Tensor) -> Tensor:
+    """tr(W S W^T): the mean squared outputs of a kernel for inputs of second moments S."""
     weight = kernel.flatten(1)
-    total = ((weight @ moments) * weight).sum()
-    optimizer = torch.optim.LBFGS(free, lr=1, max_iter=steps, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        error = output_error(method, kernel, moments, tuple(free)) / total
-        error.backward()
-        return error
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return tuple(factor.detach() for factor in free)
-
-
-def output_error(method: Decomposition, kernel: Tensor, moments: Tensor, factors: Factors) -> Tensor:
-    """tr((W - W') S (W - W')^T)."""
-    off = (kernel - method.reconstruct(factors)).flatten(1)
-    return ((off @ moments) * off).sum()
+    return ((weight @ moments) * weight).sum()
 
 
 def relative_output_errors(
     method: Decomposition, kernel: Tensor, moments: Tensor, candidates: Sequence[Ranks]
 ) -> list[float]:
     """Relative squared output error of the factors that are best for the weight: estimates, not bounds."""
-    weight = kernel.flatten(1)
-    total = ((weight @ moments) * weight).sum()
-    each = (method.factors(kernel, ranks) for ranks in candidates)
-    return [float(output_error(method, kernel, moments, factors) / total) for factors in each]
+    total = squared_outputs(kernel, moments)
+    each = (kernel - method.reconstruct(method.factors(kernel, ranks)) for ranks in candidates)
+    return [float(squared_outputs(off, moments) / total) for off in each]
 
 
 def _improved(form: Form, kernel: Tensor, moments: Tensor, ranks: Ranks, head: Head, steps: int) -> Head:
     """L-BFGS over the head; the gradient at the best tail is that of the projected problem."""
-    free = [part.clone(memory_format=torch.contiguous_format).requires_grad_() for part in head]
-    weight = kernel.flatten(1)
-    total = ((weight @ moments) * weight).sum()
+    total = squared_outputs(kernel, moments)
+
+    def loss(free: Head) -> Tensor:
+        with torch.no_grad():
+            tail = _tail(form, kernel, moments, ranks, free)
+        reached = form.reconstruct(form.assembled(free, tail)).reshape(kernel.shape)
+        return squared_outputs(kernel - reached, moments) / total
+
+    return _descended(head, loss, steps)
+
+
+def _descended(
+    start: tuple[Tensor, ...], loss: Callable[[tuple[Tensor, ...]], Tensor], steps: int
+) -> tuple[Tensor, ...]:
+    """``start`` after ``steps`` of L-BFGS on ``loss``."""
+    free = tuple(part.clone(memory_format=torch.contiguous_format).requires_grad_() for part in start)
     optimizer = torch.optim.LBFGS(free, lr=1, max_iter=steps, history_size=steps, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def closure() -> Tensor:
         optimizer.zero_grad()
-        with torch.no_grad():
-            tail = _tail(form, kernel, moments, ranks, tuple(free))
-        off = weight - form.reconstruct(form.assembled(tuple(free), tail)).flatten(1)
-        error: Tensor = ((off @ moments) * off).sum() / total
-        error.backward()
-        return error
+        value = loss(free)
+        value.backward()
+        return value
 
     with torch.enable_grad():
-        optimizer.step(loss)
+        optimizer.step(closure)
     return tuple(part.detach() for part in free)
 
 

@@ -45,9 +45,9 @@ class LayerCandidates:
     kernels: Tensor = field(default_factory=lambda: torch.empty(0), compare=False)
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
 
-    def saves(self, candidate: Candidate) -> bool:
-        """Has ``candidate`` both fewer MACs and fewer parameters than the dense layer?"""
-        return candidate.cost.macs < self.dense.macs and candidate.cost.params < self.dense.params
+    def saves(self, cost: Cost) -> bool:
+        """Is ``cost`` both fewer MACs and fewer parameters than the dense layer's?"""
+        return cost.macs < self.dense.macs and cost.params < self.dense.params
 
 
 Choice = Candidate | str
@@ -90,7 +90,7 @@ def of_unfoldings(layer: LayerCandidates, rank_of: Callable[[Tensor], int]) -> l
 
 def cheapest(layer: LayerCandidates, found: Sequence[Candidate], nothing: str) -> Choice:
     """The one of fewest MACs, or ``nothing`` where none is smaller than the dense layer."""
-    smaller = [candidate for candidate in found if layer.saves(candidate)]
+    smaller = [candidate for candidate in found if layer.saves(candidate.cost)]
     if not smaller:
         return nothing
     return min(smaller, key=lambda candidate: (candidate.cost.macs, candidate.error))
