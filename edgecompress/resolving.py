@@ -48,7 +48,7 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
     """
     path, attribute = _split(reference)
     if reference in sample_facts():
-        return _from_file(resource("sample_models") / f"{reference}.py", "model", reference, name=reference)
+        return _from_file(sample_file(reference, ".py"), "model", reference, name=reference)
     if path.is_dir():
         from edgecompress.compressed import load_compressed
 
@@ -97,6 +97,11 @@ def _file_of(module: ModuleType) -> Path | None:
 def sample_facts() -> dict[str, dict[str, Any]]:
     """The shipped samples by name, with their facts from ``sample_models/info.toml``."""
     return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
+
+
+def sample_file(name: str, suffix: str) -> Path:
+    """A file of the shipped sample ``name``."""
+    return resource("sample_models") / f"{name.replace('-', '_')}{suffix}"
 
 
 def _split(reference: str) -> tuple[Path, str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, make_folder, read_json, sha256, write_json
+from edgecompress.processes import is_first
+from edgecompress.training.workers import shared
 
 VERSION = 1
 KIND = "edgecompress.stage"
@@ -32,23 +34,31 @@ class Stages:
 
     folder: Path
 
-    def do(self, name: str, inputs: Any, work: Callable[[], Json], outputs: tuple[str, ...] = ()) -> Done:
+    def do(
+        self, name: str, inputs: Any, work: Callable[[], Json], outputs: tuple[str, ...] = (), *, together: bool = False
+    ) -> Done:
         """The stage's result: remembered if inputs and output files are unchanged, else made by ``work``.
 
         ``inputs`` is anything JSON can say that the stage depends on (keys of earlier stages among it);
-        ``outputs`` are the paths, relative to the folder, of files and folders that ``work`` writes.
+        ``outputs`` are the paths, relative to the folder, of files and folders that ``work`` writes. Of several
+        processes the first one works while the others wait, or all do (``together``); only the first one writes.
         """
         key = key_of(name, inputs)
-        remembered = self._remembered(name, key)
+        remembered = shared(lambda: self._remembered(name, key))
         if remembered is not None:
             return Done(key, remembered)
-        file = self._file(name)
-        file.unlink(missing_ok=True)
-        result = work()
+        if is_first():
+            self._file(name).unlink(missing_ok=True)
+        made = work() if together else None
+        return Done(key, shared(lambda: self._made(name, key, work if made is None else lambda: made, outputs)))
+
+    def _made(self, name: str, key: str, work: Callable[[], Json], outputs: tuple[str, ...]) -> Json:
+        """The result of ``work``, on disk."""
+        file, result = self._file(name), work()
         written = {path: sha256(self.folder / path) for path in self._files(outputs)}
         document = {"kind": KIND, "version": VERSION, "key": key, "outputs": written, "result": result}
         write_json(make_folder(file.parent) / file.name, document)
-        return Done(key, result)
+        return result
 
     def _file(self, name: str) -> Path:
         return self.folder / "stages" / f"{name}.json"
@@ -83,6 +93,9 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         FileError: another process works in the folder, or it cannot be written to.
     """
+    if not is_first():
+        yield
+        return
     with (make_folder(folder) / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

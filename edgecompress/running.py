@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,10 +28,10 @@ from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
-from edgecompress.files import Json, read_json, write_json, zipped_bytes
+from edgecompress.files import Json, make_folder, read_json, write_json, zipped_bytes
 from edgecompress.finetuning import FineTuning, finetune, state_digest
 from edgecompress.models import SPLITS, Sample, check_runs
-from edgecompress.planning import layer_costs, plan
+from edgecompress.planning import Scope, layer_costs, plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiles import Comparison, Profile
 from edgecompress.profiling import compare, device_named, profile
@@ -44,11 +44,17 @@ from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.selectors import SELECTORS, Selector
+from edgecompress.training.base import Asked, Recipe
+from edgecompress.training.staged import decomposed_in_stages, last_epochs
+from edgecompress.training.workers import workers
 from edgecompress.verifying import target_named
 
 UNTOLD = ("summary", "weighs_losses")
 RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
+
+PLAIN = "plain"
+"""The name of the way without a recipe: plan, decompose, fine-tune."""
 
 STEMS = {"dense": "dense", "compressed": "model"}
 
@@ -59,7 +65,8 @@ class Options:
 
     ``given`` is a plan to use instead of making one; ``calibrate`` unlabelled training inputs judge candidates, fit
     factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
-    model's own inputs; ``tuning`` with 0 epochs means no fine-tuning.
+    model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
+    ``tuning`` with 0 epochs means no fine-tuning.
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
@@ -70,6 +77,8 @@ class Options:
     given: CompressionPlan | None = None
     calibrate: int = 1024
     asymmetric: bool = True
+    recipe: Recipe | None = None
+    recipe_epochs: int = 0
     tuning: FineTuning = field(default_factory=FineTuning)
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
@@ -96,6 +105,8 @@ class Options:
         return {
             "calibrate": self.calibrate,
             "asymmetric": self.asymmetric,
+            "recipe": self.recipe.name if self.recipe else PLAIN,
+            **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
             **asdict(self.tuning),
             "targets": list(self.targets),
             "device": self.device,
@@ -220,22 +231,67 @@ class Line:
         """Identifies the calibration inputs."""
         return [self.options.calibrate, self.options.tuning.seed, self.data_key]
 
+    def start(self) -> Done:
+        """What fine-tuning starts from, ``plan.json`` and ``decomposed/``, by a recipe or without one."""
+        return self.decompose(self.plan()) if self.options.recipe is None else self.train_recipe(self.options.recipe)
+
+    def train_recipe(self, recipe: Recipe) -> Done:
+        """``plan.json`` and ``decomposed/`` by training."""
+        options, checkpoint = self.options, self.folder / "recipe.pt"
+        scope = Scope(options.methods, options.multiple, options.include, options.exclude)
+        # averaged weights and portions belong to the fine-tuning
+        tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, stages=1)
+        inputs = [self.dense_key, repr(recipe), repr(options.selector), repr(scope), asdict(tuning)]
+
+        def work() -> Json:
+            asked = Asked(
+                self.dense_model,
+                self.sample,
+                options.selector,
+                scope,
+                tuning,
+                self.calibration,
+                checkpoint,
+                key_of(*inputs, *self._calibrated_by),
+                self.progress,
+            )
+            made = recipe.start(asked)
+            facts = {"name": recipe.name, **made.facts}
+            return self._keep_start(made.model, made.plan, {"calibration": None, "recipe": facts})
+
+        written = (PLAN_FILE, "decomposed")
+        finished = self.stages.do("recipe", [*inputs, *self._calibrated_by], work, written, together=True)
+        checkpoint.unlink(missing_ok=True)
+        return finished
+
+    def _keep_start(self, model: nn.Module, chosen: CompressionPlan, facts: Json) -> Json:
+        """Score a decomposed model and write it to ``decomposed/``; the first process alone does."""
+        if workers().rank:
+            return {}
+        check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
+        chosen.save(make_folder(self.folder) / PLAN_FILE)
+        save_compressed(self.folder / "decomposed", model, chosen, self.sample)
+        return {"accuracy": self.test_score(model, "decomposed"), **facts}
+
     def decompose(self, planned: Done) -> Done:
         """``decomposed/``: the chains filled, batch norms re-estimated where that helps."""
 
         def work() -> Json:
             chosen = CompressionPlan.load(self.folder / PLAN_FILE)
             model, calibration = self._decomposed(chosen)
-            check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
-            save_compressed(self.folder / "decomposed", model, chosen, self.sample)
-            return {"accuracy": self.test_score(model, "decomposed"), "calibration": calibration}
+            return self._keep_start(model, chosen, {"calibration": calibration})
 
-        inputs = [planned.key, *self._calibrated_by, self.options.asymmetric]
-        return self.stages.do("decompose", inputs, work, ("decomposed",))
+        tuning = self.options.tuning
+        staged = asdict(tuning) if tuning.stages > 1 else {}
+        inputs = [planned.key, *self._calibrated_by, self.options.asymmetric, staged]
+        return self.stages.do("decompose", inputs, work, ("decomposed",), together=bool(staged))
 
     def _decomposed(self, chosen: CompressionPlan) -> tuple[nn.Module, Json | None]:
         """By weights alone, or fitted to the calibration inputs, batch norms re-estimated where that helps."""
-        calibration, asymmetric = self.calibration, self.options.asymmetric
+        calibration, asymmetric, tuning = self.calibration, self.options.asymmetric, self.options.tuning
+        if tuning.stages > 1:
+            dense, progress = self.dense_model, self.progress
+            return decomposed_in_stages(dense, chosen, self.sample, tuning, calibration, self.folder, progress), None
         if calibration is None:
             return decompose(self.dense_model, chosen, progress=self.progress), None
         model = refit(self.dense_model, chosen, calibration, asymmetric=asymmetric, progress=self.progress)
@@ -249,16 +305,19 @@ class Line:
 
         def work() -> Json:
             start = rebuilt(self.sample, self.folder / "decomposed")
+            assert start.plan is not None
             done = finetune(
                 start.model(),
                 self.sample,
-                self.options.tuning,
+                last_epochs(self.options.tuning, len(start.plan.layers)),
                 teacher=self.dense_model,
+                plan=start.plan,
                 checkpoint=checkpoint,
                 key=decomposed.key,
                 progress=self.progress,
             )
-            assert start.plan is not None
+            if workers().rank:
+                return {}
             save_compressed(self.folder, done.model, start.plan, self.sample)
             history = [asdict(epoch) for epoch in done.history]
             reached = self.test_score(done.model, "fine-tuned") if history else decomposed.result["accuracy"]
@@ -266,7 +325,9 @@ class Line:
             return {"accuracy": reached, "training": training}
 
         outputs = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE)
-        finished = self.stages.do("finetune", [decomposed.key, asdict(self.options.tuning)], work, outputs)
+        finished = self.stages.do(
+            "finetune", [decomposed.key, asdict(self.options.tuning)], work, outputs, together=True
+        )
         checkpoint.unlink(missing_ok=True)
         return finished
 
@@ -352,7 +413,7 @@ def compress(line: Line) -> Json:
 def _compressed(line: Line) -> tuple[Json, Done, Done]:
     """What the first stages came to, the dense model's score, and the last of them."""
     line.check()
-    dense, decomposed = line.score_dense(), line.decompose(line.plan())
+    dense, decomposed = line.score_dense(), line.start()
     tuned = line.finetune(decomposed)
     document = {
         "model": line.sample.name,
@@ -360,6 +421,7 @@ def _compressed(line: Line) -> tuple[Json, Done, Done]:
         "metric": line.sample.metric,
         "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, finetuned=tuned),
         "calibration": decomposed.result["calibration"],
+        "recipe": decomposed.result.get("recipe", {"name": PLAIN}),
         "training": tuned.result["training"],
         "cost": _costs(line),
     }

@@ -13,6 +13,9 @@ from edgecompress.cli.options import (
     json_option,
     methods_from,
     output_option,
+    recipe_from,
+    recipe_options,
+    refuse_foreign,
     selection_options,
     selector_from,
     together,
@@ -34,7 +37,8 @@ plan_option = click.option(
     type=click.Path(path_type=Path),
     help="Use this plan instead of making one (--keep and the like are then refused).",
 )
-line_options = together(plan_option, selection_options, training_options)
+line_options = together(plan_option, selection_options, training_options, recipe_options)
+TUNING = ("schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout", "accumulate", "stages")
 SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
 
 
@@ -139,29 +143,40 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     if plan_file is not None:
         _refuse_selection_beside_a_plan()
         loaded = CompressionPlan.load(plan_file)
-    selector = selector_from(given["select"], given["keep"], given["of"], given["energy"])
+    recipe, methods = given["recipe"], methods_from(given["methods"])
+    if loaded is not None and recipe != "plain":
+        raise click.UsageError(f"--plan already holds the ranks that --recipe {recipe} would find; drop one of them")
+    select = refuse_foreign(recipe, given["select"], _typed)
+    selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
-    tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"])
+    more_tuning = {name: given[name] for name in TUNING}
+    tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)
     return Options(
         selector,
-        methods_from(given["methods"]),
+        methods,
         given["multiple"],
         given=loaded,
         include=given["include"],
         exclude=given["exclude"],
         calibrate=given["calibrate"],
         asymmetric=not given["symmetric"],
+        recipe=recipe_from(recipe, methods, given["penalty"], given["lasso"]),
+        recipe_epochs=given["recipe_epochs"] or max(1, tuning.epochs),
         tuning=tuning,
         **more,
     )
+
+
+def _typed(name: str) -> bool:
+    """Was this option given on the command line?"""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _refuse_selection_beside_a_plan() -> None:
     """A plan holds the choice: an option that would make another one is refused rather than ignored."""
     context = click.get_current_context()
     for parameter in context.command.params:
-        typed = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-        if parameter.name in SELECTION and typed:
+        if parameter.name in SELECTION and _typed(parameter.name):
             raise click.UsageError(f"--plan already holds the choice; drop {parameter.opts[0]}")
 
 

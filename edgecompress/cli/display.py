@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.processes import is_first
+from edgecompress.progress import silent
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -20,7 +23,8 @@ Row = Sequence[object]
 
 def say(text: str) -> None:
     """A line on the real stdout: while a command runs, what a model file prints goes to stderr."""
-    click.echo(text, file=sys.__stdout__)
+    if is_first():
+        click.echo(text, file=sys.__stdout__)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -42,6 +46,8 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
         table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(cell)) for cell in row))
+    if not is_first():
+        return
     stdout = sys.__stdout__
     width = None if stdout is not None and stdout.isatty() else 200
     Console(width=width, file=stdout).print(table)
@@ -67,8 +73,8 @@ def percent(part: float, whole: float) -> str:
 @contextlib.contextmanager
 def showing_progress() -> Iterator[Progress]:
     """A listener for long work: bars with ETA on a terminal, else one line for each new piece of work."""
-    if not sys.stderr.isatty():
-        yield _Lines()
+    if not is_first() or not sys.stderr.isatty():
+        yield _Lines() if is_first() else silent
         return
     from rich.console import Console
     from rich.progress import (

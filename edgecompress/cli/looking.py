@@ -62,7 +62,7 @@ def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:
 
 
 @click.command("list", epilog="Example: edgecompress list samples")
-@click.argument("what", type=click.Choice(["methods", "selectors", "targets", "devices", "samples"]))
+@click.argument("what", type=click.Choice(["methods", "selectors", "recipes", "targets", "devices", "samples"]))
 @json_option
 def list_entries(what: str, as_json: bool) -> None:
     """Show what there is to choose from."""
@@ -86,10 +86,12 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     from edgecompress.devices import DEVICES
     from edgecompress.selectors import SELECTORS
     from edgecompress.targets import TARGETS
+    from edgecompress.training.recipes import RECIPES
 
     tables: dict[str, dict[str, Any]] = {
         "methods": dict(DECOMPOSITIONS),
         "selectors": dict(SELECTORS),
+        "recipes": dict(RECIPES),
         "targets": dict(TARGETS),
         "devices": {name: device() for name, device in DEVICES.items()},
     }
@@ -137,12 +139,11 @@ def _data() -> dict[str, Any]:
 
 def _samples_whole() -> list[dict[str, Any]]:
     from edgecompress.files import sha256
-    from edgecompress.resolving import sample_facts
-    from edgecompress.resources import resource
+    from edgecompress.resolving import sample_facts, sample_file
 
     found = []
     for name, facts in sample_facts().items():
-        file = resource("sample_models") / f"{name}.safetensors"
+        file = sample_file(name, ".safetensors")
         whole = file.is_file() and sha256(file) == facts["sha256"]
         found.append(
             {"name": f"sample {name}", "ok": whole, "found": "weights whole" if whole else "weights missing or damaged"}

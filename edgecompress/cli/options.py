@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from edgecompress.finetuning import FineTuning
     from edgecompress.models import Sample
     from edgecompress.selectors import Selector
+    from edgecompress.training.base import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # The tables themselves import torch; a test keeps these names equal to their keys.
 METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train", "cp3", "cp4")
-SELECTORS = ("budget", "energy", "vbmf")
+SELECTORS = ("budget", "energy", "vbmf", "continuous")
+RECIPES = ("plain", "orthogonal", "continuous", "ordered")
 TARGETS = ("onnx",)
 PLATFORMS = ("pi",)
 EVERY_METHOD = "auto"
@@ -82,7 +84,13 @@ selection_options = together(
     click.option(
         "--of", type=click.Choice(["macs", "params", "bytes"]), default="macs", show_default=True, help="Which cost."
     ),
-    click.option("--select", type=click.Choice(SELECTORS), default="budget", show_default=True, help="Rank rule."),
+    click.option(
+        "--select",
+        type=click.Choice(SELECTORS),
+        default="budget",
+        show_default=True,
+        help="Rank rule. With --recipe orthogonal and no --keep: vbmf.",
+    ),
     click.option("--energy", type=Number(0, 1, min_open=True, max_open=True), help="With --select energy. [0.9]"),
     click.option(
         "--method",
@@ -129,20 +137,91 @@ training_options = together(
         help="Share of the loss that follows the dense model's logits. [0.7; 0 with a loss of your own]",
     ),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
+    click.option(
+        "--schedule",
+        type=click.Choice(["onecycle", "cosine", "constant"]),
+        default="onecycle",
+        show_default=True,
+        help="Learning rate over all steps.",
+    ),
+    click.option(
+        "--warm-up", type=Number(0, 1), default=0.3, show_default=True, help="Share of the steps up to the peak rate."
+    ),
+    click.option(
+        "--feature",
+        type=Number(0),
+        default=0.0,
+        show_default=True,
+        help="Weight of the distance of the layers' outputs and weights to the dense model's.",
+    ),
+    click.option(
+        "--ema",
+        type=Number(0, 1, max_open=True),
+        default=0.0,
+        show_default=True,
+        help="Decay of averaged weights: 0.999.",
+    ),
+    click.option(
+        "--smoothing", type=Number(0, 1), default=0.0, show_default=True, help="Label smoothing: 0.1 is usual."
+    ),
+    click.option("--mixup", type=Number(0), default=0.0, show_default=True, help="Alpha of mixup: 0.2 is usual."),
+    click.option(
+        "--cutout", type=click.IntRange(0), default=0, show_default=True, help="Pixels of a blanked square's side."
+    ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Parts a batch is run in, for less memory; the same gradient.",
+    ),
+    click.option(
+        "--stages",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Decompose the layers in so many portions, with fine-tuning after each.",
+    ),
+)
+
+recipe_options = together(
+    click.option(
+        "--recipe",
+        type=click.Choice(RECIPES),
+        default="plain",
+        show_default=True,
+        help="How ranks and starting weights are found: by plan alone, or by training (see `list recipes`).",
+    ),
+    click.option(
+        "--recipe-epochs", type=click.IntRange(1, 100_000), help="Epochs of the recipe's own training. [as --epochs]"
+    ),
+    click.option("--penalty", type=Number(0), help="With --recipe orthogonal: weight of the penalty."),
+    click.option("--lasso", type=Number(0), help="With --recipe ordered: weight of the group lasso."),
+    click.option("--beta", type=Number(0), help="With --select or --recipe continuous: higher for lower ranks. [0.8]"),
 )
 
 
 def selector_from(
-    select: str, keep: float | None, of: Literal["macs", "params", "bytes"], energy: float | None
+    select: str,
+    keep: float | None,
+    of: Literal["macs", "params", "bytes"],
+    energy: float | None,
+    beta: float | None = None,
 ) -> Selector:
     """The selector with its options; refuses an option that belongs to another one."""
-    from edgecompress.selectors import Budget, Energy, Vbmf
+    from edgecompress.selectors import Budget, Continuous, Energy, Vbmf
 
     if keep is not None and select != "budget":
-        instead = "use --energy" if select == "energy" else "nothing is asked for: the weights decide"
+        instead = {"energy": "use --energy", "continuous": "use --beta"}.get(
+            select, "nothing is asked for: the weights decide"
+        )
         raise click.UsageError(f"--keep belongs to --select budget; with --select {select} {instead}")
     if energy is not None and select != "energy":
         raise click.UsageError(f"--energy belongs to --select energy, not to --select {select}")
+    if beta is not None and select != "continuous":
+        raise click.UsageError(f"--beta belongs to --select continuous, not to --select {select}")
+    if select == "continuous":
+        return Continuous() if beta is None else Continuous(beta=beta)
     if select == "budget":
         return Budget(0.5 if keep is None else keep, of)
     return Energy(0.9 if energy is None else energy) if select == "energy" else Vbmf()
@@ -163,6 +242,7 @@ def tuning_from(
     seed: int,
     *,
     bf16: bool,
+    **more: Any,
 ) -> FineTuning:
     """The fine-tuning options with the defaults that depend on the sample."""
     from torch.nn.functional import cross_entropy
@@ -174,4 +254,33 @@ def tuning_from(
     if distill is None:
         distill = 0.7 if sample.loss is cross_entropy else 0.0
     rate = lr if lr is not None else {"sgd": 0.03, "adam": 0.001}[optimizer]
-    return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16)
+    return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16, **more)
+
+
+def recipe_from(name: str, methods: tuple[str, ...], penalty: float | None, lasso: float | None) -> Recipe | None:
+    """The recipe with its options, None for ``plain``; refuses an option that belongs to another one."""
+    from dataclasses import replace
+
+    for option, value, owner in (("--penalty", penalty, "orthogonal"), ("--lasso", lasso, "ordered")):
+        if value is not None and name != owner:
+            raise click.UsageError(f"{option} belongs to --recipe {owner}, not to --recipe {name}")
+    if name == "plain":
+        return None
+    from edgecompress.training.recipes import RECIPES as TABLE
+
+    given = {"penalty": penalty, "lasso": lasso, "form": methods[0] if methods and name == "orthogonal" else None}
+    made: Recipe = replace(TABLE[name], **{key: value for key, value in given.items() if value is not None})  # type: ignore[type-var]
+    return made
+
+
+def refuse_foreign(recipe: str, select: str, typed: Callable[[str], bool]) -> str:
+    """The rank rule that goes with a recipe; an option that it would not look at is refused."""
+    if recipe == "continuous":
+        if typed("keep") or (typed("select") and select != "continuous"):
+            raise click.UsageError("--recipe continuous finds the ranks itself: drop --keep and --select, use --beta")
+        return "continuous"
+    if recipe == "ordered" and select != "budget":
+        raise click.UsageError("--recipe ordered truncates to a budget: use --keep, not --select")
+    if recipe == "orthogonal" and not typed("keep") and not typed("select"):
+        return "vbmf"
+    return select

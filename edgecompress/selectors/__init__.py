@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
 from edgecompress.selectors.budget import Budget
+from edgecompress.selectors.continuous import Continuous
 from edgecompress.selectors.energy import Energy
 from edgecompress.selectors.vbmf import Vbmf
 
@@ -13,8 +14,9 @@ SELECTORS: dict[str, Selector] = {
         Budget(),
         Energy(),
         Vbmf(),
+        Continuous(),
     )
 }
 """With their default options; ``dataclasses.replace`` gives others."""
 
-__all__ = ["SELECTORS", "Budget", "Candidate", "Choice", "Energy", "LayerCandidates", "Selector", "Vbmf"]
+__all__ = ["SELECTORS", "Budget", "Candidate", "Choice", "Continuous", "Energy", "LayerCandidates", "Selector", "Vbmf"]

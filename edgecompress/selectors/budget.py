@@ -40,10 +40,10 @@ class Budget:
         """A candidate or a reason for every layer, within the budget."""
         judged = all(any(c.loss is not None for c in layer.candidates) for layer in layers if layer.candidates)
         options = [self._options(layer, judged=judged) for layer in layers]
-        fixed = self._size(total) - sum(self._size(layer.dense) for layer in layers)
-        room = int(self.keep * self._size(total)) - fixed
+        fixed = self.size(total) - sum(self.size(layer.dense) for layer in layers)
+        room = int(self.keep * self.size(total)) - fixed
         sizes = [
-            [self._size(layer.dense), *(self._size(c.cost) for c in kept)]
+            [self.size(layer.dense), *(self.size(c.cost) for c in kept)]
             for layer, kept in zip(layers, options, strict=True)
         ]
         losses = [[0.0, *(_loss(candidate, judged=judged) for candidate in kept)] for kept in options]
@@ -54,14 +54,15 @@ class Budget:
             for layer, kept, pick in zip(layers, options, picks, strict=True)
         }
 
-    def _size(self, cost: Cost) -> int:
+    def size(self, cost: Cost) -> int:
+        """The cost that the budget is of."""
         return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes}[self.of]
 
     def _options(self, layer: LayerCandidates, *, judged: bool) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
         known = [candidate for candidate in layer.candidates if candidate.loss is not None or not judged]
         kept: list[Candidate] = []
-        for candidate in sorted(known, key=lambda c: (self._size(c.cost), _loss(c, judged=judged))):
+        for candidate in sorted(known, key=lambda c: (self.size(c.cost), _loss(c, judged=judged))):
             if not kept or _loss(candidate, judged=judged) < _loss(kept[-1], judged=judged):
                 kept.append(candidate)
         return kept
@@ -70,8 +71,8 @@ class Budget:
         least = sum(min(of_layer) for of_layer in sizes)
         if least <= room:
             return
-        nearest = (least + fixed) / self._size(total)
-        while int(nearest * self._size(total)) < least + fixed:
+        nearest = (least + fixed) / self.size(total)
+        while int(nearest * self.size(total)) < least + fixed:
             nearest = math.nextafter(nearest, 2)
         raise BudgetError(
             f"keep {self.keep:g} of the {self.of} cannot be reached: the smallest candidates keep {nearest:.3f}; "

@@ -1,0 +1,169 @@
+"""Train by every recipe, score on the whole test set once, write results/training.json and the README's tables.
+
+    EDGECOMPRESS_DATA=... python benchmarks/training.py [FOLDER]
+
+FOLDER (default out/training) keeps the runs. A configuration that is in the results is skipped and one that was stopped
+goes on from its last finished epoch, so the benchmark can be stopped and started at will; delete a row to measure it
+anew. Each row is one ``edgecompress compress`` command, which stands in the row. ``--table`` only writes the README's
+tables again. Two cores need about two hours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results") / "training.json"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
+SEEDS = (0, 1, 2)
+EPOCHS = 2
+"""Of all training of a compared recipe, its own included."""
+
+PLAIN_NAME = "plain Tucker-2"
+ORTHOGONAL = "--recipe orthogonal --method tucker2 --method svd --keep 0.3 --recipe-epochs 1 --epochs 1"
+COMPARED = {
+    PLAIN_NAME: f"--method tucker2 --method svd --keep 0.3 --epochs {EPOCHS}",
+    "orthogonal": ORTHOGONAL,
+    "orthogonal, no penalty": f"{ORTHOGONAL} --penalty 0",
+    "ordered": "--recipe ordered --keep 0.3 --recipe-epochs 1 --epochs 1",
+    "continuous": f"--recipe continuous --method tucker2 --epochs {EPOCHS}",
+}
+"""Recipes on ResNet-20 with the same budget of MACs and epochs; continuous finds its own cost."""
+
+BEST = (
+    ("resnet20", "plain", "--keep 0.28 --epochs 14 --lr 0.02 --bf16"),
+    ("resnet56", "plain", "--keep 0.29 --epochs 6 --lr 0.01 --bf16"),
+    ("resnet20", "plain, 80 %", "--keep 0.2 --epochs 4 --lr 0.02 --bf16"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration."""
+
+    model: str
+    method: str
+    seed: int
+    options: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identifies its row."""
+        return self.model, self.method, self.seed
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder."""
+        return "-".join("".join(c if c.isalnum() else " " for c in f"{self.model} {self.method} {self.seed}").split())
+
+    @property
+    def arguments(self) -> list[str]:
+        """What the command line is given."""
+        return ["compress", self.model, *self.options.split(), "--seed", str(self.seed)]
+
+
+def runs() -> Iterator[Run]:
+    """The best of each model, then the recipes side by side, seed by seed."""
+    for model, method, options in BEST:
+        yield Run(model, method, 0, options)
+    for seed in SEEDS:
+        for method, options in COMPARED.items():
+            yield Run("resnet20", method, seed, f"{options} --lr 0.02 --bf16")
+
+
+def measured(run: Run, folder: Path) -> dict[str, Any]:
+    """The row of one configuration: what its command answered, and how long it took."""
+    where = folder / run.folder
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(where), "--json"]
+    document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    seconds, plan = time.perf_counter() - start, json.loads((where / "plan.json").read_text(encoding="utf-8"))
+    return row(run, document, plan, seconds)
+
+
+def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Cuts are fractions, accuracy is in percent on the whole test set."""
+    dense, small = document["cost"]["dense"], document["cost"]["compressed"]
+    recipe, training = document["recipe"], document["training"]
+    return {
+        "model": run.model,
+        "method": run.method,
+        "seed": run.seed,
+        "macs_cut": 1 - small["macs"] / dense["macs"],
+        "params_cut": 1 - small["params"] / dense["params"],
+        "accuracy": document["accuracy"]["finetuned"],
+        "before_fine_tuning": document["accuracy"]["decomposed"],
+        "dense_accuracy": document["accuracy"]["dense"],
+        "epochs": training["epochs"] + recipe.get("epochs", 0),
+        "seconds": seconds,
+        "curve": [epoch["score"] for epoch in training["history"]],
+        "ranks": {layer["name"]: [layer["method"], *layer["ranks"]] for layer in plan["layers"]},
+        "command": " ".join(["edgecompress", *run.arguments, "--json"]),
+    }
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each model's best, then the recipes side by side."""
+    best = [r for r in rows if r["method"] not in COMPARED]
+    head = (
+        "| model | MACs | parameters | before fine-tuning | accuracy | dense | epochs |\n"
+        "|---|---|---|---|---|---|---|\n"
+    )
+    lines = [
+        f"| {r['model']} | -{100 * r['macs_cut']:.1f} % | -{100 * r['params_cut']:.1f} % "
+        f"| {r['before_fine_tuning']:.2f} "
+        f"| **{r['accuracy']:.2f}** | {r['dense_accuracy']:.2f} | {r['epochs']} |\n"
+        for r in best
+    ]
+    side = [_side(method, [r for r in rows if r["method"] == method]) for method in COMPARED]
+    side_head = (
+        "\n| ResNet-20, seeds | MACs | parameters | before fine-tuning | accuracy | training cost |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(lines) + side_head + "".join(line for line in side if line)
+
+
+def _side(method: str, rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    cuts = [f"-{100 * mean(r[key] for r in rows):.1f} %" for key in ("macs_cut", "params_cut")]
+    scores = [_spread([r[key] for r in rows]) for key in ("before_fine_tuning", "accuracy")]
+    cost = f"{mean(r['seconds'] for r in rows):.0f} s"
+    return f"| {method}, {len(rows)} | " + " | ".join([*cuts, *scores, cost]) + " |\n"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def write_tables(rows: list[dict[str, Any]]) -> None:
+    """Put the tables between their marks in the README."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{tables(rows)}{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure every configuration that is not in the results yet."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    arguments = [argument for argument in sys.argv[1:] if argument != "--table"]
+    folder = Path(arguments[0] if arguments else "out/training")
+    for run in runs() if "--table" not in sys.argv else ():
+        if run.key not in {(r["model"], r["method"], r["seed"]) for r in rows}:
+            rows.append(measured(run, folder))
+            RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+            print(run.key, rows[-1]["macs_cut"], rows[-1]["accuracy"], flush=True)
+    write_tables(rows)
+
+
+if __name__ == "__main__":
+    main()

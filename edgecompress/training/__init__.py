@@ -1,0 +1,1 @@
+"""What training adds: the loop, distillation, and the recipes that find ranks or condition weights."""

@@ -1,0 +1,66 @@
+"""What a recipe is given and what it gives back: a plan and a model, whatever happened in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from edgecompress.calibrating import Calibration
+from edgecompress.files import Json
+from edgecompress.finetuning import FineTuning
+from edgecompress.models import Sample
+from edgecompress.planning import Scope
+from edgecompress.plans import CompressionPlan
+from edgecompress.progress import Progress, silent
+from edgecompress.selectors import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a recipe works on.
+
+    ``tuning`` holds the recipe's own training (its ``epochs`` are the recipe's, not those of the fine-tuning after
+    it); ``checkpoint`` is where it remembers how far it came, and ``key`` what else its result depends on.
+    """
+
+    dense: nn.Module
+    sample: Sample
+    selector: Selector
+    scope: Scope
+    tuning: FineTuning
+    calibration: Calibration | None = None
+    checkpoint: Path | None = None
+    key: str = ""
+    progress: Progress = field(default=silent)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where fine-tuning starts: ``model`` has the structure of ``asked.dense`` decomposed by ``plan``."""
+
+    plan: CompressionPlan
+    model: nn.Module
+    facts: Json
+
+
+class Recipe(Protocol):
+    """A way to find ranks, or to condition weights, by training."""
+
+    @property
+    def name(self) -> str:
+        """The key in ``RECIPES``."""
+
+    @property
+    def summary(self) -> str:
+        """One line for people: what it does, when to use it, and the paper."""
+
+    def start(self, asked: Asked) -> Start:
+        """Train, choose ranks, decompose.
+
+        Raises:
+            DataError: the sample has no data.
+            TrainingError: training diverged.
+        """

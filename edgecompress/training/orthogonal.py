@@ -1,0 +1,186 @@
+"""Orthogonal over-parameterization: full-rank factor chains trained with orthogonality penalties, then ranks.
+
+After He, Jiang & Wu 2024 (arXiv 2408.16289), of which only the abstract could be read: a network is over-parameterized,
+trained with orthogonal regularization, and the rank of each layer is estimated by VBMF. Everything else is ours: the
+form of the factors (SVD, Tucker-2 or HT-2 at full rank, so that the first output is the dense net's), the penalty, and
+what happens to layers whose ranks would save nothing (their factors are merged again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.costs import input_shapes
+from edgecompress.decomposing import decompose, merged
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions.kernels import groups_of
+from edgecompress.errors import PlanError
+from edgecompress.layers import weighted_layers
+from edgecompress.models import copied
+from edgecompress.planning import Scope, plan
+from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.refitting import refit
+from edgecompress.training.base import Asked, Start
+from edgecompress.training.distillation import Distilled, live_kernels
+from edgecompress.training.loop import Objective, fit, state_digest
+
+Form = Literal["svd", "tucker2", "hierarchical_tucker2"]
+ROWS, COLUMNS = "rows", "columns"
+ORTHOGONAL: dict[str, dict[str, str]] = {
+    "svd": {"reduce": ROWS, "expand": COLUMNS},
+    "tucker2": {"reduce": ROWS, "expand": COLUMNS},
+    "hierarchical_tucker2": {"reduce": ROWS, "vertical": ROWS, "expand": COLUMNS},
+}
+"""For each form the links whose vectors are to be orthogonal, as matrices (outputs, everything else)."""
+TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal:
+    """``penalty`` weighs the mean over factors of ``|C - I|^2 / r``, C being the cosines of a factor's r vectors.
+
+    Cosines leave out the vectors' lengths, which a chain without non-linearities moves freely between its links.
+    Layers that ``form`` cannot replace take ``svd``.
+    """
+
+    penalty: float = 0.1
+    form: str = "tucker2"
+    name: str = "orthogonal"
+    summary: str = "train full-rank chains with orthogonality penalties, then ranks by EVBMF; after He et al. 2024"
+
+    def start(self, asked: Asked) -> Start:
+        """Over-parameterize, train, merge, choose ranks, decompose.
+
+        Raises:
+            DataError: the sample has no data.
+            PlanError: there is no such form.
+            TrainingError: training diverged.
+        """
+        if self.form not in ORTHOGONAL:
+            raise PlanError(
+                f"no orthogonal form {self.form!r}; there are {', '.join(ORTHOGONAL)}: name one by --method"
+            )
+        full = full_rank_plan(asked.dense, asked.sample.inputs, self.form, asked.scope)
+        over = decompose(asked.dense, full)
+        before = float(orthogonality(over, full.layers).detach())
+        objective = Penalized(Distilled(asked.sample, asked.tuning, asked.dense), full.layers, self.penalty)
+        done = fit(
+            over,
+            asked.sample,
+            asked.tuning,
+            objective,
+            keep="last",
+            what="orthogonal",
+            checkpoint=asked.checkpoint,
+            key=f"{asked.key} {self!r} {state_digest(asked.dense)}",
+            progress=asked.progress,
+        )
+        conditioned = merged_whole(done.model, asked.dense, full.layers)
+        made = self._planned(conditioned, asked)
+        facts = {
+            "form": self.form,
+            "penalty": self.penalty,
+            "epochs": asked.tuning.epochs,
+            "orthogonality": {"before": before, "after": float(orthogonality(done.model, full.layers).detach())},
+            "history": [asdict(epoch) for epoch in done.history],
+        }
+        return Start(made, _filled(conditioned, made, asked), facts)
+
+    def _planned(self, conditioned: nn.Module, asked: Asked) -> CompressionPlan:
+        scope = asked.scope
+        return plan(
+            conditioned,
+            asked.sample.inputs,
+            asked.selector,
+            methods=scope.methods or tuple(dict.fromkeys((self.form, "svd"))),
+            multiple=scope.multiple,
+            include=scope.include,
+            exclude=scope.exclude,
+            calibration=asked.calibration,
+            name=asked.sample.name,
+            progress=asked.progress,
+        )
+
+
+def _filled(conditioned: nn.Module, made: CompressionPlan, asked: Asked) -> nn.Module:
+    if asked.calibration is None:
+        return decompose(conditioned, made, progress=asked.progress)
+    return refit(conditioned, made, asked.calibration, progress=asked.progress)
+
+
+class Penalized(Objective):
+    """A task's loss and the orthogonality penalty of a model's chains."""
+
+    def __init__(self, task: Objective, layers: Sequence[LayerPlan], penalty: float) -> None:
+        self.task, self.layers, self.penalty = task, layers, penalty
+
+    def to(self, device: torch.device) -> None:
+        """Move what the task holds."""
+        self.task.to(device)
+
+    def loss(self, model: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Task and penalty."""
+        loss = self.task.loss(model, inputs, targets)
+        return loss + self.penalty * orthogonality(model, self.layers) if self.penalty else loss
+
+
+def full_rank_plan(
+    dense: nn.Module, inputs: tuple[Tensor, ...], form: str, scope: Scope | None = None
+) -> CompressionPlan:
+    """Every layer that may be replaced, by ``form`` at the ranks where it is exact, or by ``svd`` where it cannot.
+
+    Its costs are those of the dense model: the plan is for training only.
+    """
+    layers, skipped, shapes = [], [], input_shapes(dense, inputs)
+    for item in weighted_layers(dense):
+        refused = item.refused or (scope.refusal(item.name) if scope else "")
+        if refused or item.name not in shapes:
+            skipped.append(Skipped(item.name, refused or "does not run on the example input"))
+            continue
+        method = form if DECOMPOSITIONS[form].supports(item.layer) else "svd"
+        weight = item.layer.weight
+        assert isinstance(weight, Tensor)
+        ranks = DECOMPOSITIONS[method].max_ranks(item.layer)
+        layers.append(LayerPlan(item.name, method, ranks, tuple(weight.shape), 0.0))
+    return CompressionPlan("", tuple(layers), tuple(skipped), 0, 0, 0, 0)
+
+
+def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:
+    """A net of the structure of ``dense`` that computes what ``model``, its layers replaced by chains, computes."""
+    whole, state = copied(dense), dict(model.state_dict())
+    for layer in layers:
+        chain = model.get_submodule(layer.name)
+        for name in chain.state_dict():
+            del state[f"{layer.name}.{name}" if layer.name else name]
+        one = merged(chain, dense.get_submodule(layer.name), layer)
+        state |= {f"{layer.name}.{name}" if layer.name else name: t for name, t in one.state_dict().items()}
+    whole.load_state_dict(state)
+    return whole.eval()
+
+
+def orthogonality(model: nn.Module, layers: Sequence[LayerPlan]) -> Tensor:
+    """The mean over factors of ``|C - I|^2 / r``: 0 where the vectors of every factor are orthogonal."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        skewed = [_skewed(vectors) for layer in layers for vectors in _factors(model, layer)]
+    return torch.stack(skewed).mean() if skewed else torch.zeros(())
+
+
+def _factors(model: nn.Module, layer: LayerPlan) -> Iterator[Tensor]:
+    """(groups, r, n): the vectors of each factor of a chain that are to be orthogonal."""
+    chain = model.get_submodule(layer.name)
+    for link, which in ORTHOGONAL[layer.method].items():
+        factor = chain.get_submodule(link)
+        matrices = live_kernels(factor, groups_of(factor)).flatten(2)
+        yield matrices.transpose(1, 2) if which == COLUMNS else matrices
+
+
+def _skewed(vectors: Tensor) -> Tensor:
+    """The sum of squared cosines between different vectors (groups, r, n), divided by their number."""
+    unit = vectors / (vectors.square().sum(2, keepdim=True) + TINY).sqrt()
+    cosines = unit @ unit.transpose(1, 2)
+    return (cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum()) / vectors.shape[:2].numel()
