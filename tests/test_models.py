@@ -13,7 +13,7 @@ from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.files import sha256
 from edgecompress.planning import plan
-from edgecompress.resolving import code_digest, resolve, sample_facts
+from edgecompress.resolving import code_digest, resolve, sample_facts, sample_file
 from edgecompress.resources import resource
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
@@ -26,7 +26,7 @@ def test_samples_are_what_info_toml_says(name: str) -> None:
     facts, sample = sample_facts()[name], resolve(name)
     model = sample.model()
     assert sum(parameter.numel() for parameter in model.parameters()) == facts["params"]
-    assert sha256(resource("sample_models") / f"{name}.safetensors") == facts["sha256"]
+    assert sha256(sample_file(name, ".safetensors")) == facts["sha256"]
     assert not model.training
     assert facts["licence"]
     assert {"mean", "std", "labels", "layout"} <= set(sample.preprocessing)

@@ -6,14 +6,16 @@ other all of its own. A hierarchical group lasso, whose group b holds the ranks 
 and after every epoch tails that have become negligible are dropped. Then the factors are cut to any budget without
 retraining ("train once, deploy everywhere").
 
-Ours: a tail is negligible relative to its layer's own norm, since the subgradient steps of SGD come near zero and never
-reach it; the greedy cut weighs the relative error of a layer's weight by the MACs it saves.
+The paper itself was not read; this follows its authors' code. Ours: a tail is negligible relative to its layer's own
+norm, since the subgradient steps of SGD come near zero and never reach it (a proximal step would, but would be one of
+the optimizer, which is the common one here); the start is the trained dense model; the greedy cut weighs the relative
+error of a layer's weight by what it saves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +41,9 @@ RECALIBRATED = 1024
 class Ordered:
     """``lasso`` weighs the group lasso; tails below ``threshold`` of their layer's norm product are dropped.
 
-    ``full_pass`` runs the whole model too in every step and lets it teach the sampled one: about twice the time, so it
-    is off; with a teacher the dense model does that.
+    ``full_pass`` runs the whole model too in every step and lets it teach the sampled one, in the place of the dense
+    model: ``CE(full, y) + CE(sampled, softmax(full))``. It is off: it takes about twice the time, and a trained dense
+    model is there to teach from the first step on. Weights are not averaged: an average of ranks is no rank.
     """
 
     lasso: float = 1e-5
@@ -61,11 +64,12 @@ class Ordered:
         if not isinstance(asked.selector, Budget):
             raise PlanError("ordered low rank is cut to a budget: use --keep, not another --select")
         full = full_rank_plan(asked.dense, asked.sample.inputs, "svd", asked.scope)
-        objective = Sampled(Distilled(asked.sample, asked.tuning, asked.dense), self)
+        tuning = replace(asked.tuning, ema=0.0)
+        objective = Sampled(Distilled(asked.sample, tuning, None if self.full_pass else asked.dense), self)
         done = fit(
             with_ranks(asked.dense, full.layers),
             asked.sample,
-            asked.tuning,
+            tuning,
             objective,
             keep="last",
             what="ordered",
@@ -76,7 +80,8 @@ class Ordered:
         facts = {
             "lasso": self.lasso,
             "threshold": self.threshold,
-            "epochs": asked.tuning.epochs,
+            "full_pass": self.full_pass,
+            "epochs": tuning.epochs,
             "alive": {name: int(layer.rank) for name, layer in ranked_layers(done.model)},
             "history": [asdict(epoch) for epoch in done.history],
         }

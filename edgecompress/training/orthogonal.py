@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.costs import input_shapes
-from edgecompress.decomposing import decompose, merged
+from edgecompress.decomposing import decompose, matching, merged
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import groups_of
 from edgecompress.errors import PlanError
@@ -42,7 +42,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Orthogonal:
-    """``penalty`` weighs the mean over factors of ``|C - I|^2 / r``, C being the cosines of a factor's r vectors.
+    """``penalty`` weighs the sum over factors of ``|C - I|^2``, C being the cosines between a factor's vectors.
 
     Cosines leave out the vectors' lengths, which a chain without non-linearities moves freely between its links.
     Layers that ``form`` cannot replace take ``svd``.
@@ -134,10 +134,15 @@ def full_rank_plan(
 ) -> CompressionPlan:
     """Every layer that may be replaced, by ``form`` at the ranks where it is exact, or by ``svd`` where it cannot.
 
-    Its costs are those of the dense model: the plan is for training only.
+    It is for training only and names no costs.
+
+    Raises:
+        PlanError: a pattern of ``scope`` matches no layer.
     """
-    layers, skipped, shapes = [], [], input_shapes(dense, inputs)
-    for item in weighted_layers(dense):
+    layers, skipped, shapes, found = [], [], input_shapes(dense, inputs), weighted_layers(dense)
+    if scope:
+        matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
+    for item in found:
         refused = item.refused or (scope.refusal(item.name) if scope else "")
         if refused or item.name not in shapes:
             skipped.append(Skipped(item.name, refused or "does not run on the example input"))
@@ -164,10 +169,10 @@ def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]
 
 
 def orthogonality(model: nn.Module, layers: Sequence[LayerPlan]) -> Tensor:
-    """The mean over factors of ``|C - I|^2 / r``: 0 where the vectors of every factor are orthogonal."""
+    """The sum over factors of ``|C - I|^2``: 0 where the vectors of every factor are orthogonal."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         skewed = [_skewed(vectors) for layer in layers for vectors in _factors(model, layer)]
-    return torch.stack(skewed).mean() if skewed else torch.zeros(())
+    return torch.stack(skewed).sum() if skewed else torch.zeros(())
 
 
 def _factors(model: nn.Module, layer: LayerPlan) -> Iterator[Tensor]:
@@ -180,7 +185,7 @@ def _factors(model: nn.Module, layer: LayerPlan) -> Iterator[Tensor]:
 
 
 def _skewed(vectors: Tensor) -> Tensor:
-    """The sum of squared cosines between different vectors (groups, r, n), divided by their number."""
+    """The sum of squared cosines between different vectors (groups, r, n)."""
     unit = vectors / (vectors.square().sum(2, keepdim=True) + TINY).sqrt()
     cosines = unit @ unit.transpose(1, 2)
-    return (cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum()) / vectors.shape[:2].numel()
+    return cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum()

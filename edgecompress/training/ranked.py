@@ -62,13 +62,18 @@ class Ranked(nn.Module):
         return grouped.transpose(1, 2)
 
     def tails(self) -> tuple[Tensor, Tensor]:
-        """(r,) each: ``|U[:, b:]|_F`` and ``|V[:, b:]|_F`` for b = 0 ... r - 1, over all groups; with gradients."""
-        squares = [vectors.float().square().sum((0, 2)) for vectors in (self.columns(), self.rows())]
+        """(r,) each: ``|U[:, b:]|_F`` and ``|V[:, b:]|_F`` for b = 0 ... r - 1, over all groups; with gradients.
+
+        Of the r alive ranks alone: momentum moves the numbers of dead ones, which nothing uses. ``TINY`` within the
+        root keeps the gradient finite where a tail is exactly zero.
+        """
+        alive = int(self.rank)
+        squares = [vectors[:, :alive].float().square().sum((0, 2)) for vectors in (self.columns(), self.rows())]
         cut, kept = (square.flip(0).cumsum(0).flip(0) for square in squares)
         return (cut + TINY).sqrt(), (kept + TINY).sqrt()
 
     def shrink(self, rank: int) -> None:
-        """Let ranks beyond the first ``rank`` die: their numbers become zeros."""
+        """Let ranks beyond the first ``rank`` die, for good; the numbers of all dead ones become zeros again."""
         with torch.no_grad():
             alive = min(rank, int(self.rank))
             self.rank.fill_(alive)

@@ -18,6 +18,7 @@ from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json
 from edgecompress.selectors import SELECTORS
 from edgecompress.targets import TARGETS
+from edgecompress.training.recipes import RECIPES
 
 COMMANDS = sorted(group.commands)
 
@@ -56,6 +57,7 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 def test_the_names_offered_are_those_of_the_tables() -> None:
     assert tuple(DECOMPOSITIONS) == options.METHODS
     assert tuple(SELECTORS) == options.SELECTORS
+    assert ("plain", *RECIPES) == options.RECIPES
     assert tuple(TARGETS) == options.TARGETS
     assert PLATFORMS == options.PLATFORMS
 

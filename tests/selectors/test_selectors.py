@@ -18,13 +18,14 @@ from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.planning import plan
 from edgecompress.resolving import resolve
-from edgecompress.selectors import SELECTORS, Budget, Candidate, Energy, LayerCandidates
+from edgecompress.selectors import SELECTORS, Budget, Candidate, Continuous, Energy, LayerCandidates
 from edgecompress.selectors.budget import solve_knapsack
 
 KEEPS = (0.2, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 0.99, 0.999)
 ENERGIES = (0.05, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
-for_every_selector = pytest.mark.parametrize("selector", SELECTORS.values(), ids=SELECTORS)
+QUICK = {**SELECTORS, "continuous": Continuous(iterations=3, warm_up=1)}
+for_every_selector = pytest.mark.parametrize("selector", QUICK.values(), ids=QUICK)
 for_every_cost = pytest.mark.parametrize("of", ["macs", "params", "bytes"])
 
 
