@@ -38,7 +38,7 @@ COMPARED = {
 }
 """Each with the same epochs; KEEP is the model's share of MACs, FOUND what the continuous search of the seed kept."""
 
-SIDES = (("lenet5", "0.1", "--lr 0.01"), ("resnet20", "0.3", "--lr 0.01 --bf16"))
+SIDES = (("lenet5", "0.25", "--lr 0.01"), ("resnet20", "0.3", "--lr 0.01 --bf16"))
 
 BEST = (
     ("resnet20", "plain, best", "--keep 0.3 --epochs 12 --lr 0.01 --bf16"),

@@ -6,10 +6,10 @@ other all of its own. A hierarchical group lasso, whose group b holds the ranks 
 and after every epoch tails that have become negligible are dropped. Then the factors are cut to any budget without
 retraining ("train once, deploy everywhere").
 
-The paper itself was not read; this follows its authors' code. Ours: a tail is negligible relative to its layer's own
-norm, since the subgradient steps of SGD come near zero and never reach it (a proximal step would, but would be one of
-the optimizer, which is the common one here); the start is the trained dense model; the greedy cut weighs the relative
-error of a layer's weight by what it saves.
+The paper itself was not read; this follows a description of its authors' code. Ours: a tail is negligible relative to
+its layer's own norm, since the subgradient steps of SGD come near zero and never reach it (a proximal step would, but
+it is the optimizer's, and that is the common one here); the start is the trained dense model; the greedy cut weighs
+the relative error of a layer's weight by what it saves.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Ordered:
     """``lasso`` weighs the group lasso; tails below ``threshold`` of their layer's norm product are dropped.
 
     ``full_pass`` runs the whole model too in every step and lets it teach the sampled one, in the place of the dense
-    model: ``CE(full, y) + CE(sampled, softmax(full))``. It is off: it takes about twice the time, and a trained dense
-    model is there to teach from the first step on. Weights are not averaged: an average of ranks is no rank.
+    model: ``CE(full, y) + CE(sampled, softmax(full))``, without mixup. It is off: it takes about twice the time, and a
+    trained dense model is there to teach from the first step on. Weights are not averaged: an average of ranks is none.
     """
 
     lasso: float = 1e-5
@@ -64,10 +64,12 @@ class Ordered:
         if not isinstance(asked.selector, Budget):
             raise PlanError("ordered low rank is cut to a budget: use --keep, not another --select")
         full = full_rank_plan(asked.dense, asked.sample.inputs, "svd", asked.scope)
+        whole = with_ranks(asked.dense, full.layers)
+        truncate(whole, asked.dense, full, asked.selector, asked.scope, asked.sample)  # out of reach is said at once
         tuning = replace(asked.tuning, ema=0.0)
         objective = Sampled(Distilled(asked.sample, tuning, None if self.full_pass else asked.dense), self)
         done = fit(
-            with_ranks(asked.dense, full.layers),
+            whole,
             asked.sample,
             tuning,
             objective,

@@ -272,3 +272,39 @@ def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
     answer = command("run", "resnet20", "-o", tmp_path / "x", env={"EDGECOMPRESS_DATA": str(tmp_path)})
     assert answer.code == 2
     assert "cifar-10-batches-bin" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "continuous", "--keep", "0.3"], "finds the ranks itself: drop --keep"),
+        (["--recipe", "ordered", "--select", "vbmf"], "use --keep, not --select"),
+        (["--recipe", "orthogonal", "--lasso", "1"], "--lasso belongs to --recipe ordered"),
+        (["--penalty", "1"], "--penalty belongs to --recipe orthogonal"),
+        (["--beta", "2"], "--beta belongs to --select continuous"),
+        (["--recipe", "orthogonall"], "orthogonal"),
+        (["--ema", "1"], "--ema"),
+        (["--recipe", "orthogonal", "--method", "cp3"], "no orthogonal form 'cp3'"),
+    ],
+)
+def test_options_of_another_recipe_are_refused(
+    tiny_file: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    answer = command("compress", tiny_file, *options, "-o", tmp_path / "out")
+    assert answer.code == 2
+    assert message in answer.err
+
+
+@pytest.mark.parametrize("recipe", ["orthogonal", "continuous", "ordered"])
+def test_a_recipe_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path, recipe: str) -> None:
+    options = ["--recipe", recipe, "--epochs", "2", "--lr", "0.05", "--distill", "0", "--json"]
+    answer = command("compress", tiny_file, *options, "-o", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["recipe"]["name"] == recipe
+    assert document["cost"]["compressed"]["macs"] < document["cost"]["dense"]["macs"]
+    assert document["accuracy"]["finetuned"] > 50
+    assert command("inspect", tmp_path / "out", "--trust").code == 0
+    again = command("compress", tiny_file, *options, "-o", tmp_path / "out")
+    assert json.loads(again.out) == document
+    assert "epoch" not in again.err
