@@ -146,7 +146,7 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     recipe, methods = given["recipe"], methods_from(given["methods"])
     if loaded is not None and recipe != "plain":
         raise click.UsageError(f"--plan already holds the ranks that --recipe {recipe} would find; drop one of them")
-    select = refuse_foreign(recipe, given["select"], _typed)
+    select = refuse_foreign(recipe, given["select"], methods, _typed)
     selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
     more_tuning = {name: given[name] for name in TUNING}

@@ -273,12 +273,14 @@ def recipe_from(name: str, methods: tuple[str, ...], penalty: float | None, lass
     return made
 
 
-def refuse_foreign(recipe: str, select: str, typed: Callable[[str], bool]) -> str:
+def refuse_foreign(recipe: str, select: str, methods: tuple[str, ...], typed: Callable[[str], bool]) -> str:
     """The rank rule that goes with a recipe; an option that it would not look at is refused."""
     if recipe == "continuous":
         if typed("keep") or (typed("select") and select != "continuous"):
             raise click.UsageError("--recipe continuous finds the ranks itself: drop --keep and --select, use --beta")
         return "continuous"
+    if recipe == "ordered" and typed("methods") and set(methods) - {"svd"}:
+        raise click.UsageError("--recipe ordered trains svd chains only: drop --method")
     if recipe == "ordered" and select != "budget":
         raise click.UsageError("--recipe ordered truncates to a budget: use --keep, not --select")
     if recipe == "orthogonal" and not typed("keep") and not typed("select"):

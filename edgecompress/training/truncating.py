@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.errors import BudgetError
+from edgecompress.layers import weighted_layers
 from edgecompress.models import Sample, copied
 from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -57,7 +58,7 @@ def truncate(
     costs = {name: chain_cost(dense.get_submodule(name), shapes[name]) for name in ladders}
     picks = _greedy(ladders, costs, total, budget)
     chosen = {name: ladders[name][pick - 1] for name, pick in picks.items() if pick}
-    made = _plan(full, chosen, costs, total, sample.name)
+    made = _plan(full, chosen, costs, total, sample.name, [item.name for item in weighted_layers(dense)])
     return Truncated(made, _filled(folded, model, made))
 
 
@@ -81,11 +82,15 @@ def _error(layer: Ranked, rank: int) -> float:
 
 
 def _greedy(ladders: Mapping[str, list[Cut]], costs: Mapping[str, Cost], total: Cost, budget: Budget) -> dict[str, int]:
-    """How many steps down its ladder each layer takes; 0 leaves it dense. Least error for what it saves goes first."""
-    picks, size = dict.fromkeys(ladders, 0), budget.size(total)
-    room = int(budget.keep * size)
+    """How many steps down its ladder each layer takes; 0 leaves it dense. Least error for what it saves goes first.
+
+    A layer whose live ranks save something takes them whatever the budget: they cost no error.
+    """
+    picks = {name: int(bool(cuts) and cuts[0].error == 0) for name, cuts in ladders.items()}
+    room, size = int(budget.keep * budget.size(total)), budget.size(total)
     sizes = {name: [budget.size(costs[name]), *(budget.size(cut.cost) for cut in ladders[name])] for name in ladders}
     errors = {name: [0.0, *(cut.error for cut in ladders[name])] for name in ladders}
+    size -= sum(sizes[name][0] - sizes[name][at] for name, at in picks.items())
     while size > room:
         steps = [
             ((errors[name][to] - errors[name][at]) / max(1, sizes[name][at] - sizes[name][to]), name, to)
@@ -102,16 +107,23 @@ def _greedy(ladders: Mapping[str, list[Cut]], costs: Mapping[str, Cost], total: 
 
 
 def _impossible(budget: Budget, least: int, total: int) -> BudgetError:
-    nearest = math.ceil(1000 * least / total) / 1000
+    nearest = least / total
+    while int(nearest * total) < least:
+        nearest = math.nextafter(nearest, 2)
     return BudgetError(
         f"keep {budget.keep:g} of the {budget.of} cannot be reached by cutting ranks: the smallest keep {nearest:.3f}; "
-        f"ask for --keep {nearest:.3f} or more, or a smaller --multiple",
+        f"ask for --keep {min(1, nearest + 0.001):.3f} or more, or a smaller --multiple",
         nearest_keep=nearest,
     )
 
 
 def _plan(
-    full: CompressionPlan, chosen: Mapping[str, Cut], costs: Mapping[str, Cost], total: Cost, name: str
+    full: CompressionPlan,
+    chosen: Mapping[str, Cut],
+    costs: Mapping[str, Cost],
+    total: Cost,
+    name: str,
+    order: Sequence[str],
 ) -> CompressionPlan:
     layers = tuple(
         LayerPlan(layer.name, "svd", (chosen[layer.name].rank,), layer.shape, chosen[layer.name].error)
@@ -120,9 +132,10 @@ def _plan(
     )
     reason = "its factors would save nothing, or the budget is met without it"
     dense = tuple(Skipped(layer.name, reason) for layer in full.layers if layer.name not in chosen)
+    skipped = sorted((*full.skipped, *dense), key=lambda skip: order.index(skip.name))
     macs = total.macs + sum(cut.cost.macs - costs[layer].macs for layer, cut in chosen.items())
     params = total.params + sum(cut.cost.params - costs[layer].params for layer, cut in chosen.items())
-    return CompressionPlan(name, layers, (*full.skipped, *dense), total.macs, total.params, macs, params)
+    return CompressionPlan(name, layers, tuple(skipped), total.macs, total.params, macs, params)
 
 
 def _folded(model: nn.Module, dense: nn.Module) -> nn.Module:

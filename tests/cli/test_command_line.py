@@ -279,6 +279,7 @@ def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
     [
         (["--recipe", "continuous", "--keep", "0.3"], "finds the ranks itself: drop --keep"),
         (["--recipe", "ordered", "--select", "vbmf"], "use --keep, not --select"),
+        (["--recipe", "ordered", "--method", "tucker2"], "trains svd chains only"),
         (["--recipe", "orthogonal", "--lasso", "1"], "--lasso belongs to --recipe ordered"),
         (["--penalty", "1"], "--penalty belongs to --recipe orthogonal"),
         (["--beta", "2"], "--beta belongs to --select continuous"),

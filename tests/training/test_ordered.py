@@ -29,7 +29,7 @@ from edgecompress.training.distillation import Distilled
 from edgecompress.training.ordered import Ordered, Sampled, draw, group_lasso, live_rank, with_ranks
 from edgecompress.training.orthogonal import full_rank_plan
 from edgecompress.training.ranked import Ranked, ranked_layers
-from edgecompress.training.truncating import Truncated, truncate
+from edgecompress.training.truncating import Truncated, _impossible, truncate
 
 SETTINGS = FineTuning(epochs=2, lr=0.05, distill=0.5, batch_size=64)
 SCOPE = Scope(multiple=2)
@@ -455,6 +455,19 @@ def test_layers_whose_factors_save_nothing_are_merged(sample: Sample) -> None:
     torch.testing.assert_close(made.model(given), model(given), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(made.model(given), dense(given), atol=1e-2)
     assert set(made.model.state_dict()) == set(dense.state_dict())
+
+
+def test_live_ranks_that_save_are_taken_at_any_budget(sample: Sample) -> None:
+    dense, model = trained_like(sample)
+    made = cut(sample, dense, model, Budget(1.0))
+    assert {layer.name: layer.ranks for layer in made.plan.layers} == {"4": (20,), "7": (40,)}
+    given = torch.randn(4, 1, 12, 12)
+    torch.testing.assert_close(made.model(given), model(given), atol=1e-5, rtol=1e-4)
+
+
+def test_the_nearest_fraction_can_always_be_reached() -> None:
+    for total, least in itertools.product((100, 700, 1000), range(1, 100)):
+        assert int(_impossible(Budget(0.001), least, total).nearest_keep * total) >= least
 
 
 def test_a_grouped_convolution_is_cut_in_every_group() -> None:
