@@ -4,13 +4,18 @@ After He, Jiang & Wu 2024 (arXiv 2408.16289), of which only the abstract could b
 trained with orthogonal regularization, and the rank of each layer is estimated by VBMF. Everything else is ours: the
 form of the factors (SVD, Tucker-2 or HT-2 at full rank, so that the first output is the dense net's), the penalty, and
 what happens to layers whose ranks would save nothing (their factors are merged again).
+
+The penalty of a factor is the mean over its vectors of the squared cosines with all others, so that it is at home
+between 0 and about 1 whatever the size of the layer: r random vectors of n entries have (r - 1) / n. In these cosines
+vectors far shorter than the factor's others count for little (``FLOOR``): their direction is noise where a weight is of
+low rank or has decayed, and the gradient of a true cosine grows as one over the length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +23,10 @@ from torch import Tensor, nn
 from edgecompress.costs import input_shapes
 from edgecompress.decomposing import decompose, matching, merged
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.kernels import groups_of
+from edgecompress.decompositions.base import kept_energy
+from edgecompress.decompositions.kernels import groups_of, kernels
 from edgecompress.errors import PlanError
+from edgecompress.files import Json
 from edgecompress.layers import weighted_layers
 from edgecompress.models import copied
 from edgecompress.planning import Scope, plan
@@ -29,7 +36,6 @@ from edgecompress.training.base import Asked, Start
 from edgecompress.training.distillation import Distilled, live_kernels
 from edgecompress.training.loop import Objective, fit, state_digest
 
-Form = Literal["svd", "tucker2", "hierarchical_tucker2"]
 ROWS, COLUMNS = "rows", "columns"
 ORTHOGONAL: dict[str, dict[str, str]] = {
     "svd": {"reduce": ROWS, "expand": COLUMNS},
@@ -37,18 +43,20 @@ ORTHOGONAL: dict[str, dict[str, str]] = {
     "hierarchical_tucker2": {"reduce": ROWS, "vertical": ROWS, "expand": COLUMNS},
 }
 """For each form the links whose vectors are to be orthogonal, as matrices (outputs, everything else)."""
+FLOOR = 0.1
+"""The squared cosines of a vector are halved where its squared length is this share of its factor's mean one."""
 TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Orthogonal:
-    """``penalty`` weighs the sum over factors of ``|C - I|^2``, C being the cosines between a factor's vectors.
+    """``penalty`` weighs the sum over factors of ``|C - I|^2 / r``, C being the cosines between a factor's r vectors.
 
-    Cosines leave out the vectors' lengths, which a chain without non-linearities moves freely between its links.
-    Layers that ``form`` cannot replace take ``svd``.
+    0 trains the same chains without it. Cosines leave out the vectors' lengths, which a chain without non-linearities
+    moves freely between its links. Layers that ``form`` cannot replace take ``svd``.
     """
 
-    penalty: float = 0.1
+    penalty: float = 1.0
     form: str = "tucker2"
     name: str = "orthogonal"
     summary: str = "train full-rank chains with orthogonality penalties, then ranks by EVBMF; after He et al. 2024"
@@ -67,7 +75,6 @@ class Orthogonal:
             )
         full = full_rank_plan(asked.dense, asked.sample.inputs, self.form, asked.scope)
         over = decompose(asked.dense, full)
-        before = float(orthogonality(over, full.layers).detach())
         objective = Penalized(Distilled(asked.sample, asked.tuning, asked.dense), full.layers, self.penalty)
         done = fit(
             over,
@@ -86,7 +93,9 @@ class Orthogonal:
             "form": self.form,
             "penalty": self.penalty,
             "epochs": asked.tuning.epochs,
-            "orthogonality": {"before": before, "after": float(orthogonality(done.model, full.layers).detach())},
+            "orthogonality": _measured(_orthogonality, over, done.model, full.layers),
+            "leading_energy": _measured(leading_energy, asked.dense, conditioned, full.layers),
+            "ranks": {layer.name: [layer.method, *layer.ranks] for layer in made.layers},
             "history": [asdict(epoch) for epoch in done.history],
         }
         return Start(made, _filled(conditioned, made, asked), facts)
@@ -105,6 +114,19 @@ class Orthogonal:
             name=asked.sample.name,
             progress=asked.progress,
         )
+
+
+def _measured(
+    measure: Callable[[nn.Module, Sequence[LayerPlan]], float],
+    before: nn.Module,
+    after: nn.Module,
+    layers: Sequence[LayerPlan],
+) -> Json:
+    return {"before": measure(before, layers), "after": measure(after, layers)}
+
+
+def _orthogonality(model: nn.Module, layers: Sequence[LayerPlan]) -> float:
+    return float(orthogonality(model, layers).detach())
 
 
 def _filled(conditioned: nn.Module, made: CompressionPlan, asked: Asked) -> nn.Module:
@@ -169,10 +191,27 @@ def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]
 
 
 def orthogonality(model: nn.Module, layers: Sequence[LayerPlan]) -> Tensor:
-    """The sum over factors of ``|C - I|^2``: 0 where the vectors of every factor are orthogonal."""
+    """The sum over factors of ``|C - I|^2 / r``: 0 where the vectors of every factor are orthogonal; with gradients."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         skewed = [_skewed(vectors) for layer in layers for vectors in _factors(model, layer)]
     return torch.stack(skewed).sum() if skewed else torch.zeros(())
+
+
+def leading_energy(dense: nn.Module, layers: Sequence[LayerPlan]) -> float:
+    """The mean over layers of the share of the squared singular values that their larger half holds; 1 for no layers.
+
+    Of kernels as matrices (T, everything else); of a grouped layer's, their mean.
+    """
+    shares = [
+        fmean(_leading_half(kernel.flatten(1)) for kernel in kernels(dense.get_submodule(layer.name)).cpu().double())
+        for layer in layers
+    ]
+    return fmean(shares) if shares else 1.0
+
+
+def _leading_half(matrix: Tensor) -> float:
+    kept = kept_energy(matrix)
+    return float(kept[(len(kept) - 1) // 2] / kept[-1].clamp_min(TINY))
 
 
 def _factors(model: nn.Module, layer: LayerPlan) -> Iterator[Tensor]:
@@ -185,7 +224,9 @@ def _factors(model: nn.Module, layer: LayerPlan) -> Iterator[Tensor]:
 
 
 def _skewed(vectors: Tensor) -> Tensor:
-    """The sum of squared cosines between different vectors (groups, r, n)."""
-    unit = vectors / (vectors.square().sum(2, keepdim=True) + TINY).sqrt()
+    """The mean over vectors (groups, r, n) of the squared cosines with the others of their group, short ones muted."""
+    squares = vectors.square().sum(2, keepdim=True)
+    unit = vectors / (squares + FLOOR * squares.mean(1, keepdim=True) + TINY).sqrt()
     cosines = unit @ unit.transpose(1, 2)
-    return cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum()
+    apart = cosines - torch.diag_embed(cosines.diagonal(dim1=1, dim2=2))
+    return apart.square().sum() / squares.numel()
