@@ -9,8 +9,9 @@ from torch import nn
 from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
+from edgecompress.training.checkpoints import state_digest
 from edgecompress.training.distillation import Distilled, FeatureDistilled, distillation
-from edgecompress.training.loop import Epoch, FineTuned, fit, state_digest
+from edgecompress.training.loop import Epoch, FineTuned, fit
 from edgecompress.training.settings import FineTuning
 
 __all__ = ["Epoch", "FineTuned", "FineTuning", "distillation", "finetune", "state_digest"]

@@ -7,8 +7,6 @@ several processes each takes its part of every batch; the first one scores and w
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,26 +17,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, in_parts, raw_bytes, size
+from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, in_parts, size
 from edgecompress.errors import TrainingError
-from edgecompress.files import written_aside
 from edgecompress.models import Sample, call, copied
 from edgecompress.progress import Progress
 from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
 from edgecompress.training.augmenting import cutout
+from edgecompress.training.checkpoints import State, load, save, state_digest
+from edgecompress.training.schedules import optimizer_of, schedule_of
 from edgecompress.training.settings import FineTuning
 from edgecompress.training.workers import explained, workers
 
-CHECKPOINT_VERSION = 2
-FEWEST = 10
-"""Fewer steps than these make no cycle: the learning rate is then constant."""
-State = dict[str, Any]
 Keep = Literal["best", "last"]
 
 
@@ -141,7 +136,6 @@ class _Run:
     def state(self, key: str) -> State:
         schedule = self.schedule.state_dict() if self.schedule else {}
         return {
-            "version": CHECKPOINT_VERSION,
             "key": key,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
@@ -191,12 +185,15 @@ def fit(
         return FineTuned(copied(model), 0, math.nan, ())
     task = _Task(sample, settings, objective, sample.data("train"), sample.data("validation"), progress, what, keep)
     run, key = _start(model, task), task.key(key, model)
-    if not _resume(run, checkpoint, key):
+    stored = load(checkpoint, key)
+    if stored is None:
         run.keep_if(0, _score(run, task), better=True)
+    else:
+        run.restore(stored)
     for epoch in range(len(run.history) + 1, settings.epochs + 1):
         _one_epoch(run, task, epoch)
         if checkpoint is not None and workers().rank == 0:
-            _save(run, checkpoint, key)
+            save(run.state(key), checkpoint)
     return _finish(run, model)
 
 
@@ -206,36 +203,12 @@ def _start(model: nn.Module, task: _Task) -> _Run:
     if all(parameter.dim() <= 4 for parameter in trained.parameters()):
         trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task.objective.to(device)
-    optimizer = _optimizer(trained, settings)
+    optimizer = optimizer_of(trained, settings)
     step, prepared = workers().prepare(_Step(trained, task.objective, halved=settings.bfloat16), optimizer)
     average = None
     if settings.ema:
         average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-    return _Run(trained, step, prepared, _schedule(optimizer, settings, settings.epochs * task.steps), average)
-
-
-def _optimizer(model: nn.Module, settings: FineTuning) -> Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.optimizer == "adam":
-        return Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
-    return SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=True)
-
-
-def _schedule(optimizer: Optimizer, settings: FineTuning, steps: int) -> LRScheduler | None:
-    """One cycle (Smith & Topin 2019), or a linear warm-up and a half cosine (Loshchilov & Hutter 2017), or none."""
-    if steps < FEWEST or settings.schedule == "constant":
-        return None
-    if settings.schedule == "cosine":
-        return LambdaLR(optimizer, partial(_cosine, round(settings.warm_up * steps), steps))
-    share = min(max(settings.warm_up, 1 / steps), 1 - 1 / steps)
-    return OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=share)
-
-
-def _cosine(warm_up: int, steps: int, step: int) -> float:
-    """The share of the peak learning rate at ``step``."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warm_up) / max(1, steps - warm_up))))
+    return _Run(trained, step, prepared, schedule_of(optimizer, settings, settings.epochs * task.steps), average)
 
 
 def _finish(run: _Run, model: nn.Module) -> FineTuned:
@@ -333,33 +306,3 @@ def _update(run: _Run, task: _Task, inputs: Inputs, targets: Tensor) -> float:
     if run.average is not None:
         run.average.update_parameters(run.model)
     return total
-
-
-def state_digest(model: nn.Module | None) -> str:
-    """A digest of a model's weights and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items() if model is not None else ():
-        digest.update(name.encode())
-        digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _save(run: _Run, checkpoint: Path, key: str) -> None:
-    state = io.BytesIO()
-    torch.save(run.state(key), state)
-    with written_aside(checkpoint) as aside:
-        aside.write_bytes(state.getbuffer())
-
-
-def _resume(run: _Run, checkpoint: Path | None, key: str) -> bool:
-    """Restore a checkpoint of the same start; anything else, or a damaged file, means starting over."""
-    if checkpoint is None or not checkpoint.is_file():
-        return False
-    try:
-        state = torch.load(checkpoint, weights_only=True, map_location=workers().device)
-    except Exception:  # a damaged file can fail in any way; the run can always start over
-        return False
-    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION or state.get("key") != key:
-        return False
-    run.restore(state)
-    return True

@@ -27,8 +27,9 @@ from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.selectors import Budget
 from edgecompress.training.base import Asked, Start
+from edgecompress.training.checkpoints import state_digest
 from edgecompress.training.distillation import Distilled
-from edgecompress.training.loop import Objective, fit, state_digest
+from edgecompress.training.loop import Objective, fit
 from edgecompress.training.orthogonal import full_rank_plan
 from edgecompress.training.ranked import Ranked, ranked_layers
 from edgecompress.training.truncating import Truncated, truncate

@@ -33,8 +33,9 @@ from edgecompress.planning import Scope, plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.refitting import refit
 from edgecompress.training.base import Asked, Start
+from edgecompress.training.checkpoints import state_digest
 from edgecompress.training.distillation import Distilled, live_kernels
-from edgecompress.training.loop import Objective, fit, state_digest
+from edgecompress.training.loop import Objective, fit
 
 ROWS, COLUMNS = "rows", "columns"
 ORTHOGONAL: dict[str, dict[str, str]] = {

@@ -20,7 +20,8 @@ from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
 from edgecompress.training.augmenting import cutout, mixed
 from edgecompress.training.distillation import Distilled, FeatureDistilled, live_kernels
-from edgecompress.training.loop import Objective, _cosine, _schedule, fit
+from edgecompress.training.loop import Objective, fit
+from edgecompress.training.schedules import cosine, schedule_of
 from edgecompress.training.staged import decomposed_in_stages, last_epochs, portions
 
 SETTINGS = FineTuning(epochs=2, lr=0.05, distill=0.0, batch_size=64)
@@ -98,7 +99,7 @@ def test_averaged_weights_follow_the_decay(sample: Sample) -> None:
 def test_schedules() -> None:
     def rates(settings: FineTuning, steps: int) -> list[float]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], settings.lr, settings.momentum)
-        schedule = _schedule(optimizer, settings, steps)
+        schedule = schedule_of(optimizer, settings, steps)
         found = []
         for _ in range(steps):
             found.append(optimizer.param_groups[0]["lr"])
@@ -113,7 +114,7 @@ def test_schedules() -> None:
         assert found.index(max(found)) == pytest.approx(100 * warm_up, abs=2)
         assert found[-1] < 0.001
     assert set(rates(replace(SETTINGS, schedule="constant"), 100)) == {0.05}
-    assert _cosine(10, 110, 60) == pytest.approx(0.5)
+    assert cosine(10, 110, 60) == pytest.approx(0.5)
 
 
 def test_the_objective_decides_and_sees_the_end_of_every_epoch(sample: Sample) -> None:

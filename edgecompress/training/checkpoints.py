@@ -1,0 +1,47 @@
+"""The state of a training on disk, and digests by which a later run knows its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgecompress.datasets import raw_bytes
+from edgecompress.files import written_aside
+from edgecompress.training.workers import workers
+
+VERSION = 2
+State = dict[str, Any]
+
+
+def state_digest(model: nn.Module | None) -> str:
+    """A digest of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items() if model is not None else ():
+        digest.update(name.encode())
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
+
+
+def save(state: State, checkpoint: Path) -> None:
+    """Write a checkpoint atomically."""
+    written = io.BytesIO()
+    torch.save({"version": VERSION, **state}, written)
+    with written_aside(checkpoint) as aside:
+        aside.write_bytes(written.getbuffer())
+
+
+def load(checkpoint: Path | None, key: str) -> State | None:
+    """A checkpoint of the same start; of anything else, or a damaged file, None: that means starting over."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location=workers().device)
+    except Exception:  # a damaged file can fail in any way; the run can always start over
+        return None
+    known = isinstance(state, dict) and state.get("version") == VERSION and state.get("key") == key
+    return state if known else None
