@@ -149,6 +149,27 @@ def _side(method: str, rows: list[dict[str, Any]]) -> str:
     return f"| {method} | {len(rows)} | " + " | ".join([*cuts, *scores, seconds]) + " |\n"
 
 
+def by_method(rows: list[dict[str, Any]]) -> str:
+    """Markdown: for each model and recipe one table of its runs and one of the ranks it chose for every layer."""
+    text = "# Recipes, run by run\n\nWritten by `benchmarks/training.py`; see README.md for the summary.\n"
+    for model, *_ in SIDES:
+        for method in COMPARED:
+            own = [r for r in rows if (r["model"], r["method"]) == (model, method)]
+            text += _method(model, method, own) if own else ""
+    return text
+
+
+def _method(model: str, method: str, rows: list[dict[str, Any]]) -> str:
+    seeds = "| seed | " + " | ".join(str(r["seed"]) for r in rows) + " |\n" + "|---" * (len(rows) + 1) + "|\n"
+    figures = ("macs_cut", "params_cut", "before_fine_tuning", "accuracy", "dense_accuracy", "epochs", "seconds")
+    lines = [f"| {name} | " + " | ".join(f"{r[name]:.4g}" for r in rows) + " |\n" for name in figures]
+    layers = sorted({name for r in rows for name in r["ranks"]})
+    chosen = [[" ".join(map(str, r["ranks"].get(name, ["dense"]))) for r in rows] for name in layers]
+    ranks = [f"| {name} | " + " | ".join(cells) + " |\n" for name, cells in zip(layers, chosen, strict=True)]
+    command = f"`{rows[0]['command']}`"
+    return f"\n## {model}: {method}\n\n{command}\n\n{seeds}{''.join(lines)}{''.join(ranks)}"
+
+
 def _spread(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
@@ -158,6 +179,7 @@ def write_tables(rows: list[dict[str, Any]]) -> None:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
+    RESULTS.with_suffix(".md").write_text(by_method(rows), encoding="utf-8")
     README.write_text(f"{before}{BEGIN}\n{tables(rows)}{END}{after}", encoding="utf-8")
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from edgecompress.compressed import load_compressed, save_compressed
+from edgecompress.costs import cost
 from edgecompress.datasets import batches, calibration_inputs, size
 from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
+from edgecompress.exporting import export
 from edgecompress.files import sha256
 from edgecompress.planning import plan
 from edgecompress.resolving import code_digest, resolve, sample_facts, sample_file
@@ -80,6 +82,17 @@ def test_cifar10_splits_do_not_overlap_and_augment_keeps_the_shape() -> None:
 def test_resnet20_scores_what_was_published() -> None:
     sample = resolve("resnet20")
     assert score(sample.model(), sample) == pytest.approx(91.73, abs=0.005)
+
+
+@pytest.mark.cifar10
+def test_the_small_resnet20_scores_what_info_says_through_its_exported_file(tmp_path: Path) -> None:
+    facts, sample = sample_facts()["resnet20-small"], resolve("resnet20-small")
+    artifact = export(sample.model(), sample, tmp_path, target="onnx")
+    assert artifact.score is not None
+    assert artifact.score.artifact == pytest.approx(facts["test_accuracy"], abs=0.02)
+    dense = sample_facts()["resnet20"]
+    assert facts["macs"] <= 0.3 * dense["macs"]
+    assert cost(sample.model(), sample.inputs).macs == facts["macs"]
 
 
 def test_a_file_and_a_name_in_it(tiny_file: Path) -> None:
