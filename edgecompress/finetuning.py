@@ -29,7 +29,7 @@ def finetune(
     what: str = "fine-tune",
     progress: Progress = silent,
 ) -> FineTuned:
-    """Train a copy of ``model`` on the sample's train split; the best by validation score comes back.
+    """Train a copy of ``model`` on the sample's train split; the best by validation score, or the last, comes back.
 
     ``plan`` says how ``model`` was made from ``teacher``, which feature distillation needs. With ``checkpoint`` a run
     that was stopped goes on, see :func:`edgecompress.training.loop.fit`.
@@ -43,4 +43,14 @@ def finetune(
     if settings.feature and teacher is not None and plan is not None and plan.layers:
         objective = FeatureDistilled(sample, settings, teacher, plan)
     start = f"{key} {state_digest(objective.teacher)}"
-    return fit(model, sample, settings, objective, what=what, checkpoint=checkpoint, key=start, progress=progress)
+    return fit(
+        model,
+        sample,
+        settings,
+        objective,
+        keep=settings.pick,
+        what=what,
+        checkpoint=checkpoint,
+        key=start,
+        progress=progress,
+    )

@@ -38,7 +38,7 @@ plan_option = click.option(
     help="Use this plan instead of making one (--keep and the like are then refused).",
 )
 line_options = together(plan_option, selection_options, training_options, recipe_options)
-TUNING = ("schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout", "accumulate", "stages")
+TUNING = ("schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout", "accumulate", "stages", "pick")
 SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
 
 

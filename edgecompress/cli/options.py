@@ -184,7 +184,16 @@ training_options = together(
     ),
 )
 
+pick_option = click.option(
+    "--pick",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Epoch to keep: best by validation score, or last where the dense model has seen the validation items.",
+)
+
 recipe_options = together(
+    pick_option,
     click.option(
         "--recipe",
         type=click.Choice(RECIPES),

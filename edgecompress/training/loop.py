@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,8 @@ from edgecompress.scoring import score_on
 from edgecompress.training.augmenting import cutout
 from edgecompress.training.checkpoints import State, load, save, state_digest
 from edgecompress.training.schedules import optimizer_of, schedule_of
-from edgecompress.training.settings import FineTuning
+from edgecompress.training.settings import FineTuning, Keep
 from edgecompress.training.workers import explained, workers
-
-Keep = Literal["best", "last"]
 
 
 class Objective:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 OptimizerName = Literal["sgd", "adam"]
+Keep = Literal["best", "last"]
 ScheduleName = Literal["onecycle", "cosine", "constant"]
 
 
@@ -20,7 +21,8 @@ class FineTuning:
     together, run in ``accumulate`` parts. ``ema`` is the decay of averaged weights (0: none), ``smoothing`` the share
     of a target that goes to all classes, ``mixup`` the alpha of its Beta distribution (0: none), ``cutout`` the side
     in pixels of a square of each image that is blanked (0: none). ``stages`` decomposes the layers in so many
-    portions, with fine-tuning after each.
+    portions, with fine-tuning after each. ``pick`` says which epoch is kept: the best by validation score, the start
+    included, or the last: the choice where the first weights have seen the validation images, which flatters them.
     """
 
     epochs: int = 3
@@ -43,3 +45,4 @@ class FineTuning:
     cutout: int = 0
     accumulate: int = 1
     stages: int = 1
+    pick: Keep = "best"

@@ -137,6 +137,15 @@ def test_the_objective_decides_and_sees_the_end_of_every_epoch(sample: Sample) -
     assert done.model.state_dict()["4.weight"].norm() < start.state_dict()["4.weight"].norm()
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(sample: Sample) -> None:
+    start = finetune(sample.model(), sample, SETTINGS).model
+    bad = replace(SETTINGS, lr=5.0, epochs=1, clip=1e9)
+    assert finetune(start, sample, bad).best_epoch == 0
+    last = finetune(start, sample, replace(bad, pick="last"))
+    assert last.best_epoch == 1
+    assert state_digest(last.model) != state_digest(start)
+
+
 def test_a_loss_that_is_no_number_is_said(sample: Sample) -> None:
     class Broken(Objective):
         def loss(self, model: nn.Module, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
