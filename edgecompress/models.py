@@ -47,7 +47,8 @@ class Sample:
     """A model, an example of its input and, where given, its data, loss, score and preprocessing.
 
     ``source`` can be given to :func:`resolve` again; ``inputs`` are the example's tensors, batch first; ``file`` is
-    the Python file the model is defined in; ``dense`` what a compressed model was made from by ``plan``.
+    the Python file the model is defined in; ``dense`` what a compressed model was made from by ``plan``;
+    ``validation_seen`` that the weights were trained on the validation split too, whose score then flatters.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Sample:
     plan: CompressionPlan | None = None
     file: Path | None = None
     dense: Sample | None = None
+    validation_seen: bool = False
 
     @property
     def metric(self) -> dict[str, str]:

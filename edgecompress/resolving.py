@@ -9,6 +9,7 @@ A model file is a Python file with a few names, of which only ``model`` and ``ex
     def score(outputs, targets) -> float: ...           # default: top-1 accuracy in percent; higher is better
     def augment(inputs, generator) -> Tensor: ...       # applied to each training batch
     preprocessing = {...}                               # goes into the manifest of a bundle
+    validation_seen = False                             # were the weights trained on the validation split too?
 
 The shipped samples are such files, resolved by the same code. The file's folder is importable until
 another model file is loaded.
@@ -182,6 +183,7 @@ def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, 
         splits,
         file=_file_of(module),
         preprocessing=_preprocessing(module, reference),
+        validation_seen=bool(getattr(module, "validation_seen", False)),
         **optional,
     )
 

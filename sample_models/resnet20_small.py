@@ -13,10 +13,11 @@ from torch import nn
 from edgecompress.decomposing import decompose
 from edgecompress.plans import CompressionPlan
 
-__all__ = ["augment", "data", "example", "model", "preprocessing"]
+__all__ = ["augment", "data", "example", "model", "preprocessing", "validation_seen"]
 
 preprocessing = PREPROCESSING
 data = split
+validation_seen = True
 
 
 def model() -> nn.Module:

@@ -6,10 +6,11 @@ from cifar10_data import PREPROCESSING, augment, example, split
 from cifar_resnet import trained
 from torch import nn
 
-__all__ = ["augment", "data", "example", "model", "preprocessing"]
+__all__ = ["augment", "data", "example", "model", "preprocessing", "validation_seen"]
 
 preprocessing = PREPROCESSING
 data = split
+validation_seen = True
 
 
 def model() -> nn.Module:

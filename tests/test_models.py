@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgecompress.cli.options import tuning_from
 from edgecompress.compressed import load_compressed, save_compressed
 from edgecompress.costs import cost
 from edgecompress.datasets import batches, calibration_inputs, size
@@ -261,3 +262,16 @@ def test_the_digest_of_the_code_is_of_real_files_of_the_model(
     assert len(before.split()) == 1
     Path("mine.py").write_text(tiny_file.read_text() + "\n# changed\n")
     assert code_digest(sample.file) != before
+
+
+def test_a_model_file_says_that_its_weights_have_seen_the_validation_split(tiny_file: Path, tmp_path: Path) -> None:
+    assert not resolve(str(tiny_file)).validation_seen
+    assert resolve("resnet20").validation_seen
+    seen = tmp_path / "seen.py"
+    seen.write_text(tiny_file.read_text() + "\n\nvalidation_seen = True\n")
+    sample = resolve(str(seen))
+    assert sample.validation_seen
+    given = (None, "sgd", None, 64, None, 0)
+    assert tuning_from(sample, *given, bf16=False, pick=None).pick == "last"
+    assert tuning_from(sample, *given, bf16=False, pick="best").pick == "best"
+    assert tuning_from(resolve(str(tiny_file)), *given, bf16=False, pick=None).pick == "best"

@@ -129,7 +129,7 @@ training_options = together(
         "--epochs", type=click.IntRange(0, 100_000), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"
     ),
     click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True),
-    click.option("--lr", type=Number(0, min_open=True), help="Peak learning rate. [0.03 sgd, 0.001 adam]"),
+    click.option("--lr", type=Number(0, min_open=True), help="Peak learning rate. [0.01 sgd, 0.001 adam]"),
     click.option("--batch-size", type=click.IntRange(1, 1_000_000), default=128, show_default=True),
     click.option(
         "--distill",
@@ -187,9 +187,7 @@ training_options = together(
 pick_option = click.option(
     "--pick",
     type=click.Choice(["best", "last"]),
-    default="best",
-    show_default=True,
-    help="Epoch to keep: best by validation score, or last where the dense model has seen the validation items.",
+    help="Epoch to keep. [best by validation score; last where the dense weights have seen that split]",
 )
 
 recipe_options = together(
@@ -262,7 +260,8 @@ def tuning_from(
         epochs = 0 if sample.splits is None else 3
     if distill is None:
         distill = 0.7 if sample.loss is cross_entropy else 0.0
-    rate = lr if lr is not None else {"sgd": 0.03, "adam": 0.001}[optimizer]
+    more["pick"] = more.get("pick") or ("last" if sample.validation_seen else "best")
+    rate = lr if lr is not None else {"sgd": 0.01, "adam": 0.001}[optimizer]
     return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16, **more)
 
 

@@ -27,7 +27,7 @@ class FineTuning:
 
     epochs: int = 3
     optimizer: OptimizerName = "sgd"
-    lr: float = 0.03
+    lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch_size: int = 128
