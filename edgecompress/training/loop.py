@@ -8,6 +8,7 @@ several processes each takes its part of every batch; the first one scores and w
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -35,17 +36,17 @@ from edgecompress.training.settings import FineTuning, Keep
 from edgecompress.training.workers import explained, workers
 
 
-class Objective:
+class Objective(ABC):
     """What training minimises. Lasting state belongs into the model's buffers: the object itself is not stored."""
 
+    @abstractmethod
     def loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """A scalar for one batch; runs ``model`` itself, in autocast where that is asked for."""
-        raise NotImplementedError  # every objective is a subclass
 
-    def epoch_ended(self, model: nn.Module) -> None:
+    def epoch_ended(self, model: nn.Module) -> None:  # noqa: B027 - most have nothing to do there
         """May change parameters and buffers in place between epochs, not their shapes."""
 
-    def to(self, device: torch.device) -> None:
+    def to(self, device: torch.device) -> None:  # noqa: B027
         """Move what the objective itself holds, such as a teacher."""
 
 
