@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
-from edgecompress.decompositions.kernels import groups_of, kernels, weight_from
+from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
 from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import PlanError
 from edgecompress.layers import refuse_unusable, weighted_layers
@@ -35,7 +35,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
     changed = copied(model)
     for done, layer_plan in enumerate(plan.layers, start=1):
         progress("decompose", done, len(plan.layers), layer_plan.name)
-        changed = _put(
+        changed = put(
             changed, layer_plan.name, replacement(changed.get_submodule(layer_plan.name), layer_plan, fill=fill)
         )
     return changed
@@ -78,7 +78,7 @@ def _check_layer(layer: nn.Module, plan: LayerPlan, refused: str) -> None:
     support = method.supports(layer)
     if not support:
         raise PlanError(f"{plan.name}: {plan.method} cannot replace it: {support.reason}")
-    shape = tuple(_weight(layer).shape)
+    shape = tuple(weight_of(layer).shape)
     if plan.shape != shape:
         raise PlanError(f"{plan.name}: its weight is {shape}, the plan was made for {plan.shape}: another model?")
     _check_ranks(method, layer, plan)
@@ -110,7 +110,7 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
     Raises:
         PlanError: the weight is not finite or all zeros.
     """
-    refuse_unusable(plan.name, _weight(layer).detach())
+    refuse_unusable(plan.name, weight_of(layer).detach())
     fill(chain, plan, fitted(DECOMPOSITIONS[plan.method], plan.ranks, kernels(layer))[0])
     last = chain.get_submodule(DECOMPOSITIONS[plan.method].links[-1])
     if layer.bias is not None:
@@ -152,7 +152,7 @@ def fill(chain: nn.Module, plan: LayerPlan, factors: Factors) -> None:
     """Put the kernels of each link into the links of ``chain``."""
     for link, factor in zip(DECOMPOSITIONS[plan.method].links, factors, strict=True):
         layer = chain.get_submodule(link)
-        _weight(layer).data.copy_(weight_from(layer, factor))
+        weight_of(layer).data.copy_(weight_from(layer, factor))
 
 
 def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:
@@ -162,7 +162,7 @@ def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:
     stacked = [kernels(link, groups).double() for link in links]
     whole = torch.stack([method.reconstruct(tuple(of_group)) for of_group in zip(*stacked, strict=True)])
     dense = copied(layer)
-    _weight(dense).data.copy_(weight_from(dense, whole))
+    weight_of(dense).data.copy_(weight_from(dense, whole))
     if isinstance(links[-1].bias, Tensor):
         assert isinstance(dense.bias, Tensor)
         dense.bias.data.copy_(links[-1].bias.detach())
@@ -185,7 +185,7 @@ def merge_back(
     for layer_plan in plan.layers:
         if layer_plan.name in names:
             chain, layer = changed.get_submodule(layer_plan.name), dense.get_submodule(layer_plan.name)
-            changed = _put(changed, layer_plan.name, merged(chain, layer, layer_plan))
+            changed = put(changed, layer_plan.name, merged(chain, layer, layer_plan))
     left = cost(changed, inputs)
     order = [item.name for item in weighted_layers(dense)]
     skipped = (*plan.skipped, *(Skipped(name, "merged back into a dense layer") for name in names))
@@ -211,13 +211,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """``model`` with ``layer`` at ``name``; the layer itself where the model is a single layer."""
     if not name:
         return layer

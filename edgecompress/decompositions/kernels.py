@@ -16,11 +16,16 @@ def groups_of(layer: nn.Module) -> int:
     return layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1
 
 
-def kernels(layer: nn.Module, groups: int | None = None) -> Tensor:
-    """(groups, T, C, *taps) of a layer, or of a link in the chain that stands for a layer of so many groups."""
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer, in PyTorch's layout and with gradients."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    grouped: Tensor = weight.detach().unflatten(0, (groups or groups_of(layer), -1))
+    return weight
+
+
+def kernels(layer: nn.Module, groups: int | None = None) -> Tensor:
+    """(groups, T, C, *taps) of a layer, or of a link in the chain that stands for a layer of so many groups."""
+    grouped: Tensor = weight_of(layer).detach().unflatten(0, (groups or groups_of(layer), -1))
     return grouped.transpose(1, 2) if is_transposed(layer) else grouped
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import is_transposed
-from edgecompress.decompositions.kernels import kernels
+from edgecompress.decompositions.kernels import kernels, weight_of
 from edgecompress.errors import ModelError
 from edgecompress.models import Loss, Sample, call, copied
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -129,9 +129,7 @@ def _reconstructed(chain: nn.Module, layer: LayerPlan, groups: int) -> Tensor:
 
 def live_kernels(layer: nn.Module, groups: int) -> Tensor:
     """As :func:`edgecompress.decompositions.kernels.kernels`, in float32 and with gradients."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    grouped = weight.float().unflatten(0, (groups, -1))
+    grouped = weight_of(layer).float().unflatten(0, (groups, -1))
     kernel: Tensor = grouped.transpose(1, 2) if is_transposed(layer) else grouped
     return kernel
 

@@ -267,9 +267,8 @@ def _training_batches(task: _Task, epoch: int) -> Iterator[Batch]:
     if rank:
         generator.manual_seed(seed + 7_919 * rank)
     whole = order[: task.steps * task.settings.batch_size]
-    if count > 1:
-        whole = torch.cat([part.tensor_split(count)[rank] for part in whole.split(task.settings.batch_size)])
-    for inputs, targets in batches(task.train, -(-task.settings.batch_size // count), whole):
+    parts = [batch.tensor_split(count)[rank] for batch in whole.split(task.settings.batch_size)]
+    for inputs, targets in batches(task.train, len(parts[0]), torch.cat(parts)):
         yield _augmented(task, inputs, generator), targets.to(workers().device)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import calibration_of, recalibrate
-from edgecompress.decomposing import decompose
+from edgecompress.decomposing import decompose, put
 from edgecompress.errors import PlanError
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -106,10 +106,7 @@ def with_ranks(dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:
     for layer in layers:
         chain = model.get_submodule(layer.name)
         assert isinstance(chain, nn.Sequential)
-        if not layer.name:
-            return Ranked(chain)
-        parent, _, leaf = layer.name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Ranked(chain))
+        model = put(model, layer.name, Ranked(chain))
     return model
 
 

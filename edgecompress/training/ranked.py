@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
-from edgecompress.decompositions.kernels import groups_of
+from edgecompress.decompositions.kernels import groups_of, weight_of
 
 TINY = 1e-12
 
@@ -83,13 +83,6 @@ class Ranked(nn.Module):
                 reduce[:, alive:] = 0
             else:
                 reduce.unflatten(0, (self.groups, -1))[:, alive:] = 0
-
-
-def weight_of(layer: nn.Module) -> Tensor:
-    """Its weight, with gradients."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _run(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
