@@ -43,7 +43,7 @@ SIDES = (("lenet5", "0.25", "--lr 0.01"), ("resnet20", "0.3", "--lr 0.01 --bf16"
 BEST = (
     ("resnet20", "plain, best", "--keep 0.3 --epochs 8 --lr 0.01 --bf16"),
     ("resnet20", "plain, -72 %", "--keep 0.28 --epochs 14 --lr 0.02 --bf16"),
-    ("resnet56", "plain, best", "--keep 0.3 --epochs 6 --lr 0.005 --bf16"),
+    ("resnet56", "plain, best", "--keep 0.3 --epochs 8 --lr 0.005 --bf16"),
     ("resnet20", "plain, -80 %", "--keep 0.2 --epochs 3 --lr 0.01 --bf16"),
 )
 
