@@ -25,13 +25,13 @@ from edgecompress.calibrating import calibration_of, recalibrate_if_better
 from edgecompress.costs import cost
 from edgecompress.datasets import first
 from edgecompress.exporting import export
+from edgecompress.line import RECALIBRATED
 from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare, device_named
 from edgecompress.refitting import refit
 from edgecompress.resolving import resolve
-from edgecompress.running import RECALIBRATED
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from edgecompress.calibrating import Calibration
     from edgecompress.files import Json
     from edgecompress.models import Sample
+    from edgecompress.options import Options
     from edgecompress.plans import CompressionPlan
-    from edgecompress.running import Options
 
 plan_option = click.option(
     "--plan",
@@ -136,8 +136,8 @@ def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
 
 def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
     """The options of a run, from the command line's values."""
+    from edgecompress.options import Options
     from edgecompress.plans import CompressionPlan
-    from edgecompress.running import Options
 
     loaded = None
     if plan_file is not None:
@@ -188,9 +188,9 @@ def _refuse_selection_beside_a_plan() -> None:
 @json_option
 def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_json: bool, **given: Any) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
+    from edgecompress.line import Line
     from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
-    from edgecompress.running import Line
     from edgecompress.running import compress as compress_line
 
     sample = resolve(model, trust=trust)

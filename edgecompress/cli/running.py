@@ -49,10 +49,11 @@ def run(
 
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
+    from edgecompress.line import Line
     from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
-    from edgecompress.running import Line, summary
     from edgecompress.running import run as run_line
+    from edgecompress.running import summary
 
     sample = resolve(model, trust=trust)
     unique = tuple(dict.fromkeys(targets))

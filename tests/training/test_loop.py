@@ -16,13 +16,16 @@ from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuning, finetune, state_digest
 from edgecompress.models import Sample
 from edgecompress.planning import plan
+from edgecompress.progress import silent
 from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
+from edgecompress.training import loop
 from edgecompress.training.augmenting import cutout, mixed
 from edgecompress.training.distillation import Distilled, FeatureDistilled, live_kernels
 from edgecompress.training.loop import Objective, fit
 from edgecompress.training.schedules import cosine, schedule_of
 from edgecompress.training.staged import decomposed_in_stages, last_epochs, portions
+from edgecompress.training.workers import Alone
 
 SETTINGS = FineTuning(epochs=2, lr=0.05, distill=0.0, batch_size=64)
 EVERYTHING = replace(
@@ -283,3 +286,27 @@ def test_the_loop_costs_little_beside_what_plain_pytorch_does(sample: Sample) ->
             work()
             times[name].append(time.process_time() - begun)
     assert min(times["ours"]) < 1.6 * min(times["plain"]), times
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(8, 3), (7, 2), (5, 5), (64, 4)])
+def test_processes_take_equal_numbers_of_batches_and_every_item_once(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, batch_size: int, count: int
+) -> None:
+    seen: list[list[torch.Tensor]] = []
+    for rank in range(count):
+        monkeypatch.setattr(loop, "workers", lambda rank=rank: Alone(rank, count))
+        task = loop._Task(
+            replace(sample, augment=None),
+            replace(SETTINGS, batch_size=batch_size),
+            Distilled(sample, SETTINGS, None),
+            sample.data("train"),
+            sample.data("validation"),
+            silent,
+            "train",
+            "last",
+        )
+        seen.append([inputs[0].flatten(1) for inputs, _ in loop._training_batches(task, 1)])
+        assert len(seen[-1]) == task.steps
+    items = torch.cat([rows for batches in seen for rows in batches])
+    assert len(items) == task.steps * batch_size
+    assert len(items.unique(dim=0)) == len(items)

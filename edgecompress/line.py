@@ -1,0 +1,349 @@
+"""One model on its way through the stages, in one folder that remembers what is finished.
+
+::
+
+    out/
+      model.json plan.json model.safetensors   the compressed model: give the folder as MODEL
+      dense.onnx model.onnx (+ .json, .golden.npz, .profile.json)
+      decomposed/                               the compressed model before fine-tuning
+      comparison.json report.json report.html
+      bundle/                                   what an app ships
+      stages/                                   which stages are finished, with their results
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.artifacts import profile_path, versions
+from edgecompress.bundling import bundle
+from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
+from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
+from edgecompress.datasets import fingerprint, first, origin, size
+from edgecompress.decomposing import check_plan, decompose
+from edgecompress.errors import DataError, FileError, ModelError
+from edgecompress.exporting import export
+from edgecompress.files import Json, make_folder, write_json
+from edgecompress.finetuning import finetune, state_digest
+from edgecompress.models import SPLITS, Sample, check_runs
+from edgecompress.options import Options
+from edgecompress.planning import Scope, plan
+from edgecompress.plans import CompressionPlan
+from edgecompress.profiling import compare, device_named, profile
+from edgecompress.progress import Progress, silent
+from edgecompress.refitting import refit
+from edgecompress.reporting import write_report
+from edgecompress.resolving import code_digest
+from edgecompress.resuming import Done, Stages, key_of
+from edgecompress.scoring import score
+from edgecompress.training.base import Asked, Recipe
+from edgecompress.training.staged import decomposed_in_stages, last_epochs
+from edgecompress.training.workers import workers
+from edgecompress.verifying import target_named
+
+RECALIBRATED = 256
+"""Calibration inputs that batch norms are re-estimated on; every position of each counts."""
+
+STEMS = {"dense": "dense", "compressed": "model"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model on its way through the stages, in one folder."""
+
+    sample: Sample
+    folder: Path
+    options: Options
+    progress: Progress = silent
+
+    @property
+    def stages(self) -> Stages:
+        """What is finished in the folder."""
+        return Stages(self.folder)
+
+    @cached_property
+    def dense_model(self) -> nn.Module:
+        """The model as given, built once."""
+        return self.sample.model()
+
+    @cached_property
+    def dense_key(self) -> str:
+        """Identifies the model as given and what works on it: structure, weights, code, versions."""
+        parts = (str(self.dense_model), state_digest(self.dense_model), code_digest(self.sample.file), versions())
+        return key_of(*parts)
+
+    @cached_property
+    def data(self) -> Json | None:
+        """The test split in words, or None for a sample without data."""
+        if self.sample.splits is None:
+            return None
+        test = self.sample.data("test")
+        return {"test": {"items": size(test), "origin": origin(test)}}
+
+    @cached_property
+    def data_key(self) -> list[str]:
+        """Identifies the three splits."""
+        if self.sample.splits is None:
+            return []
+        return [fingerprint(self.sample.data(split), inputs_too=split != "train") for split in SPLITS]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The unlabelled inputs, or None without data or where none were asked for."""
+        if self.data is None or self.options.calibrate == 0:
+            return None
+        return calibration_of(self.sample, self.options.calibrate, self.options.tuning.seed)
+
+    def check(self) -> None:
+        """Refuse at once what would be refused hours later.
+
+        Raises:
+            FileError: the output folder is the model's own.
+            PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
+        """
+        if self.folder.resolve() == Path(self.sample.source).resolve():
+            raise FileError(f"{self.folder}: is the model itself; choose another folder with -o")
+        if state_digest(self.sample.model()) != state_digest(self.dense_model):
+            raise ModelError(
+                f"{self.sample.name}: model() gives other weights each time; load trained ones, or seed it"
+            )
+        if self.options.given is not None:
+            check_plan(self.dense_model, self.options.given)
+        if self.options.tuning.epochs and self.data is None:
+            raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
+        device_named(self.options.device)
+        for target in self.options.targets:
+            target_named(target)
+
+    def test_score(self, model: nn.Module, what: str) -> float | None:
+        """Score on the whole test split, or None without data."""
+        if self.data is None:
+            return None
+        return score(model, self.sample, "test", progress=_renamed(self.progress, f"score {what}"))
+
+    # -- stages --------------------------------------------------------------------------------------------------
+
+    def score_dense(self) -> Done:
+        """The dense model's score."""
+
+        def work() -> Json:
+            return {"accuracy": self.test_score(self.dense_model, "dense")}
+
+        return self.stages.do("score_dense", [self.dense_key, self.data_key], work)
+
+    def plan(self) -> Done:
+        """``plan.json``: the given plan, or a new one."""
+        options = self.options
+
+        def work() -> Json:
+            made = options.given or plan(
+                self.dense_model,
+                self.sample.inputs,
+                options.selector,
+                methods=options.methods,
+                multiple=options.multiple,
+                include=options.include,
+                exclude=options.exclude,
+                calibration=self.calibration,
+                name=self.sample.name,
+                progress=self.progress,
+            )
+            for stale in (MODEL_FILE, "comparison.json", "report.html", "report.json"):
+                (self.folder / stale).unlink(missing_ok=True)
+            made.save(self.folder / PLAN_FILE)
+            return {"layers": len(made.layers), "skipped": len(made.skipped)}
+
+        scope = [options.methods, options.multiple, options.include, options.exclude]
+        asked = options.given.to_json() if options.given else [repr(options.selector), scope, *self._calibrated_by]
+        return self.stages.do("plan", [self.dense_key, asked], work, (PLAN_FILE,))
+
+    @property
+    def _calibrated_by(self) -> list[object]:
+        """Identifies the calibration inputs."""
+        return [self.options.calibrate, self.options.tuning.seed, self.data_key]
+
+    def start(self) -> Done:
+        """What fine-tuning starts from, ``plan.json`` and ``decomposed/``, by a recipe or without one."""
+        return self.decompose(self.plan()) if self.options.recipe is None else self.train_recipe(self.options.recipe)
+
+    def train_recipe(self, recipe: Recipe) -> Done:
+        """``plan.json`` and ``decomposed/`` by training."""
+        options, checkpoint = self.options, self.folder / "recipe.pt"
+        scope = Scope(options.methods, options.multiple, options.include, options.exclude)
+        # averaged weights and portions belong to the fine-tuning
+        tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, stages=1)
+        inputs = [self.dense_key, repr(recipe), repr(options.selector), repr(scope), asdict(tuning)]
+
+        def work() -> Json:
+            asked = Asked(
+                self.dense_model,
+                self.sample,
+                options.selector,
+                scope,
+                tuning,
+                self.calibration,
+                checkpoint,
+                key_of(*inputs, *self._calibrated_by),
+                self.progress,
+            )
+            made = recipe.start(asked)
+            facts = {"name": recipe.name, **made.facts}
+            return self._keep_start(made.model, made.plan, {"calibration": None, "recipe": facts})
+
+        written = (PLAN_FILE, "decomposed")
+        finished = self.stages.do("recipe", [*inputs, *self._calibrated_by], work, written, together=True)
+        checkpoint.unlink(missing_ok=True)
+        return finished
+
+    def _keep_start(self, model: nn.Module, chosen: CompressionPlan, facts: Json) -> Json:
+        """Score a decomposed model and write it to ``decomposed/``; the first process alone does."""
+        if workers().rank:
+            return {}
+        check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
+        chosen.save(make_folder(self.folder) / PLAN_FILE)
+        save_compressed(self.folder / "decomposed", model, chosen, self.sample)
+        return {"accuracy": self.test_score(model, "decomposed"), **facts}
+
+    def decompose(self, planned: Done) -> Done:
+        """``decomposed/``: the chains filled, batch norms re-estimated where that helps."""
+
+        def work() -> Json:
+            chosen = CompressionPlan.load(self.folder / PLAN_FILE)
+            model, calibration = self._decomposed(chosen)
+            return self._keep_start(model, chosen, {"calibration": calibration})
+
+        tuning = self.options.tuning
+        staged = asdict(tuning) if tuning.stages > 1 else {}
+        inputs = [planned.key, *self._calibrated_by, self.options.asymmetric, staged]
+        return self.stages.do("decompose", inputs, work, ("decomposed",), together=bool(staged))
+
+    def _decomposed(self, chosen: CompressionPlan) -> tuple[nn.Module, Json | None]:
+        """By weights alone, or fitted to the calibration inputs, batch norms re-estimated where that helps."""
+        calibration, asymmetric, tuning = self.calibration, self.options.asymmetric, self.options.tuning
+        if tuning.stages > 1:
+            dense, progress = self.dense_model, self.progress
+            return decomposed_in_stages(dense, chosen, self.sample, tuning, calibration, self.folder, progress), None
+        if calibration is None:
+            return decompose(self.dense_model, chosen, progress=self.progress), None
+        model = refit(self.dense_model, chosen, calibration, asymmetric=asymmetric, progress=self.progress)
+        model, changed = recalibrate_if_better(model, self.dense_model, first(calibration.inputs, RECALIBRATED))
+        facts = {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
+        return model, facts
+
+    def finetune(self, decomposed: Done) -> Done:
+        """The compressed model in the folder itself: fine-tuned, the best epoch by validation score."""
+        checkpoint = self.folder / "checkpoint.pt"
+
+        def work() -> Json:
+            start = rebuilt(self.sample, self.folder / "decomposed")
+            assert start.plan is not None
+            done = finetune(
+                start.model(),
+                self.sample,
+                last_epochs(self.options.tuning, len(start.plan.layers)),
+                teacher=self.dense_model,
+                plan=start.plan,
+                checkpoint=checkpoint,
+                key=decomposed.key,
+                progress=self.progress,
+            )
+            if workers().rank:
+                return {}
+            save_compressed(self.folder, done.model, start.plan, self.sample)
+            history = [asdict(epoch) for epoch in done.history]
+            reached = self.test_score(done.model, "fine-tuned") if history else decomposed.result["accuracy"]
+            training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
+            return {"accuracy": reached, "training": training}
+
+        outputs = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE)
+        finished = self.stages.do(
+            "finetune", [decomposed.key, asdict(self.options.tuning)], work, outputs, together=True
+        )
+        checkpoint.unlink(missing_ok=True)
+        return finished
+
+    def export(self, role: str, upstream: Done) -> Done:
+        """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score."""
+        files = {target: f"{STEMS[role]}{target_named(target).suffix}" for target in self.options.targets}
+
+        def work() -> Json:
+            return {target: self._exported(role, target, upstream.result["accuracy"]) for target in files}
+
+        written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
+        return self.stages.do(f"export_{role}", [upstream.key, self.options.targets], work, written)
+
+    def _exported(self, role: str, target: str, known: float | None) -> Json:
+        sample = self.sample if role == "dense" else rebuilt(self.sample, self.folder)
+        name = f"export {role} to {target}"
+        self.progress(name, 0, 1, "")
+        artifact = export(
+            sample.model(),
+            sample,
+            self.folder,
+            target=target,
+            stem=STEMS[role],
+            known_score=known,
+            progress=_renamed(self.progress, f"{name}, score"),
+        )
+        return {"file": artifact.path.name, "accuracy": artifact.score.artifact if artifact.score else None}
+
+    def profile(self, dense: Done, compressed: Done) -> Done:
+        """Each model alone, then both in interleaved blocks, on the first target."""
+        options, target = self.options, self.options.targets[0]
+        files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
+
+        def work() -> Json:
+            device = device_named(options.device)
+            for done, file in enumerate(files.values()):
+                self.progress("profile", done, 3, file)
+                profile(self.folder / file, device, threads=options.threads, seconds=options.seconds).save(
+                    profile_path(self.folder / file)
+                )
+            self.progress("profile", 2, 3, "both, interleaved")
+            pair = compare(
+                self.folder / files["compressed"],
+                self.folder / files["dense"],
+                device,
+                threads=options.threads,
+                seconds=options.seconds,
+            )
+            write_json(self.folder / "comparison.json", pair.to_json())
+            self.progress("profile", 3, 3, pair.verdict)
+            return files
+
+        written = ("comparison.json", *(profile_path(Path(file)).name for file in files.values()))
+        return self.stages.do(
+            "profile", [dense.key, compressed.key, options.device, options.threads, options.seconds], work, written
+        )
+
+    def report(self, document: Json, upstream: str) -> Done:
+        """``report.html`` and ``report.json``."""
+
+        def work() -> Json:
+            write_report(document, self.folder)
+            return {}
+
+        return self.stages.do("report", [upstream, document], work, ("report.html", "report.json"))
+
+    def bundle(self, measured: Done) -> Done:
+        """``bundle/`` of the compressed model on the first target."""
+
+        def work() -> Json:
+            made = self.folder / "bundle"
+            manifest = bundle(self.folder / measured.result["compressed"], made, platform=self.options.platform)
+            return {"manifest": f"{made.name}/{manifest.name}"}
+
+        return self.stages.do("bundle", [measured.key, self.options.platform], work, ("bundle",))
+
+
+def _renamed(progress: Progress, name: str) -> Progress:
+    """The same listener, told another name for the work."""
+
+    def listen(_name: str, done: int, total: int, detail: str) -> None:
+        progress(name, done, total, detail)
+
+    return listen

@@ -1,0 +1,73 @@
+"""Options: what a run was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from edgecompress.files import Json
+from edgecompress.finetuning import FineTuning
+from edgecompress.plans import CompressionPlan
+from edgecompress.selectors import SELECTORS, Selector
+from edgecompress.training.base import Recipe
+
+UNTOLD = ("summary", "weighs_losses")
+
+PLAIN = "plain"
+"""The name of the way without a recipe: plan, decompose, fine-tune."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run was asked for.
+
+    ``given`` is a plan to use instead of making one; ``calibrate`` unlabelled training inputs judge candidates, fit
+    factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
+    model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
+    ``tuning`` with 0 epochs means no fine-tuning.
+    """
+
+    selector: Selector = field(default=SELECTORS["budget"])
+    methods: tuple[str, ...] = ()
+    multiple: int = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    given: CompressionPlan | None = None
+    calibrate: int = 1024
+    asymmetric: bool = True
+    recipe: Recipe | None = None
+    recipe_epochs: int = 0
+    tuning: FineTuning = field(default_factory=FineTuning)
+    targets: tuple[str, ...] = ("onnx",)
+    device: str = "local"
+    threads: int = 1
+    seconds: float = 2.0
+    platform: str = "pi"
+
+    def to_json(self) -> Json:
+        """A flat JSON object for the report."""
+        if self.given is not None:
+            return {"plan": f"given, of {self.given.model or 'no name'}", **self._rest()}
+        selector = {key: value for key, value in asdict(self.selector).items() if key not in UNTOLD}  # type: ignore[call-overload]
+        return {
+            "select": selector.pop("name"),
+            **selector,
+            "methods": list(self.methods) or "auto",
+            "multiple": self.multiple,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            **self._rest(),
+        }
+
+    def _rest(self) -> Json:
+        return {
+            "calibrate": self.calibrate,
+            "asymmetric": self.asymmetric,
+            "recipe": self.recipe.name if self.recipe else PLAIN,
+            **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
+            **asdict(self.tuning),
+            "targets": list(self.targets),
+            "device": self.device,
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "platform": self.platform,
+        }
