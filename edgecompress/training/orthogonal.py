@@ -14,7 +14,7 @@ low rank or has decayed, and the gradient of a true cosine grows as one over the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 import torch
@@ -31,6 +31,7 @@ from edgecompress.layers import weighted_layers
 from edgecompress.models import copied
 from edgecompress.planning import Scope, plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.progress import silent
 from edgecompress.refitting import refit
 from edgecompress.training.base import Asked, Start
 from edgecompress.training.checkpoints import state_digest
@@ -68,12 +69,14 @@ class Orthogonal:
         Raises:
             DataError: the sample has no data.
             PlanError: there is no such form.
+            BudgetError: the budget cannot be met; said before training.
             TrainingError: training diverged.
         """
         if self.form not in ORTHOGONAL:
             raise PlanError(
                 f"no orthogonal form {self.form!r}; there are {', '.join(ORTHOGONAL)}: name one by --method"
             )
+        self._planned(asked.dense, replace(asked, calibration=None, progress=silent))
         full = full_rank_plan(asked.dense, asked.sample.inputs, self.form, asked.scope)
         over = decompose(asked.dense, full)
         objective = Penalized(Distilled(asked.sample, asked.tuning, asked.dense), full.layers, self.penalty)

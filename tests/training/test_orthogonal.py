@@ -14,7 +14,7 @@ from torch import nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.decomposing import check_plan, decompose
-from edgecompress.errors import PlanError
+from edgecompress.errors import BudgetError, PlanError
 from edgecompress.finetuning import FineTuning, state_digest
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
@@ -281,6 +281,14 @@ def test_a_mistyped_pattern_is_refused_before_training(sample: Sample) -> None:
 
     with pytest.raises(PlanError, match="no layer matches 'fc'"):
         Orthogonal().start(asked(sample, scope=Scope(exclude=("fc",)), progress=never))
+
+
+def test_a_budget_out_of_reach_is_said_before_training(sample: Sample) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it trained")
+
+    with pytest.raises(BudgetError):
+        Orthogonal().start(replace(asked(sample, progress=never), selector=Budget(0.001)))
 
 
 def test_an_unknown_form_is_refused(sample: Sample) -> None:
