@@ -1,7 +1,7 @@
 """A compressed model on disk: a folder with ``model.json``, ``plan.json`` and ``model.safetensors``.
 
 ``model.json`` names the MODEL it was made from, whose code rebuilds the structure; plan and weights do the rest,
-bit for bit.
+bit for bit. A model stored by a codec has ``model.ectk`` instead of the safetensors.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from pathlib import Path
 
 from torch import nn
 
+from edgecompress.codecs.payload import SUFFIX, Stored, load, save
 from edgecompress.decomposing import decompose
 from edgecompress.errors import FileError, ModelError
 from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
 from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
 from edgecompress.resolving import resolve, sample_facts
+from edgecompress.storing import decoded
 
 VERSION = 1
 KIND = "edgecompress.model"
-MODEL_FILE, PLAN_FILE, WEIGHTS_FILE = "model.json", "plan.json", "model.safetensors"
+MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "model.json", "plan.json", "model.safetensors", f"model{SUFFIX}"
 
 
 def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sample: Sample) -> None:
@@ -29,6 +31,19 @@ def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sampl
     make_folder(folder)
     plan.save(folder / PLAN_FILE)
     save_weights(folder / WEIGHTS_FILE, model.state_dict())
+    _save_model_file(folder, sample, WEIGHTS_FILE)
+
+
+def save_stored(folder: Path, stored: Stored, plan: CompressionPlan, sample: Sample) -> int:
+    """Write a model stored by a codec into ``folder``; returns the bytes of its file of codes."""
+    make_folder(folder)
+    plan.save(folder / PLAN_FILE)
+    size = save(stored, folder / CODES_FILE)
+    _save_model_file(folder, sample, CODES_FILE)
+    return size
+
+
+def _save_model_file(folder: Path, sample: Sample, weights: str) -> None:
     write_json(
         folder / MODEL_FILE,
         {
@@ -37,7 +52,7 @@ def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sampl
             "name": sample.name,
             "source": sample.source,
             "plan": PLAN_FILE,
-            "weights": WEIGHTS_FILE,
+            "weights": weights,
         },
     )
 
@@ -60,7 +75,10 @@ def load_compressed(folder: Path, *, trust: bool = False) -> Sample:
 def rebuilt(dense: Sample, folder: Path) -> Sample:
     """``dense`` with the plan and the weights in ``folder``."""
     plan = CompressionPlan.load(folder / PLAN_FILE)
-    build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
+    if read_json(folder / MODEL_FILE).get("weights") == CODES_FILE:
+        build = partial(_decode, dense, folder / CODES_FILE)
+    else:
+        build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
     return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
 
 
@@ -86,6 +104,10 @@ def _source(document: Json, file: Path) -> str:
         return str(document["source"])
     except (FileError, KeyError) as error:
         raise FileError(f"{file}: {error}") from None
+
+
+def _decode(dense: Sample, codes: Path) -> nn.Module:
+    return decoded(dense.build(), load(codes))
 
 
 def _build(dense: Sample, plan: CompressionPlan, weights: Path) -> nn.Module:

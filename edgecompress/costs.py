@@ -2,7 +2,8 @@
 
 A MAC is one multiply-accumulate of convolutions and matrix products, for one input (batch 1); 1 MAC = 2 FLOPs.
 Biases, normalisation, activations and pooling are not counted as MACs, exactly as in
-``torch.utils.flop_counter``. Shapes are found by running the model on the meta device: no arithmetic is done.
+``torch.utils.flop_counter``; nor is the computation of a weight from factors, which happens once. Shapes are found
+by running the model on the meta device: no arithmetic is done.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgecompress.codecs.ada_tucker import baked
 from edgecompress.datasets import Inputs, first
 from edgecompress.files import Json
 from edgecompress.models import copied, without_numbers
@@ -174,7 +176,8 @@ def _watch_run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], Ab
 
 
 def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:
-    """One run in eval mode, without PyTorch's fused attention, whose products no counter sees."""
+    """One run in eval mode, weights plain, without PyTorch's fused attention, whose products no counter sees."""
+    baked(model)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

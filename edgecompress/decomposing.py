@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from edgecompress.codecs.ada_tucker import CODECS, Codec, dims_of, install
+from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
@@ -25,14 +28,18 @@ from edgecompress.progress import Progress, silent
 def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent) -> nn.Module:
     """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of plain layers.
 
-    With ``fill=False`` only the structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and
-    the compressed ``state_dict`` is the compressed model bit for bit.
+    A layer planned for a codec stays what it is, its weight computed from factors. With ``fill=False`` only the
+    structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and the compressed ``state_dict`` is
+    the compressed model bit for bit.
 
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
     """
     check_plan(model, plan)
     changed = copied(model)
+    if uses_codec(plan):
+        install(changed, plan.layers, shared=CODECS[plan.layers[0].method].shared, fill=fill)
+        return changed
     for done, layer_plan in enumerate(plan.layers, start=1):
         progress("decompose", done, len(plan.layers), layer_plan.name)
         changed = put(
@@ -61,6 +68,28 @@ def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
         )
     for layer_plan in plan.layers:
         _check_layer(found[layer_plan.name].layer, layer_plan, found[layer_plan.name].refused)
+    if uses_codec(plan):
+        _check_one_codec(plan.layers)
+
+
+def uses_codec(plan: CompressionPlan) -> bool:
+    """Does the plan store weights as factors, rather than replace layers by chains?"""
+    return any(layer.method in CODECS for layer in plan.layers)
+
+
+def _check_one_codec(layers: Sequence[LayerPlan]) -> None:
+    first = layers[0]
+    for other in layers[1:]:
+        if other.method != first.method:
+            raise PlanError(
+                f"{other.name}: {other.method} beside {first.method} of {first.name}; all layers of a plan with a "
+                "codec use that codec"
+            )
+        if CODECS[first.method].shared and other.ranks != first.ranks:
+            raise PlanError(
+                f"{other.name}: ranks {other.ranks} beside {first.ranks} of {first.name}; {first.method} has one core, "
+                "so all layers need the same order and ranks"
+            )
 
 
 def _refuse_twice(names: list[str]) -> None:
@@ -72,16 +101,31 @@ def _refuse_twice(names: list[str]) -> None:
 def _check_layer(layer: nn.Module, plan: LayerPlan, refused: str) -> None:
     if refused:
         raise PlanError(f"{plan.name}: {refused}")
-    method = DECOMPOSITIONS.get(plan.method)
+    method = DECOMPOSITIONS.get(plan.method) or CODECS.get(plan.method)
     if method is None:
-        raise PlanError(f"{plan.name}: no method {plan.method!r}; there are {', '.join(DECOMPOSITIONS)}")
+        raise PlanError(f"{plan.name}: no method {plan.method!r}; there are {', '.join((*DECOMPOSITIONS, *CODECS))}")
     support = method.supports(layer)
     if not support:
         raise PlanError(f"{plan.name}: {plan.method} cannot replace it: {support.reason}")
     shape = tuple(weight_of(layer).shape)
     if plan.shape != shape:
         raise PlanError(f"{plan.name}: its weight is {shape}, the plan was made for {plan.shape}: another model?")
-    _check_ranks(method, layer, plan)
+    if isinstance(method, Codec):
+        _check_core(plan, shared=method.shared)
+    else:
+        _check_ranks(method, layer, plan)
+
+
+def _check_core(plan: LayerPlan, *, shared: bool) -> None:
+    """Sizes that hold the weight, and a core that is no larger, except where other layers use it too."""
+    if len(plan.ranks) not in ORDERS or (plan.dims and len(plan.dims) != len(plan.ranks)):
+        raise PlanError(f"{plan.name}: ranks {plan.ranks}, sizes {plan.dims or 'balanced'}: orders are 3 to 5")
+    dims = dims_of(plan)
+    if prod(dims) < prod(plan.shape) or min(dims) < 1:
+        raise PlanError(f"{plan.name}: sizes {dims} hold fewer numbers than its weight {plan.shape}")
+    too_large = not shared and any(rank > most for rank, most in zip(plan.ranks, dims, strict=True))
+    if min(plan.ranks) < 1 or too_large:
+        raise PlanError(f"{plan.name}: ranks {plan.ranks} outside 1..{'any' if shared else dims} of {plan.method}")
 
 
 def _check_ranks(method: Decomposition, layer: nn.Module, plan: LayerPlan) -> None:

@@ -32,6 +32,7 @@ def weighted_layers(model: nn.Module) -> tuple[Found, ...]:
     return tuple(
         Found(name, module, _refusal(module, modules, weights, fused))
         for name, module in paths
+        if not isinstance(module, parametrize.ParametrizationList)
         if any(p.dim() >= 2 for p in module.parameters(recurse=False)) or parametrize.is_parametrized(module)
     )
 

@@ -22,7 +22,18 @@ from torch import nn
 from edgecompress.artifacts import profile_path, versions
 from edgecompress.bundling import bundle
 from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
-from edgecompress.compressed import MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, rebuilt, save_compressed
+from edgecompress.codecs.ada_tucker import refresh
+from edgecompress.codecs.planning import plan_storage
+from edgecompress.codecs.settings import Storage
+from edgecompress.compressed import (
+    CODES_FILE,
+    MODEL_FILE,
+    PLAN_FILE,
+    WEIGHTS_FILE,
+    rebuilt,
+    save_compressed,
+    save_stored,
+)
 from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import DataError, FileError, ModelError
@@ -40,6 +51,7 @@ from edgecompress.reporting import write_report
 from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
+from edgecompress.storing import StorageCost, decoded, drop_biases, onnx_bytes, train_codes
 from edgecompress.training.base import Asked, Recipe
 from edgecompress.training.staged import decomposed_in_stages, last_epochs
 from edgecompress.training.workers import workers
@@ -113,6 +125,8 @@ class Line:
             )
         if self.options.given is not None:
             check_plan(self.dense_model, self.options.given)
+        if self.options.storage is not None and self.data is None:
+            raise DataError(f"{self.sample.name}: has no data to train codes on; define data(split)")
         if self.options.tuning.epochs and self.data is None:
             raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
         device_named(self.options.device)
@@ -167,8 +181,69 @@ class Line:
         return [self.options.calibrate, self.options.tuning.seed, self.data_key]
 
     def start(self) -> Done:
-        """What fine-tuning starts from, ``plan.json`` and ``decomposed/``, by a recipe or without one."""
+        """What fine-tuning starts from, ``plan.json`` and ``decomposed/``, by a codec, a recipe or without one."""
+        if self.options.storage is not None:
+            return self.factorize(self.options.storage)
         return self.decompose(self.plan()) if self.options.recipe is None else self.train_recipe(self.options.recipe)
+
+    def factorize(self, storage: Storage) -> Done:
+        """``plan.json`` and ``decomposed/``: weights as factors, fresh ones or those of the dense weights."""
+        options = self.options
+        include, exclude, seed = options.include, options.exclude, options.tuning.seed
+
+        def work() -> Json:
+            dense, sample = self.dense_model, self.sample
+            made = options.given or plan_storage(
+                dense, sample.inputs, storage, include=include, exclude=exclude, name=sample.name
+            )
+            self.progress("factorize", 0, 1, f"{len(made.layers)} layers")
+            model = decompose(dense, made, fill=storage.start == "dense")
+            if storage.start == "scratch":
+                refresh(model, seed)
+            if storage.bias_levels == 0:
+                drop_biases(model)
+            return self._keep_start(model, made, {"calibration": None})
+
+        asked = options.given.to_json() if options.given else [include, exclude]
+        inputs = [self.dense_key, repr(storage), asked, seed]
+        return self.stages.do("factorize", inputs, work, (PLAN_FILE, "decomposed"))
+
+    @property
+    def _tuned(self) -> Path:
+        """Where the fine-tuned model goes: the folder itself, or where what follows finds it."""
+        return self.folder if self.options.storage is None else self.folder / "trained"
+
+    def store(self, tuned: Done, storage: Storage) -> Done:
+        """``model.ectk``: the factors of ``trained/`` rounded, trained on and coded; the folder is then a MODEL."""
+        checkpoint = self.folder / "checkpoint.pt"
+
+        def work() -> Json:
+            start = rebuilt(self.sample, self._tuned)
+            assert start.plan is not None
+            stored, done = train_codes(
+                start.build(),
+                self.sample,
+                storage,
+                self.options.tuning,
+                teacher=self.dense_model,
+                checkpoint=checkpoint,
+                key=tuned.key,
+                progress=self.progress,
+            )
+            if workers().rank:
+                return {}
+            payload_bytes = save_stored(self.folder, stored, start.plan, self.sample)
+            model = decoded(self.dense_model, stored)
+            small = replace(self.sample, plan=start.plan)
+            taken = StorageCost(payload_bytes, stored.numbers, onnx_bytes(model, small), start.plan.dense_params)
+            history = [asdict(epoch) for epoch in done.history]
+            return {"accuracy": self.test_score(model, "stored"), "storage": taken.to_json(), "history": history}
+
+        inputs = [tuned.key, repr(storage), asdict(self.options.tuning)]
+        written = (MODEL_FILE, PLAN_FILE, CODES_FILE)
+        finished = self.stages.do("store", inputs, work, written, together=True)
+        checkpoint.unlink(missing_ok=True)
+        return finished
 
     def train_recipe(self, recipe: Recipe) -> Done:
         """``plan.json`` and ``decomposed/`` by training."""
@@ -242,27 +317,26 @@ class Line:
             start = rebuilt(self.sample, self.folder / "decomposed")
             assert start.plan is not None
             done = finetune(
-                start.model(),
+                start.build(),
                 self.sample,
                 last_epochs(self.options.tuning, len(start.plan.layers)),
                 teacher=self.dense_model,
-                plan=start.plan,
+                plan=start.plan if self.options.storage is None else None,
                 checkpoint=checkpoint,
                 key=decomposed.key,
                 progress=self.progress,
             )
             if workers().rank:
                 return {}
-            save_compressed(self.folder, done.model, start.plan, self.sample)
+            save_compressed(self._tuned, done.model, start.plan, self.sample)
             history = [asdict(epoch) for epoch in done.history]
             reached = self.test_score(done.model, "fine-tuned") if history else decomposed.result["accuracy"]
             training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
             return {"accuracy": reached, "training": training}
 
-        outputs = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE)
-        finished = self.stages.do(
-            "finetune", [decomposed.key, asdict(self.options.tuning)], work, outputs, together=True
-        )
+        files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if self.options.storage is None else ("trained",)
+        inputs = [decomposed.key, asdict(self.options.tuning)]
+        finished = self.stages.do("finetune", inputs, work, files, together=True)
         checkpoint.unlink(missing_ok=True)
         return finished
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from edgecompress.codecs.settings import Storage
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
 from edgecompress.plans import CompressionPlan
@@ -23,7 +24,8 @@ class Options:
     ``given`` is a plan to use instead of making one; ``calibrate`` unlabelled training inputs judge candidates, fit
     factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
     model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
-    ``tuning`` with 0 epochs means no fine-tuning.
+    ``storage`` keeps weights as codes by a codec instead of replacing layers (None: not); ``tuning`` with 0 epochs
+    means no fine-tuning.
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
@@ -36,6 +38,7 @@ class Options:
     asymmetric: bool = True
     recipe: Recipe | None = None
     recipe_epochs: int = 0
+    storage: Storage | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
@@ -63,6 +66,7 @@ class Options:
             "calibrate": self.calibrate,
             "asymmetric": self.asymmetric,
             "recipe": self.recipe.name if self.recipe else PLAIN,
+            **({"storage": asdict(self.storage)} if self.storage else {}),
             **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
             **asdict(self.tuning),
             "targets": list(self.targets),

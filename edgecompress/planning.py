@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 
 import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of
+from edgecompress.codecs.ada_tucker import CODECS, stored_params
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import matching
@@ -185,6 +187,9 @@ def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list
 
 
 def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
+    if plan.method in CODECS:
+        kept = countable_cost(layer, shapes)
+        return {**kept, "params": kept["params"] - prod(plan.shape) + stored_params([plan], shared=False)}
     with torch.device("meta"):
         return countable_cost(DECOMPOSITIONS[plan.method].chain(layer, plan.ranks), shapes)
 

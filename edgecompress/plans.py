@@ -24,9 +24,10 @@ Ranks = tuple[int, ...]
 class LayerPlan:
     """One layer to replace.
 
-    ``name`` is its dotted path in ``model.named_modules()``, ``method`` a key of ``DECOMPOSITIONS``, ``shape``
-    its weight's shape; ``error`` is the predicted relative squared error of the weight or, where the plan was made
-    with calibration inputs, of the outputs, and ``loss`` then what the model's output is expected to lose.
+    ``name`` is its dotted path in ``model.named_modules()``, ``method`` a key of ``DECOMPOSITIONS`` or ``CODECS``,
+    ``shape`` its weight's shape, ``dims`` the sizes a codec reshapes it to (empty: balanced ones); ``error`` is the
+    predicted relative squared error of the weight or, where the plan was made with calibration inputs, of the outputs,
+    and ``loss`` then what the model's output is expected to lose.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerPlan:
     shape: tuple[int, ...]
     error: float
     loss: float | None = None
+    dims: tuple[int, ...] = ()
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -45,6 +47,7 @@ class LayerPlan:
             "shape": list(self.shape),
             "error": self.error,
             "loss": self.loss,
+            **({"dims": list(self.dims)} if self.dims else {}),
         }
 
     @classmethod
@@ -53,7 +56,8 @@ class LayerPlan:
         ranks, shape = (tuple(_whole(value) for value in document[key]) for key in ("ranks", "shape"))
         error, loss = _finite(document["error"]), document["loss"]
         known = None if loss is None else _finite(loss)
-        return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known)
+        dims = tuple(_whole(value) for value in document.get("dims", ()))
+        return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known, dims)
 
 
 def _finite(value: object) -> float:

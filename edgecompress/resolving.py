@@ -100,6 +100,13 @@ def sample_facts() -> dict[str, dict[str, Any]]:
     return tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
 
 
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """The committed settings of the sample ``name`` by preset: options of ``compress`` and their values."""
+    table = tomllib.loads((resource("sample_models") / "presets.toml").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = table.get(name, {})
+    return found
+
+
 def sample_file(name: str, suffix: str) -> Path:
     """A file of the shipped sample ``name``."""
     return resource("sample_models") / f"{name.replace('-', '_')}{suffix}"

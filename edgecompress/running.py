@@ -26,17 +26,21 @@ def _compressed(line: Line) -> tuple[Json, Done, Done]:
     line.check()
     dense, decomposed = line.score_dense(), line.start()
     tuned = line.finetune(decomposed)
+    storage = line.options.storage
+    last = tuned if storage is None else line.store(tuned, storage)
+    factors = {} if storage is None else {"factors": tuned}
     document = {
         "model": line.sample.name,
         "data": line.data,
         "metric": line.sample.metric,
-        "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, finetuned=tuned),
+        "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, **factors, finetuned=last),
         "calibration": decomposed.result["calibration"],
         "recipe": decomposed.result.get("recipe", {"name": PLAIN}),
         "training": tuned.result["training"],
         "cost": _costs(line),
+        **({} if storage is None else {"storage": last.result["storage"]}),
     }
-    return document, dense, tuned
+    return document, dense, last
 
 
 def run(line: Line) -> Json:

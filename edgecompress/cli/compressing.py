@@ -10,6 +10,7 @@ import click
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     calibration_options,
+    core_options,
     json_option,
     methods_from,
     output_option,
@@ -18,6 +19,8 @@ from edgecompress.cli.options import (
     refuse_foreign,
     selection_options,
     selector_from,
+    storage_from,
+    storage_options,
     together,
     training_options,
     trust_option,
@@ -37,7 +40,9 @@ plan_option = click.option(
     type=click.Path(path_type=Path),
     help="Use this plan instead of making one (--keep and the like are then refused).",
 )
-line_options = together(plan_option, selection_options, training_options, recipe_options)
+FACTORS_LR = 0.02
+"""Peak rate for factors with a mean square of one."""
+line_options = together(plan_option, selection_options, storage_options, training_options, recipe_options)
 TUNING = ("schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout", "accumulate", "stages", "pick")
 SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
 
@@ -45,6 +50,7 @@ SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include",
 @click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
 @click.argument("model")
 @selection_options
+@core_options
 @calibration_options
 @click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
 @trust_option
@@ -61,6 +67,7 @@ def plan(
     **selection: Any,
 ) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
+    from edgecompress.codecs.planning import plan_storage
     from edgecompress.files import make_folder
     from edgecompress.planning import layer_costs
     from edgecompress.planning import plan as make_plan
@@ -68,13 +75,21 @@ def plan(
 
     scope = {name: selection.pop(name) for name in ("methods", "multiple", "include", "exclude")}
     scope["methods"] = methods_from(scope["methods"])
+    core = {name: selection.pop(name) for name in ("rank", "order", "pad")}
+    storage = storage_from(scope["methods"], selection["keep"], selection["of"], core, _typed)
+    if storage is not None:
+        selection["keep"] = None
     selector, sample = selector_from(**selection), resolve(model, trust=trust)
     built = sample.model()
-    calibration = _calibration(sample, calibrate, seed) if selector.weighs_losses else None
-    with showing_progress() as progress:
-        made = make_plan(
-            built, sample.inputs, selector, **scope, calibration=calibration, name=sample.name, progress=progress
-        )
+    if storage is not None:
+        of = {name: scope[name] for name in ("include", "exclude")}
+        made = plan_storage(built, sample.inputs, storage, **of, name=sample.name)
+    else:
+        calibration = _calibration(sample, calibrate, seed) if selector.weighs_losses else None
+        with showing_progress() as progress:
+            made = make_plan(
+                built, sample.inputs, selector, **scope, calibration=calibration, name=sample.name, progress=progress
+            )
     if output is not None:
         make_folder(output.parent)
         made.save(output)
@@ -139,6 +154,7 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     from edgecompress.options import Options
     from edgecompress.plans import CompressionPlan
 
+    given = with_preset(sample.name, given)
     loaded = None
     if plan_file is not None:
         _refuse_selection_beside_a_plan()
@@ -146,14 +162,17 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     recipe, methods = given["recipe"], methods_from(given["methods"])
     if loaded is not None and recipe != "plain":
         raise click.UsageError(f"--plan already holds the ranks that --recipe {recipe} would find; drop one of them")
+    storage = storage_from(methods, given["keep"], given["of"], given, _typed)
     select = refuse_foreign(recipe, given["select"], methods, _typed)
     selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
+    if storage is not None:
+        given = {**given, "optimizer": given["optimizer"] or "adam", "lr": given["lr"] or FACTORS_LR}
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
-    more_tuning = {name: given[name] for name in TUNING}
+    more_tuning = {name: given[name] for name in TUNING} | ({"weight_decay": 0.0} if storage else {})
     tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)
     return Options(
         selector,
-        methods,
+        () if storage else methods,
         given["multiple"],
         given=loaded,
         include=given["include"],
@@ -162,9 +181,26 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
         asymmetric=not given["symmetric"],
         recipe=recipe_from(recipe, methods, given["penalty"], given["lasso"]),
         recipe_epochs=given["recipe_epochs"] or max(1, tuning.epochs),
+        storage=storage,
         tuning=tuning,
         **more,
     )
+
+
+def with_preset(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options with those of the preset in place of all that were not typed."""
+    from edgecompress.resolving import presets
+
+    preset, known = given.get("preset"), presets(name)
+    if preset is None:
+        return given
+    if preset not in known:
+        have = f"it has {', '.join(known)}" if known else "it has none"
+        raise click.UsageError(f"{name}: no preset {preset!r}; {have}")
+    methods = known[preset].get("methods")
+    if methods and _typed("methods") and list(given["methods"]) not in (methods, list(methods)):
+        raise click.UsageError(f"{name}: preset {preset!r} is for --method {methods[0]}")
+    return given | {option: value for option, value in known[preset].items() if not _typed(option)}
 
 
 def _typed(name: str) -> bool:
@@ -215,18 +251,37 @@ def print_before_after(document: Json) -> None:
     accuracy = document["accuracy"]
     if accuracy is not None:
         rows[:0] = _score_rows(accuracy, document["metric"], document["data"]["test"]["items"])
+    if storage := document.get("storage"):
+        rows += _storage_rows(storage, 4 * dense["params"])
     print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
+    if storage:
+        say("stored as codes: it takes fewer bytes at rest; MACs and latency are those of the dense model")
+
+
+def _storage_rows(storage: Json, dense_bytes: int) -> list[tuple[object, ...]]:
+    ratio = f"{storage['ratio']:.0f}x fewer, {storage['bits_per_weight']:.3f} bits a weight"
+    return [
+        ("file of codes, bytes", dense_bytes, storage["payload_bytes"], ratio),
+        (
+            ".onnx, bytes",
+            "",
+            storage["onnx_bytes"],
+            f"{dense_bytes / storage['onnx_bytes']:.0f}x fewer than the weights",
+        ),
+    ]
 
 
 def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
     from edgecompress.wording import score_change, score_text
 
     unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]
+    factors = accuracy.get("factors")
     change = score_change(accuracy["dense"], last, unit)
     dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
     return [
         (metric["name"], dense, after, f"{change} on {items:,} test items"),
         ("  before fine-tuning", "", before, ""),
+        *([("  before rounding", "", score_text(factors, unit), "")] if factors is not None else []),
     ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from edgecompress.codecs.settings import Storage
     from edgecompress.finetuning import FineTuning
     from edgecompress.models import Sample
     from edgecompress.selectors import Selector
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+STORAGE = {name: name for name in ("rank", "order", "pad", "start", "levels", "core_levels", "bias_levels", "rate")}
+STORAGE |= {"round_epochs": "epochs", "round_lr": "lr"}
+"""The options of a codec, and the fields of ``Storage`` they fill."""
+FOREIGN = ("select", "energy", "beta", "multiple", "calibrate", "symmetric", "recipe", "stages", "feature", "ema")
+"""Options that a codec would not look at."""
+
 # The tables themselves import torch; a test keeps these names equal to their keys.
 METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train", "cp3", "cp4")
 SELECTORS = ("budget", "energy", "vbmf", "continuous")
+CODECS = ("ada_tucker", "scada_tucker")
 RECIPES = ("plain", "orthogonal", "continuous", "ordered")
 TARGETS = ("onnx",)
 PLATFORMS = ("pi",)
@@ -34,6 +42,17 @@ class Number(click.FloatRange):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+class Odd(click.IntRange):
+    """An odd whole number in a range: levels around zero."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse even numbers."""
+        number = super().convert(value, param, ctx)
+        if number % 2 == 0:
+            self.fail(f"{number} is even; levels lie symmetrically around zero, so take {number - 1}.", param, ctx)
         return number
 
 
@@ -96,9 +115,10 @@ selection_options = together(
         "--method",
         "methods",
         multiple=True,
-        type=click.Choice([EVERY_METHOD, *METHODS]),
+        type=click.Choice([EVERY_METHOD, *METHODS, *CODECS]),
         default=(EVERY_METHOD,),
-        help="Decomposition; repeatable. auto: the best of svd, spatial_svd, tucker2, hierarchical_tucker2. [auto]",
+        help="Decomposition; repeatable. auto: the best of svd, spatial_svd, tucker2, hierarchical_tucker2, cp3. "
+        "Or a codec, which stores weights in few bytes and leaves MACs as they are. [auto]",
     ),
     click.option(
         "--include", multiple=True, help="Only layers whose name matches, as in a shell: 'layer1.*'; repeatable."
@@ -128,8 +148,10 @@ training_options = together(
     click.option(
         "--epochs", type=click.IntRange(0, 100_000), help="Fine-tuning epochs; 0: none. [3, or 0 without data]"
     ),
-    click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True),
-    click.option("--lr", type=Number(0, min_open=True), help="Peak learning rate. [0.01 sgd, 0.001 adam]"),
+    click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="[sgd; adam with a codec]"),
+    click.option(
+        "--lr", type=Number(0, min_open=True), help="Peak learning rate. [0.01 sgd, 0.001 adam, 0.02 with a codec]"
+    ),
     click.option("--batch-size", type=click.IntRange(1, 1_000_000), default=128, show_default=True),
     click.option(
         "--distill",
@@ -184,6 +206,26 @@ training_options = together(
     ),
 )
 
+core_options = together(
+    click.option(
+        "--rank", type=click.IntRange(1, 512), help="With a codec: edge of the core. [as --keep allows: 0.02]"
+    ),
+    click.option("--order", type=click.IntRange(3, 5), help="With a codec: axes a weight is reshaped to. [3]"),
+    click.option("--pad", is_flag=True, help="With a codec: pad weights of awkward sizes, as primes, with zeros."),
+)
+
+storage_options = together(
+    core_options,
+    click.option("--preset", help="With a codec: settings that come with the sample, as smallest; yours go first."),
+    click.option("--start", type=click.Choice(["scratch", "dense"]), help="With a codec: first factors. [scratch]"),
+    click.option("--levels", type=Odd(3, 255), help="With a codec: values a factor's numbers may take; odd. [15]"),
+    click.option("--core-levels", type=Odd(3, 255), help="With a codec: the same of the core. [as --levels]"),
+    click.option("--bias-levels", type=Odd(3, 255), help="With a codec: the same of biases. [biases are dropped]"),
+    click.option("--rate", type=Number(0), help="With a codec: weight of the codes' kilobytes in the loss. [0.1]"),
+    click.option("--round-epochs", type=click.IntRange(1, 100_000), help="With a codec: epochs with rounding. [10]"),
+    click.option("--round-lr", type=Number(0, min_open=True), help="With a codec: their peak learning rate. [0.008]"),
+)
+
 pick_option = click.option(
     "--pick",
     type=click.Choice(["best", "last"]),
@@ -234,6 +276,46 @@ def selector_from(
     return Energy(0.9 if energy is None else energy) if select == "energy" else Vbmf()
 
 
+def storage_from(
+    methods: tuple[str, ...], keep: float | None, of: str, given: Mapping[str, Any], typed: Callable[[str], bool]
+) -> Storage | None:
+    """The options of a codec, None where none is among the methods; refuses options that do not go together."""
+    from edgecompress.codecs.settings import Storage
+
+    asked: dict[str, Any] = {name: given[name] for name in STORAGE if given.get(name) not in (None, False)}
+    codec = next((method for method in methods if method in CODECS), None)
+    if codec is None:
+        _refuse_codec_options(asked)
+        return None
+    _refuse_beside_codec(codec, methods, typed)
+    if keep is not None:
+        _check_core_size(codec, of if typed("of") else "params", asked)
+        asked["keep"] = keep
+    if "core_levels" not in asked and "levels" in asked:
+        asked["core_levels"] = asked["levels"]
+    return Storage(codec, **{STORAGE.get(name, name): value for name, value in asked.items()})
+
+
+def _refuse_codec_options(asked: Mapping[str, Any]) -> None:
+    if asked:
+        raise click.UsageError(f"--{next(iter(asked)).replace('_', '-')} belongs to --method {' or '.join(CODECS)}")
+
+
+def _refuse_beside_codec(codec: str, methods: tuple[str, ...], typed: Callable[[str], bool]) -> None:
+    if len(methods) > 1:
+        raise click.UsageError(f"--method {codec} stores every layer it can; give it without other methods")
+    for name in FOREIGN:
+        if typed(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --method {codec}")
+
+
+def _check_core_size(codec: str, of: str, asked: Mapping[str, Any]) -> None:
+    if "rank" in asked:
+        raise click.UsageError("--rank and --keep both say how large the core is; drop one of them")
+    if of != "params":
+        raise click.UsageError(f"--method {codec} saves no {of}: its --keep is of the params")
+
+
 def methods_from(methods: tuple[str, ...]) -> tuple[str, ...]:
     """Names of decompositions; none means every one."""
     return () if EVERY_METHOD in methods else methods
@@ -242,7 +324,7 @@ def methods_from(methods: tuple[str, ...]) -> tuple[str, ...]:
 def tuning_from(
     sample: Sample,
     epochs: int | None,
-    optimizer: Literal["sgd", "adam"],
+    optimizer: Literal["sgd", "adam"] | None,
     lr: float | None,
     batch_size: int,
     distill: float | None,
@@ -260,6 +342,8 @@ def tuning_from(
         epochs = 0 if sample.splits is None else 3
     if distill is None:
         distill = 0.7 if sample.loss is cross_entropy else 0.0
+    if optimizer is None:
+        optimizer = "sgd"
     more["pick"] = more.get("pick") or ("last" if sample.validation_seen else "best")
     rate = lr if lr is not None else {"sgd": 0.01, "adam": 0.001}[optimizer]
     return FineTuning(epochs, optimizer, rate, batch_size=batch_size, distill=distill, seed=seed, bfloat16=bf16, **more)

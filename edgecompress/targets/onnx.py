@@ -22,12 +22,14 @@ import torch
 from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
+from edgecompress.codecs.ada_tucker import CODECS, plain
 from edgecompress.datasets import Inputs
 from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
 from edgecompress.resources import resource
 from edgecompress.targets.base import Run
+from edgecompress.targets.onnx_codes import Coded, check_folded, coded_layers, put_codes
 
 if TYPE_CHECKING:
     import onnx
@@ -51,20 +53,30 @@ class Onnx:
         """Export, tidy, check and write."""
         import onnx
 
+        coded, model = coded_layers(model), plain(model)
         proto = self._traced(model, inputs)
         self._tidy(proto, model)
         _check_chains(proto, plan)
         self._check_header(proto)
         simplified = self._simplified(proto, plan) if self.simplify else None
         kept = simplified or proto
-        onnx.save_model(kept, path)
         operators = Counter(node.op_type for node in kept.graph.node)
+        codes = self._with_codes(kept, coded) if coded else {}
+        onnx.save_model(kept, path)
         return {
             "opset": self.opset,
             "ir_version": self.ir_version,
             "simplified": simplified is not None,
             "operators": dict(sorted(operators.items())),
+            **codes,
         }
+
+    def _with_codes(self, proto: onnx.ModelProto, coded: Sequence[Coded]) -> Json:
+        """Weights as codes that a session folds; facts about that."""
+        before = Counter(node.op_type for node in proto.graph.node)
+        facts = put_codes(proto, coded)
+        self._check_header(proto)
+        return {"codes": {**facts, "operators_when_loaded": check_folded(proto, before)}}
 
     def _traced(self, model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
         """PyTorch's exporter on a batch of at least two (a batch of one would be taken as fixed)."""
@@ -283,6 +295,8 @@ def _check_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> None:
     for node in proto.graph.node:
         nodes.setdefault(node.name.rpartition("/")[0], []).append(node.op_type)
     for layer in plan.layers if plan else ():
+        if layer.method in CODECS:
+            continue
         allowed = {*PRODUCTS, *(("Add",) if len(layer.shape) == 2 else ("Pad",))}
         for link in LINKS[layer.method]:
             found = nodes.get(".".join(filter(None, (layer.name, link))), [])

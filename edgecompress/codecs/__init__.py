@@ -1,0 +1,1 @@
+"""Codecs: ways to keep weights in fewer bytes; the layer runs as before."""

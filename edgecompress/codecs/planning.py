@@ -1,0 +1,86 @@
+"""Which layers a codec stores, and with how large a core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import nn
+
+from edgecompress.codecs.ada_tucker import CODECS, stored_params
+from edgecompress.codecs.dimensions import balanced
+from edgecompress.codecs.settings import Storage
+from edgecompress.costs import Cost, Shape, cost
+from edgecompress.datasets import Inputs
+from edgecompress.decomposing import matching
+from edgecompress.decompositions.kernels import weight_of
+from edgecompress.errors import BudgetError, PlanError
+from edgecompress.layers import weighted_layers
+from edgecompress.planning import Scope
+from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+
+EDGES = 512
+"""The largest edge of a core that is looked for."""
+
+
+def plan_storage(
+    model: nn.Module,
+    inputs: Inputs,
+    storage: Storage,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    name: str = "",
+) -> CompressionPlan:
+    """Let every layer in scope be stored by a codec, with a core of one edge for all; MACs stay what they are.
+
+    The edge is ``storage.rank``, or the largest one at which all parameters together are at most ``storage.keep`` of
+    the dense ones. A layer that its factors would not make smaller stays plain, unless it shares a core.
+
+    Raises:
+        PlanError: a pattern matches no layer, or no layer can be stored.
+        BudgetError: not even a core of edge 1 is within ``keep``.
+    """
+    scope, total, found = Scope((), 1, tuple(include), tuple(exclude)), cost(model, inputs), weighted_layers(model)
+    matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
+    codec = CODECS[storage.codec]
+    reasons = {
+        item.name: item.refused or scope.refusal(item.name) or codec.supports(item.layer).reason for item in found
+    }
+    shapes = {item.name: tuple(weight_of(item.layer).shape) for item in found if not reasons[item.name]}
+    if not shapes:
+        raise PlanError(f"{name or 'the model'}: {codec.name} can store none of its layers; see `edgecompress inspect`")
+    planned, params = _stored(shapes, storage, total)
+    reasons |= {n: "no fewer numbers as factors" for n in shapes if n not in {layer.name for layer in planned}}
+    skipped = tuple(Skipped(n, reason) for n, reason in reasons.items() if reason)
+    return CompressionPlan(name, tuple(planned), skipped, total.macs, total.params, total.macs, params)
+
+
+def _stored(shapes: dict[str, Shape], storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:
+    """The layers and all parameters together at the rank asked for, or the largest that ``keep`` allows."""
+    if storage.rank is not None:
+        return _stored_at(shapes, storage, storage.rank, total)
+    most, edge = storage.keep * total.params, 1
+    made = _stored_at(shapes, storage, edge, total)
+    if made[1] > most:
+        raise BudgetError(
+            f"keep {storage.keep:g} of the {total.params:,} parameters cannot be reached: a core of edge 1 keeps "
+            f"{made[1] / total.params:.4f}",
+            nearest_keep=made[1] / total.params,
+        )
+    while edge < EDGES and (larger := _stored_at(shapes, storage, edge + 1, total))[1] <= most:
+        made, edge = larger, edge + 1
+    return made
+
+
+def _stored_at(shapes: dict[str, Shape], storage: Storage, edge: int, total: Cost) -> tuple[list[LayerPlan], int]:
+    shared, layers = CODECS[storage.codec].shared, []
+    for name, shape in shapes.items():
+        dims = balanced(prod(shape), storage.order, pad=storage.pad)
+        ranks = tuple(edge if shared else min(edge, size) for size in dims)
+        told = dims if prod(dims) != prod(shape) else ()
+        layer = LayerPlan(name, storage.codec, ranks, shape, 0.0, None, told)
+        if shared or stored_params([layer], shared=False) < prod(shape):
+            layers.append(layer)
+    dense = sum(prod(layer.shape) for layer in layers)
+    return layers, total.params - dense + stored_params(layers, shared=shared)

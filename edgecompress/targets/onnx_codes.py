@@ -1,0 +1,285 @@
+"""Weights of an ONNX graph as packed codes, unpacked and multiplied out by a few nodes that fold when a session starts.
+
+::
+
+    packed (n, 1, r) --Div powers--Mod levels--Sub largest--Cast--Reshape (rows, r)--Split--> core, matrices
+    each layer:  Einsum(core, matrices) --Mul scale--Reshape--> the weight its Conv or Gemm reads
+
+Codes are digits of whole numbers in base ``levels``: as many in one as an int32 or int64 holds, which wastes next to
+nothing whatever the number of levels. ONNX Runtime computes nodes of constants once, when it loads the file
+(DequantizeLinear it would run on every call), so what runs is the dense graph; :func:`check_folded` proves it.
+Anything else that folds constants, as onnxsim does, would write the whole weights into the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import floor, log2, prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from edgecompress.codecs.ada_tucker import factors_of, stored_layers
+from edgecompress.codecs.tucker import contracted
+from edgecompress.errors import ExportError
+from edgecompress.files import Json
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray[Any, Any]
+LETTERS = "abcdefgh"
+CLOSE = 1e-5
+"""Largest relative difference between a weight in the graph and the codes times one number a row."""
+WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """The codes of one layer: core (r1, ..., rn) and matrices (d_i, r_i), whole numbers.
+
+    ``core_key`` tells cores apart.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+    largest: tuple[int, int, int]
+    core: Array
+    matrices: tuple[Array, ...]
+    core_key: int
+
+    def weight(self) -> Array:
+        """The weight, without its scale."""
+        import torch
+
+        tensors = [torch.from_numpy(part.astype(np.float32)) for part in (self.core, *self.matrices)]
+        flat: Array = contracted(*tensors).flatten().numpy()
+        weight: Array = flat[: prod(self.shape)].reshape(self.shape)
+        return weight
+
+
+def coded_layers(model: nn.Module) -> list[Coded]:
+    """The layers of ``model`` whose factors are codes."""
+    found = []
+    for name, layer, weight in stored_layers(model):
+        if weight.largest is None:
+            continue
+        core, *matrices = (factor.detach().cpu().numpy().astype(np.int64) for factor in factors_of(layer))
+        key = id(factors_of(layer)[0])
+        found.append(Coded(name, weight.shape, float(weight.scale), weight.largest, core, tuple(matrices), key))
+    return found
+
+
+@dataclass(slots=True)
+class _Graph:
+    """Nodes and constants that are added to a graph."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    count: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def constant(self, array: Array) -> str:
+        """The name of a constant; equal ones are kept once."""
+        from onnx import numpy_helper
+
+        key = f"{array.dtype}{array.shape}{array.tobytes()!r}"
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, self.fresh())
+        return self.constants[key].name
+
+    def fresh(self) -> str:
+        """A short name that no layer has."""
+        self.count += 1
+        return f"_{self.count:x}"
+
+    def add(self, layer: str, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """A node of a layer with one output, whose name comes back."""
+        from onnx import helper
+
+        name = output or self.fresh()
+        self.nodes.append(
+            helper.make_node(operator, list(inputs), [name], name=self.label(layer, operator), **attributes)
+        )
+        return name
+
+    def label(self, layer: str, operator: str) -> str:
+        """A node name that leads back to its layer and that no other node of this graph has."""
+        base = f"{layer}/codes/{operator}".lstrip("/")
+        self.labels[base] += 1
+        return base if self.labels[base] == 1 else f"{base}_{self.labels[base]}"
+
+
+def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
+    """Replace the weights of ``layers`` in a graph by their codes, in place; returns facts about it.
+
+    Raises:
+        ExportError: a layer's weight is not in the graph as its codes have it.
+    """
+    graph, constants = _Graph(), {tensor.name: tensor for tensor in proto.graph.initializer}
+    for layer, pieces in zip(layers, _unpacked(graph, layers), strict=True):
+        node, scale = _weight_node(proto, constants, layer)
+        _rebuild(graph, layer, pieces, scale, node.input[1])
+        del constants[node.input[1]]
+    _drop_zero_biases(proto, constants)
+    used = {name for node in (*proto.graph.node, *graph.nodes) for name in node.input}
+    kept = [tensor for name, tensor in constants.items() if name in used]
+    nodes = [*graph.nodes, *proto.graph.node]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend([*kept, *graph.constants.values()])
+    del proto.graph.value_info[:]
+    return {"layers": len(layers), "nodes_that_fold": len(graph.nodes)}
+
+
+def _unpacked(graph: _Graph, layers: Sequence[Coded]) -> list[list[str]]:
+    """Names of the core, in its shape, and the matrices of each layer.
+
+    Factors with the same number of columns and levels come out of one packed tensor; a shared core comes once.
+    """
+    groups: dict[tuple[int, int], dict[tuple[int, int], Array]] = {}
+    for place, layer in enumerate(layers):
+        parts = [((layer.core_key, -1), layer.core, layer.largest[0])]
+        parts += [((place, mode), matrix, layer.largest[1]) for mode, matrix in enumerate(layer.matrices)]
+        for key, part, largest in parts:
+            columns = part.shape[-1]
+            groups.setdefault((columns, largest), {})[key] = part.reshape(-1, columns)
+    names: dict[tuple[int, int], str] = {}
+    for (_, largest), members in groups.items():
+        names |= dict(zip(members, _unpack(graph, list(members.values()), largest), strict=True))
+    for layer in {layer.core_key: layer for layer in layers}.values():
+        shape = graph.constant(np.array(layer.core.shape, np.int64))
+        names[layer.core_key, -1] = graph.add(layer.name, "Reshape", names[layer.core_key, -1], shape)
+    return [
+        [names[layer.core_key, -1], *(names[place, mode] for mode in range(len(layer.matrices)))]
+        for place, layer in enumerate(layers)
+    ]
+
+
+def _unpack(graph: _Graph, matrices: Sequence[Array], largest: int) -> list[str]:
+    """The names of matrices (rows, r) with digits of base ``2 largest + 1`` packed down the rows."""
+    from onnx import helper
+
+    stacked = np.concatenate(matrices) + largest
+    packed, powers = packing(stacked, 2 * largest + 1)
+    whole = graph.add("", "Div", graph.constant(packed), graph.constant(powers))
+    digits = graph.add("", "Mod", whole, graph.constant(np.array(2 * largest + 1, packed.dtype)))
+    centred = graph.add("", "Sub", digits, graph.constant(np.array(largest, packed.dtype)))
+    numbers = graph.add("", "Cast", centred, to=1)
+    table = graph.add("", "Reshape", numbers, graph.constant(np.array([-1, stacked.shape[1]], np.int64)))
+    rows = [len(matrix) for matrix in matrices]
+    rest = len(packed) * powers.size - sum(rows)
+    if len(rows) == 1 and not rest:
+        return [table]
+    names = [graph.fresh() for _ in rows]
+    outputs = [*names, graph.fresh()] if rest else names
+    sizes = graph.constant(np.array([*rows, rest] if rest else rows, np.int64))
+    graph.nodes.append(helper.make_node("Split", [table, sizes], outputs, name=graph.label("", "Split"), axis=0))
+    return names
+
+
+def packing(digits: Array, base: int) -> tuple[Array, Array]:
+    """``packed`` (n, 1, columns) and ``powers`` (k, 1) with ``digits`` (rows, columns) = packed / powers mod base.
+
+    Of int32 and int64 and of all numbers of digits in one of them, the smallest; rows are padded with zeros.
+    """
+    best = min(
+        (-(-len(digits) // count) * digits.shape[1] * kind.itemsize + count * kind.itemsize, kind.itemsize, count)
+        for kind, bits in WHOLE
+        for count in range(1, floor(bits / log2(base)) + 1)
+    )
+    kind, count = np.dtype(f"<i{best[1]}"), best[2]
+    groups = -(-len(digits) // count)
+    padded = np.zeros((groups * count, digits.shape[1]), np.int64)
+    padded[: len(digits)] = digits
+    powers = np.array([base**at for at in range(count)], np.int64)
+    packed = (padded.reshape(groups, count, -1) * powers[:, None]).sum(1, keepdims=True)
+    return packed.astype(kind), powers[:, None].astype(kind)
+
+
+def _rebuild(graph: _Graph, layer: Coded, pieces: Sequence[str], scale: Array, output: str) -> None:
+    """The nodes that multiply a layer's core and matrices out to the weight ``output``."""
+    core, *matrices = pieces
+    inner, outer = LETTERS[: len(matrices)], LETTERS[: len(matrices)].upper()
+    equation = ",".join([inner, *(o + i for o, i in zip(outer, inner, strict=True))]) + "->" + outer
+    whole = graph.add(layer.name, "Einsum", core, *matrices, equation=equation)
+    if prod(len(matrix) for matrix in layer.matrices) > prod(layer.shape):
+        flat = graph.add(layer.name, "Reshape", whole, graph.constant(np.array([-1], np.int64)))
+        ends = [np.array([end], np.int64) for end in (0, prod(layer.shape))]
+        whole = graph.add(layer.name, "Slice", flat, *map(graph.constant, ends))
+    shape = graph.constant(np.array(layer.shape, np.int64))
+    shaped = graph.add(layer.name, "Reshape", whole, shape)
+    graph.add(layer.name, "Mul", shaped, graph.constant(scale), output=output)
+
+
+def _weight_node(
+    proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto], layer: Coded
+) -> tuple[onnx.NodeProto, Array]:
+    """The node that reads a layer's weight, and what its codes are to be multiplied with: a number, or one a row."""
+    from onnx import numpy_helper
+
+    for node in proto.graph.node:
+        if (
+            node.name.rpartition("/")[0] == layer.name
+            and node.op_type in ("Conv", "Gemm")
+            and node.input[1] in constants
+        ):
+            weight = numpy_helper.to_array(constants[node.input[1]])
+            if weight.shape == layer.shape:
+                return node, _scale(layer, weight)
+    raise ExportError(f"onnx: {layer.name}: no Conv or Gemm reads its weight {layer.shape} as a constant")
+
+
+def _scale(layer: Coded, weight: Array) -> Array:
+    """A scalar, or (T, 1, ...) where a batch norm was folded into the weight.
+
+    Raises:
+        ExportError: the weight is something else than the codes times that.
+    """
+    codes = layer.weight().astype(np.float64).reshape(len(weight), -1)
+    rows = weight.astype(np.float64).reshape(len(weight), -1)
+    each = (codes * rows).sum(1) / np.maximum((codes * codes).sum(1), 1)
+    if np.abs(each[:, None] * codes - rows).max() > CLOSE * max(np.abs(rows).max(), 1e-30):
+        raise ExportError(f"onnx: {layer.name}: its weight in the graph is not what its codes say")
+    if np.allclose(each, layer.scale, rtol=CLOSE, atol=0) or len(weight) == 1:
+        return np.array(layer.scale, np.float32)
+    rows_scale: Array = each.astype(np.float32).reshape(-1, *(1 for _ in weight.shape[1:]))
+    return rows_scale
+
+
+def _drop_zero_biases(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+    """A bias of zeros is no input."""
+    from onnx import numpy_helper
+
+    for node in proto.graph.node:
+        bias = node.input[2] if len(node.input) == 3 and node.op_type in ("Conv", "Gemm") else ""
+        if bias in constants and not numpy_helper.to_array(constants[bias]).any():
+            del node.input[2]
+
+
+def check_folded(proto: onnx.ModelProto, before: Counter[str]) -> Json:
+    """What ONNX Runtime makes of the graph when it loads it: no more nodes of any kind than ``before`` the codes.
+
+    Raises:
+        ExportError: it would unpack weights on every call.
+    """
+    import onnx
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        after = Counter(node.op_type for node in onnx.load_model(options.optimized_model_filepath).graph.node)
+    stray = after - before
+    if stray and sum(after.values()) > sum(before.values()):
+        raise ExportError(f"onnx: ONNX Runtime does not fold the codes when it loads them: {dict(stray)} are left")
+    return dict(sorted(after.items()))

@@ -1,0 +1,248 @@
+"""Stored models: the whole line on a small net, the decoded model, and an .onnx that stays small."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxsim
+import pytest
+import torch
+from processes import command
+from torch import nn
+
+from edgecompress.codecs.ada_tucker import attach_roundings, factors_of, install, refresh, stored_layers
+from edgecompress.codecs.payload import from_bytes, to_bytes
+from edgecompress.codecs.planning import plan_storage
+from edgecompress.codecs.settings import Storage
+from edgecompress.decomposing import decompose
+from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
+from edgecompress.exporting import export
+from edgecompress.finetuning import FineTuning, state_digest
+from edgecompress.models import Sample, copied
+from edgecompress.plans import LayerPlan
+from edgecompress.resolving import resolve
+from edgecompress.storing import decoded, drop_biases, stored_of, train_codes
+from edgecompress.targets.onnx import Onnx
+from edgecompress.targets.onnx_codes import check_folded, packing
+
+SCADA = Storage("scada_tucker", rank=4, levels=15, core_levels=15, epochs=2, rate=0.5)
+TUNING = FineTuning(epochs=2, optimizer="adam", lr=0.02, weight_decay=0.0, distill=0.0, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def sample(tiny_file: Path) -> Sample:
+    return resolve(str(tiny_file))
+
+
+def coded(dense: nn.Module, storage: Storage, sample: Sample) -> nn.Module:
+    """A model whose factors are codes, without any training."""
+    made = plan_storage(dense, sample.inputs, storage)
+    model = decompose(dense, made, fill=False)
+    refresh(model, 0)
+    attach_roundings(model, storage.core_levels, storage.levels)
+    return decoded(dense, from_bytes(to_bytes(stored_of(model))))
+
+
+def run_json(*arguments: str) -> Any:
+    answer = command(*arguments, "--json")
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)
+
+
+def test_the_line_ends_in_a_small_file_that_scores(tiny_file: Path, tmp_path: Path) -> None:
+    folder, target = tmp_path / "small", tmp_path / "onnx"
+    options = ["--method", "scada_tucker", "--rank", "4", "--epochs", "4", "--round-epochs", "4", "--batch-size", "16"]
+    made = run_json("compress", str(tiny_file), *options, "--bias-levels", "7", "--trust", "-o", str(folder))
+    storage, cost = made["storage"], made["cost"]
+    assert storage["payload_bytes"] == (folder / "model.ectk").stat().st_size
+    assert storage["ratio"] == pytest.approx(4 * cost["dense"]["params"] / storage["payload_bytes"])
+    assert storage["ratio"] > 100
+    assert cost["compressed"]["macs"] == cost["dense"]["macs"]
+    assert made["accuracy"]["finetuned"] > 85
+    exported = run_json("export", str(folder), "--target", "onnx", "-o", str(target), "--trust")
+    file = target / "model.onnx"
+    assert file.stat().st_size == storage["onnx_bytes"] < 12_000
+    assert exported["artifacts"][0]["score"]["artifact"] == made["accuracy"]["finetuned"]
+    again = run_json("compress", str(tiny_file), *options, "--bias-levels", "7", "--trust", "-o", str(folder))
+    assert again == made
+
+
+def test_a_stopped_storing_goes_on_to_the_same_codes(sample: Sample, tmp_path: Path) -> None:
+    class Stop(Exception):
+        """Stands for Ctrl-C."""
+
+    def listen(name: str, *_: object) -> None:
+        if "epoch 2 " in name:
+            raise Stop
+
+    model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, SCADA), fill=False)
+    refresh(model, 0)
+    whole, _ = train_codes(model, sample, SCADA, TUNING)
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        train_codes(model, sample, SCADA, TUNING, checkpoint=checkpoint, progress=listen)
+    resumed, _ = train_codes(model, sample, SCADA, TUNING, checkpoint=checkpoint)
+    assert to_bytes(resumed) == to_bytes(whole)
+    assert to_bytes(whole) != to_bytes(train_codes(model, sample, replace(SCADA, rate=5.0), TUNING)[0])
+
+
+def test_a_higher_rate_makes_a_shorter_file(sample: Sample) -> None:
+    model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, SCADA), fill=False)
+    refresh(model, 0)
+    sizes = [
+        len(to_bytes(train_codes(model, sample, replace(SCADA, rate=r, epochs=8, lr=0.03), TUNING)[0]))
+        for r in (0.0, 30.0)
+    ]
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize("codec", ["ada_tucker", "scada_tucker"])
+def test_the_decoded_model_is_the_rounded_one(sample: Sample, codec: str) -> None:
+    storage = Storage(codec, rank=3, levels=7, core_levels=15)
+    model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, storage), fill=True)
+    drop_biases(model)
+    attach_roundings(model, 15, 7)
+    back = decoded(sample.model(), from_bytes(to_bytes(stored_of(model))))
+    assert torch.allclose(back.eval()(*sample.inputs), model.eval()(*sample.inputs), atol=2e-3)
+    for _, layer, weight in stored_layers(back):
+        assert weight.largest is not None
+        assert all(torch.equal(factor, factor.round()) for factor in factors_of(layer))
+
+
+def test_codes_of_another_model_are_refused(sample: Sample) -> None:
+    model = coded(sample.model(), SCADA, sample)
+    attach_roundings(model, 15, 15)
+    stored = stored_of(model)
+    with pytest.raises(ModelError, match="the model has no such weight"):
+        decoded(nn.Sequential(nn.Linear(3, 3)), stored)
+    with pytest.raises(ModelError, match="does not fit"):
+        decoded(sample.model(), replace(stored, others={}))
+
+
+@pytest.mark.parametrize("codec", ["ada_tucker", "scada_tucker"])
+@pytest.mark.parametrize("levels", [3, 7, 15, 255])
+def test_the_onnx_computes_the_model_from_codes_that_fold(
+    sample: Sample, tmp_path: Path, codec: str, levels: int
+) -> None:
+    storage = Storage(codec, rank=4, levels=levels, core_levels=15, pad=True)
+    model = coded(sample.model(), storage, sample)
+    artifact = export(model, sample, tmp_path)
+    dense = export(sample.model(), sample, tmp_path / "dense")
+    assert artifact.max_abs_error < 1e-4 * max(parity.scale for parity in artifact.parity)
+    assert artifact.size_bytes < dense.size_bytes / 8
+    codes = artifact.graph["codes"]
+    assert sum(codes["operators_when_loaded"].values()) <= sum(artifact.graph["operators"].values())
+    assert not {"Einsum", "Mod", "Div", "Split"} & set(codes["operators_when_loaded"])
+
+
+def test_writing_it_again_simplifying_without_folding_and_exporting_again_keep_it_small(
+    sample: Sample, tmp_path: Path
+) -> None:
+    model = coded(sample.model(), SCADA, sample)
+    path = export(model, sample, tmp_path).path
+    size, again = path.stat().st_size, tmp_path / "again.onnx"
+    onnx.save_model(onnx.load_model(path), again)
+    assert again.stat().st_size == size
+    kept, _ = onnxsim.simplify(onnx.load_model(path), skip_constant_folding=True)
+    assert kept.ByteSize() < 1.2 * size + 1024
+    assert Onnx(simplify=True).export(model, sample.inputs, again, None)["codes"]["layers"] == 4
+    assert again.stat().st_size == size
+    folded, _ = onnxsim.simplify(onnx.load_model(path))
+    assert folded.ByteSize() > 5 * size  # why the exporter simplifies before it puts the codes in
+
+
+def test_what_a_session_does_not_fold_is_an_export_error() -> None:
+    helper = onnx.helper
+    values = helper.make_tensor_value_info("x", 1, ["n", 2])
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Mod", ["h", "h"], ["y"], fmod=1)]
+    weight = onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [values], [helper.make_tensor_value_info("y", 1, ["n", 2])], [weight])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ExportError, match=r"does not fold the codes.*Mod"):
+        check_folded(proto, Counter({"MatMul": 1}))
+
+
+@pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
+@pytest.mark.parametrize("rows", [1, 7, 64, 411])
+def test_packed_digits_come_out_again_at_little_more_than_their_bits(levels: int, rows: int) -> None:
+    digits = np.random.default_rng(rows).integers(0, levels, (rows, 5))
+    packed, powers = packing(digits, levels)
+    back = (packed.astype(np.int64) // powers % levels).reshape(-1, 5)[:rows]
+    assert np.array_equal(back, digits)
+    if rows == 411:
+        assert packed.nbytes < 1.15 * digits.size * np.log2(levels) / 8 + powers.nbytes
+
+
+def test_a_folded_batch_norm_becomes_a_scale_a_row(sample: Sample, tmp_path: Path) -> None:
+    dense = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4))
+    norm = dense[1]
+    norm.weight.data = torch.linspace(0.5, 2, 8)
+    norm.running_mean, norm.running_var = torch.randn(8), torch.rand(8) + 0.5  # type: ignore[assignment]
+    model = copied(dense).eval()
+    plans = [
+        LayerPlan("0", "ada_tucker", (2, 3, 3), (8, 1, 3, 3), 0.0),
+        LayerPlan("4", "ada_tucker", (4,) * 3, (4, 800), 0.0),
+    ]
+    install(model, plans, shared=False, fill=True)
+    attach_roundings(model, 15, 15)
+    small = decoded(dense.eval(), stored_of(model))
+    path = tmp_path / "norm.onnx"
+    Onnx().export(small, sample.inputs, path, None)
+    inputs = sample.inputs[0]
+    found = onnxruntime.InferenceSession(path).run(None, {"input": inputs.numpy()})[0]
+    assert np.allclose(found, small(inputs).detach().numpy(), atol=1e-4)
+
+
+def test_plans_store_what_gets_smaller_within_the_share_asked_for(sample: Sample) -> None:
+    dense = sample.model()
+    params = sum(p.numel() for p in dense.parameters())
+    made = plan_storage(dense, sample.inputs, Storage("ada_tucker", keep=0.05))
+    assert made.params <= 0.05 * params
+    assert made.macs == made.dense_macs
+    larger = plan_storage(dense, sample.inputs, Storage("ada_tucker", rank=made.layers[-1].ranks[0] + 1))
+    assert larger.params > 0.05 * params
+    assert {skip.name for skip in made.skipped} | {layer.name for layer in made.layers} == {"0", "4", "7", "10"}
+    with pytest.raises(BudgetError, match="a core of edge 1 keeps"):
+        plan_storage(dense, sample.inputs, Storage("ada_tucker", keep=1e-6))
+    with pytest.raises(PlanError, match="no layer matches"):
+        plan_storage(dense, sample.inputs, SCADA, include=("conv*",))
+
+
+def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    run_json(
+        "compress", str(tiny_file), "--method", "ada_tucker", "--rank", "3", "--start", "dense", "--epochs", "1",
+        "--round-epochs", "1", "-o", str(folder), "--trust",
+    )  # fmt: skip
+    trained, stored = (resolve(str(path), trust=True).model() for path in (folder / "trained", folder))
+    assert all(weight.largest is None for _, _, weight in stored_layers(trained))
+    assert all(weight.largest is not None for _, _, weight in stored_layers(stored))
+    assert state_digest(trained) != state_digest(stored)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rank", "4"], "--rank belongs to --method ada_tucker or scada_tucker"),
+        (["--preset", "smallest"], "no preset 'smallest'"),
+        (["--method", "ada_tucker", "--method", "svd"], "give it without other methods"),
+        (["--method", "ada_tucker", "--rank", "4", "--keep", "0.1"], "drop one of them"),
+        (["--method", "ada_tucker", "--keep", "0.1", "--of", "macs"], "saves no macs"),
+        (["--method", "ada_tucker", "--levels", "8"], "8 is even"),
+        (["--method", "ada_tucker", "--recipe", "ordered"], "--recipe does not go with --method ada_tucker"),
+        (["--method", "ada_tucker", "--calibrate", "64"], "--calibrate does not go with"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_go_together(tiny_file: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    answer = command("compress", str(tiny_file), *options, "-o", tmp_path / "out")
+    assert answer.code == 2
+    assert said in " ".join(answer.err.split())
+    assert not (tmp_path / "out").exists()
