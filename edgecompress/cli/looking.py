@@ -82,6 +82,7 @@ def _samples() -> dict[str, dict[str, Any]]:
 
 
 def _table(what: str) -> dict[str, dict[str, Any]]:
+    from edgecompress.codecs.ada_tucker import CODECS
     from edgecompress.decompositions import DECOMPOSITIONS
     from edgecompress.devices import DEVICES
     from edgecompress.selectors import SELECTORS
@@ -89,7 +90,7 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     from edgecompress.training.recipes import RECIPES
 
     tables: dict[str, dict[str, Any]] = {
-        "methods": dict(DECOMPOSITIONS),
+        "methods": {**DECOMPOSITIONS, **CODECS},
         "selectors": dict(SELECTORS),
         "recipes": dict(RECIPES),
         "targets": dict(TARGETS),
@@ -115,7 +116,7 @@ def doctor(as_json: bool) -> int:
 def _libraries() -> list[dict[str, Any]]:
     from edgecompress.artifacts import LIBRARIES
 
-    return [_library(name) for name in (*LIBRARIES, "scipy", "tensorly", "click", "rich", "jinja2")]
+    return [_library(name) for name in (*LIBRARIES, "scipy", "tensorly", "constriction", "click", "rich", "jinja2")]
 
 
 def _library(name: str) -> dict[str, Any]:

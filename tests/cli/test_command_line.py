@@ -14,6 +14,7 @@ from processes import command
 
 from edgecompress.bundling import PLATFORMS
 from edgecompress.cli import group, options
+from edgecompress.codecs.ada_tucker import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json
 from edgecompress.selectors import SELECTORS
@@ -56,6 +57,7 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 
 def test_the_names_offered_are_those_of_the_tables() -> None:
     assert tuple(DECOMPOSITIONS) == options.METHODS
+    assert tuple(CODECS) == options.CODECS
     assert tuple(SELECTORS) == options.SELECTORS
     assert ("plain", *RECIPES) == options.RECIPES
     assert tuple(TARGETS) == options.TARGETS
