@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types slow bench bench-onestep bench-training bench-tucker2 clean
+.PHONY: demo test lint format types slow bench bench-onestep bench-storage bench-training bench-tucker2 clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -26,6 +26,9 @@ bench-onestep: $(VENV)/demo.stamp
 
 bench-training: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/training.py
+
+bench-storage: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/storage.py
 
 bench-tucker2: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/tucker2_speed.py

@@ -8,8 +8,10 @@
     codes by ``codecs.coding``: core, matrices and bias of each layer in turn; a shared core once
     crc32 of all before (4 bytes)
 
-Whole numbers are LEB128, names UTF-8 with their length before, other numbers little-endian. A largest code of 0 says
-that there is no bias. Of layers that share a core the first one's ``largest`` counts for it.
+Whole numbers are LEB128, names UTF-8 with their length before, sizes are written after their number, other numbers
+little-endian. No ranks: those of the layer before. A largest code of 0 says that there is no bias, and no step is
+written. Of layers that share a core the first one's ``largest`` counts for it. A second decoder, in plain Python, is
+``tests/codecs/plain_decoder.py``.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Stored:
 def to_bytes(stored: Stored) -> bytes:
     """The file."""
     head = [MAGIC, bytes([VERSION]), *map(_number, (len(stored.layers), len(stored.others), int(stored.shared)))]
-    head += [_layer(layer) for layer in stored.layers]
+    before: list[Ranks] = [(), *(layer.ranks for layer in stored.layers)]
+    head += [_layer(layer, ranks) for layer, ranks in zip(stored.layers, before, strict=False)]
     head += [_other(name, array) for name, array in stored.others.items()]
     sequences: list[tuple[Codes, int]] = []
     for at, layer in enumerate(stored.layers):
@@ -86,8 +89,9 @@ def to_bytes(stored: Stored) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def _layer(layer: StoredLayer) -> bytes:
-    parts = [_text(layer.name), *map(_sizes, (layer.shape, layer.dims, layer.ranks)), _float(layer.scale)]
+def _layer(layer: StoredLayer, before: Ranks) -> bytes:
+    ranks = () if layer.ranks == before else layer.ranks
+    parts = [_text(layer.name), *map(_sizes, (layer.shape, layer.dims, ranks)), _float(layer.scale)]
     return b"".join([*parts, bytes(layer.largest), *([_float(layer.step)] if layer.largest[2] else [])])
 
 
@@ -169,7 +173,9 @@ def from_bytes(data: bytes) -> Stored:
 
 def _read(reader: _Reader) -> Stored:
     layers, others, shared = reader.number(), reader.number(), bool(reader.number())
-    heads = [_read_layer(reader) for _ in range(layers)]
+    heads: list[tuple[StoredLayer, int]] = []
+    for _ in range(layers):
+        heads.append(_read_layer(reader, heads[-1][0].ranks if heads else ()))
     plain = dict(_read_other(reader) for _ in range(others))
     asked = [
         part
@@ -200,9 +206,9 @@ def _with_codes(layer: StoredLayer, codes: tuple[Codes, ...], bias: Codes) -> St
     return StoredLayer(*known, codes, bias, layer.step)
 
 
-def _read_layer(reader: _Reader) -> tuple[StoredLayer, int]:
+def _read_layer(reader: _Reader, before: Ranks) -> tuple[StoredLayer, int]:
     """A layer without its codes, and the length of its bias."""
-    name, shape, dims, ranks = reader.text(), reader.sizes(), reader.sizes(), reader.sizes()
+    name, shape, dims, ranks = reader.text(), reader.sizes(), reader.sizes(), reader.sizes() or before
     scale, sizes = reader.float(), reader.take(3)
     largest = (sizes[0], sizes[1], sizes[2])
     step = reader.float() if largest[2] else 0.0

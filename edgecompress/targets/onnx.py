@@ -123,6 +123,7 @@ class Onnx:
             with _quiet():
                 simplified: onnx.ModelProto
                 simplified, valid = onnxsim.simplify(proto)
+                del simplified.metadata_props[:]
             if not valid or not _is_simpler(simplified, proto) or not _agree(proto, simplified):
                 return None
             _check_chains(simplified, plan)

@@ -83,7 +83,6 @@ class _Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     count: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
 
     def constant(self, array: Array) -> str:
         """The name of a constant; equal ones are kept once."""
@@ -99,21 +98,13 @@ class _Graph:
         self.count += 1
         return f"_{self.count:x}"
 
-    def add(self, layer: str, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node of a layer with one output, whose name comes back."""
+    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """A nameless node (none is left when a session runs) with one output, whose name comes back."""
         from onnx import helper
 
         name = output or self.fresh()
-        self.nodes.append(
-            helper.make_node(operator, list(inputs), [name], name=self.label(layer, operator), **attributes)
-        )
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
-
-    def label(self, layer: str, operator: str) -> str:
-        """A node name that leads back to its layer and that no other node of this graph has."""
-        base = f"{layer}/codes/{operator}".lstrip("/")
-        self.labels[base] += 1
-        return base if self.labels[base] == 1 else f"{base}_{self.labels[base]}"
 
 
 def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
@@ -128,6 +119,7 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
         _rebuild(graph, layer, pieces, scale, node.input[1])
         del constants[node.input[1]]
     _drop_zero_biases(proto, constants)
+    _drop_defaults(proto)
     used = {name for node in (*proto.graph.node, *graph.nodes) for name in node.input}
     kept = [tensor for name, tensor in constants.items() if name in used]
     nodes = [*graph.nodes, *proto.graph.node]
@@ -155,11 +147,31 @@ def _unpacked(graph: _Graph, layers: Sequence[Coded]) -> list[list[str]]:
         names |= dict(zip(members, _unpack(graph, list(members.values()), largest), strict=True))
     for layer in {layer.core_key: layer for layer in layers}.values():
         shape = graph.constant(np.array(layer.core.shape, np.int64))
-        names[layer.core_key, -1] = graph.add(layer.name, "Reshape", names[layer.core_key, -1], shape)
+        names[layer.core_key, -1] = graph.add("Reshape", names[layer.core_key, -1], shape)
     return [
         [names[layer.core_key, -1], *(names[place, mode] for mode in range(len(layer.matrices)))]
         for place, layer in enumerate(layers)
     ]
+
+
+def _drop_defaults(proto: onnx.ModelProto) -> None:
+    """Attributes that say what is so without them."""
+    from onnx import defs
+
+    opset = next(entry.version for entry in proto.opset_import if not entry.domain)
+    for node in proto.graph.node:
+        known = defs.get_schema(node.op_type, opset, node.domain).attributes
+        told = [a for a in node.attribute if not (known[a.name].default_value == a or _is_neutral(a))]
+        del node.attribute[:]
+        node.attribute.extend(told)
+
+
+def _is_neutral(attribute: onnx.AttributeProto) -> bool:
+    """Of a convolution or pooling: a window without steps, gaps or padding."""
+    values = set(attribute.ints)
+    return (attribute.name in ("strides", "dilations") and values == {1}) or (
+        attribute.name == "pads" and values == {0}
+    )
 
 
 def _unpack(graph: _Graph, matrices: Sequence[Array], largest: int) -> list[str]:
@@ -168,11 +180,11 @@ def _unpack(graph: _Graph, matrices: Sequence[Array], largest: int) -> list[str]
 
     stacked = np.concatenate(matrices) + largest
     packed, powers = packing(stacked, 2 * largest + 1)
-    whole = graph.add("", "Div", graph.constant(packed), graph.constant(powers))
-    digits = graph.add("", "Mod", whole, graph.constant(np.array(2 * largest + 1, packed.dtype)))
-    centred = graph.add("", "Sub", digits, graph.constant(np.array(largest, packed.dtype)))
-    numbers = graph.add("", "Cast", centred, to=1)
-    table = graph.add("", "Reshape", numbers, graph.constant(np.array([-1, stacked.shape[1]], np.int64)))
+    whole = graph.add("Div", graph.constant(packed), graph.constant(powers))
+    digits = graph.add("Mod", whole, graph.constant(np.array(2 * largest + 1, packed.dtype)))
+    centred = graph.add("Sub", digits, graph.constant(np.array(largest, packed.dtype)))
+    numbers = graph.add("Cast", centred, to=1)
+    table = graph.add("Reshape", numbers, graph.constant(np.array([-1, stacked.shape[1]], np.int64)))
     rows = [len(matrix) for matrix in matrices]
     rest = len(packed) * powers.size - sum(rows)
     if len(rows) == 1 and not rest:
@@ -180,7 +192,7 @@ def _unpack(graph: _Graph, matrices: Sequence[Array], largest: int) -> list[str]
     names = [graph.fresh() for _ in rows]
     outputs = [*names, graph.fresh()] if rest else names
     sizes = graph.constant(np.array([*rows, rest] if rest else rows, np.int64))
-    graph.nodes.append(helper.make_node("Split", [table, sizes], outputs, name=graph.label("", "Split"), axis=0))
+    graph.nodes.append(helper.make_node("Split", [table, sizes], outputs, axis=0))
     return names
 
 
@@ -208,14 +220,14 @@ def _rebuild(graph: _Graph, layer: Coded, pieces: Sequence[str], scale: Array, o
     core, *matrices = pieces
     inner, outer = LETTERS[: len(matrices)], LETTERS[: len(matrices)].upper()
     equation = ",".join([inner, *(o + i for o, i in zip(outer, inner, strict=True))]) + "->" + outer
-    whole = graph.add(layer.name, "Einsum", core, *matrices, equation=equation)
+    whole = graph.add("Einsum", core, *matrices, equation=equation)
     if prod(len(matrix) for matrix in layer.matrices) > prod(layer.shape):
-        flat = graph.add(layer.name, "Reshape", whole, graph.constant(np.array([-1], np.int64)))
+        flat = graph.add("Reshape", whole, graph.constant(np.array([-1], np.int64)))
         ends = [np.array([end], np.int64) for end in (0, prod(layer.shape))]
-        whole = graph.add(layer.name, "Slice", flat, *map(graph.constant, ends))
+        whole = graph.add("Slice", flat, *map(graph.constant, ends))
     shape = graph.constant(np.array(layer.shape, np.int64))
-    shaped = graph.add(layer.name, "Reshape", whole, shape)
-    graph.add(layer.name, "Mul", shaped, graph.constant(scale), output=output)
+    shaped = graph.add("Reshape", whole, shape)
+    graph.add("Mul", shaped, graph.constant(scale), output=output)
 
 
 def _weight_node(

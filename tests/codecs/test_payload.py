@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import plain_decoder
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,3 +126,25 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(MAGIC + b"\2" + b"\0" * 9)
     with pytest.raises(FileError, match="version 02"):
         load(path)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_decoder_that_shares_no_code_reads_the_same(shared: bool) -> None:
+    found, wanted = plain_decoder.decode(to_bytes(stored(shared=shared))), stored(shared=shared)
+    for part in wanted.layers:
+        core, *matrices = part.codes
+        sizes = list(zip(part.dims, part.ranks, strict=True))
+        shaped = [matrix.reshape(size) for matrix, size in zip(matrices, sizes, strict=True)]
+        full = np.einsum("abc,Aa,Bb,Cc->ABC", core.reshape(part.ranks), *shaped)
+        assert np.allclose(found.weights[part.name], part.scale * full.reshape(part.shape))
+        if len(part.bias):
+            assert np.allclose(found.biases[part.name], part.step * part.bias)
+    assert all(np.array_equal(found.others[name], array) for name, array in wanted.others.items())
+
+
+@given(sequences)
+def test_the_other_decoder_reads_any_codes(drawn: list[tuple[list[int], int]]) -> None:
+    given_codes = [(np.array(codes, np.int32), largest) for codes, largest in drawn]
+    learned = plain_decoder.Learned(plain_decoder.RangeCoder(encode(given_codes)))
+    for codes, largest in given_codes:
+        assert np.array_equal(learned.sequence(len(codes), largest), codes)
