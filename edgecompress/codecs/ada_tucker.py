@@ -65,10 +65,11 @@ class TuckerWeight(nn.Module):
     def forward(self, core: Tensor, *matrices: Tensor) -> Tensor:
         """The weight."""
         factors: Sequence[Tensor] = (core, *matrices)
-        if len(self.roundings):
-            factors = [rounding(factor) for rounding, factor in zip(self.roundings, factors, strict=True)]
-        flat = contracted(*factors).flatten()
-        return self.scale * flat[: prod(self.shape)].view(self.shape)
+        with torch.autocast(core.device.type, enabled=False):  # codes are multiplied out exactly
+            if len(self.roundings):
+                factors = [rounding(factor) for rounding, factor in zip(self.roundings, factors, strict=True)]
+            flat = contracted(*factors).flatten()
+            return self.scale * flat[: prod(self.shape)].view(self.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Factors of a weight by HOSVD, each with a mean square of one, or zeros for others to fill."""
