@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from torch import nn
 
-from edgecompress.codecs.ada_tucker import CODECS, stored_params
+from edgecompress.codecs.ada_tucker import CODECS, install, stored_params
 from edgecompress.codecs.dimensions import balanced
 from edgecompress.codecs.settings import Storage
 from edgecompress.costs import Cost, Shape, cost
@@ -16,6 +17,7 @@ from edgecompress.decomposing import matching
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.layers import weighted_layers
+from edgecompress.models import copied
 from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 
@@ -35,7 +37,8 @@ def plan_storage(
     """Let every layer in scope be stored by a codec, with a core of one edge for all; MACs stay what they are.
 
     The edge is ``storage.rank``, or the largest one at which all parameters together are at most ``storage.keep`` of
-    the dense ones. A layer that its factors would not make smaller stays plain, unless it shares a core.
+    the dense ones. A layer that its factors would not make smaller stays plain, unless it shares a core. The error of a
+    layer is that of factors fitted to its dense weight: near 1, they have to be trained from scratch.
 
     Raises:
         PlanError: a pattern matches no layer, or no layer can be stored.
@@ -51,9 +54,24 @@ def plan_storage(
     if not shapes:
         raise PlanError(f"{name or 'the model'}: {codec.name} can store none of its layers; see `edgecompress inspect`")
     planned, params = _stored(shapes, storage, total)
+    if not planned:
+        raise PlanError(
+            f"{name or 'the model'}: no layer becomes smaller at --rank {storage.rank}; ask for a smaller one"
+        )
     reasons |= {n: "no fewer numbers as factors" for n in shapes if n not in {layer.name for layer in planned}}
     skipped = tuple(Skipped(n, reason) for n, reason in reasons.items() if reason)
-    return CompressionPlan(name, tuple(planned), skipped, total.macs, total.params, total.macs, params)
+    fitted = _with_errors(model, planned, shared=codec.shared)
+    return CompressionPlan(name, fitted, skipped, total.macs, total.params, total.macs, params)
+
+
+def _with_errors(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool) -> tuple[LayerPlan, ...]:
+    """The layers with the relative squared error of the factors that fit their weights."""
+    small, told = copied(model), []
+    install(small, layers, shared=shared)
+    for layer in layers:
+        weight, kept = (weight_of(of.get_submodule(layer.name)).detach().double() for of in (model, small))
+        told.append(replace(layer, error=float((kept - weight).square().sum() / weight.square().sum())))
+    return tuple(told)
 
 
 def _stored(shapes: dict[str, Shape], storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:

@@ -211,6 +211,9 @@ def test_plans_store_what_gets_smaller_within_the_share_asked_for(sample: Sample
     assert {skip.name for skip in made.skipped} | {layer.name for layer in made.layers} == {"0", "4", "7", "10"}
     with pytest.raises(BudgetError, match="a core of edge 1 keeps"):
         plan_storage(dense, sample.inputs, Storage("ada_tucker", keep=1e-6))
+    assert all(0 < layer.error <= 1 for layer in made.layers)
+    with pytest.raises(PlanError, match="no layer becomes smaller at --rank 400"):
+        plan_storage(dense, sample.inputs, Storage("ada_tucker", rank=400))
     with pytest.raises(PlanError, match="no layer matches"):
         plan_storage(dense, sample.inputs, SCADA, include=("conv*",))
 
