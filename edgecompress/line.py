@@ -51,7 +51,7 @@ from edgecompress.reporting import write_report
 from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
-from edgecompress.storing import StorageCost, decoded, drop_biases, onnx_bytes, train_codes
+from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
 from edgecompress.training.base import Asked, Recipe
 from edgecompress.training.staged import decomposed_in_stages, last_epochs
 from edgecompress.training.workers import workers
@@ -200,8 +200,6 @@ class Line:
             model = decompose(dense, made, fill=storage.start == "dense")
             if storage.start == "scratch":
                 refresh(model, seed)
-            if storage.bias_levels == 0:
-                drop_biases(model)
             return self._keep_start(model, made, {"calibration": None})
 
         asked = options.given.to_json() if options.given else [include, exclude]
@@ -316,8 +314,11 @@ class Line:
         def work() -> Json:
             start = rebuilt(self.sample, self.folder / "decomposed")
             assert start.plan is not None
+            model = start.build()
+            if self.options.storage is not None:
+                without_dropped(model, self.options.storage)
             done = finetune(
-                start.build(),
+                model,
                 self.sample,
                 last_epochs(self.options.tuning, len(start.plan.layers)),
                 teacher=self.dense_model,

@@ -73,10 +73,10 @@ class RoundedBias(nn.Module):
         return rounded
 
 
-def drop_biases(model: nn.Module) -> None:
-    """Zero the biases of layers whose weights are factors, for good, in place."""
+def without_dropped(model: nn.Module, storage: Storage) -> None:
+    """Zero the biases that will not be stored and train them no more, in place."""
     for _, layer, _ in stored_layers(model):
-        if isinstance(layer.bias, nn.Parameter):
+        if storage.bias_levels == 0 and isinstance(layer.bias, nn.Parameter):
             layer.bias.data.zero_()
             layer.bias.requires_grad_(False)
 
@@ -99,6 +99,7 @@ def train_codes(
         TrainingError: training diverged.
     """
     rounded = copied(model)
+    without_dropped(rounded, storage)
     attach_roundings(rounded, storage.core_levels, storage.levels)
     if storage.bias_levels:
         _round_biases(rounded, storage.bias_levels)

@@ -28,7 +28,8 @@ from edgecompress.finetuning import FineTuning, state_digest
 from edgecompress.models import Sample, copied
 from edgecompress.plans import LayerPlan
 from edgecompress.resolving import resolve
-from edgecompress.storing import decoded, drop_biases, stored_of, train_codes
+from edgecompress.scoring import score
+from edgecompress.storing import decoded, stored_of, train_codes, without_dropped
 from edgecompress.targets.onnx import Onnx
 from edgecompress.targets.onnx_codes import check_folded, packing
 
@@ -93,6 +94,21 @@ def test_a_stopped_storing_goes_on_to_the_same_codes(sample: Sample, tmp_path: P
     assert to_bytes(whole) != to_bytes(train_codes(model, sample, replace(SCADA, rate=5.0), TUNING)[0])
 
 
+@pytest.mark.parametrize("biases", [0, 15])
+def test_what_is_stored_scores_as_what_was_trained(
+    sample: Sample, tiny_file: Path, tmp_path: Path, biases: int
+) -> None:
+    options = ["--method", "ada_tucker", "--rank", "3", "--epochs", "3", "--round-epochs", "3", "--batch-size", "16"]
+    kept = ["--bias-levels", str(biases)] if biases else []
+    run_json("compress", str(tiny_file), *options, *kept, "--trust", "-o", str(tmp_path))
+    last = json.loads((tmp_path / "stages" / "store.json").read_text())["result"]["history"][-1]["score"]
+    assert score(resolve(str(tmp_path), trust=True).model(), sample, "validation") == last
+    trained = resolve(str(tmp_path / "trained"), trust=True).model()
+    assert all(
+        bool(layer.bias.any()) == bool(biases) for _, layer, _ in stored_layers(trained) if layer.bias is not None
+    )
+
+
 def test_a_higher_rate_makes_a_shorter_file(sample: Sample) -> None:
     model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, SCADA), fill=False)
     refresh(model, 0)
@@ -107,7 +123,7 @@ def test_a_higher_rate_makes_a_shorter_file(sample: Sample) -> None:
 def test_the_decoded_model_is_the_rounded_one(sample: Sample, codec: str) -> None:
     storage = Storage(codec, rank=3, levels=7, core_levels=15)
     model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, storage), fill=True)
-    drop_biases(model)
+    without_dropped(model, storage)
     attach_roundings(model, 15, 7)
     back = decoded(sample.model(), from_bytes(to_bytes(stored_of(model))))
     assert torch.allclose(back.eval()(*sample.inputs), model.eval()(*sample.inputs), atol=2e-3)
