@@ -167,7 +167,8 @@ def test_writing_it_again_simplifying_without_folding_and_exporting_again_keep_i
     onnx.save_model(onnx.load_model(path), again)
     assert again.stat().st_size == size
     kept, _ = onnxsim.simplify(onnx.load_model(path), skip_constant_folding=True)
-    assert kept.ByteSize() < 1.2 * size + 1024
+    constants = [sum(tensor.ByteSize() for tensor in m.graph.initializer) for m in (onnx.load_model(path), kept)]
+    assert constants[1] <= constants[0]  # it adds the shapes of all values, but no weights
     assert Onnx(simplify=True).export(model, sample.inputs, again, None)["codes"]["layers"] == 4
     assert again.stat().st_size == size
     folded, _ = onnxsim.simplify(onnx.load_model(path))
