@@ -24,6 +24,7 @@ from edgecompress.codecs.ada_tucker import (
     install,
     parametrized,
     plain,
+    put_factors,
     stored_layers,
 )
 from edgecompress.codecs.payload import Stored, StoredLayer
@@ -189,23 +190,16 @@ def decoded(dense: nn.Module, stored: Stored) -> nn.Module:
     plans = [LayerPlan(part.name, "", part.ranks, part.shape, 0.0, None, part.dims) for part in stored.layers]
     install(model, plans, shared=stored.shared, fill=False)
     with torch.no_grad():
-        for part, (_, layer, weight) in zip(stored.layers, _in_order(model, stored), strict=True):
-            _fill(layer, weight, part)
+        for part in stored.layers:
+            _fill(model.get_submodule(part.name), part)
     state = model.state_dict() | {name: torch.from_numpy(array.copy()) for name, array in stored.others.items()}
     model.load_state_dict(state)
     return model
 
 
-def _in_order(model: nn.Module, stored: Stored) -> list[tuple[str, nn.Module, TuckerWeight]]:
-    found = {name: (name, layer, weight) for name, layer, weight in stored_layers(model)}
-    return [found[part.name] for part in stored.layers]
-
-
-def _fill(layer: nn.Module, weight: TuckerWeight, part: StoredLayer) -> None:
-    for place, codes in zip(factors_of(layer), part.codes, strict=True):
-        place.copy_(torch.from_numpy(codes.astype(np.float32)).view(place.shape))
-    weight.scale.fill_(part.scale)
-    weight.largest = part.largest
+def _fill(layer: nn.Module, part: StoredLayer) -> None:
+    codes = [torch.from_numpy(factor.astype(np.float32)) for factor in part.codes]
+    put_factors(layer, codes, part.scale).largest = part.largest
     if isinstance(layer.bias, Tensor):
         layer.bias.zero_()
         if len(part.bias):

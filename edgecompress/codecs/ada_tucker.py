@@ -8,7 +8,7 @@ core. Sizes, ranks and schedules are ours. It is a way to *store* a weight: the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -114,7 +114,7 @@ def install(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool, fill
     if shared:
         _share(model, layers)
     if shared and fill:
-        _fit_shared(model, list(weights.values()), layers[0].ranks)
+        _fit_shared(model, weights, layers[0].ranks)
 
 
 def _share(model: nn.Module, layers: Sequence[LayerPlan]) -> None:
@@ -123,14 +123,23 @@ def _share(model: nn.Module, layers: Sequence[LayerPlan]) -> None:
         parametrized(model.get_submodule(plan.name), "weight").original0 = core
 
 
-@torch.no_grad()
-def _fit_shared(model: nn.Module, weights: Sequence[Tensor], ranks: Ranks) -> None:
-    core, fitted = shared_tucker(weights, ranks)
-    for (_, layer, weight), matrices in zip(stored_layers(model), fitted, strict=True):
+def _fit_shared(model: nn.Module, weights: Mapping[str, Tensor], ranks: Ranks) -> None:
+    """Fill the layers named in ``weights`` from those."""
+    core, fitted = shared_tucker(list(weights.values()), ranks)
+    for name, matrices in zip(weights, fitted, strict=True):
         factors, scale = unit_sized((core, *matrices))
-        for place, factor in zip(factors_of(layer), factors, strict=True):
-            place.copy_(factor)
-        weight.scale.fill_(scale)
+        put_factors(model.get_submodule(name), factors, scale)
+
+
+@torch.no_grad()
+def put_factors(layer: nn.Module, factors: Sequence[Tensor], scale: float) -> TuckerWeight:
+    """Give a layer whose weight is computed from factors other ones; returns what computes it."""
+    for place, factor in zip(factors_of(layer), factors, strict=True):
+        place.copy_(factor.view(place.shape))
+    weight = parametrized(layer, "weight")[0]
+    assert isinstance(weight, TuckerWeight)
+    weight.scale.fill_(scale)
+    return weight
 
 
 def stored_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, TuckerWeight]]:

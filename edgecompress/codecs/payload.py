@@ -17,7 +17,7 @@ written. Of layers that share a core the first one's ``largest`` counts for it. 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,7 @@ class Stored:
     @property
     def numbers(self) -> int:
         """Codes, the shared core's once, scales, and the numbers of all others."""
-        coded = [(layer.codes[1:] if self.shared and at else layer.codes) for at, layer in enumerate(self.layers)]
-        codes = sum(len(part) for parts in coded for part in parts) + sum(len(layer.bias) for layer in self.layers)
+        codes = sum(len(part) for part, _ in _sequences(self))
         return codes + len(self.layers) + sum(other.size for other in self.others.values())
 
 
@@ -79,14 +78,19 @@ def to_bytes(stored: Stored) -> bytes:
     before: list[Ranks] = [(), *(layer.ranks for layer in stored.layers)]
     head += [_layer(layer, ranks) for layer, ranks in zip(stored.layers, before, strict=False)]
     head += [_other(name, array) for name, array in stored.others.items()]
+    body = b"".join(head) + encode(_sequences(stored))
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _sequences(stored: Stored) -> list[tuple[Codes, int]]:
+    """All codes in the order they are written in, each sequence with its largest code."""
     sequences: list[tuple[Codes, int]] = []
     for at, layer in enumerate(stored.layers):
         core, *matrices = layer.codes
         sequences += [] if stored.shared and at else [(core, layer.largest[0])]
         sequences += [(matrix, layer.largest[1]) for matrix in matrices]
         sequences += [(layer.bias, layer.largest[2])] if len(layer.bias) else []
-    body = b"".join(head) + encode(sequences)
-    return body + zlib.crc32(body).to_bytes(4, "little")
+    return sequences
 
 
 def _layer(layer: StoredLayer, before: Ranks) -> bytes:
@@ -190,7 +194,7 @@ def _read(reader: _Reader) -> Stored:
         core = filled[0].codes[0] if shared and at else next(codes)
         matrices = [next(codes) for _ in layer.dims]
         bias = next(codes) if biases else layer.bias
-        filled.append(_with_codes(layer, (core, *matrices), bias))
+        filled.append(replace(layer, codes=(core, *matrices), bias=bias))
     return Stored(tuple(filled), plain, shared)
 
 
@@ -199,11 +203,6 @@ def _decoded(data: bytes, asked: list[tuple[int, int]]) -> list[Codes]:
         return decode(data, asked)
     except Exception as error:  # the coder's own, for data that no encoder wrote
         raise ValueError(f"its codes are damaged ({type(error).__name__})") from None
-
-
-def _with_codes(layer: StoredLayer, codes: tuple[Codes, ...], bias: Codes) -> StoredLayer:
-    known = (layer.name, layer.shape, layer.dims, layer.ranks, layer.scale, layer.largest)
-    return StoredLayer(*known, codes, bias, layer.step)
 
 
 def _read_layer(reader: _Reader, before: Ranks) -> tuple[StoredLayer, int]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from edgecompress.plans import CompressionPlan
 from edgecompress.resources import resource
 from edgecompress.targets.base import Run
 from edgecompress.targets.onnx_codes import Coded, check_folded, coded_layers, put_codes
+from edgecompress.targets.onnx_sessions import session
 
 if TYPE_CHECKING:
     import onnx
@@ -154,13 +155,13 @@ class Onnx:
     def load(self, path: Path, *, threads: int = 0) -> Run:
         """A session on the CPU provider."""
         try:
-            session = _session(str(path), threads)
+            opened = session(str(path), threads)
         except Exception as error:
             raise _unreadable(path, error) from error
-        names = [output.name for output in session.get_outputs()]
+        names = [output.name for output in opened.get_outputs()]
 
         def run(inputs: Arrays) -> Arrays:
-            return dict(zip(names, session.run(names, inputs), strict=True))
+            return dict(zip(names, opened.run(names, inputs), strict=True))
 
         return run
 
@@ -180,19 +181,10 @@ class Onnx:
         return (model,) if baseline is None else (model, "--baseline", baseline)
 
 
-def _session(model: str | bytes, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _run_bytes(model: bytes, feed: Arrays) -> Arrays:
-    session = _session(model, 0)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+    opened = session(model)
+    names = [output.name for output in opened.get_outputs()]
+    return dict(zip(names, opened.run(names, feed), strict=True))
 
 
 def _read(path: Path) -> onnx.ModelProto:
