@@ -224,7 +224,8 @@ def merge_back(
     Raises:
         PlanError: a pattern matches no decomposed layer.
     """
-    names = matching([layer.name for layer in plan.layers], patterns, "decomposed layer")
+    chains = [layer.name for layer in plan.layers if layer.method in DECOMPOSITIONS]
+    names = matching(chains, patterns, "decomposed layer")
     changed = copied(model)
     for layer_plan in plan.layers:
         if layer_plan.name in names:

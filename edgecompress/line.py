@@ -42,7 +42,7 @@ from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
 from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.options import Options
-from edgecompress.planning import Scope, plan
+from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare, device_named, profile
 from edgecompress.progress import Progress, silent
@@ -158,10 +158,7 @@ class Line:
                 self.dense_model,
                 self.sample.inputs,
                 options.selector,
-                methods=options.methods,
-                multiple=options.multiple,
-                include=options.include,
-                exclude=options.exclude,
+                **asdict(options.scope),
                 calibration=self.calibration,
                 name=self.sample.name,
                 progress=self.progress,
@@ -246,7 +243,7 @@ class Line:
     def train_recipe(self, recipe: Recipe) -> Done:
         """``plan.json`` and ``decomposed/`` by training."""
         options, checkpoint = self.options, self.folder / "recipe.pt"
-        scope = Scope(options.methods, options.multiple, options.include, options.exclude)
+        scope = options.scope
         # averaged weights and portions belong to the fine-tuning
         tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, stages=1)
         inputs = [self.dense_key, repr(recipe), repr(options.selector), repr(scope), asdict(tuning)]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from edgecompress.codecs.settings import Storage
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
+from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.training.base import Recipe
@@ -45,6 +46,11 @@ class Options:
     threads: int = 1
     seconds: float = 2.0
     platform: str = "pi"
+
+    @property
+    def scope(self) -> Scope:
+        """What may be chosen, and for which layers."""
+        return Scope(self.methods, self.multiple, self.include, self.exclude)
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""

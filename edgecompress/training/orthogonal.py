@@ -105,15 +105,12 @@ class Orthogonal:
         return Start(made, _filled(conditioned, made, asked), facts)
 
     def _planned(self, conditioned: nn.Module, asked: Asked) -> CompressionPlan:
-        scope = asked.scope
+        scope = replace(asked.scope, methods=asked.scope.methods or tuple(dict.fromkeys((self.form, "svd"))))
         return plan(
             conditioned,
             asked.sample.inputs,
             asked.selector,
-            methods=scope.methods or tuple(dict.fromkeys((self.form, "svd"))),
-            multiple=scope.multiple,
-            include=scope.include,
-            exclude=scope.exclude,
+            **asdict(scope),
             calibration=asked.calibration,
             name=asked.sample.name,
             progress=asked.progress,

@@ -241,6 +241,9 @@ def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_pa
         "compress", str(tiny_file), "--method", "ada_tucker", "--rank", "3", "--start", "dense", "--epochs", "1",
         "--round-epochs", "1", "-o", str(folder), "--trust",
     )  # fmt: skip
+    merged = command("export", folder, "--merge", "4", "-o", tmp_path / "merged", "--trust")
+    assert merged.code == 2
+    assert "no decomposed layer matches '4'" in merged.err
     trained, stored = (resolve(str(path), trust=True).model() for path in (folder / "trained", folder))
     assert all(weight.largest is None for _, _, weight in stored_layers(trained))
     assert all(weight.largest is not None for _, _, weight in stored_layers(stored))

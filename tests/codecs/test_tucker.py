@@ -148,6 +148,17 @@ def test_plan_and_state_rebuild_the_model_and_macs_do_not_change(method: str) ->
     assert "weight" in dict(dense[0].named_parameters())
 
 
+def test_a_plan_may_name_its_layers_in_any_order() -> None:
+    forth, back = net(), net()
+    layers = plans("scada_tucker", 3)
+    install(forth, layers, shared=True)
+    install(back, layers[::-1], shared=True)
+    for model in (forth, back):
+        for name, layer, _ in stored_layers(model):
+            weight = net().get_submodule(name).weight
+            assert (layer.weight - weight).norm() < weight.norm()  # type: ignore[operator]
+
+
 def test_baking_a_copy_leaves_the_original_and_other_copies_alone() -> None:
     model = net()
     install(model, plans("ada_tucker", 2), shared=False)
