@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
 import torch
+from rows import Row, Run, measure_missing, put_in_readme, spread
 from train_samples import SETTINGS, untrained
 
 from edgecompress.finetuning import finetune
@@ -31,17 +31,15 @@ from edgecompress.scoring import score
 RESULTS = Path(__file__).with_name("results") / "storage.json"
 KEPT = RESULTS.with_name("storage")
 """The smallest files themselves; a slow test decodes and scores them again."""
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- storage: begin -->", "<!-- storage: end -->"
 SEEDS = (0, 1, 2)
 NETWORKS = ("lenet300", "lenet5")
 SMALLEST = "smallest"
 PAPER = {"lenet5": "691x, no loss", "lenet300": "233x, no loss"}
 
+OWN_CORES = "own cores"
 MATTERS = {
     "order 4": "--order 4 --rank 9",
     "order 5": "--order 5 --rank 6",
-    "own cores": "--method ada_tucker --rank 16",
     "start from HOSVD of the dense weights": "--start dense",
     "no code length in the loss": "--rate 0",
     "7 levels": "--levels 7",
@@ -52,28 +50,6 @@ MATTERS = {
 """Each changes one thing of ``--preset smallest``, on lenet300; order and core at about as many numbers."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One configuration."""
-
-    network: str
-    setting: str
-    seed: int
-    options: str
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Identifies its row."""
-        return self.network, self.setting, self.seed
-
-    @property
-    def folder(self) -> str:
-        """A name for its folder."""
-        return "-".join(
-            "".join(c if c.isalnum() else " " for c in f"{self.network} {self.setting} {self.seed}").split()
-        )
-
-
 def runs() -> Iterator[Run]:
     """The smallest files and their dense baselines with three seeds, then what mattered."""
     for network in NETWORKS:
@@ -81,22 +57,28 @@ def runs() -> Iterator[Run]:
             yield Run(network, SMALLEST, seed, f"--method scada_tucker --preset {SMALLEST}")
             yield Run(network, "dense", seed, "")
     for setting, changed in MATTERS.items():
-        method = "" if "--method" in changed else "--method scada_tucker "
-        yield Run("lenet300", setting, 0, f"{method}--preset {SMALLEST} {changed}")
+        yield Run("lenet300", setting, 0, f"--method scada_tucker --preset {SMALLEST} {changed}")
+    yield Run("lenet300", OWN_CORES, 0, f"--method ada_tucker {_spelled('lenet300')} --rank 16")
 
 
-def measured(run: Run, folder: Path) -> dict[str, Any]:
+def _spelled(network: str) -> str:
+    """The options of the preset but its codec and rank, for another codec."""
+    preset = presets(network)[SMALLEST]
+    return " ".join(f"--{key.replace('_', '-')} {preset[key]}" for key in preset if key not in ("methods", "rank"))
+
+
+def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
     """The row of one configuration; errors are in percent of the whole test set."""
     start = time.perf_counter()
-    facts = _dense(run) if run.setting == "dense" else _stored(run, folder / run.folder)
-    known = {"network": run.network, "setting": run.setting, "seed": run.seed}
+    facts = _dense(run) if run.method == "dense" else _stored(run, folder / run.folder)
+    known = {"network": run.model, "setting": run.method, "seed": run.seed}
     return {**known, **facts, "seconds": round(time.perf_counter() - start)}
 
 
-def _dense(run: Run) -> dict[str, Any]:
+def _dense(run: Run) -> Row:
     torch.manual_seed(run.seed)
-    sample, epochs = untrained(run.network), _epochs(run.network)
-    done = finetune(sample.build(), sample, replace(SETTINGS[run.network], epochs=epochs, seed=run.seed))
+    sample, epochs = untrained(run.model), _epochs(run.model)
+    done = finetune(sample.build(), sample, replace(SETTINGS[run.model], epochs=epochs, seed=run.seed))
     params = sum(parameter.numel() for parameter in done.model.parameters())
     error = 100 - score(done.model, sample)
     return {"error": error, "validation_error": 100 - done.best_score, "payload_bytes": 4 * params, "epochs": epochs}
@@ -107,13 +89,12 @@ def _epochs(network: str) -> int:
     return int(preset["epochs"]) + int(preset["round_epochs"])
 
 
-def _stored(run: Run, folder: Path) -> dict[str, Any]:
-    arguments = ["compress", run.network, *run.options.split(), "--seed", str(run.seed)]
-    command = [sys.executable, "-m", "edgecompress", *arguments, "-o", str(folder), "--json"]
+def _stored(run: Run, folder: Path) -> Row:
+    command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(folder), "--json"]
     document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    if run.setting == SMALLEST:
+    if run.method == SMALLEST:
         KEPT.mkdir(exist_ok=True)
-        shutil.copyfile(folder / "model.ectk", KEPT / f"{run.network}-{run.seed}.ectk")
+        shutil.copyfile(folder / "model.ectk", KEPT / f"{run.model}-{run.seed}.ectk")
     rounding = json.loads((folder / "stages" / "store.json").read_text(encoding="utf-8"))["result"]["history"]
     return {
         "error": 100 - document["accuracy"]["finetuned"],
@@ -122,23 +103,23 @@ def _stored(run: Run, folder: Path) -> dict[str, Any]:
         "params": document["cost"]["compressed"]["params"],
         **document["storage"],
         "epochs": document["training"]["epochs"] + len(rounding),
-        "command": " ".join(["edgecompress", *arguments]),
+        "command": " ".join(["edgecompress", *run.arguments]),
     }
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
+def tables(rows: list[Row]) -> str:
     """Markdown: the smallest files beside dense nets and the paper, then what mattered."""
     head = (
         "| network | file of codes | of dense fp32 | .onnx | error | dense error, same epochs | paper |\n" + "|---" * 7
     )
     lines = [_smallest(network, rows) for network in NETWORKS]
-    changed = [_changed(row) for row in rows if row["setting"] in MATTERS]
+    changed = [_changed(row) for row in rows if row["setting"] in (*MATTERS, OWN_CORES)]
     first = [row for row in rows if row["network"] == "lenet300" and row["setting"] == SMALLEST and row["seed"] == 0]
     columns = "| lenet300, one seed | numbers | file of codes | error as floats | validation | test |\n" + "|---" * 6
     return f"{head}|\n{''.join(lines)}\n{columns}|\n{''.join([*map(_changed, first), *changed])}"
 
 
-def _smallest(network: str, rows: list[dict[str, Any]]) -> str:
+def _smallest(network: str, rows: list[Row]) -> str:
     own = [row for row in rows if row["network"] == network and row["setting"] == SMALLEST]
     dense = [row["error"] for row in rows if row["network"] == network and row["setting"] == "dense"]
     if not own or not dense:
@@ -155,36 +136,20 @@ def _smallest(network: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{spread} % ({', '.join(f'{value:.2f}' for value in values)})"
+    return f"{spread(values)} % ({', '.join(f'{value:.2f}' for value in values)})"
 
 
-def _changed(row: dict[str, Any]) -> str:
+def _changed(row: Row) -> str:
     size = f"{row['payload_bytes']:,} bytes, {row['ratio']:.0f}x"
     errors = (row["float_error"], row["validation_error"], row["error"])
     name = "`--preset smallest`" if row["setting"] == SMALLEST else row["setting"]
     return f"| {name} | {row['params']:,} | {size} | " + " | ".join(f"{error:.2f} %" for error in errors) + " |\n"
 
 
-def write_tables(rows: list[dict[str, Any]]) -> None:
-    """Put the tables between their marks in the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{tables(rows)}{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
-    """Measure every configuration that is not in the results yet."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
-    arguments = [argument for argument in sys.argv[1:] if argument != "--table"]
-    folder = Path(arguments[0] if arguments else "out/storage")
-    for run in runs() if "--table" not in sys.argv else ():
-        if run.key not in {(row["network"], row["setting"], row["seed"]) for row in rows}:
-            rows.append(measured(run, folder))
-            RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-            print(run.key, rows[-1]["payload_bytes"], rows[-1]["error"], flush=True)
-    write_tables(rows)
+    """Measure every configuration that is not in the results yet, and write the tables."""
+    rows = measure_missing(RESULTS, runs(), ("network", "setting", "seed"), measured)
+    put_in_readme("storage", tables(rows))
 
 
 if __name__ == "__main__":

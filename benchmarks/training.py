@@ -15,14 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from rows import Row, Run, measure_missing, put_in_readme, spread
+
 RESULTS = Path(__file__).with_name("results") / "training.json"
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
 SEEDS = (0, 1, 2)
 EPOCHS = 2
 """Of all training of a compared recipe, its own included."""
@@ -63,31 +63,6 @@ BEST = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
-    """One configuration."""
-
-    model: str
-    method: str
-    seed: int
-    options: str
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Identifies its row."""
-        return self.model, self.method, self.seed
-
-    @property
-    def folder(self) -> str:
-        """A name for its folder."""
-        return "-".join("".join(c if c.isalnum() else " " for c in f"{self.model} {self.method} {self.seed}").split())
-
-    @property
-    def arguments(self) -> list[str]:
-        """What the command line is given."""
-        return ["compress", self.model, *self.options.split(), "--seed", str(self.seed)]
-
-
 def runs() -> Iterator[Run]:
     """The best of each model, then the recipes side by side, seed by seed."""
     for model, method, options in BEST:
@@ -102,15 +77,15 @@ def runs() -> Iterator[Run]:
         yield Run(model, name, 0, f"{COMPARED[PLAIN].replace('KEEP', keep)} {option} {options}")
 
 
-def with_cost(run: Run, rows: list[dict[str, Any]]) -> Run:
+def with_cost(run: Run, rows: list[Row]) -> Run:
     """The run at the share of MACs that the continuous search of the same model and seed kept."""
     found = [r for r in rows if (r["model"], r["method"], r["seed"]) == (run.model, "continuous", run.seed)]
     return replace(run, options=run.options.replace("FOUND", f"{1 - found[0]['macs_cut']:.4f}")) if found else run
 
 
-def measured(run: Run, folder: Path) -> dict[str, Any]:
+def measured(given: Run, rows: list[Row], folder: Path) -> Row:
     """The row of one configuration: what its command answered, and how long it took."""
-    where = folder / run.folder
+    run, where = with_cost(given, rows), folder / given.folder
     start = time.perf_counter()
     command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(where), "--json"]
     document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -118,7 +93,7 @@ def measured(run: Run, folder: Path) -> dict[str, Any]:
     return row(run, document, plan, seconds)
 
 
-def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float) -> dict[str, Any]:
+def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float) -> Row:
     """Cuts are fractions, accuracy is in percent on the whole test set."""
     dense, small = document["cost"]["dense"], document["cost"]["compressed"]
     recipe, training = document["recipe"], document["training"]
@@ -139,14 +114,14 @@ def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float
     }
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
+def tables(rows: list[Row]) -> str:
     """Markdown: each model's best, then for each model the recipes side by side."""
     best = [_best(r) for r in rows if r["method"] not in (*COMPARED, *OPTIONS)]
     head = "| model | MACs | parameters | before fine-tuning | accuracy | dense | epochs |\n" + "|---" * 7 + "|\n"
     return head + "".join(best) + "".join(_sides(model, rows) for model, *_ in SIDES) + _options(rows)
 
 
-def _options(rows: list[dict[str, Any]]) -> str:
+def _options(rows: list[Row]) -> str:
     """Fine-tuning options one by one, beside what the same run gave without them."""
     model = SIDES[-1][0]
     plain = next((r for r in rows if (r["model"], r["method"], r["seed"]) == (model, PLAIN, 0)), None)
@@ -167,7 +142,7 @@ def _best(r: dict[str, Any]) -> str:
     return f"| {r['model']} | " + " | ".join([*cells, *scores, str(r["epochs"])]) + " |\n"
 
 
-def _sides(model: str, rows: list[dict[str, Any]]) -> str:
+def _sides(model: str, rows: list[Row]) -> str:
     lines = []
     for method in COMPARED:
         own = [r for r in rows if (r["model"], r["method"]) == (model, method)]
@@ -176,14 +151,14 @@ def _sides(model: str, rows: list[dict[str, Any]]) -> str:
     return head + "".join(lines) if lines else ""
 
 
-def _side(method: str, rows: list[dict[str, Any]]) -> str:
+def _side(method: str, rows: list[Row]) -> str:
     cuts = [f"-{100 * mean(r[key] for r in rows):.1f} %" for key in ("macs_cut", "params_cut")]
-    scores = [_spread([r[key] for r in rows]) for key in ("before_fine_tuning", "accuracy")]
+    scores = [spread([r[key] for r in rows]) for key in ("before_fine_tuning", "accuracy")]
     seconds = f"{mean(r['seconds'] for r in rows):.0f}"
     return f"| {method} | {len(rows)} | " + " | ".join([*cuts, *scores, seconds]) + " |\n"
 
 
-def by_method(rows: list[dict[str, Any]]) -> str:
+def by_method(rows: list[Row]) -> str:
     """Markdown: for each model and recipe one table of its runs and one of the ranks it chose for every layer."""
     text = "# Recipes, run by run\n\nWritten by `benchmarks/training.py`; see README.md for the summary.\n"
     for model, *_ in SIDES:
@@ -193,7 +168,7 @@ def by_method(rows: list[dict[str, Any]]) -> str:
     return text
 
 
-def _method(model: str, method: str, rows: list[dict[str, Any]]) -> str:
+def _method(model: str, method: str, rows: list[Row]) -> str:
     seeds = "| seed | " + " | ".join(str(r["seed"]) for r in rows) + " |\n" + "|---" * (len(rows) + 1) + "|\n"
     figures = ("macs_cut", "params_cut", "before_fine_tuning", "accuracy", "dense_accuracy", "epochs", "seconds")
     lines = [f"| {name} | " + " | ".join(f"{r[name]:.4g}" for r in rows) + " |\n" for name in figures]
@@ -204,30 +179,11 @@ def _method(model: str, method: str, rows: list[dict[str, Any]]) -> str:
     return f"\n## {model}: {method}\n\n{command}\n\n{seeds}{''.join(lines)}{''.join(ranks)}"
 
 
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
-
-
-def write_tables(rows: list[dict[str, Any]]) -> None:
-    """Put the tables between their marks in the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    RESULTS.with_suffix(".md").write_text(by_method(rows), encoding="utf-8")
-    README.write_text(f"{before}{BEGIN}\n{tables(rows)}{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
-    """Measure every configuration that is not in the results yet."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
-    arguments = [argument for argument in sys.argv[1:] if argument != "--table"]
-    folder = Path(arguments[0] if arguments else "out/training")
-    for run in runs() if "--table" not in sys.argv else ():
-        if run.key not in {(r["model"], r["method"], r["seed"]) for r in rows}:
-            rows.append(measured(with_cost(run, rows), folder))
-            RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-            print(run.key, rows[-1]["macs_cut"], rows[-1]["accuracy"], flush=True)
-    write_tables(rows)
+    """Measure every configuration that is not in the results yet, and write the tables."""
+    rows = measure_missing(RESULTS, runs(), ("model", "method", "seed"), measured)
+    RESULTS.with_suffix(".md").write_text(by_method(rows), encoding="utf-8")
+    put_in_readme("training", tables(rows))
 
 
 if __name__ == "__main__":
