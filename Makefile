@@ -1,5 +1,6 @@
 # make demo    the main job on data that ships here: compress, fine-tune, export, prove, profile, bundle
 # make test    lint, types and the whole fast suite
+# make test-all    every export target, with all extras (3 GB) in an environment of its own
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,13 +8,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types slow bench bench-onestep bench-storage bench-training bench-tucker2 clean
+.PHONY: demo test test-all lint format types slow bench bench-onestep bench-runtimes bench-storage bench-training bench-tucker2 clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
 
 test: lint types $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)-all/all.stamp
+	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/test_exporting.py
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
@@ -26,6 +30,9 @@ bench-onestep: $(VENV)/demo.stamp
 
 bench-training: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/training.py
+
+bench-runtimes: $(VENV)-all/all.stamp
+	$(VENV)-all/bin/python benchmarks/runtimes.py
 
 bench-storage: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/storage.py
@@ -56,5 +63,10 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
+$(VENV)-all/all.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m venv $(VENV)-all
+	$(VENV)-all/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-all out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

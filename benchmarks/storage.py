@@ -5,7 +5,7 @@
 FOLDER (default out/storage) keeps the runs. A configuration that is in the results is skipped and one that was stopped
 goes on from its last finished epoch; delete a row to measure it anew. ``--table`` only writes the README's tables
 again. Settings were chosen on the validation split (the last 5,000 training images); test sets are whole. Dense
-baselines are trained from scratch with the same data, no augmentation either, for as many epochs.
+baselines are trained from scratch with the same data and mixup, for as many epochs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,12 @@ def runs() -> Iterator[Run]:
 def _spelled(network: str) -> str:
     """The options of the preset but its codec and rank, for another codec."""
     preset = presets(network)[SMALLEST]
-    return " ".join(f"--{key.replace('_', '-')} {preset[key]}" for key in preset if key not in ("methods", "rank"))
+    return " ".join(_option(key, value) for key, value in preset.items() if key not in ("methods", "rank"))
+
+
+def _option(key: str, value: object) -> str:
+    name = f"--{key.replace('_', '-')}"
+    return name if value is True else f"{name} {value}"
 
 
 def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
@@ -77,8 +82,10 @@ def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
 
 def _dense(run: Run) -> Row:
     torch.manual_seed(run.seed)
-    sample, epochs = untrained(run.model), _epochs(run.model)
-    done = finetune(sample.build(), sample, replace(SETTINGS[run.model], epochs=epochs, seed=run.seed))
+    sample, preset, epochs = untrained(run.model), presets(run.model)[SMALLEST], _epochs(run.model)
+    same = {"mixup": preset.get("mixup", 0.0), "bfloat16": preset.get("bf16", False)}
+    settings = replace(SETTINGS[run.model], epochs=epochs, seed=run.seed, **same)
+    done = finetune(sample.build(), sample, settings)
     params = sum(parameter.numel() for parameter in done.model.parameters())
     error = 100 - score(done.model, sample)
     return {"error": error, "validation_error": 100 - done.best_score, "payload_bytes": 4 * params, "epochs": epochs}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 KIND = "edgecompress.artifact"
 SQNR_OF_EQUAL_DB = 300.0
 LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxsim", "safetensors")
@@ -31,20 +31,24 @@ Arrays = dict[str, "NDArray[np.generic]"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, numpy dtype and shape of an input or output; a string in the shape is a free dimension."""
+    """Name, numpy dtype and shape of an input or output; a string in the shape is a free dimension.
+
+    ``layout`` is NHWC where the file takes an image's channels last; the file itself does not say.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    layout: str = field(default="", compare=False)
 
     def to_json(self) -> Json:
         """A JSON object."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "layout": self.layout}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TensorSpec:
         """The inverse of :meth:`to_json`."""
-        return cls(document["name"], document["dtype"], tuple(document["shape"]))
+        return cls(document["name"], document["dtype"], tuple(document["shape"]), document["layout"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,32 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Approximation:
+    """How far the compressed model is from the dense one, both in PyTorch; scores are on the whole test split."""
+
+    parity: Parity
+    dense_score: float | None = None
+    score: float | None = None
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {**self.parity.to_json(), "dense_score": self.dense_score, "score": self.score}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Approximation:
+        """The inverse of :meth:`to_json`."""
+        return cls(Parity.from_json(document), document["dense_score"], document["score"])
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """An exported file.
 
     ``source`` is the MODEL it was exported from, ``plan`` how that was compressed (None: dense), ``graph`` what
     the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the
-    libraries that made it, ``score`` the task score (None without data).
+    libraries that made it, ``score`` the task score (None without data). ``parts`` are the names and digests of
+    other files it needs to run, which ``size_bytes`` counts. ``parity`` compares the file with the PyTorch model it
+    was made from, ``approximation`` that with the dense model; no ``parity``: its runtime is not for this machine.
     """
 
     target: str
@@ -114,16 +138,24 @@ class Artifact:
     plan: CompressionPlan | None = None
     preprocessing: Json = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    parts: dict[str, str] = field(default_factory=dict)
+    approximation: Approximation | None = None
 
     @property
-    def max_abs_error(self) -> float:
+    def max_abs_error(self) -> float | None:
         """The largest over all checked batch sizes."""
-        return max(parity.max_abs_error for parity in self.parity)
+        return max((parity.max_abs_error for parity in self.parity), default=None)
 
     @property
-    def sqnr_db(self) -> float:
+    def sqnr_db(self) -> float | None:
         """The smallest over all checked batch sizes."""
-        return min(parity.sqnr_db for parity in self.parity)
+        return min((parity.sqnr_db for parity in self.parity), default=None)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is needed to run it."""
+        return (self.path, *(self.path.with_name(name) for name in self.parts))
 
     def to_json(self) -> Json:
         """A JSON object with kind and version; the path is the file's name alone."""
@@ -146,18 +178,26 @@ class Artifact:
             "plan": self.plan.to_json() if self.plan else None,
             "preprocessing": self.preprocessing,
             "versions": self.versions,
+            "precision": self.precision,
+            "parts": self.parts,
+            "approximation": self.approximation.to_json() if self.approximation else None,
         }
 
     def summary(self) -> Json:
         """What ``run --json`` says of an artifact."""
         return {
             "target": self.target,
+            "precision": self.precision,
+            "status": "verified" if self.parity else "not run here",
             "path": str(self.path),
+            "parts": list(self.parts),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
             "max_abs_error": self.max_abs_error,
             "sqnr_db": self.sqnr_db,
             "score": self.score.to_json() if self.score else None,
+            "approximation": self.approximation.to_json() if self.approximation else None,
+            "graph": self.graph,
         }
 
     def save(self) -> None:
@@ -171,14 +211,15 @@ class Artifact:
         Raises:
             FileError: file or facts are missing or malformed, or the file was changed after its export.
         """
-        if not path.is_file():
+        if not path.exists():
             raise FileError(f"{path}: no such file")
         facts = facts_path(path)
         if not facts.is_file():
             raise FileError(f"{path}: {facts.name} is not beside it; only files written by `edgecompress export` do")
         artifact = _from_json(facts, path)
-        if sha256(path) != artifact.sha256:
-            raise FileError(f"{path}: changed or truncated after its export (its sha256 differs); export it again")
+        for file, digest in zip(artifact.files, (artifact.sha256, *artifact.parts.values()), strict=True):
+            if not file.exists() or sha256(file) != digest:
+                raise FileError(f"{file}: changed or truncated after its export (its sha256 differs); export it again")
         return artifact
 
     def golden(self) -> tuple[Arrays, Arrays]:
@@ -215,6 +256,9 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             plan=CompressionPlan.from_json(plan) if plan else None,
             preprocessing=document["preprocessing"],
             versions=document["versions"],
+            precision=document["precision"],
+            parts={Path(name).name: digest for name, digest in document["parts"].items()},
+            approximation=Approximation.from_json(document["approximation"]) if document["approximation"] else None,
         )
     except FileError as error:
         raise FileError(f"{facts}: {error}") from None
@@ -267,8 +311,8 @@ def read_golden(path: Path) -> tuple[Arrays, Arrays]:
     return inputs, outputs
 
 
-def versions() -> dict[str, str]:
-    """This package's version and those of the libraries that shape an artifact."""
+def versions(*others: str) -> dict[str, str]:
+    """This package's version and those of the libraries that shape an artifact, ``others`` (distributions) too."""
     from edgecompress import __version__
 
-    return {"edgecompress": __version__} | {name: version(name) for name in LIBRARIES}
+    return {"edgecompress": __version__} | {name: version(name) for name in (*LIBRARIES, *others)}

@@ -12,11 +12,13 @@ from edgecompress.files import Json, make_folder, read_json, reason, sha256, wri
 from edgecompress.profiles import Profile
 from edgecompress.resolving import sample_facts
 from edgecompress.resources import resource
-from edgecompress.verifying import RELATIVE_TOLERANCE, check_facts
+from edgecompress.verifying import TOLERANCES, check_facts
 
 VERSION = 1
 KIND = "edgecompress.bundle"
 PLATFORMS = ("pi",)
+TARGETS_OF = {"pi": ("onnx", "ort")}
+"""What the runner in a bundle can run."""
 GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
 
 
@@ -32,6 +34,10 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
     if platform not in PLATFORMS:
         raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
     artifact, folder = Artifact.load(path), folder.absolute()
+    if artifact.target not in TARGETS_OF[platform]:
+        raise FileError(
+            f"{path}: the {platform} bundle runs on {' or '.join(TARGETS_OF[platform])}, this is {artifact.target}"
+        )
     check_facts(artifact)
     _refuse_taken(folder)
     make_folder(folder.parent)
@@ -74,7 +80,18 @@ def _fill(folder: Path, artifact: Artifact, platform: str) -> None:
 
 def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
     facts = artifact.to_json()
-    copied = ("target", "inputs", "outputs", "preprocessing", "parity", "graph", "cost", "plan", "versions")
+    copied = (
+        "target",
+        "precision",
+        "inputs",
+        "outputs",
+        "preprocessing",
+        "parity",
+        "graph",
+        "cost",
+        "plan",
+        "versions",
+    )
     return {
         "kind": KIND,
         "version": VERSION,
@@ -83,7 +100,7 @@ def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
         "licence": sample_facts().get(artifact.model, {}).get("licence"),
         "model_file": artifact.path.name,
         "golden_file": GOLDEN_FILE,
-        "tolerance": RELATIVE_TOLERANCE,
+        "tolerance": TOLERANCES[artifact.precision].relative,
         "files": [_entry(file) for file in sorted(folder.iterdir())],
         **{key: facts[key] for key in copied},
         "profile": _profile(artifact),

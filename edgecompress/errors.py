@@ -99,8 +99,12 @@ class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better
 
 
 def first_line(error: BaseException, otherwise: str = "") -> str:
-    """The first line of an error's message; ``otherwise``, or its type's name, where it has none."""
-    return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+    """The first line of an error's message; ``otherwise``, or its type's name, where it has none.
+
+    A line that ends with a colon is continued by the next.
+    """
+    lines = (str(error).strip() or otherwise or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def raised_at(error: BaseException) -> tuple[Path, int] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from edgecompress.artifacts import (
     Artifact,
+    Parity,
     TensorSpec,
     facts_path,
     golden_path,
@@ -16,15 +19,47 @@ from edgecompress.artifacts import (
     versions,
     write_golden,
 )
+from edgecompress.calibrating import calibration_of
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
-from edgecompress.errors import ExportError, FileError
-from edgecompress.files import make_folder, reason, sha256, written_aside
+from edgecompress.equalizing import equalized
+from edgecompress.errors import DataError, EdgeCompressError, ExportError, FileError, MissingExtra, first_line
+from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
 from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress, silent
-from edgecompress.verifying import as_feed, check_parity, check_score, probe, run_model, target_named
+from edgecompress.scoring import score
+from edgecompress.targets import Job, Precision, Target
+from edgecompress.targets.base import NHWC
+from edgecompress.verifying import (
+    TOLERANCES,
+    approximation,
+    as_feed,
+    check_parity,
+    check_score,
+    probe,
+    run_model,
+    target_named,
+)
 
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How a file is written.
+
+    int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
+    (``equalize``); ``channels_last`` takes images in NHWC, for litert.
+    """
+
+    precision: Precision = "fp32"
+    calibration: int = 512
+    equalize: bool = True
+    channels_last: bool = False
+
+
+PLAIN = ExportOptions()
 GOLDEN_BATCH = 3
+CHANNELS_LAST = "litert"
+"""The target that can take images in NHWC."""
 
 
 def export(
@@ -34,51 +69,177 @@ def export(
     *,
     target: str = "onnx",
     stem: str = "model",
+    options: ExportOptions = PLAIN,
     known_score: float | None = None,
+    dense_score: float | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Write ``folder/stem.onnx`` (or another target's suffix) with its facts and golden pair beside it.
 
-    The file gets its name last, after the runtime agreed with PyTorch at batch 1 and 3 (largest absolute difference
-    at most 1e-4 of the output's largest value) and, where the sample has data, in the task score on the whole test
-    split. ``known_score`` is PyTorch's, if it was measured before.
+    The file gets its name last, after its runtime agreed with PyTorch at batch 1 and 3 and, where the sample has data,
+    in the task score on the whole test split, both within the tolerance of the precision. A target whose runtime is
+    not for this machine is written unproved, and its facts say so. ``known_score`` is PyTorch's, if it was measured
+    before, ``dense_score`` the dense model's.
 
     Raises:
-        ExportError: the exporter refused the model, or there is no such target.
+        ExportError: the exporter refused the model, there is no such target, or it has no such precision.
         ParityError: the runtime computes something else than PyTorch.
         FileError: the folder cannot be written to, or holds a file of that name that is not ours.
+        MissingExtra: the target's libraries are not installed.
+        DataError: int8 is asked for and the sample has no data.
     """
     chosen = target_named(target)
-    _refuse_half(model)
-    model = copied(model).eval()
-    path = make_folder(folder) / f"{stem}{chosen.suffix}"
-    _forget(path)
-    with written_aside(path) as aside:
-        graph = chosen.export(model, sample.inputs, aside, sample.plan)
-        inputs, outputs = chosen.signature(aside)
-        parity = check_parity(chosen, aside, inputs, model, sample.inputs)
-        scored = check_score(chosen, aside, inputs, model, sample, known=known_score, progress=progress)
-        _write_golden(path, inputs, outputs, model, sample.inputs)
-        artifact = Artifact(
-            target=chosen.name,
-            path=path,
-            size_bytes=aside.stat().st_size,
-            sha256=sha256(aside),
-            model=sample.name,
-            source=sample.source,
-            inputs=inputs,
-            outputs=outputs,
-            parity=parity,
-            graph=graph,
-            cost=cost(model, sample.inputs),
-            golden_sha256=sha256(golden_path(path)),
-            score=scored,
-            plan=sample.plan,
-            preprocessing=sample.preprocessing,
-            versions=versions(),
-        )
+    _refuse_impossible(chosen, model, options)
+    model, precision = copied(model).eval(), options.precision
+    named = stem if precision == "fp32" else f"{stem}.{precision}"
+    path = make_folder(folder) / f"{named}{chosen.suffix}"
+    _forget(path, chosen)
+    job = Job(model, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=_log_path(path))
+    if precision == "int8":
+        job = _calibrated(job, sample, options)
+    with several_aside(path) as aside:
+        graph = chosen.export(job, aside)
+        artifact = _proved(chosen, aside, job, model, sample, known_score, progress)
+        scored = artifact.score.torch if artifact.score else None
+        artifact = replace(artifact, graph=graph, approximation=approximation(model, sample, dense_score, scored))
         artifact.save()
-    return artifact
+    return replace(artifact, path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one of several targets: an artifact, or the reason why not."""
+
+    target: str
+    artifact: Artifact | None = None
+    error: EdgeCompressError | None = None
+
+    def to_json(self) -> Json:
+        """The artifact's summary, or ``status`` (missing, failed) and ``reason``."""
+        if self.artifact is not None:
+            return self.artifact.summary()
+        status = "missing" if isinstance(self.error, MissingExtra) else "failed"
+        return {"target": self.target, "status": status, "reason": str(self.error)}
+
+
+def export_each(
+    model: nn.Module,
+    sample: Sample,
+    folder: Path,
+    targets: Sequence[str],
+    *,
+    options: ExportOptions = PLAIN,
+    progress: Progress = silent,
+) -> list[Outcome]:
+    """Export to several targets, of which some may fail.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
+    outcomes: list[Outcome] = []
+    dense_score = _dense_score(sample, progress)
+    for done, target in enumerate(targets):
+        progress(f"export to {target}", done, len(targets), "")
+        scores = {outcome.artifact.score.torch for outcome in outcomes if outcome.artifact and outcome.artifact.score}
+        known = next(iter(scores), None)
+        try:
+            made = export(
+                model, sample, folder, target=target, options=options, known_score=known, dense_score=dense_score,
+                progress=progress,
+            )  # fmt: skip
+            outcomes.append(Outcome(target, made))
+        except (ExportError, MissingExtra) as error:
+            outcomes.append(Outcome(target, error=error))
+    return outcomes
+
+
+def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeCompressError | None:
+    """The error that makes an export a failure: that of a required target, or any if nothing was made."""
+    errors = [outcome for outcome in outcomes if outcome.error is not None]
+    needed = [outcome.error for outcome in errors if outcome.target in required or len(errors) == len(outcomes)]
+    return next(iter(needed), None)
+
+
+def _dense_score(sample: Sample, progress: Progress) -> float | None:
+    """The dense model's score, if a compressed one and data are given."""
+    try:
+        return score(sample.dense.model(), sample.dense, progress=progress) if sample.dense is not None else None
+    except DataError:
+        return None
+
+
+def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions) -> None:
+    _refuse_half(model)
+    if options.precision not in target.precisions:
+        raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
+    if options.channels_last and target.name != CHANNELS_LAST:
+        raise ExportError(f"{target.name}: --channels-last is for litert only")
+
+
+def _calibrated(job: Job, sample: Sample, options: ExportOptions) -> Job:
+    inputs = calibration_of(sample, options.calibration, seed=0).inputs
+    model = equalized(job.model, job.plan, inputs) if options.equalize and job.plan is not None else job.model
+    return replace(job, model=model, calibration=inputs)
+
+
+def _proved(
+    target: Target,
+    path: Path,
+    job: Job,
+    model: nn.Module,
+    sample: Sample,
+    known_score: float | None,
+    progress: Progress,
+) -> Artifact:
+    """The artifact at ``path``, compared with ``model`` where its runtime is for this machine."""
+    inputs, outputs = _signature(target, path)
+    if job.channels_last:
+        inputs = tuple(replace(spec, layout=NHWC) if len(spec.shape) == 4 else spec for spec in inputs)
+    parity: tuple[Parity, ...] = ()
+    scored, allowed = None, TOLERANCES[job.precision]
+    if target.runs_here:
+        parity = check_parity(target, path, inputs, model, sample.inputs, allowed)
+        scored = check_score(target, path, inputs, model, sample, allowed, known=known_score, progress=progress)
+    _write_golden(path, inputs, outputs, model, sample.inputs, target.batch)
+    parts = target.parts(path)
+    return Artifact(
+        target=target.name,
+        path=path,
+        size_bytes=sum(map(size_of, (path, *parts))),
+        sha256=sha256(path),
+        model=sample.name,
+        source=sample.source,
+        inputs=inputs,
+        outputs=outputs,
+        parity=parity,
+        graph={},
+        cost=cost(model, sample.inputs),
+        golden_sha256=sha256(golden_path(path)),
+        score=scored,
+        plan=sample.plan,
+        preprocessing=sample.preprocessing,
+        versions=versions(*target.needs),
+        precision=job.precision,
+        parts={part.name: sha256(part) for part in parts},
+    )
+
+
+def _signature(target: Target, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What the file that was just made takes and gives.
+
+    Raises:
+        ExportError: its own runtime cannot load it.
+    """
+    try:
+        return target.signature(path)
+    except FileError as error:
+        cause = f": {first_line(error.__cause__)[:200]}" if error.__cause__ else ""
+        raise ExportError(f"{target.name}: what the converter made does not load{cause}") from error
+
+
+def _log_path(path: Path) -> Path:
+    """Where what a converter said is kept, if it fails."""
+    return path.with_name(path.name + ".log")
 
 
 def _refuse_half(model: nn.Module) -> None:
@@ -88,7 +249,7 @@ def _refuse_half(model: nn.Module) -> None:
         raise ExportError(f"the model's weights are {', '.join(sorted(halves))}; give it in float32: model.float()")
 
 
-def _forget(path: Path) -> None:
+def _forget(path: Path, target: Target) -> None:
     """Remove what an earlier export left, so that a failure leaves nothing that looks good.
 
     Raises:
@@ -99,15 +260,27 @@ def _forget(path: Path) -> None:
             f"{path}: is there and was not written by edgecompress; move it or choose another folder with -o"
         )
     try:
-        for old in (path, facts_path(path), golden_path(path), profile_path(path)):
-            old.unlink(missing_ok=True)
+        for old in (
+            facts_path(path),
+            path,
+            *target.parts(path),
+            golden_path(path),
+            profile_path(path),
+            _log_path(path),
+        ):
+            remove(old)
     except OSError as error:
         raise FileError(f"cannot replace {path}: {reason(error)}") from error
 
 
 def _write_golden(
-    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], model: nn.Module, example: Inputs
+    path: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    example: Inputs,
+    batch: int | None,
 ) -> None:
-    fed = probe(example, GOLDEN_BATCH)
+    fed = probe(example, batch or GOLDEN_BATCH)
     expected = {spec.name: array for spec, array in zip(outputs, run_model(model, fed), strict=True)}
     write_golden(golden_path(path), as_feed(inputs, fed), expected)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -69,12 +70,41 @@ def written_aside(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def several_aside(path: Path) -> Iterator[Path]:
+    """Yield ``path``'s place in a temporary folder beside it; on success all that lies there moves, ``path`` last.
+
+    Raises:
+        FileError: the disk is full or the folder is not writable.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _sweep(path)
+    try:
+        partial.mkdir()
+        yield partial / path.name
+        for made in sorted(partial.iterdir(), key=lambda made: made.name == path.name):
+            remove(path.with_name(made.name))
+            made.rename(path.with_name(made.name))
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {reason(error)}; choose another place, or free some space") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """A file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sweep(path: Path) -> None:
     """Remove what processes that were killed while writing ``path`` left beside it."""
     for left in path.parent.glob(f".{path.name}.*.partial"):
         number = left.name.split(".")[-2]
         if number.isdigit() and not _is_alive(int(number)):
-            left.unlink(missing_ok=True)
+            remove(left)
 
 
 def _is_alive(process: int) -> bool:
@@ -143,21 +173,36 @@ def check_version(document: Json, kind: str, version: int) -> None:
         )
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in files_in(path))
+
+
+def files_in(path: Path) -> list[Path]:
+    """A file itself, or all files in a folder, sorted."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in chunks."""
+    """Hex digest of a file, read in chunks; of a folder, that of its files' names and digests."""
     digest = hashlib.sha256()
+    if path.is_dir():
+        for file in files_in(path):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\0".encode())
+        return digest.hexdigest()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def zipped_bytes(path: Path) -> int:
-    """Size in bytes after DEFLATE, as an app store would ship it."""
+def zipped_bytes(*paths: Path) -> int:
+    """Size in bytes after DEFLATE, as an app store would ship them."""
     compressor, size = zlib.compressobj(9), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            size += len(compressor.compress(chunk))
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                size += len(compressor.compress(chunk))
     return size + len(compressor.flush())
 
 

@@ -36,7 +36,7 @@ from edgecompress.compressed import (
 )
 from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose
-from edgecompress.errors import DataError, FileError, ModelError
+from edgecompress.errors import DataError, ExportError, FileError, ModelError
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
@@ -52,6 +52,7 @@ from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
+from edgecompress.targets.converting import require
 from edgecompress.training.base import Asked, Recipe
 from edgecompress.training.staged import decomposed_in_stages, last_epochs
 from edgecompress.training.workers import workers
@@ -131,7 +132,10 @@ class Line:
             raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
         device_named(self.options.device)
         for target in self.options.targets:
-            target_named(target)
+            require(target_named(target))
+        first = target_named(self.options.targets[0])
+        if not first.runs_here:
+            raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
 
     def test_score(self, model: nn.Module, what: str) -> float | None:
         """Score on the whole test split, or None without data."""

@@ -125,7 +125,7 @@ class Profile:
     batch: int
     size_bytes: int
     zipped_bytes: int
-    weight_bytes: int
+    weight_bytes: int | None
     params: int | None
     macs: int | None
     load_ms: float

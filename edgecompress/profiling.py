@@ -14,9 +14,10 @@ from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.costs import Cost
 from edgecompress.devices import DEVICES, Device
 from edgecompress.errors import DeviceError, FileError
-from edgecompress.files import Json, sha256, zipped_bytes
+from edgecompress.files import Json, sha256, size_of, zipped_bytes
 from edgecompress.profiles import Comparison, DeviceFacts, Latency, Profile, paired_ratio
 from edgecompress.targets import TARGETS, Target
+from edgecompress.targets.runtimes import runner
 
 TIMEOUT_S = 1800.0
 """Beyond the time asked for: large models load slowly and run at least a few dozen times."""
@@ -40,10 +41,10 @@ def target_of(path: Path) -> Target:
     Raises:
         FileError: no such file, or no target writes such files.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileError(f"{path}: no such file")
     for target in TARGETS.values():
-        if path.suffix == target.suffix:
+        if path.name.endswith(target.suffix):
             return target
     raise FileError(f"{path}: not a file any target reads ({', '.join(t.suffix for t in TARGETS.values())})")
 
@@ -70,8 +71,8 @@ def profile(
         runtime=answer["runtime"],
         threads=threads,
         batch=batch,
-        size_bytes=path.stat().st_size,
-        zipped_bytes=zipped_bytes(path),
+        size_bytes=sum(map(size_of, (path, *target.parts(path)))),
+        zipped_bytes=zipped_bytes(path, *target.parts(path)),
         weight_bytes=target.weight_bytes(path),
         params=cost.params if cost else None,
         macs=cost.macs if cost else None,
@@ -148,9 +149,14 @@ def _measure(
     seconds: float,
 ) -> Json:
     """Push files and runner, run it, and read its one JSON object."""
-    pushed = device.push(path)
-    argv = [device.python, device.push(target.runner())]
-    argv += target.runner_arguments(pushed, device.push(baseline) if baseline else None)
+    if not target.runs_here:
+        raise FileError(
+            f"{path}: {target.name} has no runtime for this machine, nor can it be measured on {device.name}"
+        )
+    pushed = [device.push(file) for model in (path, baseline) if model for file in (model, *target.parts(model))]
+    argv = [device.python, device.push(runner()), pushed[0]]
+    if baseline is not None:
+        argv += ["--baseline", pushed[len(pushed) // 2]]
     argv += ["--threads", str(threads), "--batch", str(batch), "--runs", str(runs), "--seconds", str(seconds)]
     if golden_path(path).is_file():
         argv += ["--inputs", device.push(golden_path(path))]

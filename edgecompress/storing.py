@@ -37,7 +37,7 @@ from edgecompress.finetuning import FineTuning, state_digest
 from edgecompress.models import Sample, copied
 from edgecompress.plans import LayerPlan
 from edgecompress.progress import Progress, silent
-from edgecompress.targets import TARGETS
+from edgecompress.targets import TARGETS, Job
 from edgecompress.training.distillation import Distilled
 from edgecompress.training.loop import FineTuned, Objective, fit
 
@@ -231,7 +231,7 @@ def onnx_bytes(model: nn.Module, sample: Sample) -> int:
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        TARGETS["onnx"].export(model, sample.inputs, file, sample.plan)
+        TARGETS["onnx"].export(Job(model, sample.inputs, sample.plan), file)
         return file.stat().st_size
 
 

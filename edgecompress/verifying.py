@@ -12,22 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Arrays, Artifact, Parity, Scored, TensorSpec
+from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Approximation, Arrays, Artifact, Parity, Scored, TensorSpec
 from edgecompress.datasets import Inputs, origin, size
 from edgecompress.errors import DataError, ExportError, FileError, ParityError, first_line
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score
 from edgecompress.targets import TARGETS, Target
-from edgecompress.targets.base import Run
+from edgecompress.targets.base import NHWC, Run
 
 PARITY_BATCHES = (1, 3)
-RELATIVE_TOLERANCE = 1e-4
-"""Largest absolute error allowed, as a fraction of PyTorch's largest absolute value of the same output."""
-POINTS_TOLERANCE = 0.05
-"""Difference allowed between scores in percent; for a score of the user's own, 5e-4 of its size."""
-
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a file may be from PyTorch.
+
+    ``relative`` is the largest absolute error as a fraction of PyTorch's largest absolute value of the same output,
+    ``points`` the difference between scores in percent (for a score of the user's own, so many hundredths of it).
+    """
+
+    relative: float
+    points: float
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(1e-4, 0.05),
+    "fp16": Tolerance(2e-2, 0.1),
+    "int8": Tolerance(0.25, 1.0),
+}
+"""By precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +63,12 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
     """
     check_facts(artifact)
     model, target = sample.model(), target_named(artifact.target)
-    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs)
-    return Verified(
-        artifact, parity, check_score(target, artifact.path, artifact.inputs, model, sample, progress=progress)
-    )
+    if not target.runs_here:
+        return Verified(artifact, (), None)
+    tolerance = TOLERANCES[artifact.precision]
+    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs, tolerance)
+    scored = check_score(target, artifact.path, artifact.inputs, model, sample, tolerance, progress=progress)
+    return Verified(artifact, parity, scored)
 
 
 def check_facts(artifact: Artifact) -> None:
@@ -78,7 +95,12 @@ def target_named(name: str) -> Target:
 
 
 def check_parity(
-    target: Target, path: Path, specs: tuple[TensorSpec, ...], model: nn.Module, inputs: Inputs
+    target: Target,
+    path: Path,
+    specs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    inputs: Inputs,
+    tolerance: Tolerance = TOLERANCES["fp32"],
 ) -> tuple[Parity, ...]:
     """Compare the file with PyTorch at each of the parity batch sizes; the worst output of each comes back.
 
@@ -90,10 +112,21 @@ def check_parity(
     for batch in PARITY_BATCHES:
         fed = probe(inputs, batch)
         parity = compare(batch, run_model(model, fed), _run_file(target, run, specs, fed))
-        if not parity.max_abs_error <= RELATIVE_TOLERANCE * parity.scale:
-            raise _difference(target.name, path, parity)
+        if not parity.max_abs_error <= tolerance.relative * parity.scale:
+            raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
         found.append(parity)
     return tuple(found)
+
+
+def approximation(
+    model: nn.Module, sample: Sample, dense_score: float | None = None, own_score: float | None = None
+) -> Approximation | None:
+    """The distance of a compressed model to the dense one it was made from; None for a dense model."""
+    if sample.dense is None:
+        return None
+    fed = probe(sample.inputs, max(PARITY_BATCHES))
+    parity = compare(len(fed[0]), run_model(sample.dense.model(), fed), run_model(model, fed))
+    return Approximation(parity, dense_score, own_score)
 
 
 def probe(inputs: Inputs, batch: int) -> Inputs:
@@ -119,7 +152,7 @@ def run_model(model: nn.Module, inputs: Inputs) -> list[Array]:
 
 def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: Inputs) -> list[Array]:
     try:
-        return list(run(as_feed(specs, inputs)).values())
+        return list(run_rows(run, specs, as_feed(specs, inputs)).values())
     except Exception as error:
         raise ExportError(
             f"{target.name}: the file does not run at batch {len(inputs[0])}: {first_line(error)}"
@@ -127,8 +160,21 @@ def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: I
 
 
 def as_feed(specs: tuple[TensorSpec, ...], inputs: Inputs) -> Arrays:
-    """Tensors as named arrays."""
-    return {spec.name: tensor.numpy() for spec, tensor in zip(specs, inputs, strict=True)}
+    """Tensors as named arrays, in the layout the file takes."""
+    return {spec.name: _laid_out(tensor, spec).numpy() for spec, tensor in zip(specs, inputs, strict=True)}
+
+
+def _laid_out(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    return tensor.permute(0, 2, 3, 1).contiguous() if spec.layout == NHWC else tensor
+
+
+def run_rows(run: Run, specs: tuple[TensorSpec, ...], feed: Arrays) -> Arrays:
+    """Run a batch of any size; item by item where the file takes one at a time."""
+    count = len(next(iter(feed.values())))
+    if specs[0].shape[:1] != (1,) or count == 1:
+        return run(feed)
+    each = [run({name: array[row : row + 1] for name, array in feed.items()}) for row in range(count)]
+    return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
 
 
 def compare(batch: int, expected: Sequence[Array], found: Sequence[Array]) -> Parity:
@@ -150,11 +196,9 @@ def _compare_one(batch: int, expected: Array, found: Array) -> Parity:
     return Parity(batch, float(np.abs(error).max(initial=0)), sqnr, scale)
 
 
-def _difference(target: str, path: Path, parity: Parity) -> ParityError:
-    tolerance = RELATIVE_TOLERANCE * parity.scale
-    name = path.name.lstrip(".").split(".")[0]
+def _difference(target: str, path: Path, parity: Parity, tolerance: float) -> ParityError:
     return ParityError(
-        f"{target}: {name} differs from PyTorch at batch {parity.batch}: max abs error {parity.max_abs_error:.3g} "
+        f"{target}: {path.name} differs from PyTorch at batch {parity.batch}: max abs error {parity.max_abs_error:.3g} "
         f"(allowed {tolerance:.3g}), SQNR {parity.sqnr_db:.1f} dB",
         target=target,
         max_abs_error=parity.max_abs_error,
@@ -169,6 +213,7 @@ def check_score(
     specs: tuple[TensorSpec, ...],
     model: nn.Module,
     sample: Sample,
+    allowed: Tolerance = TOLERANCES["fp32"],
     *,
     known: float | None = None,
     progress: Progress = silent,
@@ -184,10 +229,10 @@ def check_score(
         return None
     ours = score(model, sample, progress=progress) if known is None else known
     theirs = score(predict_with_file(path, target, specs), sample, batch_size=64, progress=progress)
-    tolerance = POINTS_TOLERANCE if sample.score is top1 else POINTS_TOLERANCE / 100 * abs(ours)
+    tolerance = allowed.points if sample.score is top1 else allowed.points / 100 * abs(ours)
     if abs(ours - theirs) > tolerance:
         raise ParityError(
-            f"{target.name}: {path.name.lstrip('.').split('.')[0]} scores {theirs:.4g} on the test split, PyTorch "
+            f"{target.name}: {path.name} scores {theirs:.4g} on the test split, PyTorch "
             f"{ours:.4g}: more than {tolerance:.2g} apart",
             target=target.name,
             max_abs_error=abs(ours - theirs),
@@ -204,7 +249,7 @@ def predict_with_file(
     run = target.load(path, threads=threads)
 
     def predict(*inputs: Tensor) -> Any:
-        outputs = [torch.from_numpy(array) for array in run(as_feed(specs, inputs)).values()]
+        outputs = [torch.from_numpy(array) for array in run_rows(run, specs, as_feed(specs, inputs)).values()]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     return predict

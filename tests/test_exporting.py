@@ -21,7 +21,7 @@ from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
-from edgecompress.targets import TARGETS
+from edgecompress.targets import TARGETS, Job
 from edgecompress.targets.onnx import Onnx
 from edgecompress.verifying import compare, predict_with_file, probe, run_model, verify
 
@@ -118,10 +118,10 @@ class Lossy(Onnx):
 
     factor: float = 1.001
 
-    def export(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, plan: object) -> dict[str, object]:
+    def export(self, job: Job, path: Path) -> dict[str, object]:
         with torch.no_grad():
-            next(model.parameters()).mul_(self.factor)
-        return Onnx.export(self, model, inputs, path, plan)  # type: ignore[arg-type]
+            next(job.model.parameters()).mul_(self.factor)
+        return Onnx.export(self, job, path)
 
 
 def test_a_mismatch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

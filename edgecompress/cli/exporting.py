@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
-from edgecompress.cli.options import json_option, output_option, platform_option, target_option, trust_option
+from edgecompress.cli.options import (
+    QUANTIZED,
+    TARGETS,
+    json_option,
+    output_option,
+    platform_option,
+    target_option,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgecompress.artifacts import Artifact, Scored
+    from edgecompress.artifacts import Approximation, Artifact, Scored
+    from edgecompress.exporting import Outcome
     from edgecompress.models import Sample
     from edgecompress.verifying import Verified
 
@@ -27,28 +36,60 @@ if TYPE_CHECKING:
     multiple=True,
     help="Layers, as in a shell: 'layer1.*', whose chains become dense layers again in this file; repeatable.",
 )
+@click.option(
+    "--require", "required", multiple=True, type=click.Choice(TARGETS), help="A target that must succeed; repeatable."
+)
+@click.option("--quantize", "precision", type=click.Choice(QUANTIZED), help="Fewer bits than float32; file.int8.onnx.")
+@click.option(
+    "--calibration",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Training inputs that set the ranges of int8.",
+)
+@click.option(
+    "--equalize/--no-equalize",
+    default=True,
+    show_default=True,
+    help="Equal ranges inside each chain before int8; the model computes the same.",
+)
+@click.option("--channels-last", is_flag=True, help="litert: take images as (N, H, W, C).")
 @trust_option
 @output_option("Folder for the exported files.")
 @json_option
 def export(
-    model: str, targets: tuple[str, ...], merge: tuple[str, ...], trust: bool, output: Path, as_json: bool
-) -> None:
-    """Export a model, dense or compressed, and prove that the file computes the same."""
-    from edgecompress.exporting import export as export_model
+    model: str,
+    targets: tuple[str, ...],
+    merge: tuple[str, ...],
+    required: tuple[str, ...],
+    precision: str | None,
+    trust: bool,
+    output: Path,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Export a model, dense or compressed, and prove that each file computes the same.
+
+    Of several targets some may fail, with a reason each; --require makes a failure fatal.
+    """
+    from edgecompress.exporting import ExportOptions, export_each, fatal
     from edgecompress.resolving import resolve
 
-    sample, artifacts = resolve(model, trust=trust), []
+    if stray := set(required) - set(targets):
+        raise click.UsageError(f"--require {min(stray)}: is not among the targets; add --target {min(stray)}")
+    sample = resolve(model, trust=trust)
     built = sample.model()
     if merge:
         built, sample = _merged(built, sample, merge)
+    chosen = ExportOptions(**options, precision="fp16" if precision == "fp16" else "int8" if precision else "fp32")
     with showing_progress() as progress:
-        for target in dict.fromkeys(targets):
-            progress(f"export to {target}", 0, 1, "")
-            artifacts.append(export_model(built, sample, output, target=target, progress=progress))
+        outcomes = export_each(built, sample, output, list(dict.fromkeys(targets)), options=chosen, progress=progress)
     if as_json:
-        print_json({"model": sample.name, "artifacts": [artifact.summary() for artifact in artifacts]})
+        print_json({"model": sample.name, "artifacts": [outcome.to_json() for outcome in outcomes]})
     else:
-        _print_artifacts(artifacts)
+        _print_artifacts(outcomes)
+    error = fatal(outcomes, required)
+    return error.exit_code if error is not None else 0
 
 
 def _merged(built: nn.Module, sample: Sample, patterns: tuple[str, ...]) -> tuple[nn.Module, Sample]:
@@ -60,22 +101,37 @@ def _merged(built: nn.Module, sample: Sample, patterns: tuple[str, ...]) -> tupl
     return changed, replace(sample, plan=plan)
 
 
-def _print_artifacts(artifacts: list[Artifact]) -> None:
+def _print_artifacts(outcomes: list[Outcome]) -> None:
     from edgecompress.wording import bytes_text
 
+    made = [outcome.artifact for outcome in outcomes if outcome.artifact]
     rows = [
         (
             a.target,
-            str(a.path),
+            ", ".join((str(a.path), *a.parts)),
             bytes_text(a.size_bytes),
-            f"{a.max_abs_error:.1e}",
-            f"{a.sqnr_db:.0f} dB",
-            _score(a.score),
+            f"{a.max_abs_error:.1e}" if a.max_abs_error is not None else "not run here",
+            f"{a.sqnr_db:.0f} dB" if a.sqnr_db is not None else "",
+            _score(a.score) if a.parity else "",
         )
-        for a in artifacts
+        for a in made
     ]
     header = ("target", "file", "size", "max error", "SQNR", "score, file / PyTorch")
-    print_table("Exported; agrees with PyTorch at batch 1 and 3", header, rows)
+    if rows:
+        print_table("Exported and compared with PyTorch", header, rows)
+    if made and made[0].approximation is not None:
+        say(_distance(made[0].approximation))
+    for outcome in outcomes:
+        if outcome.error is not None:
+            click.echo(f"error: {outcome.error}", err=True)
+
+
+def _distance(found: Approximation) -> str:
+    """What compression itself changed, apart from what conversion did."""
+    text = f"compressed against dense, both in PyTorch: SQNR {found.parity.sqnr_db:.0f} dB"
+    if found.score is None or found.dense_score is None:
+        return text
+    return f"{text}, score {found.score:.2f} against {found.dense_score:.2f}"
 
 
 def _score(scored: Scored | None) -> str:
@@ -104,6 +160,8 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
         return
     rows = [
         (item.artifact.path.name, *(f"{p.max_abs_error:.1e}" for p in item.parity), _score(item.score))
+        if item.parity
+        else (item.artifact.path.name, "whole; not run here", "", "")
         for item in checked
     ]
     header = ("file", "max error, batch 1", "max error, batch 3", "score, file / PyTorch")
@@ -115,12 +173,12 @@ def _artifacts_in(path: Path) -> list[Artifact]:
     from edgecompress.errors import FileError
     from edgecompress.targets import TARGETS
 
-    if path.is_file():
+    suffixes = tuple(target.suffix for target in TARGETS.values())
+    if path.is_file() or path.name.endswith(suffixes):
         return [Artifact.load(path)]
     if not path.is_dir():
         raise FileError(f"{path}: no such file or folder")
-    suffixes = {target.suffix for target in TARGETS.values()}
-    files = [file for file in sorted(path.iterdir()) if file.suffix in suffixes and facts_path(file).is_file()]
+    files = [file for file in sorted(path.iterdir()) if file.name.endswith(suffixes) and facts_path(file).is_file()]
     if not files:
         raise FileError(f"{path}: holds no exported file with its facts beside it; `edgecompress export` writes those")
     return [Artifact.load(file) for file in files]
@@ -146,6 +204,7 @@ def _verified(item: Verified) -> dict[str, Any]:
     return {
         "path": str(item.artifact.path),
         "target": item.artifact.target,
+        "status": "verified" if item.parity else "not run here",
         "parity": [parity.to_json() for parity in item.parity],
         "score": item.score.to_json() if item.score else None,
     }

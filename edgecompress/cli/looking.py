@@ -6,12 +6,15 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecompress.cli.display import print_json, print_table, say
 from edgecompress.cli.options import json_option, trust_option
+
+if TYPE_CHECKING:
+    from edgecompress.targets import Target
 
 DATA_VARIABLE = "EDGECOMPRESS_DATA"
 
@@ -96,14 +99,18 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
         "targets": dict(TARGETS),
         "devices": {name: device() for name, device in DEVICES.items()},
     }
-    return {name: {"summary": entry.summary} for name, entry in tables[what].items()}
+    entries = {name: {"summary": entry.summary} for name, entry in tables[what].items()}
+    if what == "targets":
+        for name, facts in entries.items():
+            facts |= {"precisions": ", ".join(TARGETS[name].precisions), "installed": _found(TARGETS[name])}
+    return entries
 
 
 @click.command(epilog="Example: edgecompress doctor")
 @json_option
 def doctor(as_json: bool) -> int:
     """Show versions, data and samples, and what is wrong with them; exit code 3 if something is missing."""
-    checks = [*_libraries(), _data(), *_samples_whole()]
+    checks = [*_libraries(), *_targets(), _data(), *_samples_whole()]
     bad = [check for check in checks if check["ok"] is False]
     if as_json:
         print_json({"ok": not bad, "python": platform.python_version(), "checks": checks})
@@ -124,6 +131,36 @@ def _library(name: str) -> dict[str, Any]:
         return {"name": name, "ok": True, "found": importlib.metadata.version(name)}
     except importlib.metadata.PackageNotFoundError:
         return {"name": name, "ok": False, "found": f"not installed; pip install {name}"}
+
+
+def _targets() -> list[dict[str, Any]]:
+    """What each target that is an extra needs, has, and was verified with."""
+    from edgecompress.targets import TARGETS
+
+    return [
+        {"name": f"target {target.name}", "ok": _all_there(target), "found": _found(target)}
+        for target in TARGETS.values()
+        if target.extra
+    ]
+
+
+def _all_there(target: Target) -> bool | None:
+    from edgecompress.targets.converting import missing
+
+    return None if missing(target) else True
+
+
+def _found(target: Target) -> str:
+    """``litert-torch 0.10.0, ...`` with the verified version where it is another; or how to install it."""
+    from edgecompress.targets.converting import installed, missing
+
+    if lacking := missing(target):
+        return f"{', '.join(lacking)} not installed; pip install 'edgecompress[{target.extra}]'"
+    found = {name: installed(name) for name in target.needs}
+    return ", ".join(
+        f"{name} {own}" + ("" if own == target.needs[name] else f" (verified with {target.needs[name]})")
+        for name, own in found.items()
+    )
 
 
 def _data() -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _measures(profile: Profile) -> dict[str, str | int | None]:
     return {
         "file": bytes_text(profile.size_bytes),
         "file, zipped": bytes_text(profile.zipped_bytes),
-        "weights": bytes_text(profile.weight_bytes),
+        "weights": "" if profile.weight_bytes is None else bytes_text(profile.weight_bytes),
         "parameters": profile.params,
         "MACs": profile.macs,
         "load, ms": f"{profile.load_ms:.2f}",

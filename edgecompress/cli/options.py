@@ -29,7 +29,8 @@ METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_trai
 SELECTORS = ("budget", "energy", "vbmf", "continuous")
 CODECS = ("ada_tucker", "scada_tucker")
 RECIPES = ("plain", "orthogonal", "continuous", "ordered")
-TARGETS = ("onnx",)
+TARGETS = ("onnx", "ort", "litert", "executorch", "openvino", "ncnn", "coreml")
+QUANTIZED = ("fp16", "int8")
 PLATFORMS = ("pi",)
 EVERY_METHOD = "auto"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import nn
 
@@ -16,9 +17,32 @@ from edgecompress.plans import CompressionPlan
 Run = Callable[[Arrays], Arrays]
 """Runs a loaded file: input arrays by name to output arrays by name."""
 
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+NHWC = "NHWC"
+"""The layout of an image input whose channels come last in the file, unlike in PyTorch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be exported: a model in eval mode, an example of its inputs, and how it was compressed.
+
+    ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
+    which one target can; ``log`` is where a converter's own output is kept when it fails.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    plan: CompressionPlan | None = None
+    precision: Precision = "fp32"
+    calibration: Inputs = ()
+    channels_last: bool = False
+    log: Path | None = None
+
 
 class Target(Protocol):
-    """Writes a model in one format, runs it on this machine, and knows which runner measures it."""
+    """Writes a model in one format and runs it on this machine."""
 
     @property
     def name(self) -> str:
@@ -32,12 +56,35 @@ class Target(Protocol):
     def summary(self) -> str:
         """One line for people."""
 
-    def export(self, model: nn.Module, inputs: Inputs, path: Path, plan: CompressionPlan | None) -> Json:
-        """Write ``path`` and return facts about its graph.
+    @property
+    def extra(self) -> str:
+        """The extra of this package that it needs; empty: none."""
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Distributions it needs besides the core's, and the versions it was verified with."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What it can write."""
+
+    @property
+    def batch(self) -> int | None:
+        """The one batch size its files take; None: any."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the runtime exists for this machine, so that a file can be proved."""
+
+    def export(self, job: Job, path: Path) -> Json:
+        """Write ``path`` (and :meth:`parts` beside it) and return facts about its graph.
 
         Raises:
             ExportError: the exporter refused, or the graph is not what it should be.
         """
+
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """The other files that are needed to run ``path``."""
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs of a file.
@@ -53,11 +100,5 @@ class Target(Protocol):
             FileError: it cannot be read.
         """
 
-    def weight_bytes(self, path: Path) -> int:
-        """Bytes of the weights inside a file, without its graph."""
-
-    def runner(self) -> Path:
-        """The stand-alone script that measures this format."""
-
-    def runner_arguments(self, model: str, baseline: str | None) -> Sequence[str]:
-        """The runner's arguments that name the files, as the device knows them."""
+    def weight_bytes(self, path: Path) -> int | None:
+        """Bytes of the weights inside a file, without its graph; None where the format does not tell."""

@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,9 @@ from edgecompress.datasets import Inputs
 from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
-from edgecompress.resources import resource
-from edgecompress.targets.base import Run
+from edgecompress.targets.base import Job, Precision, Run
 from edgecompress.targets.onnx_codes import Coded, check_folded, coded_layers, put_codes
+from edgecompress.targets.onnx_precisions import as_half, as_int8
 from edgecompress.targets.onnx_sessions import session
 
 if TYPE_CHECKING:
@@ -49,21 +49,28 @@ class Onnx:
     name: str = "onnx"
     suffix: str = ".onnx"
     summary: str = "one .onnx file for ONNX Runtime, dynamic batch, weights inside"
+    extra: str = ""
+    needs: dict[str, str] = field(default_factory=lambda: {"onnx": "1.23.2", "onnxruntime": "1.31.1"})
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    batch: int | None = None
+    runs_here: bool = True
 
-    def export(self, model: nn.Module, inputs: Inputs, path: Path, plan: CompressionPlan | None) -> Json:
+    def export(self, job: Job, path: Path) -> Json:
         """Export, tidy, check and write."""
         import onnx
 
-        coded, model = coded_layers(model), plain(model)
-        proto = self._traced(model, inputs)
+        coded, model = coded_layers(job.model), plain(job.model)
+        if coded and job.precision != "fp32":
+            raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")
+        proto = self._traced(model, job.inputs)
         self._tidy(proto, model)
-        _check_chains(proto, plan)
+        _check_chains(proto, job.plan)
         self._check_header(proto)
-        simplified = self._simplified(proto, plan) if self.simplify else None
+        simplified = self._simplified(proto, job.plan) if self.simplify else None
         kept = simplified or proto
         operators = Counter(node.op_type for node in kept.graph.node)
         codes = self._with_codes(kept, coded) if coded else {}
-        onnx.save_model(kept, path)
+        onnx.save_model(_in_precision(kept, job), path)
         return {
             "opset": self.opset,
             "ir_version": self.ir_version,
@@ -71,6 +78,10 @@ class Onnx:
             "operators": dict(sorted(operators.items())),
             **codes,
         }
+
+    def parts(self, _path: Path) -> tuple[Path, ...]:
+        """None."""
+        return ()
 
     def _with_codes(self, proto: onnx.ModelProto, coded: Sequence[Coded]) -> Json:
         """Weights as codes that a session folds; facts about that."""
@@ -84,7 +95,7 @@ class Onnx:
         pairs = tuple(torch.cat([tensor, tensor])[: max(2, len(tensor))].contiguous() for tensor in inputs)
         batch = torch.export.Dim("batch")
         try:
-            with _quiet():
+            with quiet():
                 program = torch.onnx.export(
                     model,
                     pairs,
@@ -121,7 +132,7 @@ class Onnx:
         import onnxsim
 
         try:
-            with _quiet():
+            with quiet():
                 simplified: onnx.ModelProto
                 simplified, valid = onnxsim.simplify(proto)
                 del simplified.metadata_props[:]
@@ -165,20 +176,20 @@ class Onnx:
 
         return run
 
-    def weight_bytes(self, path: Path) -> int:
+    def weight_bytes(self, path: Path) -> int | None:
         """Bytes of all initializers."""
         import onnx
 
         arrays = (onnx.numpy_helper.to_array(tensor) for tensor in _read(path).graph.initializer)
         return sum(array.nbytes for array in arrays)
 
-    def runner(self) -> Path:
-        """``deploy/runners/bench_onnx.py``."""
-        return resource("deploy") / "runners" / "bench_onnx.py"
 
-    def runner_arguments(self, model: str, baseline: str | None) -> Sequence[str]:
-        """``MODEL [--baseline BASELINE]``."""
-        return (model,) if baseline is None else (model, "--baseline", baseline)
+def _in_precision(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+    """As it is, in half precision, or in int8."""
+    if job.precision == "fp32":
+        return proto
+    with quiet():
+        return as_half(proto) if job.precision == "fp16" else as_int8(proto, job.calibration)
 
 
 def _run_bytes(model: bytes, feed: Arrays) -> Arrays:
@@ -321,7 +332,7 @@ def _small_feed(proto: onnx.ModelProto) -> Arrays:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's remarks and dumps off the user's terminal; what matters is in the exception."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

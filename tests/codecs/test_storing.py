@@ -30,6 +30,7 @@ from edgecompress.plans import LayerPlan
 from edgecompress.resolving import resolve
 from edgecompress.scoring import score
 from edgecompress.storing import decoded, stored_of, train_codes, without_dropped
+from edgecompress.targets import Job
 from edgecompress.targets.onnx import Onnx
 from edgecompress.targets.onnx_codes import check_folded, packing
 
@@ -169,7 +170,7 @@ def test_writing_it_again_simplifying_without_folding_and_exporting_again_keep_i
     kept, _ = onnxsim.simplify(onnx.load_model(path), skip_constant_folding=True)
     constants = [sum(tensor.ByteSize() for tensor in m.graph.initializer) for m in (onnx.load_model(path), kept)]
     assert constants[1] <= constants[0]  # it adds the shapes of all values, but no weights
-    assert Onnx(simplify=True).export(model, sample.inputs, again, None)["codes"]["layers"] == 4
+    assert Onnx(simplify=True).export(Job(model, sample.inputs), again)["codes"]["layers"] == 4
     assert again.stat().st_size == size
     folded, _ = onnxsim.simplify(onnx.load_model(path))
     assert folded.ByteSize() > 5 * size  # why the exporter simplifies before it puts the codes in
@@ -211,7 +212,7 @@ def test_a_folded_batch_norm_becomes_a_scale_a_row(sample: Sample, tmp_path: Pat
     attach_roundings(model, 15, 15)
     small = decoded(dense.eval(), stored_of(model))
     path = tmp_path / "norm.onnx"
-    Onnx().export(small, sample.inputs, path, None)
+    Onnx().export(Job(small, sample.inputs), path)
     inputs = sample.inputs[0]
     found = onnxruntime.InferenceSession(path).run(None, {"input": inputs.numpy()})[0]
     assert np.allclose(found, small(inputs).detach().numpy(), atol=1e-4)

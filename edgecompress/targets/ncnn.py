@@ -1,0 +1,123 @@
+"""ncnn: .ncnn.param and .ncnn.bin, by pnnx from the .onnx at a batch of one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecompress.errors import ExportError
+from edgecompress.files import Json
+from edgecompress.targets.base import Job, Precision
+from edgecompress.targets.converting import Given, check_products, converted, require
+from edgecompress.targets.files import RuntimeFile
+
+if TYPE_CHECKING:
+    import onnx
+
+PRODUCTS = {
+    "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Deconvolution",
+    "DeconvolutionDepthWise", "InnerProduct", "Gemm", "MatMul",
+}  # fmt: skip
+ONNX_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
+"""The numbers of an Input line's parameters (0 width, 1 height, 2 channels) for a tensor of so many dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ncnn(RuntimeFile):
+    """fp16 keeps weights in half precision; int8 needs ncnn's own table tools, which no package ships."""
+
+    name: str = "ncnn"
+    suffix: str = ".ncnn.param"
+    summary: str = "ncnn's .param and .bin; one item at a time"
+    extra: str = "ncnn"
+    needs: dict[str, str] = field(default_factory=lambda: {"ncnn": "1.0.20261020", "pnnx": "20261020"})
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    batch: int | None = 1
+
+    def export(self, job: Job, path: Path) -> Json:
+        """Write the .onnx, have it converted, and compare the operators."""
+        require(self)
+        facts = converted(self, job, path)
+        expected = sum(facts["onnx_operators"].get(name, 0) for name in ONNX_PRODUCTS)
+        check_products(self.name, Counter(facts["operators"]), PRODUCTS, expected)
+        return {key: value for key, value in facts.items() if key != "onnx_operators"}
+
+    def convert(self, given: Given, path: Path) -> Json:
+        """By pnnx, after slices with steps became poolings, which ncnn has."""
+        import onnx
+
+        proto = onnx.load_model(given.source)
+        before = Counter(node.op_type for node in proto.graph.node)
+        kinds = {value.type.tensor_type.elem_type for value in proto.graph.input}
+        if kinds != {onnx.TensorProto.FLOAT}:
+            raise ExportError("ncnn: takes float inputs only")
+        strides_as_pooling(proto)
+        onnx.save_model(proto, given.source)
+        shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in given.shapes)
+        program = Path(sys.executable).with_name("pnnx")
+        half = int(given.precision == "fp16")
+        subprocess.run(
+            [program, given.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=given.folder, check=True
+        )
+        made = given.source.with_suffix(self.suffix)
+        if not made.is_file():
+            raise ExportError("pnnx wrote no file")
+        path.write_text(_with_shapes(made.read_text(encoding="utf-8"), given.shapes), encoding="utf-8")
+        shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
+        return {"operators": dict(sorted(layers_of(path).items())), "onnx_operators": dict(before), "batch": 1}
+
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """The weights."""
+        return (path.with_suffix(".bin"),)
+
+    def weight_bytes(self, path: Path) -> int | None:
+        """Size of the .bin."""
+        return path.with_suffix(".bin").stat().st_size
+
+
+def layers_of(path: Path) -> Counter[str]:
+    """How often each kind of layer is in a .param (magic, counts, then a layer a line)."""
+    lines = path.read_text(encoding="utf-8").splitlines()[2:]
+    return Counter(line.split()[0] for line in lines if line.strip())
+
+
+def _with_shapes(param: str, shapes: list[list[int]]) -> str:
+    """The .param with the shapes of its inputs, which pnnx leaves out."""
+    lines, left = param.splitlines(), list(shapes)
+    for at, line in enumerate(lines):
+        if line.startswith("Input ") and left:
+            shape = left.pop(0)[1:]
+            sizes = zip(SIZES[len(shape)], shape, strict=True)
+            lines[at] = " ".join([line.rstrip(), *(f"{key}={size}" for key, size in sizes)])
+    return "\n".join(lines) + "\n"
+
+
+def strides_as_pooling(proto: onnx.ModelProto) -> None:
+    """Replace ``x[:, :, ::s, ::t]`` by a max pooling of one pixel with strides (s, t), which is the same; in place.
+
+    pnnx drops a slice with steps and then writes a graph that ncnn cannot load.
+    """
+    import numpy as np
+    import onnx
+
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "Slice" or len(node.input) < 5:
+            continue
+        starts, ends, axes, steps = (constants.get(name) for name in node.input[1:5])
+        if starts is None or ends is None or axes is None or steps is None or not (np.abs(steps) > 1).any():
+            continue
+        whole = not starts.any() and (ends >= 2**31 - 1).all() and set(axes.tolist()) <= {2, 3} and (steps > 0).all()
+        if whole:
+            step = dict(zip(axes.tolist(), steps.tolist(), strict=True))
+            kept = onnx.helper.make_node(
+                "MaxPool", [node.input[0]], list(node.output), node.name,
+                kernel_shape=[1, 1], strides=[step.get(2, 1), step.get(3, 1)],
+            )  # fmt: skip
+            node.CopyFrom(kept)

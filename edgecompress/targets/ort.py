@@ -1,0 +1,59 @@
+"""ORT format: what the ONNX Runtime Mobile builds read, with the operators a reduced build needs.
+
+Two files are written, as ONNX Runtime's documentation advises: ``Fixed`` (all optimizations done; for its own CPU
+kernels) is the artifact, ``.with_runtime_opt.ort`` (for NNAPI and Core ML, which take over parts of the graph) lies
+beside it. The operators, with the types each is used with, are in ``.required_operators_and_types.config``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgecompress.files import Json
+from edgecompress.targets.base import Job, Precision
+from edgecompress.targets.converting import Given, converted
+from edgecompress.targets.files import RuntimeFile
+
+RUNTIME_STYLE, OPERATORS = ".with_runtime_opt.ort", ".required_operators_and_types.config"
+PLATFORM = "arm"  # never a layout that only one kind of x86 processor has
+
+
+@dataclass(frozen=True, slots=True)
+class Ort(RuntimeFile):
+    """Converted from the checked .onnx by ONNX Runtime's own tool.
+
+    No fp16: its CPU kernels compute in float32, so that the optimised graph holds float32 weights again.
+    """
+
+    name: str = "ort"
+    suffix: str = ".ort"
+    summary: str = "ONNX Runtime Mobile's .ort in both styles, with the operators a reduced build needs"
+    extra: str = ""
+    needs: dict[str, str] = field(default_factory=lambda: {"onnxruntime": "1.31.1"})
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    batch: int | None = None
+
+    def export(self, job: Job, path: Path) -> Json:
+        """Write the .onnx, have it converted."""
+        return converted(self, job, path)
+
+    def convert(self, given: Given, path: Path) -> Json:
+        """Both styles, with type reduction."""
+        from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
+
+        with TemporaryDirectory(dir=given.folder) as folder:
+            made, stem = Path(folder), given.source.stem
+            convert_onnx_models_to_ort(
+                given.source,
+                made,
+                optimization_styles=[OptimizationStyle.Fixed, OptimizationStyle.Runtime],
+                target_platform=PLATFORM,
+                enable_type_reduction=True,
+            )
+            for ending in (RUNTIME_STYLE, OPERATORS, self.suffix):
+                shutil.copyfile(made / f"{stem}{ending}", path.with_name(path.name.removesuffix(self.suffix) + ending))
+        needed = path.with_name(path.name.removesuffix(self.suffix) + OPERATORS).read_text(encoding="utf-8")
+        return {"required_operators": [line for line in needed.splitlines() if line and not line.startswith("#")]}

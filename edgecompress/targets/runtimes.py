@@ -1,0 +1,89 @@
+"""Running exported files here, by the same code that measures them on a device: ``deploy/runners/bench.py``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgecompress.artifacts import TensorSpec
+from edgecompress.errors import FileError, first_line
+from edgecompress.resources import resource
+from edgecompress.targets.base import Run
+
+RUNNER = Path("runners") / "bench.py"
+
+
+def runner() -> Path:
+    """The stand-alone script that measures a file of any target."""
+    return resource("deploy") / RUNNER
+
+
+@cache
+def _bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("edgecompress_bench", runner())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def opened(path: Path, threads: int = 0) -> Any:
+    """A file loaded by its runtime, which has ``inputs``, ``outputs`` and ``run``.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    try:
+        with hushed():
+            return _bench().opened(str(path), threads)
+    except Exception as error:  # a runtime may raise anything for a file it cannot read
+        raise FileError(
+            f"{path}: not a whole {path.suffix} model, or not one its runtime can run ({first_line(error)[:200]})"
+        ) from error
+
+
+def signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the runtime tells them.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    model = opened(path, 1)
+    inputs, outputs = ([TensorSpec(s.name, s.dtype, s.shape) for s in specs] for specs in (model.inputs, model.outputs))
+    return tuple(inputs), tuple(outputs)
+
+
+def load(path: Path, threads: int = 0) -> Run:
+    """A file as a function.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    run: Run = opened(path, threads).run
+    return run
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what native code says to stdout and stderr off the user's terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    with tempfile.TemporaryFile() as nowhere:
+        try:
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
+            yield
+        finally:
+            for number, own in zip((1, 2), kept, strict=True):
+                os.dup2(own, number)
+                os.close(own)

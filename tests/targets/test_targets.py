@@ -1,0 +1,356 @@
+"""Every target that is installed, on one compressed model with real data; and what happens when a target fails.
+
+`make test-all` installs all extras and sets EDGECOMPRESS_ALL_TARGETS, with which a missing one is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgecompress.artifacts import Artifact
+from edgecompress.cli import run_command_line
+from edgecompress.compressed import save_compressed
+from edgecompress.decomposing import decompose
+from edgecompress.devices.local import Local
+from edgecompress.errors import ExportError, FileError, MissingExtra, ParityError
+from edgecompress.exporting import ExportOptions, Outcome, export, export_each, fatal
+from edgecompress.models import Sample
+from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.profiling import compare, profile, target_of
+from edgecompress.resolving import resolve
+from edgecompress.targets import TARGETS
+from edgecompress.targets.base import Job
+from edgecompress.targets.converting import check_products, missing
+from edgecompress.targets.litert import LiteRT
+from edgecompress.targets.ncnn import strides_as_pooling
+from edgecompress.targets.onnx_sessions import session
+from edgecompress.verifying import TOLERANCES, verify
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the runtimes
+
+ALL = "EDGECOMPRESS_ALL_TARGETS" in os.environ
+NAMES = list(TARGETS)
+INT8 = [name for name in NAMES if "int8" in TARGETS[name].precisions]
+FP16 = [name for name in NAMES if "fp16" in TARGETS[name].precisions]
+GRAPH_BYTES = {"onnx": 8_000, "ort": 16_000, "litert": 12_000, "executorch": 16_000, "openvino": 24_000}
+
+
+def there(name: str) -> str:
+    """The name of a target that is installed; skips the test where it is not, and `make test-all` fails."""
+    if lacking := missing(TARGETS[name]):
+        assert not ALL, f"{name}: {lacking} should be installed"
+        pytest.skip(f"{name}: {', '.join(lacking)} not installed")
+    return name
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """LeNet-5 with a Tucker-2 chain and an SVD chain, as a compressed-model folder; scored on the shipped images."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("EDGECOMPRESS_DATA", raising=False)
+        dense = resolve("lenet5")
+        layers = (
+            LayerPlan("conv2", "tucker2", (24, 12), (50, 20, 5, 5), 0.0, None),
+            LayerPlan("fc1", "svd", (60,), (500, 800), 0.0, None),
+        )
+        skipped = (Skipped("conv1", "small"), Skipped("fc2", "small"))
+        plan = CompressionPlan("lenet5", layers, skipped, 2_293_000, 431_080, 1_000_000, 100_000)
+        folder = tmp_path_factory.mktemp("small")
+        save_compressed(folder, decompose(dense.model(), plan), plan, dense)
+        return resolve(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _shipped_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGECOMPRESS_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def made(small: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The model in every installed format, in one folder."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("EDGECOMPRESS_DATA", raising=False)
+        outcomes = export_each(small.model(), small, folder, [name for name in NAMES if not missing(TARGETS[name])])
+    assert [str(outcome.error) for outcome in outcomes if outcome.error] == []
+    return {outcome.target: outcome.artifact for outcome in outcomes if outcome.artifact}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_proved_by_its_own_runtime_and_holds_little_but_weights(name: str, made: dict[str, Artifact]) -> None:
+    artifact = made[there(name)]
+    weights = artifact.cost.weight_bytes
+    assert weights <= artifact.size_bytes < 1.1 * (weights + GRAPH_BYTES.get(name, 16_000))
+    assert artifact.approximation is not None
+    assert artifact.approximation.parity.sqnr_db < 60
+    if not TARGETS[name].runs_here:
+        assert not artifact.parity
+        assert artifact.summary()["status"] == "not run here"
+        return
+    assert artifact.max_abs_error < 1e-4 * artifact.parity[0].scale
+    assert artifact.score is not None
+    assert artifact.score.artifact == pytest.approx(artifact.score.torch, abs=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_verifies_and_a_change_to_any_part_is_seen(
+    name: str, made: dict[str, Artifact], small: Sample, tmp_path: Path
+) -> None:
+    artifact = made[there(name)]
+    found = verify(Artifact.load(artifact.path), small)
+    assert [parity.batch for parity in found.parity] == ([1, 3] if TARGETS[name].runs_here else [])
+    shutil.copytree(artifact.path.parent, tmp_path / "copy")
+    for file in artifact.files:
+        copy = tmp_path / "copy" / file.name
+        inside = next(path for path in sorted(copy.rglob("*")) if path.is_file()) if copy.is_dir() else copy
+        kept = inside.read_bytes()
+        inside.write_bytes(kept[:-1])
+        with pytest.raises(FileError, match="changed or truncated"):
+            Artifact.load(tmp_path / "copy" / artifact.path.name)
+        inside.write_bytes(kept)
+    assert Artifact.load(tmp_path / "copy" / artifact.path.name).sha256 == artifact.sha256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_measured_in_its_own_runtime(name: str, made: dict[str, Artifact]) -> None:
+    artifact = made[there(name)]
+    assert target_of(artifact.path).name == name
+    if not TARGETS[name].runs_here:
+        with pytest.raises(FileError, match="no runtime for this machine"):
+            profile(artifact.path, Local())
+        return
+    found = profile(artifact.path, Local(), runs=5, seconds=0.05)
+    assert found.size_bytes == artifact.size_bytes
+    assert found.params == artifact.cost.params
+    assert 0 < found.latency.summary()["wall"]["p50"] < 1000
+    assert found.runtime["version"]
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_int8_keeps_the_score_and_is_a_quarter(
+    name: str, small: Sample, made: dict[str, Artifact], tmp_path: Path
+) -> None:
+    options = ExportOptions("int8", calibration=64)
+    artifact = export(small.model(), small, tmp_path, target=there(name), options=options)
+    assert artifact.path.name == f"model.int8{TARGETS[name].suffix}"
+    assert artifact.precision == "int8"
+    graph = made[name].size_bytes - made[name].cost.weight_bytes
+    assert artifact.size_bytes < 0.3 * made[name].cost.weight_bytes + 4 * max(graph, 10_000)
+    assert artifact.score is not None
+    assert abs(artifact.score.artifact - artifact.score.torch) <= TOLERANCES["int8"].points
+    assert 15 < artifact.sqnr_db < 60
+    assert verify(Artifact.load(artifact.path), small).score == artifact.score
+
+
+@pytest.mark.parametrize("name", FP16)
+def test_fp16_halves_the_file(name: str, small: Sample, made: dict[str, Artifact], tmp_path: Path) -> None:
+    options = ExportOptions("fp16")
+    artifact = export(small.model(), small, tmp_path, target=there(name), options=options)
+    weights, graph = artifact.cost.weight_bytes, made[name].size_bytes - artifact.cost.weight_bytes
+    assert artifact.size_bytes < 0.5 * weights + 2 * max(graph, 5_000)
+    if TARGETS[name].runs_here:
+        assert 45 < artifact.sqnr_db < 100
+
+
+def test_litert_takes_images_with_channels_last(small: Sample, made: dict[str, Artifact], tmp_path: Path) -> None:
+    options = ExportOptions(channels_last=True)
+    artifact = export(small.model(), small, tmp_path, target=there("litert"), options=options)
+    (spec,) = artifact.inputs
+    assert (spec.shape, spec.layout) == ((1, 28, 28, 1), "NHWC")
+    assert artifact.graph["transposes"] <= made["litert"].graph["transposes"]
+    assert artifact.golden()[0][spec.name].shape == (1, 28, 28, 1)
+    assert verify(Artifact.load(artifact.path), small).score == artifact.score
+    with pytest.raises(ExportError, match="onnx: --channels-last is for litert only"):
+        export(small.model(), small, tmp_path / "other", options=options)
+
+
+def test_ort_writes_both_styles_and_the_operators_a_reduced_build_needs(made: dict[str, Artifact]) -> None:
+    folder = made["ort"].path.parent
+    assert (folder / "model.with_runtime_opt.ort").is_file()
+    said = (folder / "model.required_operators_and_types.config").read_text()
+    assert said.splitlines()[-1] in made["ort"].graph["required_operators"]
+    assert any("Conv" in line for line in made["ort"].graph["required_operators"])
+
+
+def test_executorch_delegates_every_product(made: dict[str, Artifact]) -> None:
+    graph = made[there("executorch")].graph
+    assert graph["delegated_share"] > 0.8
+    assert not [name for name in graph["not_delegated"] if "conv" in name or "linear" in name]
+
+
+def test_two_models_of_one_target_are_compared_in_their_runtime(
+    small: Sample, made: dict[str, Artifact], tmp_path: Path
+) -> None:
+    name = next((name for name in ("ncnn", "openvino", "litert") if name in made), "ort")
+    dense = export(resolve("lenet5").model(), resolve("lenet5"), tmp_path, target=name, stem="dense")
+    pair = compare(made[name].path, dense.path, Local(), runs=5, seconds=0.1)
+    assert pair.wall.value > 1
+    with pytest.raises(FileError, match="different targets"):
+        compare(made[name].path, made["onnx"].path, Local())
+
+
+class Sliced(nn.Module):
+    """A residual shortcut as in CIFAR ResNets: every second pixel, more channels of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x) + nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3))).mean((2, 3))
+
+
+def sliced() -> Sample:
+    torch.manual_seed(0)
+    model = Sliced().eval()
+    return Sample("sliced", "sliced.py", lambda: model, (torch.randn(4, 3, 12, 12),))
+
+
+def test_a_slice_with_steps_is_a_pooling(tmp_path: Path) -> None:
+    sample = sliced()
+    TARGETS["onnx"].export(Job(sample.model(), sample.inputs), tmp_path / "m.onnx")
+    proto = onnx.load_model(tmp_path / "m.onnx")
+    before = session(proto.SerializeToString()).run(None, {"input": sample.inputs[0].numpy()})
+    assert Counter(node.op_type for node in proto.graph.node)["Slice"] >= 1
+    strides_as_pooling(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = Counter(node.op_type for node in proto.graph.node)
+    assert (kinds["Slice"], kinds["MaxPool"]) == (0, 1) or kinds["MaxPool"] >= 1
+    after = session(proto.SerializeToString()).run(None, {"input": sample.inputs[0].numpy()})
+    np.testing.assert_array_equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("name", ["ncnn", "litert", "openvino"])
+def test_a_strided_shortcut_arrives(name: str, tmp_path: Path) -> None:
+    sample = sliced()
+    artifact = export(sample.model(), sample, tmp_path, target=there(name))
+    assert artifact.max_abs_error < 1e-5
+
+
+UNTRACEABLE = """
+import torch
+from torch import nn
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y.mean((2, 3)) if y.sum() > 0 else y.amax((2, 3))
+
+
+def model():
+    return Branch()
+
+
+def example():
+    return torch.randn(2, 3, 16, 16)
+"""
+
+
+def test_a_model_no_target_can_take_ends_in_a_line_for_each(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "branch.py").write_text(UNTRACEABLE)
+    targets = [name for name in NAMES if not missing(TARGETS[name])]
+    given = [part for name in targets for part in ("--target", name)]
+    assert run_command_line(["export", str(tmp_path / "branch.py"), *given, "-o", str(tmp_path / "out"), "--json"]) == 1
+    document = json.loads(capfd.readouterr().out)
+    assert [item["target"] for item in document["artifacts"]] == targets
+    assert {item["status"] for item in document["artifacts"]} == {"failed"}
+    for item in document["artifacts"]:
+        assert item["reason"].startswith(f"{item['target']}: ")
+        assert "\n" not in item["reason"]
+        assert "data-dependent" in item["reason"]
+    assert not [file for file in (tmp_path / "out").iterdir() if file.suffix != ".log"]
+
+
+def test_one_target_may_fail_unless_it_is_required(
+    small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgecompress.targets.converting.installed", lambda name: "" if "litert" in name else "1")
+    arguments = ["export", small.source, "--target", "onnx", "--target", "litert", "-o", str(tmp_path / "o")]
+    assert run_command_line(arguments) == 0
+    said = capfd.readouterr()
+    assert "error: litert: needs litert-torch, ai-edge-litert; pip install 'edgecompress[litert]'\n" in said.err
+    assert run_command_line([*arguments, "--require", "litert", "--json"]) == 3
+    statuses = [item["status"] for item in json.loads(capfd.readouterr().out)["artifacts"]]
+    assert statuses == ["verified", "missing"]
+    assert run_command_line([*arguments, "--require", "ncnn"]) == 2
+    assert "--require ncnn: is not among the targets" in capfd.readouterr().err
+
+
+def test_what_makes_an_export_a_failure() -> None:
+    bad, lacking = ExportError("onnx: no"), MissingExtra("litert: none")
+    good = Outcome("ort", artifact=object())  # type: ignore[arg-type]
+    assert fatal([good, Outcome("onnx", error=bad)]) is None
+    assert fatal([good, Outcome("onnx", error=bad)], ["onnx"]) is bad
+    assert fatal([Outcome("litert", error=lacking), Outcome("onnx", error=bad)]) is lacking
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("kill -SEGV $$", r"ort: the converter crashed \(SIGSEGV\); what it said is in .*model\.ort\.log"),
+        ("echo noise; exit 7", r"ort: the converter ended with 7; what it said is in"),
+        ("sleep 30", r"ort: the converter did not end within 1 s"),
+    ],
+)
+def test_a_converter_that_crashes_or_hangs_is_an_export_error(
+    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setattr("edgecompress.targets.converting.TIMEOUT_S", 1.0)
+    sample = sliced()
+    with pytest.raises(ExportError, match=reason):
+        export(sample.model(), sample, tmp_path / "o", target="ort")
+    assert [file.name for file in (tmp_path / "o").iterdir()] == ["model.ort.log"]
+    assert capfd.readouterr().out == ""
+
+
+def test_a_precision_a_target_does_not_have_is_refused(small: Sample, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="ort: has no fp16; it has fp32, int8"):
+        export(small.model(), small, tmp_path, target="ort", options=ExportOptions("fp16"))
+
+
+def test_int8_that_computes_something_else_is_a_parity_error(
+    small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecompress.exporting.calibration_of", lambda *_, **__: Tiny(small))
+    with pytest.raises(ParityError, match=r"onnx: model\.int8\.onnx differs from PyTorch"):
+        export(small.model(), small, tmp_path, options=ExportOptions("int8", equalize=False))
+    assert not list(tmp_path.glob("model*"))
+
+
+class Tiny:
+    """Calibration inputs of the wrong range."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.inputs = tuple(1e-3 * tensor for tensor in sample.inputs)
+
+
+def test_a_lost_product_is_seen() -> None:
+    check_products("litert", Counter({"CONV_2D": 2, "ADD": 3}), {"CONV_2D"}, 2)
+    with pytest.raises(ExportError, match="has 3 convolutions and matrix products, the file 2"):
+        check_products("litert", Counter({"CONV_2D": 2}), {"CONV_2D"}, 3)
+
+
+def test_channels_last_needs_an_image(tmp_path: Path) -> None:
+    if not missing(TARGETS["litert"]):
+        with pytest.raises(ExportError, match="the model has none"):
+            LiteRT().export(Job(nn.Linear(3, 2), (torch.randn(1, 3),), channels_last=True), tmp_path / "m.tflite")
