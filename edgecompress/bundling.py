@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgecompress.artifacts import Artifact, golden_path, profile_path
@@ -50,6 +51,18 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
     except OSError as error:
         raise FileError(f"cannot write the bundle {folder}: {reason(error)}") from error
     return folder / MANIFEST_FILE
+
+
+def bundled_target(targets: Sequence[str], platform: str) -> str:
+    """The first of several targets that a platform's bundle runs.
+
+    Raises:
+        FileError: none of them.
+    """
+    if fitting := [target for target in targets if target in TARGETS_OF[platform]]:
+        return fitting[0]
+    runnable = " or ".join(TARGETS_OF[platform])
+    raise FileError(f"the {platform} bundle runs {runnable}; add --target {TARGETS_OF[platform][0]}, or use `compress`")
 
 
 def _refuse_taken(folder: Path) -> None:

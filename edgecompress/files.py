@@ -199,8 +199,8 @@ def sha256(path: Path) -> str:
 def zipped_bytes(*paths: Path) -> int:
     """Size in bytes after DEFLATE, as an app store would ship them."""
     compressor, size = zlib.compressobj(9), 0
-    for path in paths:
-        with path.open("rb") as stream:
+    for file in (file for path in paths for file in files_in(path)):
+        with file.open("rb") as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 size += len(compressor.compress(chunk))
     return size + len(compressor.flush())

@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import nn
 
 from edgecompress.artifacts import profile_path, versions
-from edgecompress.bundling import bundle
+from edgecompress.bundling import bundle, bundled_target
 from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
 from edgecompress.codecs.ada_tucker import refresh
 from edgecompress.codecs.planning import plan_storage
@@ -136,6 +136,7 @@ class Line:
         first = target_named(self.options.targets[0])
         if not first.runs_here:
             raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
+        bundled_target(self.options.targets, self.options.platform)
 
     def test_score(self, model: nn.Module, what: str) -> float | None:
         """Score on the whole test split, or None without data."""
@@ -350,6 +351,7 @@ class Line:
             return {target: self._exported(role, target, upstream.result["accuracy"]) for target in files}
 
         written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
+        written += tuple(part.name for target, file in files.items() for part in target_named(target).parts(Path(file)))
         return self.stages.do(f"export_{role}", [upstream.key, self.options.targets], work, written)
 
     def _exported(self, role: str, target: str, known: float | None) -> Json:
@@ -405,12 +407,14 @@ class Line:
 
         return self.stages.do("report", [upstream, document], work, ("report.html", "report.json"))
 
-    def bundle(self, measured: Done) -> Done:
-        """``bundle/`` of the compressed model on the first target."""
+    def bundle(self, compressed: Done, measured: Done) -> Done:
+        """``bundle/`` of the compressed model on the first target that the platform runs."""
+        target = bundled_target(self.options.targets, self.options.platform)
 
         def work() -> Json:
             made = self.folder / "bundle"
-            manifest = bundle(self.folder / measured.result["compressed"], made, platform=self.options.platform)
+            file = self.folder / compressed.result[target]["file"]
+            manifest = bundle(file, made, platform=self.options.platform)
             return {"manifest": f"{made.name}/{manifest.name}"}
 
         return self.stages.do("bundle", [measured.key, self.options.platform], work, ("bundle",))

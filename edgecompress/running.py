@@ -48,7 +48,7 @@ def run(line: Line) -> Json:
     compressed, dense, tuned = _compressed(line)
     files = {"dense": line.export("dense", dense), "compressed": line.export("compressed", tuned)}
     measured = line.profile(files["dense"], files["compressed"])
-    bundled = line.bundle(measured)
+    bundled = line.bundle(files["compressed"], measured)
     document = {
         "kind": REPORT_KIND,
         "version": REPORT_VERSION,
@@ -94,7 +94,7 @@ def _artifacts(line: Line, files: dict[str, Done]) -> list[Json]:
     for role, done in files.items():
         for exported in done.result.values():
             artifact = Artifact.load(line.folder / exported["file"])
-            zipped = {"zipped_bytes": zipped_bytes(artifact.path)}
+            zipped = {"zipped_bytes": zipped_bytes(*artifact.files)}
             found.append({"role": role, **artifact.summary(), "path": exported["file"], **zipped})
     return found
 

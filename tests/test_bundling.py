@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgecompress.artifacts import profile_path
-from edgecompress.bundling import bundle
+from edgecompress.bundling import bundle, bundled_target
 from edgecompress.devices import Local
 from edgecompress.errors import FileError
 from edgecompress.exporting import export
@@ -135,3 +135,9 @@ def test_a_golden_pair_that_is_not_its_own_is_not_shipped(tmp_path: Path) -> Non
     with pytest.raises(FileError, match="changed after the export"):
         bundle(artifact.path, tmp_path / "app")
     assert not (tmp_path / "app").exists()
+
+
+def test_a_run_bundles_the_first_target_the_platform_runs() -> None:
+    assert bundled_target(["litert", "ort", "onnx"], "pi") == "ort"
+    with pytest.raises(FileError, match="the pi bundle runs onnx or ort; add --target onnx"):
+        bundled_target(["litert"], "pi")

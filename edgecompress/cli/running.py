@@ -75,19 +75,25 @@ def print_run(document: dict[str, Any], output: Path) -> None:
     print_before_after(document)
     rows = [
         (item["role"], item["path"], bytes_text(item["size_bytes"]), bytes_text(item["zipped_bytes"]),
-         f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB")
+         *_parity(item))
         for item in document["artifacts"]
     ]  # fmt: skip
     print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
     say(summary_sentence(document))
     paths = {
-        "model": document["artifacts"][-1]["path"],
+        "model": next(item["path"] for item in document["artifacts"] if item["role"] == "compressed"),
         "report": "report.html",
         "bundle": "bundle",
         "plan": "plan.json",
     }
     for what, path in paths.items():
         say(f"{what + ':':8}{output / path}")
+
+
+def _parity(item: dict[str, Any]) -> tuple[str, str]:
+    if item["max_abs_error"] is None:
+        return "not run here", ""
+    return f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB"
 
 
 @click.command(epilog="Example: edgecompress report out/lenet5")
