@@ -19,12 +19,12 @@ from torch.nn.utils import parametrize
 from edgecompress.codecs.ada_tucker import (
     TuckerWeight,
     attach_roundings,
-    code_bits,
     factors_of,
     install,
     parametrized,
     plain,
     put_factors,
+    rounded_factors,
     stored_layers,
 )
 from edgecompress.codecs.payload import Stored, StoredLayer
@@ -46,10 +46,14 @@ KILOBYTE = 8192
 
 
 class Shortened(Objective):
-    """A task's loss and ``rate`` times the estimated length of all codes in kilobytes."""
+    """A task's loss and ``rate`` times the estimated length of all codes in kilobytes.
 
-    def __init__(self, task: Objective, rate: float) -> None:
-        self.task, self.rate = task, rate
+    ``damp`` times the factors' strain is added too, from nothing in the first epoch to all of it after the last, along
+    half a cosine.
+    """
+
+    def __init__(self, task: Objective, storage: Storage) -> None:
+        self.task, self.rate, self.damp, self.epochs = task, storage.rate, storage.damp, storage.epochs
 
     def to(self, device: torch.device) -> None:
         """Move what the task holds."""
@@ -58,7 +62,19 @@ class Shortened(Objective):
     def loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Task and code length."""
         loss = self.task.loss(model, inputs, targets)
-        return loss + self.rate / KILOBYTE * _bits(model) if self.rate else loss
+        if self.rate:
+            loss = loss + self.rate / KILOBYTE * torch.stack([r.bits(f) for r, f in _rounded(model)]).sum()
+        if self.damp:
+            loss = loss + torch.stack([self._damping(r) * r.strain(f) for r, f in _rounded(model)]).sum()
+        return loss
+
+    def _damping(self, rounding: Rounding) -> Tensor:
+        return self.damp * (1 - torch.cos(torch.pi * rounding.age / self.epochs)) / 2
+
+    def epoch_ended(self, model: nn.Module) -> None:
+        """Count the epoch."""
+        for rounding, _ in _rounded(model):
+            rounding.age += 1
 
 
 class RoundedBias(nn.Module):
@@ -105,7 +121,7 @@ def train_codes(
     if storage.bias_levels:
         _round_biases(rounded, storage.bias_levels)
     settings = replace(tuning, epochs=storage.epochs, lr=storage.lr)
-    objective = Shortened(Distilled(sample, settings, teacher), storage.rate)
+    objective = Shortened(Distilled(sample, settings, teacher), storage)
     done = fit(
         rounded,
         sample,
@@ -126,14 +142,14 @@ def _round_biases(model: nn.Module, levels: int) -> None:
             parametrize.register_parametrization(layer, "bias", RoundedBias(levels, layer.bias))
 
 
-def _bits(model: nn.Module) -> Tensor:
-    """Estimated bits of all codes, biases included."""
+def _rounded(model: nn.Module) -> list[tuple[Rounding, Tensor]]:
+    """Every rounding with what it rounds, biases included."""
     biases = [
-        _bias_rounding(layer).bits(parametrized(layer, "bias").original)
+        (_bias_rounding(layer), parametrized(layer, "bias").original)
         for _, layer, _ in stored_layers(model)
         if parametrize.is_parametrized(layer, "bias")
     ]
-    return torch.stack([code_bits(model), *biases]).sum()
+    return rounded_factors(model) + biases
 
 
 def _bias_rounding(layer: nn.Module) -> Rounding:

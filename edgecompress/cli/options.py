@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-STORAGE = {name: name for name in ("rank", "order", "pad", "start", "levels", "core_levels", "bias_levels", "rate")}
+STORAGE = {
+    name: name for name in ("rank", "order", "pad", "start", "levels", "core_levels", "bias_levels", "rate", "damp")
+}
 STORAGE |= {"round_epochs": "epochs", "round_lr": "lr"}
 """The options of a codec, and the fields of ``Storage`` they fill."""
 FOREIGN = ("select", "energy", "beta", "multiple", "calibrate", "symmetric", "recipe", "stages", "feature", "ema")
@@ -223,6 +225,9 @@ storage_options = together(
     click.option("--core-levels", type=Odd(3, 255), help="With a codec: the same of the core. [as --levels]"),
     click.option("--bias-levels", type=Odd(3, 255), help="With a codec: the same of biases. [biases are dropped]"),
     click.option("--rate", type=Number(0), help="With a codec: weight of the codes' kilobytes in the loss. [0.1]"),
+    click.option(
+        "--damp", type=Number(0), help="With a codec: pull of numbers towards their levels at the end. [0.0002]"
+    ),
     click.option("--round-epochs", type=click.IntRange(1, 100_000), help="With a codec: epochs with rounding. [10]"),
     click.option("--round-lr", type=Number(0, min_open=True), help="With a codec: their peak learning rate. [0.008]"),
 )

@@ -210,15 +210,14 @@ def attach_roundings(model: nn.Module, core_levels: int, levels: int) -> None:
         weight.roundings.extend([rounding, *(Rounding(levels, matrix) for matrix in matrices)])
 
 
-def code_bits(model: nn.Module) -> Tensor:
-    """Differentiable estimate of the bits of all codes, a shared core's once."""
-    bits: dict[int, Tensor] = {}
+def rounded_factors(model: nn.Module) -> list[tuple[Rounding, Tensor]]:
+    """Every rounding with the factor it rounds, a shared core's once."""
+    found: dict[int, tuple[Rounding, Tensor]] = {}
     for _, layer, weight in stored_layers(model):
         for rounding, factor in zip(weight.roundings, factors_of(layer), strict=True):
-            if id(factor) not in bits:
-                assert isinstance(rounding, Rounding)
-                bits[id(factor)] = rounding.bits(factor)
-    return torch.stack(list(bits.values())).sum()
+            assert isinstance(rounding, Rounding)
+            found[id(factor)] = rounding, factor
+    return list(found.values())
 
 
 CODECS = {

@@ -16,7 +16,8 @@ class Storage:
     ``keep`` of all parameters allows) at ``order``; ``pad`` lets a weight of awkward size be padded with zeros;
     ``start`` is from fresh factors, or from those of the dense weights. Training ends with ``epochs`` in which
     factors are rounded to ``levels`` (the core to ``core_levels``, biases to ``bias_levels``, 0: biases are dropped;
-    odd numbers), at a peak rate of ``lr``, and ``rate`` times the codes' kilobytes is added to the loss.
+    odd numbers), at a peak rate of ``lr``; ``rate`` times the codes' kilobytes and ``damp`` times their squared
+    distances to the levels are added to the loss.
     """
 
     codec: str
@@ -31,3 +32,4 @@ class Storage:
     epochs: int = 10
     lr: float = 8e-3
     rate: float = 0.1
+    damp: float = 2e-4

@@ -229,7 +229,7 @@ WRONG = {
     "output is a file": (["export", "lenet5", "-o", "file/below"], 2, "cannot write to file/below"),
     "report of nothing": (["report", "pickled"], 2, "report.json: no such file"),
     "unknown device": (["profile", "cut.onnx", "--device", "moon"], 4, "no device 'moon'; there are local"),
-    "unknown target": (["export", "lenet5", "--target", "tflite", "-o", "x"], 2, "'tflite' is not 'onnx'"),
+    "unknown target": (["export", "lenet5", "--target", "tflite", "-o", "x"], 2, "'tflite' is not one of 'onnx'"),
     "unknown command": (["comprss", "lenet5"], 2, "No such command 'comprss'"),
 }
 

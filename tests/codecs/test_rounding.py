@@ -74,3 +74,16 @@ def test_descending_the_length_empties_levels() -> None:
         optimizer.step()
     assert float(rounding.bits(values).detach()) < 0.7 * before
     assert len(rounding.codes(values).unique()) < len(rounding.codes(factor()).unique())
+
+
+def test_strain_pulls_towards_the_nearest_level_and_leaves_the_step() -> None:
+    rounding = Rounding(7, factor())
+    with torch.no_grad():
+        rounding.step.fill_(0.5)
+    values = torch.tensor([0.6, 1.0, -0.4, 9.0], requires_grad=True)
+    strain = rounding.strain(values)
+    strain.backward()
+    assert float(strain.detach()) == pytest.approx(0.2**2 + 0.2**2, abs=1e-6)
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([2 * 0.2 / 0.5, 0, 2 * 0.2 / 0.5, 0], abs=1e-5)
+    assert rounding.step.grad is None
