@@ -7,6 +7,7 @@ the child says goes to a log, which is kept and named only if it fails.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from edgecompress.codecs.ada_tucker import plain
 from edgecompress.datasets import Inputs
 from edgecompress.errors import ExportError, MissingExtra, first_line
 from edgecompress.files import Json, read_json, write_json
+from edgecompress.resources import PACKAGE
 from edgecompress.targets.base import Job, Precision, Target
 
 TIMEOUT_S = 1800.0
@@ -65,7 +67,7 @@ class Given:
 
     def calibration(self) -> Iterator[Inputs]:
         """Calibration inputs, one item at a time."""
-        tensors = tuple(load_file(self.folder / CALIBRATION).values())
+        tensors = tuple(tensor for _, tensor in sorted(load_file(self.folder / CALIBRATION).items()))
         for index in range(len(tensors[0])):
             yield tuple(tensor[index : index + 1] for tensor in tensors)
 
@@ -175,10 +177,18 @@ def _save(file: Path, tensors: Inputs) -> None:
 
 def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
     said, argv = work / "log.txt", [sys.executable, "-m", __spec__.name, name, str(work), str(path.absolute())]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # also where it is not installed
     with said.open("wb") as stream:
         try:
             code = subprocess.run(
-                argv, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, timeout=TIMEOUT_S, check=False, cwd=work
+                argv,
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                timeout=TIMEOUT_S,
+                check=False,
+                cwd=work,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             ).returncode
             reason = _reason(work, code) if code else ""
         except subprocess.TimeoutExpired:
