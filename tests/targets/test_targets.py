@@ -175,6 +175,27 @@ def test_litert_takes_images_with_channels_last(small: Sample, made: dict[str, A
         export(small.model(), small, tmp_path / "other", options=options)
 
 
+LINKS = ("conv1", "conv2.reduce", "conv2.core", "conv2.expand", "fc1.reduce", "fc1.expand", "fc2")
+
+
+def test_names_in_an_openvino_file_lead_back_to_the_layers(made: dict[str, Artifact]) -> None:
+    artifact = made[there("openvino")]
+    import openvino
+
+    names = {op.get_friendly_name().split("/")[0] for op in openvino.Core().read_model(str(artifact.path)).get_ops()}
+    assert set(LINKS) <= names
+
+
+def test_names_in_a_litert_file_lead_back_to_the_layers(made: dict[str, Artifact]) -> None:
+    artifact = made[there("litert")]
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    (graph,) = flatbuffer_utils.read_model(str(artifact.path)).subgraphs
+    names = " ".join(tensor.name.decode() for tensor in graph.tensors)
+    for link in LINKS:
+        assert link.rpartition(".")[2] in names
+
+
 def test_ort_writes_both_styles_and_the_operators_a_reduced_build_needs(made: dict[str, Artifact]) -> None:
     folder = made["ort"].path.parent
     assert (folder / "model.with_runtime_opt.ort").is_file()
