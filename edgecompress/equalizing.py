@@ -8,6 +8,7 @@ with exponent 1/2; the idea of a free diagonal is that of cross-layer equalizati
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -15,13 +16,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from edgecompress.codecs.ada_tucker import CODECS
 from edgecompress.datasets import Inputs, in_parts
-from edgecompress.decompositions import LINKS
 from edgecompress.decompositions.base import is_transposed
 from edgecompress.decompositions.kernels import groups_of, weight_of
 from edgecompress.models import copied
-from edgecompress.plans import CompressionPlan
 
 BALANCE = 0.5
 BATCH = 64
@@ -29,14 +27,14 @@ TINY = 1e-12
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
-def equalized(model: nn.Module, plan: CompressionPlan, inputs: Inputs, *, balance: float = BALANCE) -> nn.Module:
+def equalized(model: nn.Module, inputs: Inputs, *, balance: float = BALANCE) -> nn.Module:
     """A copy of ``model`` that computes the same, with activations of more equal range inside its chains.
 
     ``inputs`` are calibration inputs; ``balance`` is the share of a channel's range that moves into the weights of the
     link after it (0: none, 1: all of it).
     """
     changed = copied(model).eval()
-    bonds = list(_bonds(changed, plan))
+    bonds = list(_bonds(changed))
     ranges = _ranges(changed, [first for first, _ in bonds], inputs)
     with torch.no_grad():
         for (first, second), largest in zip(bonds, ranges, strict=True):
@@ -44,15 +42,15 @@ def equalized(model: nn.Module, plan: CompressionPlan, inputs: Inputs, *, balanc
     return changed
 
 
-def _bonds(model: nn.Module, plan: CompressionPlan) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Neighbouring links whose channels are the same."""
-    for layer in plan.layers:
-        if layer.method in CODECS:
+def _bonds(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Layers of an ``nn.Sequential``, as every chain is one, that follow each other with nothing between."""
+    times = Counter(id(layer) for _, layer in model.named_modules(remove_duplicate=False))
+    for chain in model.modules():
+        if type(chain) is not nn.Sequential:
             continue
-        names = (".".join(filter(None, (layer.name, link))) for link in LINKS[layer.method])
-        links = [model.get_submodule(name) for name in names]
-        for first, second in pairwise(links):
-            if isinstance(first, LAYERS) and isinstance(second, LAYERS) and _out(first) == _in(second):
+        for first, second in pairwise(chain):
+            plain = type(first) in LAYERS and type(second) in LAYERS
+            if plain and times[id(first)] == times[id(second)] == 1 and _out(first) == _in(second):
                 yield first, second
 
 

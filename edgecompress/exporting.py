@@ -178,7 +178,7 @@ def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions)
 
 def _calibrated(job: Job, sample: Sample, options: ExportOptions) -> Job:
     inputs = calibration_of(sample, options.calibration, seed=0).inputs
-    model = equalized(job.model, job.plan, inputs) if options.equalize and job.plan is not None else job.model
+    model = equalized(job.model, inputs) if options.equalize else job.model
     return replace(job, model=model, calibration=inputs)
 
 

@@ -7,7 +7,6 @@ takes NHWC, as cameras give it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,30 +92,33 @@ def _dtypes(program: torch.export.ExportedProgram) -> list[torch.dtype]:
 
 
 def _quantize(given: Given, path: Path) -> None:
-    """Half-precision weights, or int8 throughout with float inputs and outputs; in place."""
-    from ai_edge_quantizer import quantizer
+    """Half-precision weights, or int8 throughout with float inputs and outputs; in place.
 
-    work = quantizer.Quantizer(str(path))
+    Ranges are the least and largest values seen; the quantizer's default, moving averages, clips rare large ones.
+    """
+    from ai_edge_quantizer import calibrator, quantizer, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    recipe = recipe_manager.RecipeManager()
+    ranges = None
     if given.precision == "fp16":
-        _as_halves(work)
-        made = work.quantize()
+        _as_halves(recipe)
     else:
-        _as_int8(work)
+        _as_int8(recipe)
         names = _input_names(path)
-        feeds = ({n: t.numpy() for n, t in zip(names, item, strict=True)} for item in given.calibration())
-        made = work.quantize(work.calibrate({SIGNATURE: _counted(feeds)}, num_threads=1))
+        feeds = [{n: t.numpy() for n, t in zip(names, item, strict=True)} for item in given.calibration()]
+        watched = calibrator.Calibrator(str(path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        watched.calibrate({SIGNATURE: feeds}, recipe)
+        ranges = watched.get_model_qsvs()
+    made = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize(ranges)
     made.export_model(str(path), overwrite=True)
 
 
-def _counted(feeds: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list(feeds)
-
-
-def _as_halves(work: Any) -> None:
+def _as_halves(recipe: Any) -> None:
     from ai_edge_quantizer import qtyping
 
     half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
-    work.update_quantization_recipe(
+    recipe.add_quantization_config(
         regex=".*",
         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
         op_config=qtyping.OpQuantizationConfig(
@@ -126,13 +128,13 @@ def _as_halves(work: Any) -> None:
     )
 
 
-def _as_int8(work: Any) -> None:
+def _as_int8(recipe: Any) -> None:
     from ai_edge_quantizer import qtyping
 
     names = qtyping.TFLOperationName
-    work.add_static_config(regex=".*", operation_name=names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    recipe.add_static_config(regex=".*", operation_name=names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     for end in (names.INPUT, names.OUTPUT):
-        work.update_quantization_recipe(regex=".*", operation_name=end, algorithm_key="no_quantize")
+        recipe.add_quantization_config(regex=".*", operation_name=end, algorithm_key="no_quantize")
 
 
 def _input_names(path: Path) -> list[str]:
