@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_names_in_an_openvino_file_lead_back_to_the_layers(made: dict[str, Artif
 
     names = {op.get_friendly_name().split("/")[0] for op in openvino.Core().read_model(str(artifact.path)).get_ops()}
     assert set(LINKS) <= names
+
+
+def test_openvino_reports_nothing_to_its_vendor() -> None:
+    there("openvino")
+    code = (
+        "from edgecompress.targets.openvino import without_telemetry; without_telemetry();"
+        "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "openvino.tools.ovc.telemetry_stub"
 
 
 def test_names_in_a_litert_file_lead_back_to_the_layers(made: dict[str, Artifact]) -> None:
