@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
 
 test: lint types $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(VENV)-all/all.stamp
 	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/test_exporting.py

@@ -38,7 +38,10 @@ from edgecompress.targets.ncnn import strides_as_pooling
 from edgecompress.targets.onnx_sessions import session
 from edgecompress.verifying import TOLERANCES, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the runtimes
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
+    pytest.mark.xdist_group("targets"),  # in one process, which makes all files once
+]
 
 ALL = "EDGECOMPRESS_ALL_TARGETS" in os.environ
 NAMES = list(TARGETS)
