@@ -245,8 +245,11 @@ def check_score(
 def predict_with_file(
     path: Path, target: Target, specs: tuple[TensorSpec, ...], *, threads: int = 0
 ) -> Callable[..., Any]:
-    """An exported file as a function from a batch of inputs to a batch of outputs."""
-    run = target.load(path, threads=threads)
+    """An exported file as a function from a batch of inputs to a batch of outputs.
+
+    ``threads`` 0: one where items are run one by one, else the runtime's choice.
+    """
+    run = target.load(path, threads=threads or int(target.batch is not None))
 
     def predict(*inputs: Tensor) -> Any:
         outputs = [torch.from_numpy(array) for array in run_rows(run, specs, as_feed(specs, inputs)).values()]
