@@ -57,17 +57,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         FileError: the disk is full or the folder is not writable.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _sweep(path)
-    try:
+    with _aside(path) as partial:
         yield partial
         partial.replace(path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        hint = "free some space or choose another folder" if full else "choose another place"
-        raise FileError(f"cannot write {path}: {reason(error)}; {hint}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -77,18 +69,27 @@ def several_aside(path: Path) -> Iterator[Path]:
     Raises:
         FileError: the disk is full or the folder is not writable.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _sweep(path)
-    try:
+    with _aside(path) as partial:
         partial.mkdir()
         yield partial / path.name
         for made in sorted(partial.iterdir(), key=lambda made: made.name == path.name):
             remove(path.with_name(made.name))
             made.rename(path.with_name(made.name))
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """Yield the name for what is not whole yet; whatever still bears it in the end is removed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _sweep(path)
+    try:
+        yield partial
     except OSError as error:
-        raise FileError(f"cannot write {path}: {reason(error)}; choose another place, or free some space") from error
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        hint = "free some space or choose another folder" if full else "choose another place"
+        raise FileError(f"cannot write {path}: {reason(error)}; {hint}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
 
 
 def remove(path: Path) -> None:

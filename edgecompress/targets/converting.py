@@ -14,7 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,6 +119,11 @@ def products_of(program: torch.export.ExportedProgram) -> int:
     return sum(name.startswith(PRODUCTS) for name in called)
 
 
+def onnx_products(operators: Mapping[str, int]) -> int:
+    """The same in the operators of a .onnx."""
+    return sum(operators.get(name, 0) for name in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
+
 def check_products(target: str, operators: Counter[str], products: set[str], expected: int) -> None:
     """Prove that a file has as many convolutions and matrix products as the program it was made from.
 
@@ -134,25 +139,35 @@ def check_products(target: str, operators: Counter[str], products: set[str], exp
 
 
 def converted(
-    converter: Converter, job: Job, path: Path, *, program: torch.export.ExportedProgram | None = None
+    converter: Converter,
+    job: Job,
+    path: Path,
+    *,
+    program: torch.export.ExportedProgram | None = None,
+    products: set[str] | None = None,
 ) -> Json:
     """Have a child write ``path`` from ``program``, or from the .onnx of the model where there is none.
 
     A .onnx is handed over in float32 where half precision is asked for: converters halve the weights themselves.
+    ``products`` are the format's convolutions and matrix products, of which as many have to arrive; None: not told.
 
     Raises:
-        ExportError: the converter refused, crashed or hung; its log is kept.
+        ExportError: the converter refused, crashed or hung, and its log is kept; or it merged or split a product.
     """
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        source = {}
+        source: Json = {}
         if program is not None:
             torch.export.save(program, work / PROGRAM)
         else:
             source = _source(converter.name, job, work / SOURCE)
         _hand_over(job, work)
         _run(converter.name, work, path, job.log)
-        return {**source, **read_json(work / FACTS)}
+        facts = read_json(work / FACTS)
+    if products is not None:
+        expected = products_of(program) if program is not None else onnx_products(source["operators"])
+        check_products(converter.name, Counter(facts["operators"]), products, expected)
+    return {**source, **facts}
 
 
 def _source(name: str, job: Job, path: Path) -> Json:

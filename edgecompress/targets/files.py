@@ -1,4 +1,4 @@
-"""What most targets have in common: a converter in a child process, a file that its runtime describes."""
+"""What most targets have in common: a file that its runtime describes, alone or with its weights beside it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class RuntimeFile:
 
     runs_here: bool = True
 
-    def parts(self, _path: Path) -> tuple[Path, ...]:
+    def parts(self, path: Path) -> tuple[Path, ...]:
         """None."""
+        del path
         return ()
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -26,6 +27,19 @@ class RuntimeFile:
         """By the runtime."""
         return runtimes.load(path, threads)
 
-    def weight_bytes(self, _path: Path) -> int | None:
+    def weight_bytes(self, path: Path) -> int | None:
         """Not told."""
+        del path
         return None
+
+
+class WeightsApart(RuntimeFile):
+    """The same with the weights in a .bin beside the file."""
+
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """The weights."""
+        return (path.with_suffix(".bin"),)
+
+    def weight_bytes(self, path: Path) -> int | None:
+        """Size of the .bin."""
+        return path.with_suffix(".bin").stat().st_size

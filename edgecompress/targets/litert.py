@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, check_products, converted, products_of, require, traced
+from edgecompress.targets.converting import Given, converted, require, traced
 from edgecompress.targets.files import RuntimeFile
 
 PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
@@ -61,10 +61,7 @@ class LiteRT(RuntimeFile):
                 raise ExportError("litert: --channels-last is for image inputs (N, C, H, W); the model has none")
             inputs, calibration = (tuple(map(channels_last, of)) for of in (job.inputs, job.calibration))
             job = replace(job, model=ChannelsLast(job.model), inputs=inputs, calibration=calibration)
-        program = traced(job, self.name)
-        facts = converted(self, job, path, program=program)
-        check_products(self.name, Counter(facts["operators"]), PRODUCTS, products_of(program))
-        return facts
+        return converted(self, job, path, program=traced(job, self.name), products=PRODUCTS)
 
     def convert(self, given: Given, path: Path) -> Json:
         """Float32 by litert-torch, then fewer bits."""

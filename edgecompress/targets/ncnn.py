@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, check_products, converted, require
-from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.converting import Given, converted, require
+from edgecompress.targets.files import WeightsApart
 
 if TYPE_CHECKING:
     import onnx
@@ -23,13 +23,12 @@ PRODUCTS = {
     "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Deconvolution",
     "DeconvolutionDepthWise", "InnerProduct", "Gemm", "MatMul",
 }  # fmt: skip
-ONNX_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
 """The numbers of an Input line's parameters (0 width, 1 height, 2 channels) for a tensor of so many dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ncnn(RuntimeFile):
+class Ncnn(WeightsApart):
     """fp16 keeps weights in half precision; int8 needs ncnn's own table tools, which no package ships."""
 
     name: str = "ncnn"
@@ -43,17 +42,13 @@ class Ncnn(RuntimeFile):
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted, and compare the operators."""
         require(self)
-        facts = converted(self, job, path)
-        expected = sum(facts["onnx_operators"].get(name, 0) for name in ONNX_PRODUCTS)
-        check_products(self.name, Counter(facts["operators"]), PRODUCTS, expected)
-        return {key: value for key, value in facts.items() if key != "onnx_operators"}
+        return converted(self, job, path, products=PRODUCTS)
 
     def convert(self, given: Given, path: Path) -> Json:
         """By pnnx, after slices with steps became poolings, which ncnn has."""
         import onnx
 
         proto = onnx.load_model(given.source)
-        before = Counter(node.op_type for node in proto.graph.node)
         kinds = {value.type.tensor_type.elem_type for value in proto.graph.input}
         if kinds != {onnx.TensorProto.FLOAT}:
             raise ExportError("ncnn: takes float inputs only")
@@ -70,15 +65,7 @@ class Ncnn(RuntimeFile):
             raise ExportError("pnnx wrote no file")
         path.write_text(_with_shapes(made.read_text(encoding="utf-8"), given.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
-        return {"operators": dict(sorted(layers_of(path).items())), "onnx_operators": dict(before), "batch": 1}
-
-    def parts(self, path: Path) -> tuple[Path, ...]:
-        """The weights."""
-        return (path.with_suffix(".bin"),)
-
-    def weight_bytes(self, path: Path) -> int | None:
-        """Size of the .bin."""
-        return path.with_suffix(".bin").stat().st_size
+        return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}
 
 
 def layers_of(path: Path) -> Counter[str]:

@@ -10,15 +10,14 @@ from typing import Any
 
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, check_products, converted, require
-from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.converting import Given, converted, require
+from edgecompress.targets.files import WeightsApart
 
 PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-ONNX_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
-class OpenVINO(RuntimeFile):
+class OpenVINO(WeightsApart):
     """fp16 keeps weights in half precision; the device decides what it computes in."""
 
     name: str = "openvino"
@@ -32,33 +31,17 @@ class OpenVINO(RuntimeFile):
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx in full precision or int8, have it converted, and compare the operators."""
         require(self)
-        facts = converted(self, job, path)
-        expected = sum(facts["onnx_operators"].get(name, 0) for name in ONNX_PRODUCTS)
-        check_products(self.name, Counter(facts["operators"]), PRODUCTS, expected)
-        return {key: value for key, value in facts.items() if key != "onnx_operators"}
+        return converted(self, job, path, products=PRODUCTS)
 
     def convert(self, given: Given, path: Path) -> Json:
         """By OpenVINO's own ONNX frontend."""
         without_telemetry()
-        import onnx
         import openvino
 
         model: Any = openvino.convert_model(str(given.source))
         openvino.save_model(model, str(path), compress_to_fp16=given.precision == "fp16")
         kept = Counter(operator.get_type_name() for operator in model.get_ops())
-        graph = onnx.load_model(given.source).graph
-        return {
-            "operators": dict(sorted(kept.items())),
-            "onnx_operators": dict(Counter(node.op_type for node in graph.node)),
-        }
-
-    def parts(self, path: Path) -> tuple[Path, ...]:
-        """The weights."""
-        return (path.with_suffix(".bin"),)
-
-    def weight_bytes(self, path: Path) -> int | None:
-        """Size of the .bin."""
-        return path.with_suffix(".bin").stat().st_size
+        return {"operators": dict(sorted(kept.items()))}
 
 
 def without_telemetry() -> None:
