@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint format types slow bench bench-onestep bench-runtimes bench-storage bench-training bench-tucker2 clean
+.PHONY: demo test test-all lint format types slow bench bench-onestep bench-runtimes bench-storage bench-training bench-trust bench-tucker2 clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -36,6 +36,9 @@ bench-runtimes: $(VENV)-all/all.stamp
 
 bench-storage: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/storage.py
+
+bench-trust: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/trust.py
 
 bench-tucker2: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/tucker2_speed.py

@@ -18,7 +18,7 @@ from rows import Row, Run, measure_missing, put_in_readme
 from edgecompress.artifacts import Artifact
 from edgecompress.devices.local import Local
 from edgecompress.exporting import ExportOptions, export
-from edgecompress.profiles import Ratio
+from edgecompress.profiles import Comparison, Ratio
 from edgecompress.profiling import compare
 from edgecompress.resolving import resolve
 from edgecompress.targets import PRECISIONS, TARGETS, Precision
@@ -49,6 +49,8 @@ def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
     row |= {role: _facts(artifact) for role, artifact in files.items()}
     if "dense" in files:
         pair = compare(files["compressed"].path, files["dense"].path, Local(), seconds=SECONDS)
+        assert isinstance(pair, Comparison)
+        assert pair.cpu is not None
         row |= {"runtime": dict(pair.runtime), "processor": pair.device.processor, "threads": pair.threads}
         row |= {"wall": _ratio(pair.wall), "cpu": _ratio(pair.cpu), "verdict": pair.verdict}
         row["dense"] |= pair.baseline_latency.summary()

@@ -7,9 +7,13 @@ loaded on first use, so that importing the package does not import torch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime 1.29 and newer report to its vendor unless this is set before it is imported."""
 
 _HOMES = {
     "Artifact": "artifacts",

@@ -44,7 +44,7 @@ from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.options import Options
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
-from edgecompress.profiling import compare, device_named, profile
+from edgecompress.profiling import Effort, device_named, measure
 from edgecompress.progress import Progress, silent
 from edgecompress.refitting import refit
 from edgecompress.reporting import write_report
@@ -130,7 +130,7 @@ class Line:
             raise DataError(f"{self.sample.name}: has no data to train codes on; define data(split)")
         if self.options.tuning.epochs and self.data is None:
             raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
-        device_named(self.options.device)
+        device_named(self.options.device, self.options.place)
         for target in self.options.targets:
             require(target_named(target))
         first = target_named(self.options.targets[0])
@@ -370,33 +370,25 @@ class Line:
         return {"file": artifact.path.name, "accuracy": artifact.score.artifact if artifact.score else None}
 
     def profile(self, dense: Done, compressed: Done) -> Done:
-        """Each model alone, then both in interleaved blocks, on the first target."""
+        """Each model alone, then both taking turns, with one thread and with all, on the first target."""
         options, target = self.options, self.options.targets[0]
         files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
+        paths = {role: self.folder / file for role, file in files.items()}
 
         def work() -> Json:
-            device = device_named(options.device)
-            for done, file in enumerate(files.values()):
-                self.progress("profile", done, 3, file)
-                profile(self.folder / file, device, threads=options.threads, seconds=options.seconds).save(
-                    profile_path(self.folder / file)
-                )
-            self.progress("profile", 2, 3, "both, interleaved")
-            pair = compare(
-                self.folder / files["compressed"],
-                self.folder / files["dense"],
-                device,
-                threads=options.threads,
-                seconds=options.seconds,
-            )
-            write_json(self.folder / "comparison.json", pair.to_json())
-            self.progress("profile", 3, 3, pair.verdict)
-            return files
+            device = device_named(options.device, options.place)
+            effort = Effort(options.threads, seconds=options.seconds)
+            found = measure(paths["compressed"], paths["dense"], device, effort, threads=None, progress=self.progress)
+            assert found.baseline is not None
+            assert found.comparison is not None
+            found.profile.save(profile_path(paths["compressed"]))
+            found.baseline.save(profile_path(paths["dense"]))
+            write_json(self.folder / "comparison.json", found.comparison.to_json())
+            return {"files": files, "threads": [other.summary() for other in found.more]}
 
         written = ("comparison.json", *(profile_path(Path(file)).name for file in files.values()))
-        return self.stages.do(
-            "profile", [dense.key, compressed.key, options.device, options.threads, options.seconds], work, written
-        )
+        place = [options.device, repr(options.place), options.threads, options.seconds]
+        return self.stages.do("profile", [dense.key, compressed.key, *place], work, written)
 
     def report(self, document: Json, upstream: str) -> Done:
         """``report.html`` and ``report.json``."""

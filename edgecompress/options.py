@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from edgecompress.codecs.settings import Storage
+from edgecompress.devices import DeviceOptions
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
 from edgecompress.planning import Scope
@@ -26,7 +27,7 @@ class Options:
     factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
     model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
     ``storage`` keeps weights as codes by a codec instead of replacing layers (None: not); ``tuning`` with 0 epochs
-    means no fine-tuning.
+    means no fine-tuning. ``place`` says more of the device.
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
@@ -43,6 +44,7 @@ class Options:
     tuning: FineTuning = field(default_factory=FineTuning)
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
+    place: DeviceOptions = field(default_factory=DeviceOptions)
     threads: int = 1
     seconds: float = 2.0
     platform: str = "pi"
@@ -77,6 +79,7 @@ class Options:
             **asdict(self.tuning),
             "targets": list(self.targets),
             "device": self.device,
+            **{key: str(value) for key, value in asdict(self.place).items() if value is not None},
             "threads": self.threads,
             "seconds": self.seconds,
             "platform": self.platform,

@@ -1,10 +1,13 @@
-"""What was measured: Latency, Profile, Comparison. Milliseconds and bytes; every run is kept."""
+"""What was measured: Latency, Profile, Comparison. Milliseconds and bytes; every run is kept.
+
+What was *emulated* is counted in instructions and has its own values: see :mod:`edgecompress.instructions`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 PROFILE_KIND = "edgecompress.profile"
 COMPARISON_KIND = "edgecompress.comparison"
 RESAMPLES = 4_000
@@ -96,7 +99,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """Where a measurement was taken."""
+    """Where a measurement was taken; ``more`` is what else the device tells (governor, memory, uname ...)."""
 
     name: str
     provenance: Provenance
@@ -105,15 +108,83 @@ class DeviceFacts:
     cores: int
     system: str
     python: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether its kernel runs on an ARM core."""
+        return self.machine.startswith(("aarch64", "arm"))
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of a file as its runtime runs it: ``layer`` is the model's layer it comes from, if any."""
+
+    name: str
+    kind: str
+    wall_ms: float
+    layer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """Minutes under load: the median wall time of each window, when it began, and what the device said of itself.
+
+    ``clock_mhz`` and ``temperature_c`` are None in each window where the device does not tell.
+    """
+
+    start_s: tuple[float, ...]
+    wall_ms: tuple[float, ...]
+    clock_mhz: tuple[float | None, ...]
+    temperature_c: tuple[float | None, ...]
+
+    @property
+    def drift(self) -> Ratio:
+        """Time of the last fifth of the windows over that of the first fifth, with its interval."""
+        fifth = max(1, len(self.wall_ms) // 5)
+        return ratio_of_medians(self.wall_ms[-fifth:], self.wall_ms[:fifth])
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Sustained:
+        """From the columns in ``document``; what else is there is not read."""
+        columns = {key: tuple(document[key]) for key in cls.__dataclass_fields__}
+        if len({len(column) for column in columns.values()}) != 1 or not columns["wall_ms"]:
+            raise ValueError("sustained load without windows, or columns of different length")
+        return cls(**columns)
+
+    def to_json(self) -> Json:
+        """The columns, and what they came to."""
+        drift = self.drift
+        return {
+            **{key: list(getattr(self, key)) for key in self.__dataclass_fields__},
+            "drift": drift.value,
+            "drift_ci95": [drift.low, drift.high],
+            "verdict": "drifted" if drift.resolved else "steady",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Loading and the first inference, each in a fresh process."""
+
+    load_ms: tuple[float, ...]
+    first_run_ms: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ColdStart:
+        """The inverse of ``asdict``."""
+        return cls(tuple(document["load_ms"]), tuple(document["first_run_ms"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One model on one device: storage, work, memory, latency.
+    """One model on one measured device: storage, work, memory, latency.
 
     ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin;
-    ``peak_rss_bytes`` is the runner process with the runtime, of which ``runtime_rss_bytes`` were there before
-    the model was loaded.
+    ``peak_rss_bytes`` is a process with the runtime that runs the model a few times, of which ``runtime_rss_bytes``
+    were there before the model was loaded. ``unstable`` are the reasons not to trust the times, none if they can be
+    trusted. ``operators`` were timed in a run of their own, which is slower: they are no latency. What a runner of the
+    user's does not tell is None.
     """
 
     file: str
@@ -128,22 +199,43 @@ class Profile:
     weight_bytes: int | None
     params: int | None
     macs: int | None
-    load_ms: float
-    first_run_ms: float
-    peak_rss_bytes: int
-    runtime_rss_bytes: int
+    cold: ColdStart | None
+    peak_rss_bytes: int | None
+    runtime_rss_bytes: int | None
     latency: Latency
+    unstable: tuple[str, ...] = ()
+    operators: tuple[Operator, ...] = ()
+    sustained: Sustained | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def load_ms(self) -> float | None:
+        """The median over fresh processes."""
+        return median(self.cold.load_ms) if self.cold else None
+
+    @property
+    def first_run_ms(self) -> float | None:
+        """The median over fresh processes."""
+        return median(self.cold.first_run_ms) if self.cold else None
 
     def to_json(self) -> Json:
         """A JSON object with kind and version; FLOPs are 2 x MACs."""
-        simple = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("device", "latency")}
+        nested = ("device", "latency", "cold", "operators", "sustained")
+        simple = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in nested}
         return {
             "kind": PROFILE_KIND,
             "version": VERSION,
             **simple,
             "runtime": dict(self.runtime),
+            "conditions": dict(self.conditions),
+            "unstable": list(self.unstable),
             "flops": 2 * self.macs if self.macs is not None else None,
+            "load_ms": self.load_ms,
+            "first_run_ms": self.first_run_ms,
+            "cold": {key: list(values) for key, values in asdict(self.cold).items()} if self.cold else None,
             "device": asdict(self.device),
+            "operators": [asdict(operator) for operator in self.operators],
+            "sustained": self.sustained.to_json() if self.sustained else None,
             "latency": self.latency.to_json(),
         }
 
@@ -161,8 +253,15 @@ class Profile:
         check_version(document, PROFILE_KIND, VERSION)
         try:
             fields = {key: document[key] for key in cls.__dataclass_fields__}
-            fields |= {"device": DeviceFacts(**fields["device"]), "latency": Latency.from_json(fields["latency"])}
-            return cls(**fields)
+            made = {
+                "device": DeviceFacts(**fields["device"]),
+                "latency": Latency.from_json(fields["latency"]),
+                "unstable": tuple(fields["unstable"]),
+                "operators": tuple(Operator(**operator) for operator in fields["operators"]),
+                "cold": ColdStart.from_json(fields["cold"]) if fields["cold"] else None,
+                "sustained": Sustained.from_json(fields["sustained"]) if fields["sustained"] else None,
+            }
+            return cls(**fields | made)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"profile: field missing or malformed: {error}") from None
 
@@ -192,7 +291,11 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models measured in interleaved blocks of one process on one device."""
+    """Two models measured in interleaved blocks of one process on one device.
+
+    ``cpu`` is None where a runner of the user's does not tell CPU time. ``sustained`` are both models' minutes under
+    load, taking turns; ``unstable`` are reasons not to trust the times.
+    """
 
     baseline: str
     candidate: str
@@ -203,16 +306,30 @@ class Comparison:
     threads: int
     batch: int
     wall: Ratio
-    cpu: Ratio
+    cpu: Ratio | None
     baseline_latency: Latency
     candidate_latency: Latency
+    unstable: tuple[str, ...] = ()
+    sustained: Mapping[str, Sustained] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """Say faster or slower only if wall and CPU time agree and both intervals lie clear of 1.0."""
-        if not (self.wall.resolved and self.cpu.resolved) or (self.wall.value > 1) != (self.cpu.value > 1):
+        """Say faster or slower only if wall and CPU time agree and both intervals lie clear of 1.0.
+
+        The times of an emulator carry no claim at all.
+        """
+        ratios = [ratio for ratio in (self.wall, self.cpu) if ratio]
+        if self.device.provenance != "measured" or not all(ratio.resolved for ratio in ratios):
+            return "no claim"
+        if len({ratio.value > 1 for ratio in ratios}) > 1:
             return "no claim"
         return "faster" if self.wall.value > 1 else "slower"
+
+    @property
+    def verified_on_arm(self) -> bool:
+        """Whether a gain was measured on an ARM device: the only thing that may be called that."""
+        return self.verdict == "faster" and self.device.is_arm
 
     def to_json(self) -> Json:
         """A JSON object with kind and version; ``speedup`` and ``ci95`` are of wall time."""
@@ -225,9 +342,14 @@ class Comparison:
             "candidate_sha256": self.candidate_sha256,
             "speedup": self.wall.value,
             "ci95": [self.wall.low, self.wall.high],
-            "cpu_speedup": self.cpu.value,
-            "cpu_ci95": [self.cpu.low, self.cpu.high],
+            "cpu_speedup": self.cpu.value if self.cpu else None,
+            "cpu_ci95": [self.cpu.low, self.cpu.high] if self.cpu else None,
             "verdict": self.verdict,
+            "unit": "milliseconds",
+            "verified_on_arm": self.verified_on_arm,
+            "unstable": list(self.unstable),
+            "conditions": dict(self.conditions),
+            "sustained": {role: sustained.to_json() for role, sustained in self.sustained.items()},
             "provenance": self.device.provenance,
             "threads": self.threads,
             "batch": self.batch,
@@ -263,9 +385,12 @@ class Comparison:
                 document["threads"],
                 document["batch"],
                 Ratio(document["speedup"], *document["ci95"]),
-                Ratio(document["cpu_speedup"], *document["cpu_ci95"]),
+                Ratio(document["cpu_speedup"], *document["cpu_ci95"]) if document["cpu_ci95"] else None,
                 Latency.from_json(document["baseline_latency"]),
                 Latency.from_json(document["candidate_latency"]),
+                tuple(document["unstable"]),
+                {role: Sustained.from_json(sustained) for role, sustained in document["sustained"].items()},
+                document["conditions"],
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"comparison: field missing or malformed: {error}") from None
@@ -291,6 +416,17 @@ def paired_ratio(baseline: Blocks, candidate: Blocks, loads: Sequence[int], seed
     value = fmean(median(group) for group in ratios.values())
     widening = math.sqrt(len(resampled) / max(1, len(resampled) - 1))
     low, high = (value + widening * (float(mark) - value) for mark in np.quantile(means, (0.025, 0.975)))
+    return Ratio(value, min(low, value), max(high, value))
+
+
+def ratio_of_medians(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Ratio:
+    """The median of ``above`` over that of ``below`` with its bootstrap 95 % interval."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    tops, bottoms = (_bootstrap_medians(np.array(values, np.float64), generator) for values in (above, below))
+    low, high = map(float, np.quantile(tops / bottoms, (0.025, 0.975)))
+    value = median(above) / median(below)
     return Ratio(value, min(low, value), max(high, value))
 
 

@@ -6,14 +6,17 @@ from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.compressed import PLAN_FILE, rebuilt
 from edgecompress.costs import cost
 from edgecompress.files import Json, read_json, zipped_bytes
+from edgecompress.instructions import AnyProfile, comparison_from, profile_from
 from edgecompress.line import STEMS, Line
+from edgecompress.operators import compared_layers
 from edgecompress.options import PLAIN
 from edgecompress.planning import layer_costs
 from edgecompress.plans import CompressionPlan
-from edgecompress.profiles import Comparison, Profile
+from edgecompress.profiles import Profile
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.resuming import Done
+from edgecompress.trying import tried
 
 
 def compress(line: Line) -> Json:
@@ -56,20 +59,22 @@ def run(line: Line) -> Json:
         "arguments": line.options.to_json(),
         "versions": versions(),
         "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
-        "layers": layer_costs(line.dense_model, line.sample.inputs, CompressionPlan.load(line.folder / PLAN_FILE)),
+        **_layers(line, measured.result["files"]),
         "artifacts": _artifacts(line, files),
-        "profiles": {role: _profile(line, measured.result[role]) for role in STEMS},
-        "comparison": Comparison.from_json(read_json(line.folder / "comparison.json")).to_json(),
+        "profiles": {role: _profile(line, measured.result["files"][role]).to_json() for role in STEMS},
+        "comparison": comparison_from(read_json(line.folder / "comparison.json")).to_json(),
+        "threads": measured.result["threads"],
         "bundle": bundled.result["manifest"],
     }
+    document["tried"] = tried(line.folder, line.dense_key, document)
     line.report(document, measured.key)
     return document
 
 
 def summary(document: Json) -> Json:
     """A run's document without the single timings, which stay in the folder's files."""
-    profiles = {role: Profile.from_json(profile).summary() for role, profile in document["profiles"].items()}
-    comparison = Comparison.from_json(document["comparison"]).summary()
+    profiles = {role: profile_from(profile).summary() for role, profile in document["profiles"].items()}
+    comparison = comparison_from(document["comparison"]).summary()
     return {**document, "profiles": profiles, "comparison": comparison}
 
 
@@ -99,5 +104,19 @@ def _artifacts(line: Line, files: dict[str, Done]) -> list[Json]:
     return found
 
 
-def _profile(line: Line, file: str) -> Json:
-    return Profile.load(profile_path(line.folder / file)).to_json()
+def _profile(line: Line, file: str) -> AnyProfile:
+    return profile_from(read_json(profile_path(line.folder / file)))
+
+
+def _layers(line: Line, files: dict[str, str]) -> Json:
+    """Every layer with its cost, and its time before and after where the runtime tells; and that of all else."""
+    plan = CompressionPlan.load(line.folder / PLAN_FILE)
+    layers = layer_costs(line.dense_model, line.sample.inputs, plan)
+    profiles = {role: _profile(line, files[role]) for role in STEMS}
+    times = {role: one.operators if isinstance(one, Profile) else () for role, one in profiles.items()}
+    *timed, others = compared_layers(times["dense"], times["compressed"], [layer["name"] for layer in layers])
+    for layer, taken in zip(layers, timed, strict=True):
+        layer["slower"] = taken["slower"]
+        for role in STEMS:
+            layer[role] = {**layer[role], "bytes": 4 * layer[role]["params"], "wall_ms": taken[role]}
+    return {"layers": layers, "outside_layers": {role: others[role] for role in STEMS}}

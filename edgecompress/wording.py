@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from edgecompress.files import Json
 
@@ -68,23 +69,82 @@ def accuracies(accuracy: Json | None) -> tuple[float | None, float | None]:
 
 
 def latency_clause(comparison: Json | None) -> str:
-    """The verdict on latency with its interval and where it was taken."""
+    """The verdict on latency with its interval and where it was taken; of an emulated core, instructions instead."""
     if comparison is None:
         return "latency not measured"
-    how, place = comparison["provenance"], place_of(comparison)
+    if comparison["unit"] == "instructions":
+        return _instruction_clause(comparison)
+    if comparison["provenance"] != "measured":
+        return f"no claim on latency: {emulated_times(comparison)}"
+    return _measured_clause(comparison) + verified_on_arm(comparison, ", {}") + _caveat(comparison["unstable"])
+
+
+def _measured_clause(comparison: Json) -> str:
+    place, wall = place_of(comparison), ratio_of(comparison, "wall")
+    if wall is None:
+        raise ValueError("a comparison without wall time")
     if comparison["verdict"] == "no claim":
-        kind = "latency" if how == "measured" else f"{how} latency"
-        wall, cpu = (interval_text(*ratio_of(comparison, clock)) for clock in ("wall", "cpu"))
-        return f"no measurable difference in {kind}: speed-up of wall time {wall}, of CPU time {cpu}, {place}"
-    value, low, high = ratio_of(comparison, "wall")
+        cpu = ratio_of(comparison, "cpu")
+        also = f", of CPU time {interval_text(*cpu)}" if cpu else ""
+        return f"no measurable difference in latency: speed-up of wall time {interval_text(*wall)}{also}, on {place}"
+    value, low, high = wall
     if comparison["verdict"] == "slower":
         value, low, high = 1 / value, 1 / high, 1 / low
-    return f"{how} {interval_text(value, low, high, comparison['verdict'])} {place}"
+    return f"measured {interval_text(value, low, high, comparison['verdict'])} on {place}"
 
 
-def ratio_of(comparison: Json, clock: str) -> tuple[float, float, float]:
-    """Baseline over candidate time and the ends of its interval."""
+def _caveat(reasons: Sequence[str]) -> str:
+    return f", but the times were unstable ({'; '.join(reasons)})" if reasons else ""
+
+
+def verified_on_arm(comparison: Json | None, form: str = "{}") -> str:
+    """The words that only a gain measured on an ARM device may carry, in ``form``; else nothing."""
+    if comparison is None or comparison["verified_on_arm"] is not True:
+        return ""
+    return form.format("gain verified on ARM")
+
+
+def emulated_times(comparison: Json) -> str:
+    """Why times of an emulator are worth nothing."""
+    how = comparison["provenance"]
+    return f"times on {place_of(comparison)} are {how}, and an emulator's clock says nothing of a device's"
+
+
+def _instruction_clause(comparison: Json) -> str:
+    before, after = (comparison[f"{model}_counts"]["least"] for model in ("baseline", "candidate"))
+    batch, runtime = comparison["batch"], runtime_text(comparison["runtime"])
+    where = f"under {core_of(comparison)}{f', batch {batch}' if batch != 1 else ''}, {runtime}"
+    counts = f"({count_text(before)} -> {count_text(after)})"
+    return f"emulated: {fewer_instructions(comparison)} {counts} {where}; instructions are not time"
+
+
+def fewer_instructions(comparison: Json) -> str:
+    """The ratio of instructions in words."""
+    ratio = comparison["instruction_ratio"]
+    if abs(ratio - 1) < 5e-4:
+        return "as many instructions as before"
+    return f"{ratio:.2f}x fewer instructions" if ratio > 1 else f"{1 / ratio:.2f}x more instructions"
+
+
+def core_of(comparison: Json) -> str:
+    """The emulated core by name."""
+    core: str = comparison["candidate_counts"]["cpu"]
+    return core
+
+
+def verdict_of(comparison: Json | None) -> str:
+    """The verdict on latency in two or three words."""
+    if comparison is None:
+        return "not measured"
+    verdict: str = comparison["verdict"]
+    return verdict if comparison["provenance"] == "measured" else f"{verdict} ({comparison['provenance']})"
+
+
+def ratio_of(comparison: Json, clock: str) -> tuple[float, float, float] | None:
+    """Baseline over candidate time and the ends of its interval; None where the device does not tell that clock."""
     prefix = "" if clock == "wall" else f"{clock}_"
+    if comparison[f"{prefix}ci95"] is None:
+        return None
     low, high = comparison[f"{prefix}ci95"]
     return comparison[f"{prefix}speedup"], low, high
 
@@ -101,7 +161,7 @@ def place_of(comparison: Json) -> str:
     device, threads, batch = comparison["device"], comparison["threads"], comparison["batch"]
     processor = device["processor"] or device["machine"] or "an unnamed processor"
     where = processor if device["name"] == "local" else f"{device['name']} ({processor})"
-    parts = [f"on {where}", "1 thread" if threads == 1 else f"{threads} threads"]
+    parts = [where, "1 thread" if threads == 1 else f"{threads} threads"]
     parts += [f"batch {batch}"] if batch != 1 else []
     return ", ".join([*parts, runtime_text(comparison["runtime"])])
 
@@ -165,7 +225,7 @@ def minus(text: str) -> str:
 def typeset(findings: str) -> str:
     """Arrow, minus and times sign in place of their ASCII forms, and no line break before a percent sign."""
     signs = findings.replace(" -> ", " → ").replace("(-", "(−")
-    return re.sub(r"(\d)x( \w+)? \(95 %", r"\1×\2 (95 %", signs).replace(" %", "\N{NO-BREAK SPACE}%")
+    return re.sub(r"(\d\.\d+)x\b", r"\1×", signs).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def scientific(value: float) -> str:
@@ -181,4 +241,46 @@ def plain(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(part)}" for key, part in value.items()) or "none"
     return str(value)
+
+
+MEASURES: Mapping[str, Callable[[float], str]] = {
+    "_mhz": lambda value: f"{value:,.0f} MHz",
+    "_c": lambda value: f"{value:.1f} °C",
+    "_bytes": bytes_text,
+}
+"""How a fact of a device is written, by the end of its key."""
+
+
+def fact(key: str, value: object) -> tuple[str, str]:
+    """What a device tells of itself: a label without the unit, and the value with it."""
+    suffix = next((end for end in MEASURES if key.endswith(end)), "")
+    label = key.removesuffix(suffix).replace("_", " ").capitalize().replace("Cpus", "CPUs")
+    if value is None:
+        return label, "not told"
+    if suffix and isinstance(value, int | float):
+        return label, MEASURES[suffix](value)
+    return label, f"{value:.4g}" if isinstance(value, float) else plain(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How a quantity is shown, and in full where that is longer."""
+
+    show: Callable[[float], str]
+    exact: Callable[[float], str] = lambda _: ""
+
+    def text(self, value: float | None) -> str:
+        """The value, or that it is not known."""
+        return "not measured" if value is None else self.show(value)
+
+    def in_full(self, value: float | None) -> str:
+        """The exact value, or nothing."""
+        return "" if value is None else self.exact(value)
+
+
+COUNT = Unit(count_text, grouped)
+BYTES = Unit(bytes_text, lambda size: f"{size:,} bytes")
+TIME = Unit(milliseconds)

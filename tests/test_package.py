@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,17 @@ SOURCES = sorted((ROOT / "edgecompress").rglob("*.py"))
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, edgecompress, edgecompress.cli, edgecompress.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_no_runtime_reports_to_its_vendor(tmp_path: Path) -> None:
+    code = "import edgecompress, onnxruntime; print(onnxruntime.__version__)"
+    plain = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=plain | places, check=True, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
+    for script in ("deploy/runners/bench.py", "deploy/pi/run.py"):
+        text = (ROOT / script).read_text()
+        assert text.index("ORT_DISABLE_TELEMETRY") < text.index("import onnxruntime")
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -13,11 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.artifacts import Artifact
-from edgecompress.devices import Local
+from edgecompress.devices import Local, device_named
+from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
-from edgecompress.profiles import Comparison, Latency, Profile, Ratio, paired_ratio, quantile, statistics
-from edgecompress.profiling import compare, device_named, profile
+from edgecompress.profiles import (
+    Comparison,
+    Latency,
+    Profile,
+    Ratio,
+    Sustained,
+    paired_ratio,
+    quantile,
+    ratio_of_medians,
+    statistics,
+)
+from edgecompress.profiling import Effort, compare, layers_of, measure, profile
 from edgecompress.resolving import resolve
 from edgecompress.targets import runtimes
 
@@ -37,6 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def test_a_profile_holds_every_run_and_says_where(files: dict[str, Artifact]) -> None:
     artifact = files["lenet5"]
     found = profile(artifact.path, Local(), runs=60, seconds=0.1)
+    assert isinstance(found, Profile)
     assert len(found.latency.all_wall_ms()) >= 60
     assert found.device.provenance == "measured"
     assert found.device.cores >= 1
@@ -46,12 +58,21 @@ def test_a_profile_holds_every_run_and_says_where(files: dict[str, Artifact]) ->
     assert found.weight_bytes < found.size_bytes
     assert found.zipped_bytes < found.size_bytes
     assert 0 < found.runtime_rss_bytes < found.peak_rss_bytes < 500e6
+    assert found.cold is not None
+    assert len(found.cold.load_ms) == len(found.cold.first_run_ms) == 3
+    assert found.load_ms is not None
     assert found.load_ms > 0
+    assert set(found.conditions) == {"before", "after"}
+    assert found.device.more["memory_bytes"] > 1e8
+    layers = {operator.layer for operator in found.operators if operator.kind in ("Conv", "Gemm", "FusedGemm")}
+    assert layers == {"conv1", "conv2", "fc1", "fc2"}
+    assert sum(operator.wall_ms for operator in found.operators) > 0
     assert Profile.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_a_model_of_a_ninth_of_the_macs_is_found_faster(files: dict[str, Artifact]) -> None:
     found = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.3)
+    assert isinstance(found, Comparison)
     assert found.verdict == "faster"
     assert found.wall.low <= found.wall.value <= found.wall.high
     assert len(found.baseline_latency.wall_ms) == len(found.candidate_latency.wall_ms) >= 20
@@ -85,11 +106,66 @@ def test_the_verdict_needs_wall_and_cpu_time_to_agree(files: dict[str, Artifact]
         (fast, unsure): "no claim",
         (unsure, fast): "no claim",
         (tiny, tiny): "no claim",
+        (fast, None): "faster",
     }
     for (wall, cpu), verdict in cases.items():
         document = base.to_json() | {"speedup": wall.value, "ci95": [wall.low, wall.high]}
-        document |= {"cpu_speedup": cpu.value, "cpu_ci95": [cpu.low, cpu.high]}
+        document |= {"cpu_speedup": cpu and cpu.value, "cpu_ci95": cpu and [cpu.low, cpu.high]}
         assert Comparison.from_json(document).verdict == verdict
+
+
+def test_only_a_measured_arm_device_verifies_a_gain_on_arm(files: dict[str, Artifact]) -> None:
+    fast = comparison_with(Ratio(1.5, 1.4, 1.6), Ratio(1.5, 1.4, 1.6), files).to_json()
+    for machine, provenance, verified in (
+        ("aarch64", "measured", True),
+        ("armv7l", "measured", True),
+        ("x86_64", "measured", False),
+        ("aarch64", "emulated", False),
+        ("aarch64", "predicted", False),
+    ):
+        device = {**fast["device"], "machine": machine, "provenance": provenance}
+        found = Comparison.from_json({**fast, "device": device})
+        assert found.verified_on_arm is verified
+        assert found.to_json()["verified_on_arm"] is verified
+        assert (found.verdict == "no claim") is (provenance != "measured")
+
+
+def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifact]) -> None:
+    found = measure(
+        files["lenet300"].path, files["lenet5"].path, Local(), Effort(seconds=0.05), threads=[1, 2], progress=_silent
+    )
+    assert isinstance(found.comparison, Comparison)
+    assert [other.threads for other in found.more] == [2]
+    layers = {row["name"]: row for row in layers_of(found)}
+    assert layers["fc1"]["dense"] > 0
+    assert layers["conv2"]["compressed"] is None
+    assert layers["conv2"]["slower"] is None
+
+
+def _silent(what: str, done: int, of: int, detail: str = "") -> None:
+    pass
+
+
+def test_under_sustained_load_windows_are_kept_and_drift_is_found(files: dict[str, Artifact]) -> None:
+    found = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.05, minutes=0.03)
+    assert isinstance(found, Comparison)
+    assert set(found.sustained) == {"candidate", "baseline"}
+    assert all(len(sustained.wall_ms) >= 2 for sustained in found.sustained.values())
+    steady, hot = [1 + 0.01 * (i % 3) for i in range(50)], [1 + 0.01 * i for i in range(50)]
+    nothing = (None,) * 50
+    assert not Sustained(tuple(range(50)), tuple(steady), nothing, nothing).drift.resolved
+    drift = Sustained(tuple(range(50)), tuple(hot), nothing, nothing).drift
+    assert drift.resolved
+    assert drift.value == pytest.approx(1.445 / 1.045)
+    with pytest.raises(ValueError, match="different length"):
+        Sustained.from_json({"start_s": [0], "wall_ms": [1, 2], "clock_mhz": [None], "temperature_c": [None]})
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=3, max_size=20), st.floats(0.5, 2))
+def test_a_ratio_of_medians_lies_within_its_interval(values: list[float], factor: float) -> None:
+    ratio = ratio_of_medians([factor * value for value in values], values)
+    assert ratio.low <= ratio.value <= ratio.high
+    assert ratio.value == pytest.approx(factor)
 
 
 def test_the_ratio_cancels_what_disturbs_both() -> None:
@@ -151,7 +227,7 @@ def test_the_runner_is_stand_alone_and_prints_one_json_object(files: dict[str, A
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)
     answer = json.loads(done.stdout)
     assert answer["batch"] == 3
-    assert set(answer["models"][0]) == {"role", "path", "load_ms", "first_run_ms", "loads", "wall_ms", "cpu_ms"}
+    assert set(answer["models"][0]) == {"role", "path", "loads", "settled", "wall_ms", "cpu_ms"}
     assert set(answer["models"][0]["loads"]) == set(range(8))
     imports = [
         line.split()[1].split(".")[0]
@@ -161,14 +237,17 @@ def test_the_runner_is_stand_alone_and_prints_one_json_object(files: dict[str, A
     assert set(imports) <= {*sys.stdlib_module_names, "numpy", *RUNTIMES}
 
 
+THERE = LocalSession("local")
+
+
 def test_a_failing_command_is_a_device_error_with_its_last_words() -> None:
     with pytest.raises(DeviceError, match="ended with 3: last words") as caught:
-        Local().run([sys.executable, "-c", "import sys; sys.stderr.write('last words'); sys.exit(3)"], timeout_s=30)
+        THERE.run([sys.executable, "-c", "import sys; sys.stderr.write('last words'); sys.exit(3)"], timeout_s=30)
     assert caught.value.returncode == 3
     with pytest.raises(DeviceError, match="no answer within"):
-        Local().run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
+        THERE.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
     with pytest.raises(DeviceError, match="cannot be started"):
-        Local().run(["/no/such/program"], timeout_s=1)
+        THERE.run(["/no/such/program"], timeout_s=1)
 
 
 def test_wrong_files_and_devices_are_named(tmp_path: Path, files: dict[str, Artifact]) -> None:
@@ -180,5 +259,5 @@ def test_wrong_files_and_devices_are_named(tmp_path: Path, files: dict[str, Arti
         profile(tmp_path / "none.onnx", Local())
     with pytest.raises(FileError, match="not a file any target reads"):
         profile(Path(__file__), Local())
-    with pytest.raises(DeviceError, match="no device 'moon'; there are local"):
+    with pytest.raises(DeviceError, match=r"no device 'moon'; there are local, ssh:user@host\[:port\]"):
         device_named("moon")

@@ -1,25 +1,34 @@
-"""The report page: complete, honest, escaped, and with nothing to fetch."""
+"""The report: complete, honest, escaped, and with nothing to fetch; as a page and as Markdown."""
 
 import copy
 import json
-import random
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
+import reports
+from markdown_it import MarkdownIt
+from reports import BOARD, DEVICE, HOSTILE, REASON, comparison, layer
 
 from edgecompress.errors import FileError
-from edgecompress.profiles import RESOLUTION, Comparison, DeviceFacts, Latency, Profile, Ratio
-from edgecompress.reporting import HTML_NAME, JSON_NAME, read_report, render_html, write_report
-from edgecompress.wording import summary_sentence
+from edgecompress.markdown import escape
+from edgecompress.profiles import RESOLUTION, Latency
+from edgecompress.reporting import (
+    HTML_NAME,
+    JSON_NAME,
+    MARKDOWN_NAME,
+    read_report,
+    render_html,
+    render_markdown,
+    write_report,
+)
+from edgecompress.wording import latency_clause, summary_sentence
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
-DEVICE = DeviceFacts("local", "measured", "x86_64", "Example CPU", 4, "Linux 6", "3.11.7")
-RUNTIME = {"name": "onnxruntime", "version": "1.31.1", "provider": "CPUExecutionProvider"}
-HOSTILE = "block<script>alert('x')</script>&\"end"
-REASON = "tied: shares its weight with <another> layer"
+VERIFIED = "verified on ARM"
 
 
 class Page(HTMLParser):
@@ -51,75 +60,20 @@ class Page(HTMLParser):
         self.text += " " + data if "style" not in self.open else ""
 
 
-def latency(typical, blocks=4, size=5, seed=0):
-    noise = random.Random(seed)
-    wall = tuple(tuple(typical * (1 + 0.02 * noise.random()) for _ in range(size)) for _ in range(blocks))
-    return Latency(wall, wall, tuple(range(blocks)))
-
-
-def comparison(wall=1.25, cpu=1.25, spread=0.02, before=1.0, **sizes):
-    ratios = (Ratio(value, value - spread, value + spread) for value in (wall, cpu))
-    times = latency(before, **sizes), latency(before / wall, seed=1, **sizes)
-    return Comparison("dense.onnx", "model.onnx", "ab" * 32, "cd" * 32, DEVICE, RUNTIME, 1, 1, *ratios, *times)
-
-
-def profile(file, size, typical):
-    return Profile(
-        file=file, sha256="ab" * 32, target="onnx", device=DEVICE, runtime=RUNTIME, threads=1, batch=1, size_bytes=size,
-        zipped_bytes=size - 100, weight_bytes=size - 1000, params=100, macs=1000, load_ms=12.5, first_run_ms=2.0,
-        peak_rss_bytes=70_000_000, runtime_rss_bytes=50_000_000, latency=latency(typical),
-    )  # fmt: skip
-
-
-def layer(name, *, method=None, ranks=None, error=None, reason=None, macs=2_000, kept=1_000):
-    counts = {"dense": {"macs": macs, "params": 300}, "compressed": {"macs": kept, "params": 100}}
-    facts = {"name": name, "kind": "Conv2d 16->16 3x3", "method": method, "ranks": ranks, "error": error}
-    return facts | {"reason": reason} | counts
-
-
-def artifact(role, path, size):
-    facts = {"role": role, "target": "onnx", "path": path, "size_bytes": size, "zipped_bytes": size - 100}
-    return facts | {"sha256": role[0].encode().hex() * 32, "max_abs_error": 3.8e-6, "sqnr_db": 130.06}
-
-
 @pytest.fixture
 def document():
-    return {
-        "kind": "edgecompress.report",
-        "version": 1,
-        "model": "example",
-        "arguments": {"keep": 0.5, "methods": ["svd", "tucker2"], "teacher": None, "bfloat16": False},
-        "versions": {"edgecompress": "0.1.0", "torch": "2.13.0"},
-        "data": {"test": {"items": 10_000, "origin": "CIFAR-10 test, whole"}},
-        "accuracy": {"dense": 91.73, "decomposed": 77.0, "finetuned": 90.1, "artifact": 90.1},
-        "calibration": {"items": 1024, "asymmetric": True, "recalibrated": True},
-        "training": {
-            "epochs": 2,
-            "best_epoch": 2,
-            "history": [{"epoch": 1, "loss": 1.97, "score": 87.31}, {"epoch": 2, "loss": 1.62, "score": 90.42}],
-        },
-        "cost": {
-            "dense": {"params": 269_722, "macs": 40_551_040, "flops": 81_102_080, "weight_bytes": 1_084_544},
-            "compressed": {"params": 150_146, "macs": 20_267_648, "flops": 40_535_296, "weight_bytes": 606_240},
-        },
-        "layers": [
-            layer("stem.conv", method="tucker2", ranks=[8, 16], error=0.1234),
-            layer(HOSTILE, method="svd", ranks=[24], error=0.5),
-            layer("head.linear", reason=REASON, kept=2_000),
-        ],
-        "artifacts": [artifact("dense", "dense.onnx", 1_087_212), artifact("compressed", "model.onnx", 617_720)],
-        "profiles": {
-            "dense": profile("dense.onnx", 1_087_212, 1.0).to_json(),
-            "compressed": profile("model.onnx", 617_720, 0.8).to_json(),
-        },
-        "comparison": comparison().to_json(),
-    }
+    return reports.document()
+
+
+def words(html):
+    """A page's text in one line."""
+    return " ".join(Page(html).text.split())
 
 
 def test_page_is_balanced_and_fetches_nothing(document):
     html = render_html(document)
     page = Page(html)
-    assert not re.search(r"https?://|src=|href=|@import|url\(", html)
+    assert not re.search(r"src=|href=|action=|@import|url\(", html)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert html.startswith("<!DOCTYPE html>")
     assert '<html lang="en">' in html
@@ -131,12 +85,18 @@ def test_headings_are_in_order(document):
     assert set(headings[1:]) == {2}
 
 
+def test_headings_below_are_in_order_too():
+    headings = Page(render_html(reports.resnet20(minutes=1))).headings
+    assert all(after <= before + 1 for before, after in pairwise(headings))
+
+
 def test_every_chart_has_a_label(document):
-    html = render_html(document)
-    charts = Page(html).charts
-    assert len(charts) == 3
+    charts = Page(render_html(document)).charts
+    assert [label.split(" of ")[0].split(" on ")[0] for label in charts] == [
+        "MACs", "Time in the runtime", "Bytes", "Relative squared error", "Histograms",
+        "Accuracy against file size, MB", "Accuracy against wall time p50, ms", "Validation score after each",
+    ]  # fmt: skip
     assert all("the same numbers" in label for label in charts)
-    assert html.count("<details") == 3
 
 
 def test_hostile_strings_are_escaped_everywhere(document):
@@ -223,9 +183,11 @@ def test_interval_near_one_gets_a_third_decimal(document):
 
 
 def test_sentence_of_another_device(document):
-    device = document["comparison"]["device"] | {"name": "pi", "processor": "", "machine": "aarch64"}
-    document["comparison"] |= {"device": device, "provenance": "emulated", "threads": 4, "batch": 8}
-    expected = "emulated 1.25x faster (95 % interval 1.23 to 1.27) on pi (aarch64), 4 threads, batch 8, ONNX Runtime"
+    device = document["comparison"]["device"] | {"name": "ssh:pi", "processor": "", "machine": "aarch64"}
+    document["comparison"] |= {"device": device, "threads": 4, "batch": 8}
+    expected = (
+        "measured 1.25x faster (95 % interval 1.23 to 1.27) on ssh:pi (aarch64), 4 threads, batch 8, ONNX Runtime"
+    )
     assert expected in summary_sentence(document)
 
 
@@ -263,11 +225,19 @@ def test_calibration_is_told_either_way(document):
 
 
 def test_nothing_was_measured(document):
-    document |= {"comparison": None, "profiles": None, "artifacts": [], "layers": []}
-    text = Page(render_html(document)).text
+    text = Page(render_html(reports.bare(document))).text
     assert "latency not measured" in text
     assert "Latency was not measured" in text
     assert "No file was exported" in text
+    assert "nothing to draw" in text
+    assert "Latency was not measured" in render_markdown(reports.bare(document))
+
+
+@pytest.mark.parametrize("part", ["threads", "tried", "outside_layers"])
+def test_parts_of_a_shorter_run_may_be_left_out(document, part):
+    del document[part]
+    Page(render_html(document))
+    render_markdown(document)
 
 
 def test_no_epoch_was_better(document):
@@ -295,13 +265,14 @@ def test_equal_times_do_not_break_the_axis(document):
 
 
 def test_round_trip(document, tmp_path):
-    html, data = write_report(document, tmp_path / "run")
-    assert (html.name, data.name) == (HTML_NAME, JSON_NAME)
+    html, data, markdown = write_report(document, tmp_path / "run")
+    assert (html.name, data.name, markdown.name) == (HTML_NAME, JSON_NAME, MARKDOWN_NAME)
     assert html.read_text(encoding="utf-8") == render_html(document)
+    assert markdown.read_text(encoding="utf-8") == render_markdown(document)
     assert read_report(tmp_path / "run") == document
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"kind": "edgecompress.plan"}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"kind": "edgecompress.plan"}])
 def test_unknown_documents_are_refused(document, tmp_path, change):
     (tmp_path / JSON_NAME).write_text(json.dumps(document | change), encoding="utf-8")
     with pytest.raises(FileError, match=re.escape(str(tmp_path / JSON_NAME))):
@@ -319,19 +290,272 @@ def test_a_missing_report_is_a_file_error(tmp_path):
 @pytest.mark.parametrize("part", ["cost", "layers", "comparison", "versions", "arguments"])
 def test_an_incomplete_document_is_a_file_error(document, part):
     del document[part]
-    with pytest.raises(FileError, match="missing or malformed"):
-        render_html(document)
+    for render in (render_html, render_markdown):
+        with pytest.raises(FileError, match="missing or malformed"):
+            render(document)
 
 
 def test_a_large_run_stays_small(document):
     document["layers"] = [
-        layer(f"features.denseblock4.denselayer{i}.conv2", method="tucker2", ranks=[128, 256], error=0.25)
-        for i in range(200)
+        layer(f"denseblock4.denselayer{i}.conv2", method="tucker2", ranks=[128, 256], error=0.25, times=(0.25, 0.125))
+        for i in range(300)
     ]
-    document["comparison"] = comparison(blocks=500, size=20).to_json()
+    load = {role: reports.sustained(1.0, 1.1, windows=1_800) for role in ("baseline", "candidate")}
+    document["comparison"] = comparison(blocks=500, size=20, more={"sustained": load}).to_json()
     html = render_html(document)
     Page(html)
-    assert len(html.encode()) < 500_000
+    assert len(html.encode()) < 2_000_000
+
+
+# -- what may be claimed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "wall", "claimed"),
+    [(BOARD, 1.25, True), (BOARD, 0.8, False), (BOARD, 1.0, False), (DEVICE, 1.25, False)],
+)
+def test_only_a_gain_measured_on_arm_is_called_verified(document, device, wall, claimed):
+    document["comparison"] = comparison(wall=wall, cpu=wall, device=device).to_json()
+    for text in (render_html(document), render_markdown(document), summary_sentence(document)):
+        assert (VERIFIED in text) is claimed
+    assert latency_clause(document["comparison"]).endswith(", gain verified on ARM") is claimed
+
+
+def test_the_claim_needs_the_flag_itself_and_nothing_like_it(document):
+    document["comparison"]["verified_on_arm"] = "yes"
+    assert VERIFIED not in render_html(document)
+
+
+def test_instructions_are_told_as_a_ratio_and_never_as_time(document):
+    document = reports.emulated(document)
+    assert latency_clause(document["comparison"]) == (
+        "emulated: 1.93x fewer instructions (39.50 M -> 20.46 M) under cortex-a76, ONNX Runtime 1.31.1; "
+        "instructions are not time"
+    )
+    text = words(render_html(document))
+    for shown in ("Verdict on latency: no claim (emulated)", "1.93× fewer instructions", "vector fp", "Emulated core"):
+        assert shown in text
+    for told in (text, render_markdown(document)):
+        assert "Instructions are not time" in told
+        assert not re.search(r"\d ms\b|faster|Wall time, p50 [^n]", told.split("How to read")[0])
+
+
+@pytest.mark.parametrize(
+    ("after", "shown"), [(39_496_000, "as many instructions as before"), (78_992_000, "2.00x more instructions")]
+)
+def test_more_instructions_are_not_hidden(after, shown):
+    assert shown in latency_clause(reports.instruction_comparison(after=after).to_json())
+
+
+def test_times_of_an_emulator_carry_no_claim_and_say_why(document):
+    fake = reports.CORE
+    document["comparison"] = comparison(wall=2.0, cpu=2.0, device=fake).to_json()
+    clause = latency_clause(document["comparison"])
+    assert clause.startswith("no claim on latency: times on emulated:cortex-a76 (cortex-a76)")
+    assert "an emulator's clock says nothing of a device's" in clause
+    text = words(render_html(document))
+    assert "No claim: times on" in text
+    assert "not the latency of any device" in text
+    assert "Accuracy against wall time" not in text
+
+
+def test_unstable_times_say_so_wherever_the_verdict_stands(document):
+    reasons = ("throttled: the clock went from 2,400 to 1,800 MHz", "too few runs: 10 of at least 50")
+    document["comparison"] = comparison(more={"unstable": reasons}).to_json()
+    document["profiles"]["dense"]["unstable"] = ["spread: wide"]
+    assert f"but the times were unstable ({'; '.join(reasons)})" in summary_sentence(document)
+    text = words(render_html(document))
+    for shown in (
+        "Not all of these times can be trusted",
+        *reasons,
+        "dense model alone: spread: wide",
+        "faster, unstable",
+    ):
+        assert shown in text
+    assert "No sign of instability" not in text
+    assert all(escape(reason) in render_markdown(document) for reason in reasons)
+
+
+def test_stable_times_say_so(document):
+    assert "No sign of instability" in words(render_html(document))
+
+
+def test_a_runner_that_does_not_tell_cpu_time(document):
+    document["comparison"] = comparison(cpu=None).to_json()
+    assert "measured 1.25x faster" in summary_sentence(document)
+    text = words(render_html(document))
+    assert "dense, CPU" not in text
+    assert "Speed-up, CPU time (95 % interval) 1×" not in text
+    document["comparison"] = comparison(wall=1.0, cpu=None).to_json()
+    assert ", of CPU time" not in summary_sentence(document)
+
+
+def test_what_a_runner_does_not_tell_is_not_made_up(document):
+    for role in ("dense", "compressed"):
+        document["profiles"][role] |= dict.fromkeys(("load_ms", "first_run_ms", "peak_rss_bytes", "runtime_rss_bytes"))
+    assert "Load time not measured not measured" in words(render_html(document))
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_layers_that_got_slower_are_named(document):
+    assert f"1 layer got slower than before: {' '.join(HOSTILE.split())}." in words(render_html(document))
+    document["layers"][1]["slower"] = False
+    assert "No layer whose time could be compared got slower." in words(render_html(document))
+
+
+def test_times_of_layers_are_not_called_latency(document):
+    for text in (words(render_html(document)), render_markdown(document)):
+        assert "they are not latency and do not add up to it" in text
+        assert "outside any layer" in text
+    assert "Times of layers are not known" in words(render_html(reports.emulated(document)))
+
+
+def test_layers_left_dense_are_grouped_by_reason(document):
+    document["layers"] += [layer("other", reason=REASON), layer("odd")]
+    text = words(render_html(document))
+    assert f"{REASON} head.linear, other 2" in text
+    assert "no reason on record odd 1" in text
+
+
+def test_quantities_are_chosen_without_a_script(document):
+    html = render_html(document)
+    radios = re.findall(r'<input type="radio" name="quantity" class="show-(\w+)"( checked)?>', html)
+    assert radios == [("macs", " checked"), ("wall_ms", ""), ("bytes", ""), ("error", "")]
+    for name, _ in radios:
+        assert f'<div class="panel {name}">' in html
+        assert f".chooser:has(.show-{name}:checked) .{name}" in html
+
+
+def test_every_number_of_threads_has_its_speed_up(document):
+    text = words(render_html(document))
+    assert "1 faster 1.250× (1.230 to 1.270)" in text
+    assert "4 faster 1.100× (1.080 to 1.120) not told" in text
+    document["threads"] = []
+    assert "Other numbers of threads were not measured" in words(render_html(document))
+
+
+def test_plans_are_drawn_against_time_only_where_the_chosen_one_was_timed(document):
+    html = render_html(document)
+    drawn = re.findall(r"<title>([^<]*), (file size|wall time)", html)
+    assert [(what, *shown.split(":")[:1]) for shown, what in drawn] == [
+        ("file size", "keep 0.25"), ("file size", "keep 0.3"), ("file size", "dense model"), ("file size", "keep 0.5"),
+        ("wall time", "keep 0.25"), ("wall time", "dense model"), ("wall time", "keep 0.5"),
+    ]  # fmt: skip
+    text = words(html)
+    assert "1. keep 0.5 (chosen)" in text
+    assert re.search(r"3\. keep 0\.3 .* another board", text)
+
+
+def test_without_other_plans_the_run_itself_is_drawn_beside_the_dense_model(document):
+    document["tried"] = []
+    html = render_html(document)
+    assert "dense model (reference)" in html
+    assert "1. this run (chosen)" in html
+    assert html.count('class="dot chosen"') == 3
+
+
+def test_sustained_load_is_told_in_words_and_drawn(document):
+    load = {"baseline": reports.sustained(1.0, 1.0), "candidate": reports.sustained(0.8, 1.25)}
+    document["comparison"] = comparison(more={"sustained": load}).to_json()
+    html = render_html(document)
+    text = words(html)
+    assert "dense: steady (last fifth over first fifth" in text
+    assert re.search(r"compressed: 2\d\.\d % slower at the end than at the start", text)
+    assert "clock 1,920 to 2,400 MHz; temperature 45.0 to 69.8 °C" in text
+    assert html.count("<polyline") == 6
+    assert "slower at the end" in render_markdown(document)
+
+
+def test_sustained_load_of_each_model_alone_is_shown_too(document):
+    document["profiles"]["dense"]["sustained"] = reports.sustained(1.0, 1.0).to_json()
+    assert "dense: steady" in words(render_html(document))
+
+
+def test_conditions_are_shown_before_and_after(document):
+    text = words(render_html(document))
+    for shown in (
+        "Clock 2,400 MHz 1,800 MHz",
+        "Temperature 45.5 °C 61.0 °C",
+        "Governors performance",
+        "Board not told",
+    ):
+        assert shown in text
+    document["comparison"]["conditions"] = {}
+    assert "Conditions before and after" not in words(render_html(document))
+
+
+def test_nothing_may_be_fetched_sent_or_run(document):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', render_html(document))[1]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(*colours):
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colours_have_contrast_in_every_scheme(document):
+    schemes = re.findall(r":root \{(.*?)\}", render_html(document), re.DOTALL)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", scheme))
+        for text in ("text", "muted", "compressed", "faster", "slower", "noclaim"):
+            assert contrast(colours[text], colours["page"]) >= 4.5, text
+        for mark in ("dense", "compressed", "mark"):
+            assert contrast(colours[mark], colours["page"]) >= 3, mark
+
+
+# -- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def rendered(markdown):
+    """Markdown's tables as rows of text, and everything as HTML."""
+    html = MarkdownIt("commonmark").enable("table").render(markdown)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in html.split("<tr>")[1:]]
+    return cells, html
+
+
+def test_markdown_has_the_same_facts(document):
+    text = render_markdown(document)
+    for shown in ("# example: compression report", "| 40.55 M | 20.27 M | −50.0 % |", "Verdict on latency: **faster**"):
+        assert shown in text
+    cells, html = rendered(text)
+    assert html.count("<table>") == 14
+    assert ["Wall time, p50", "1.012 ms", "0.8076 ms", "−20.2 %"] in cells
+    assert ["1", "faster", "1.250× (1.230 to 1.270)", "1.250× (1.230 to 1.270)", "1.012 ms", "0.8076 ms"] in cells
+
+
+def test_markdown_tables_keep_their_columns_whatever_is_in_them(document):
+    document["model"] = document["versions"]["torch"] = document["arguments"]["keep"] = HOSTILE
+    document["layers"][2]["reason"] = document["artifacts"][0]["path"] = HOSTILE
+    document["tried"][1]["name"] = document["comparison"]["device"]["system"] = HOSTILE
+    html = rendered(render_markdown(document))[1]
+    for body in re.findall(r"<table>(.*?)</table>", html, re.DOTALL):
+        assert len({len(re.findall("<t[hd]", row)) for row in body.split("<tr>")[1:]}) == 1
+    assert not re.search(r"<(script|a|code|em|h[2-6]) ?[^>]*>(?!Before|Lay|Lat|What|Acc|Art|Prov)", html)
+    assert html.count("block&lt;script&gt;alert('x')&lt;/script&gt;&amp;&quot;end|`x` # _b_ **c** [d]") >= 8
+
+
+@pytest.mark.parametrize(
+    "text", ["a\\|b", "| |", "\\", "``x", "$x$", "<!-- -->", "&lt;", "~~x~~", "a\r\n\n- b", "![x](y)"]
+)
+def test_markdown_shows_any_text_as_it_is(text):
+    ((_, shown), _), _ = rendered(f"| a | {escape(text)} |\n| --- | --- |\n| c | d |")
+    unescaped = shown.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+    assert unescaped == " ".join(text.split())
+
+
+def test_markdown_mentions_nobody_and_links_nowhere():
+    assert "@someone" not in escape("ask @someone at https://a.example or www.a.example")
+    assert escape("https://a.example www.a.example") == "https\\://a.example www\\.a.example"
 
 
 def test_importing_is_light():

@@ -1,16 +1,21 @@
-"""Measure one exported model, or two in interleaved blocks, in its own runtime; prints ONE JSON object.
+"""Measure one exported model, or two in turns, in its own runtime; prints ONE JSON object.
 
-    python bench.py MODEL [--baseline MODEL] [--threads N] [--batch N] [--runs N] [--seconds S] [--inputs NPZ]
+    python bench.py MODEL [--baseline MODEL] [--pass PASS] [--threads N] [--batch N] [--inputs NPZ] ...
 
 MODEL is a .onnx or .ort (needs onnxruntime), .tflite (ai-edge-litert, or tflite-runtime where numpy is below 2), .pte
 (executorch), .xml with its .bin (openvino), or .ncnn.param with its .ncnn.bin (ncnn).
 
-Stand-alone: needs Python 3.8, numpy and the one runtime, so it can be copied to any board. Every run's wall and
-process CPU time is kept, in milliseconds. With a baseline both models live in this one process and take turns,
-block by block (A B, B A, A B ...), so that whatever disturbs the machine disturbs both. Peak memory is of the
-whole process: ask for one model alone to know its memory.
+What disturbs one figure is kept out of another by passes, each a process of its own:
 
-``opened`` and the classes it returns are also what edgecompress itself runs exported files with.
+    latency     every run's wall and process CPU time, in milliseconds. Both models live in this one process and take
+                turns, block by block (A B, B A, A B ...), so that whatever disturbs the machine disturbs both.
+    start       one model: time to load it, its first inference, and the most memory the process ever held
+    operators   one model: time in each operator, by the runtime's own profiler (which slows the whole down)
+    sustained   minutes under load, in windows of about a second
+    count       markers around loading and each inference, for a counter of instructions outside; times nothing
+
+Stand-alone: needs Python 3.8, numpy and the one runtime, so it can be copied to any board. ``opened`` and the classes
+it returns are also what edgecompress itself runs exported files with.
 """
 
 import argparse
@@ -19,6 +24,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -26,6 +32,13 @@ import numpy as np
 BLOCK_MS = 20.0
 FEWEST_IN_BLOCK = 5
 FEWEST_BLOCKS = 4
+SETTLED, WINDOWS = 0.03, 3
+"""A model is warm when the medians of so many blocks in a row lie within this fraction."""
+OPERATOR_RUNS, START_RUNS = 60, 3
+WINDOW_S = 1.0
+PROBLEM = "bench.py: "
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime 1.29 and newer report to its vendor unless this is set before it is imported."""
 
 
 class Spec:
@@ -39,6 +52,7 @@ class OnnxRuntime:
     """.onnx and .ort on the CPU provider."""
 
     name, provider = "onnxruntime", "CPUExecutionProvider"
+    modules = ("onnxruntime",)
     KINDS = {
         "tensor(float)": "float32",
         "tensor(float16)": "float16",
@@ -57,10 +71,12 @@ class OnnxRuntime:
 
         return onnxruntime
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, profiled=""):
         onnxruntime = self.library()
         self.version = onnxruntime.__version__
         settings = onnxruntime.SessionOptions()
+        if profiled:
+            settings.enable_profiling, settings.profile_file_prefix = True, profiled
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
@@ -75,11 +91,32 @@ class OnnxRuntime:
         """Arrays by name to arrays by name."""
         return dict(zip(self.names, self.session.run(self.names, feed)))
 
+    @classmethod
+    def operators(cls, path, options):
+        """Name, kind and milliseconds of every operator, in several runs."""
+        with tempfile.TemporaryDirectory() as folder:
+            model = cls(path, options.threads, os.path.join(folder, "profile"))
+            feed = feed_for(model, options)
+            for _ in range(OPERATOR_RUNS + 1):
+                model.run(feed)
+            with open(model.session.end_profiling()) as stream:
+                events = json.load(stream)
+        runs = [{}]
+        for event in events:
+            name = event["name"]
+            if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+                key = (name[: -len("_kernel_time")], event["args"]["op_name"])
+                runs[-1][key] = runs[-1].get(key, 0.0) + event["dur"] / 1e3
+            elif name == "model_run":
+                runs.append({})
+        return model, runs[1:-1]
+
 
 class LiteRT:
     """.tflite with XNNPACK, by ai-edge-litert or its ancestor tflite-runtime."""
 
     name, provider = "litert", "XNNPACK"
+    modules = ()
 
     @staticmethod
     def library():
@@ -117,6 +154,7 @@ class ExecuTorch:
     """.pte by ExecuTorch's Python runtime; its thread pool is one for the process."""
 
     name, provider = "executorch", "XNNPACK"
+    modules = ("torch", "executorch")
 
     @staticmethod
     def library():
@@ -159,6 +197,7 @@ class OpenVINO:
     """.xml and .bin on the CPU plugin, in float32 where the model is."""
 
     name, provider = "openvino", "CPU"
+    modules = ("openvino",)
 
     @staticmethod
     def library():
@@ -167,13 +206,15 @@ class OpenVINO:
 
         return openvino
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, profiled=""):
         openvino = self.library()
         self.version = openvino.get_version()
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
+        if profiled:
+            settings["PERF_COUNT"] = True
         self.request = core.compile_model(core.read_model(path), self.provider, settings).create_infer_request()
         model = self.request.get_compiled_model()
         self.inputs, self.outputs = (
@@ -189,6 +230,17 @@ class OpenVINO:
         found = self.request.infer(feed)
         return {spec.name: found[spec.name].copy() for spec in self.outputs}
 
+    @classmethod
+    def operators(cls, path, options):
+        """Name, kind and milliseconds of every operator, in several runs."""
+        model = cls(path, options.threads, "yes")
+        feed, runs = feed_for(model, options), []
+        for _ in range(OPERATOR_RUNS + 1):
+            model.run(feed)
+            found = [info for info in model.request.profiling_info if info.real_time.total_seconds()]
+            runs.append({(info.node_name, info.node_type): info.real_time.total_seconds() * 1e3 for info in found})
+        return model, runs[1:]
+
 
 def sizes(shape):
     """A partial shape of OpenVINO with a name for a free batch."""
@@ -199,6 +251,7 @@ class Ncnn:
     """.ncnn.param and .ncnn.bin; one item at a time, computed in float32 (weights may be half)."""
 
     name, provider = "ncnn", "CPU"
+    modules = ("ncnn",)
 
     @staticmethod
     def library():
@@ -276,7 +329,7 @@ class Subject:
 
     def __init__(self, role, path, options):
         self.role, self.path, self.options = role, path, options
-        self.load_ms, self.first_run_ms, self.blocks, self.loads = [], [], [], []
+        self.load_ms, self.first_run_ms, self.blocks, self.loads, self.settled = [], [], [], [], []
         self.model = self.feed = None
 
     def load(self):
@@ -294,6 +347,16 @@ class Subject:
         self.model.run(self.feed)
         return (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
 
+    def warm_up(self):
+        """Run until the medians of blocks in a row agree, or time is over; returns how many runs fill a block."""
+        end, size, medians = time.perf_counter() + self.options.warmup_seconds, 1, []
+        while not settled(medians) and (time.perf_counter() < end or len(medians) < 2):
+            times = [self.timed()[0] for _ in range(size)]
+            medians.append(float(np.median(times)))
+            size = max(FEWEST_IN_BLOCK, int(BLOCK_MS / max(medians[-1], 1e-3)))
+        self.settled.append(settled(medians))
+        return size
+
     def block(self, size):
         """One run that is not kept (it refills the caches), then ``size`` that are."""
         self.model.run(self.feed)
@@ -305,12 +368,17 @@ class Subject:
         return {
             "role": self.role,
             "path": self.path,
-            "load_ms": self.load_ms[0],
-            "first_run_ms": self.first_run_ms[0],
             "loads": self.loads,
+            "settled": self.settled,
             "wall_ms": [[round(wall, 6) for wall, _ in block] for block in self.blocks],
             "cpu_ms": [[round(cpu, 6) for _, cpu in block] for block in self.blocks],
         }
+
+
+def settled(medians):
+    """Whether the last few lie close together."""
+    last = medians[-WINDOWS:]
+    return len(last) == WINDOWS and max(last) - min(last) <= SETTLED * min(last)
 
 
 def feed_for(model, options):
@@ -323,44 +391,44 @@ def feed_for(model, options):
             options.batch if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(spec.shape)
         ]
         if shape and shape[0] != options.batch:
-            raise SystemExit("input %s has a fixed batch of %s; use --batch %s" % (spec.name, shape[0], shape[0]))
+            raise SystemExit(
+                PROBLEM + "input %s has a fixed batch of %s; use --batch %s" % (spec.name, shape[0], shape[0])
+            )
         key = "input:" + spec.name
         if key in given:
             feed[spec.name] = np.resize(given[key], shape)
             continue
         free = [size for size in shape if not isinstance(size, int)]
         if free:
-            raise SystemExit("input %s has free dimensions %s besides the batch" % (spec.name, free))
+            raise SystemExit(PROBLEM + "input %s has free dimensions %s besides the batch" % (spec.name, free))
         if not hasattr(np, spec.dtype) and spec.dtype != "bool":
-            raise SystemExit("input %s is a %s: no values can be made up for it" % (spec.name, spec.dtype))
+            raise SystemExit(PROBLEM + "input %s is a %s: no values can be made up for it" % (spec.name, spec.dtype))
         values = generator.standard_normal(shape) if spec.dtype.startswith("float") else np.zeros(shape)
         feed[spec.name] = values.astype(spec.dtype)
     return feed
 
 
-def warm_up(subject, seconds):
-    """Run for a while, then return how many runs fill a block."""
-    end, runs, start = time.perf_counter() + seconds, 0, time.perf_counter()
-    while time.perf_counter() < end or runs < 3:
-        subject.timed()
-        runs += 1
-    each_ms = (time.perf_counter() - start) * 1e3 / runs
-    return max(FEWEST_IN_BLOCK, int(BLOCK_MS / each_ms))
+def in_turns(subjects, turn):
+    """Forwards, then backwards."""
+    return subjects if turn % 2 == 0 else subjects[::-1]
 
 
-def measure(subjects, options):
+def measure_latency(subjects, options):
     """Several loads; in each, blocks in turn until every model has its share of runs, blocks and seconds."""
+    clocks = []
     for number in range(options.loads):
-        for subject in subjects if number % 2 == 0 else reversed(subjects):
+        for subject in in_turns(subjects, number):
             subject.load()
-        sizes = {subject: warm_up(subject, options.warmup_seconds / options.loads) for subject in subjects}
+        sizes = {subject: subject.warm_up() for subject in subjects}
         gc.disable()
         start, turn = time.perf_counter(), 0
         while not enough(subjects, turn, time.perf_counter() - start, number + 1, options):
-            for subject in subjects if turn % 2 == 0 else reversed(subjects):
+            for subject in in_turns(subjects, turn):
                 subject.block(sizes[subject])
             turn += 1
         gc.enable()
+        clocks.append(clock_mhz())
+    return {"models": [subject.report() for subject in subjects], "clocks_mhz": clocks}
 
 
 def enough(subjects, turn, seconds, loads, options):
@@ -372,6 +440,85 @@ def enough(subjects, turn, seconds, loads, options):
         and runs >= options.runs * share
         and seconds >= options.seconds * len(subjects) / options.loads
     )
+
+
+def measure_start(subjects, _options):
+    """Load, first inference, a few more, and the memory all that took."""
+    (subject,) = subjects
+    before = peak_rss_bytes()
+    subject.load()
+    for _ in range(START_RUNS):
+        subject.timed()
+    return {
+        "load_ms": subject.load_ms[0],
+        "first_run_ms": subject.first_run_ms[0],
+        "rss_before_load_bytes": before,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def measure_operators(subjects, options):
+    """The mean of the middle half of the runs, for every operator; None where the runtime cannot tell."""
+    (subject,) = subjects
+    runtime = runtime_of(subject.path)
+    if not hasattr(runtime, "operators"):
+        subject.load()
+        return {"operators": None}
+    subject.model, runs = runtime.operators(subject.path, options)
+    rows = []
+    for name, kind in runs[0]:
+        times = sorted(run.get((name, kind), 0.0) for run in runs)
+        middle = times[len(times) // 4 : len(times) - len(times) // 4]
+        rows.append({"name": name, "kind": kind, "wall_ms": round(sum(middle) / len(middle), 6)})
+    return {"operators": rows}
+
+
+def measure_sustained(subjects, options):
+    """Windows of about a second in which every model runs for its share, until the minutes are over."""
+    for subject in subjects:
+        subject.load()
+    sizes = {subject: subject.warm_up() for subject in subjects}
+    windows = {subject: [] for subject in subjects}
+    start = time.perf_counter()
+    while time.perf_counter() - start < options.minutes * 60:
+        began, turn, times = time.perf_counter(), 0, {subject: [] for subject in subjects}
+        while time.perf_counter() - began < WINDOW_S:
+            for subject in in_turns(subjects, turn):
+                times[subject] += [subject.timed()[0] for _ in range(sizes[subject])]
+            turn += 1
+        now = {"start_s": round(began - start, 3), "clock_mhz": clock_mhz(), "temperature_c": temperature_c()}
+        for subject in subjects:
+            windows[subject].append(dict(now, wall_ms=round(float(np.median(times[subject])), 6)))
+        print("sustained: %.0f of %.0f s" % (time.perf_counter() - start, options.minutes * 60), file=sys.stderr)
+    keys = ("start_s", "wall_ms", "clock_mhz", "temperature_c")
+    return {"sustained": {s.role: {key: [window[key] for window in windows[s]] for key in keys} for s in subjects}}
+
+
+def count_instructions(subjects, options):
+    """A cheap system call that nothing else here makes marks the ends of what an outer counter is to count.
+
+    Intervals between marks: loading, making up the input, then each inference.
+    """
+    (subject,) = subjects
+    mark = os.getppid
+    mark()
+    subject.model = opened(subject.path, 1)
+    mark()
+    feed = feed_for(subject.model, options)
+    mark()
+    for _ in range(options.runs):
+        subject.model.run(feed)
+        mark()
+    return {"intervals": ["load", "input"] + ["run"] * options.runs}
+
+
+PASSES = {
+    "latency": measure_latency,
+    "start": measure_start,
+    "operators": measure_operators,
+    "sustained": measure_sustained,
+    "count": count_instructions,
+}
 
 
 def peak_rss_bytes():
@@ -386,23 +533,86 @@ def peak_rss_bytes():
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def read(path):
+    """A small file of the system, or nothing."""
+    try:
+        with open(path) as stream:
+            return stream.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def cpus():
+    """The processors this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def cpufreq(name):
+    """What the kernel says of each processor's clock under ``name``, where it does."""
+    texts = (read("/sys/devices/system/cpu/cpu%d/cpufreq/%s" % (cpu, name)) for cpu in cpus())
+    return [text for text in texts if text]
+
+
+def clock_mhz():
+    """The slowest processor's clock now; None if the kernel does not tell."""
+    found = [int(text) / 1e3 for text in cpufreq("scaling_cur_freq") if text.isdigit()]
+    return min(found) if found else None
+
+
+def temperature_c():
+    """The hottest thermal zone now; None if there is none."""
+    import glob
+
+    texts = (read(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp"))
+    found = [int(text) / 1e3 for text in texts if text.lstrip("-").isdigit()]
+    return max(found) if found else None
+
+
+def power():
+    """Each battery's or mains supply's state."""
+    import glob
+
+    found = {}
+    for folder in sorted(glob.glob("/sys/class/power_supply/*")):
+        state = read(folder + "/status") or {"1": "online", "0": "offline"}.get(read(folder + "/online"), "")
+        found[os.path.basename(folder)] = state
+    return found
+
+
+def conditions():
+    """What may change while measuring."""
+    memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemAvailable:")]
+    return {
+        "clock_mhz": clock_mhz(),
+        "temperature_c": temperature_c(),
+        "throttled": read("/sys/devices/platform/soc/soc:firmware/get_throttled") or None,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "memory_available_bytes": int(memory[0]) * 1024 if memory else None,
+        "power": power(),
+    }
+
+
 def machine():
     """What the numbers were measured on."""
-    name = ""
-    try:
-        with open("/proc/cpuinfo") as stream:
-            lines = [
-                line.split(":", 1)[1].strip() for line in stream if line.lower().startswith(("model name", "hardware"))
-            ]
-            name = lines[0] if lines else ""
-    except OSError:
-        pass
+    lines = read("/proc/cpuinfo").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
+    board = read("/proc/device-tree/model").strip("\0")
+    memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")]
+    fastest = [int(text) / 1e3 for text in cpufreq("cpuinfo_max_freq") if text.isdigit()]
     return {
         "machine": platform.machine(),
-        "processor": name or platform.processor(),
+        "processor": (names[0] if names else "") or board or platform.processor(),
         "cores": os.cpu_count(),
         "system": "%s %s" % (platform.system(), platform.release()),
         "python": platform.python_version(),
+        "more": {
+            "board": board or None,
+            "governors": sorted(set(cpufreq("scaling_governor"))),
+            "highest_clock_mhz": max(fastest) if fastest else None,
+            "memory_bytes": int(memory[0]) * 1024 if memory else None,
+            "cpus_allowed": cpus(),
+            "numpy": np.__version__,
+        },
     }
 
 
@@ -411,34 +621,49 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--baseline")
+    parser.add_argument("--pass", dest="kind", choices=sorted(PASSES), default="latency")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=50, help="at least so many kept runs a model")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least so many seconds a model")
     parser.add_argument("--loads", type=int, default=8, help="load each model so often, and measure each load")
-    parser.add_argument("--warmup-seconds", type=float, default=0.3)
+    parser.add_argument("--warmup-seconds", type=float, default=2.0, help="at most so long for each load")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of the sustained pass")
     parser.add_argument("--inputs", help=".npz with arrays named input:NAME")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    runtime_of(options.model).library()
-    before = peak_rss_bytes()
+    try:
+        runtime_of(options.model).library()
+    except ImportError as error:
+        raise SystemExit(PROBLEM + "%s (%s)" % (error, sys.executable)) from None
     subjects = [Subject("candidate", options.model, options)]
     if options.baseline:
+        if options.kind not in ("latency", "sustained"):
+            parser.error("--baseline goes with the passes latency and sustained")
         subjects.append(Subject("baseline", options.baseline, options))
-    measure(subjects, options)
+    before, switches = conditions(), preempted()
+    measured = PASSES[options.kind](subjects, options)
     document = {
         "runner": "bench",
-        "version": 2,
+        "version": 3,
+        "pass": options.kind,
         "runtime": {key: getattr(subjects[0].model, key) for key in ("name", "version", "provider")},
         "machine": machine(),
+        "conditions": {"before": before, "after": conditions()},
+        "preempted": preempted() - switches,
         "threads": options.threads,
         "batch": options.batch,
-        "rss_before_load_bytes": before,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "models": [subject.report() for subject in subjects],
     }
+    document.update(measured)
     print(json.dumps(document))
+
+
+def preempted():
+    """How often this process was made to wait for another, so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table, say
+from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import json_option, trust_option
 
 if TYPE_CHECKING:
@@ -97,20 +97,31 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
         "selectors": dict(SELECTORS),
         "recipes": dict(RECIPES),
         "targets": dict(TARGETS),
-        "devices": {name: device() for name, device in DEVICES.items()},
+        "devices": dict(DEVICES),
     }
     entries = {name: {"summary": entry.summary} for name, entry in tables[what].items()}
+    if what == "devices":
+        return {
+            name + (f":{kind.form}" if kind.form else ""): {"summary": kind.summary} for name, kind in DEVICES.items()
+        }
     if what == "targets":
         for name, facts in entries.items():
             facts |= {"precisions": ", ".join(TARGETS[name].precisions), "installed": _found(TARGETS[name])}
     return entries
 
 
-@click.command(epilog="Example: edgecompress doctor")
+@click.command(epilog="Example: edgecompress doctor --setup emulated")
+@click.option("--setup", type=click.Choice(["emulated"]), help="Build what this device needs, once, after asking.")
+@click.option("--yes", is_flag=True, help="With --setup: do not ask.")
 @json_option
-def doctor(as_json: bool) -> int:
-    """Show versions, data and samples, and what is wrong with them; exit code 3 if something is missing."""
-    checks = [*_libraries(), *_targets(), _data(), *_samples_whole()]
+def doctor(setup: str | None, yes: bool, as_json: bool) -> int:
+    """Show versions, data, samples and devices, and what is wrong with them; exit code 3 if something is missing.
+
+    --setup says what it will download and how big it is before doing so.
+    """
+    if setup is not None:
+        return _set_up(yes, as_json)
+    checks = [*_libraries(), *_targets(), *_devices(), _data(), *_samples_whole()]
     bad = [check for check in checks if check["ok"] is False]
     if as_json:
         print_json({"ok": not bad, "python": platform.python_version(), "checks": checks})
@@ -118,6 +129,44 @@ def doctor(as_json: bool) -> int:
         marks = {True: "ok", False: "MISSING", None: "optional"}
         print_table("doctor", ("check", "", "found"), [(c["name"], marks[c["ok"]], c["found"]) for c in checks])
     return 3 if bad else 0
+
+
+def _set_up(yes: bool, as_json: bool) -> int:
+    """The emulated device; says what that takes, then asks."""
+    from edgecompress.emulating import planned, ready, set_up
+    from edgecompress.wording import bytes_text
+
+    plan, done = planned(), ready()
+    if not done and not as_json:
+        rows = [(item.what, item.source, bytes_text(item.bytes)) for item in plan.downloads]
+        print_table("emulated: to download", ("what", "from", "size"), rows)
+        say(f"{bytes_text(plan.bytes)} to download, {bytes_text(plan.disk_bytes)} on disk, in {plan.folder}")
+    if not done and not yes:
+        click.confirm("go on?", abort=True, err=True)
+    with showing_progress() as progress:
+        folder = set_up(progress)
+    if as_json:
+        print_json({"folder": str(folder), "already_there": done, "plan": plan.to_json()})
+    else:
+        say(f"{'ready already' if done else 'ready'}: {folder}")
+    return 0
+
+
+def _devices() -> list[dict[str, Any]]:
+    """What devices other than this machine need here; none of it has to be there."""
+    import shutil
+
+    from edgecompress.devices.emulation import SETUP, emulation_folder, ready
+
+    programs = {"ssh": "openssh-client", "adb": "adb"}
+    found = []
+    for program, package in programs.items():
+        path = shutil.which(program)
+        install = f"not installed; apt-get install {package}"
+        found.append({"name": f"device {program}", "ok": True if path else None, "found": path or install})
+    whole = ready()
+    text = str(emulation_folder()) if whole else f"not set up; {SETUP}"
+    return [*found, {"name": "device emulated", "ok": True if whole else None, "found": text}]
 
 
 def _libraries() -> list[dict[str, Any]]:

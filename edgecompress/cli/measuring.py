@@ -1,4 +1,4 @@
-"""``profile`` and ``compare``."""
+"""``profile``, ``compare`` and ``check``."""
 
 from __future__ import annotations
 
@@ -7,130 +7,220 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table, say
-from edgecompress.cli.options import device_option, json_option, output_option, seconds_option, threads_option
+from edgecompress.cli.display import print_json, print_table, say, showing_progress
+from edgecompress.cli.options import (
+    Number,
+    device_option,
+    json_option,
+    output_option,
+    place_options,
+    seconds_option,
+    together,
+)
 
 if TYPE_CHECKING:
+    from edgecompress.comparing import Check
+    from edgecompress.instructions import InstructionProfile
     from edgecompress.profiles import Profile
+    from edgecompress.profiling import Measured
 
 
 @click.command(epilog="Example: edgecompress profile out/model.onnx --baseline out/dense.onnx --device local")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--baseline", type=click.Path(path_type=Path), help="Measure this too, interleaved, and give a verdict.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="Measure this too, taking turns, and give a verdict.")
 @device_option
-@threads_option
+@together(*place_options)
+@click.option(
+    "--threads",
+    "threads",
+    multiple=True,
+    type=click.IntRange(1, 1024),
+    help="Threads of the runtime; repeatable. [1, then all processors]",
+)
 @click.option("--batch", type=click.IntRange(1, 65_536), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(2, 1_000_000), default=50, show_default=True, help="At least so many runs.")
 @seconds_option
+@click.option(
+    "--sustained", "minutes", type=Number(0, 600), default=0.0, metavar="MIN", help="Also so many minutes under load."
+)
 @output_option("Write the JSON document to this file too.", required=False)
 @json_option
 def profile(
     artifact: Path,
     baseline: Path | None,
     device: str,
-    threads: int,
-    batch: int,
-    runs: int,
-    seconds: float,
+    threads: tuple[int, ...],
     output: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Measure an exported file: size, load time, first run, latency, memory; and against a baseline."""
+    """Measure an exported file: size, load time, first run, latency, memory, operators; and against a baseline."""
+    from edgecompress.devices import DeviceOptions, device_named
     from edgecompress.files import make_folder, write_json
-    from edgecompress.profiling import compare as compare_files
-    from edgecompress.profiling import device_named
-    from edgecompress.profiling import profile as profile_file
-    from edgecompress.wording import latency_clause
+    from edgecompress.profiling import Effort, measure
 
-    place, options = device_named(device), {"threads": threads, "batch": batch, "runs": runs, "seconds": seconds}
-    files = [artifact] if baseline is None else [artifact, baseline]
-    profiles = [profile_file(file, place, **options) for file in files]  # type: ignore[arg-type]
-    document: dict[str, Any] = {"profile": profiles[0].to_json()}
-    if baseline is not None:
-        pair = compare_files(artifact, baseline, place, **options)  # type: ignore[arg-type]
-        document |= {"baseline": profiles[1].to_json(), "comparison": pair.to_json()}
+    options = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
+    place, first, more = device_named(device, options), (threads or (1,))[0], threads[1:] if threads else None
+    with showing_progress() as progress:
+        found = measure(artifact, baseline, place, Effort(first, **given), threads=more, progress=progress)
+    document = measured_document(found)
     if output is not None:
         make_folder(output.parent)
         write_json(output, document)
     if as_json:
         print_json(document)
-        return
-    print_profiles(profiles)
-    if baseline is not None:
-        say(f"against {baseline.name}: {latency_clause(document['comparison'])}")
+    else:
+        print_measured(found, document)
 
 
-def print_profiles(profiles: list[Profile]) -> None:
+def measured_document(found: Measured) -> dict[str, Any]:
+    """One JSON document; ``layers`` are the time of each layer before and after, ``threads`` the same with others."""
+    from edgecompress.profiling import layers_of
+
+    document: dict[str, Any] = {"profile": found.profile.to_json()}
+    if found.baseline is not None and found.comparison is not None:
+        document |= {"baseline": found.baseline.to_json(), "comparison": found.comparison.to_json()}
+        document["layers"] = layers_of(found)
+    return {**document, "threads": [other.to_json() for other in found.more]}
+
+
+def print_measured(found: Measured, document: dict[str, Any]) -> None:
+    """Tables, then the verdicts in words."""
+    from edgecompress.profiles import Comparison
+    from edgecompress.wording import latency_clause
+
+    print_profiles([one for one in (found.profile, found.baseline) if one is not None])
+    if layers := document.get("layers"):
+        print_layers(layers)
+    pairs = [found.comparison, *(other for other in found.more if isinstance(other, Comparison))]
+    for pair in pairs:
+        if pair is not None:
+            say(f"against {pair.baseline}: {latency_clause(pair.to_json())}")
+            for role, sustained in getattr(pair, "sustained", {}).items():
+                say(f"  under load, {role}: {sustained_text(sustained)}")
+
+
+def sustained_text(sustained: Any) -> str:
+    """Whether times held, in words."""
+    drift = sustained.drift
+    what = "steady" if not drift.resolved else "got slower" if drift.value > 1 else "got faster"
+    times = f"{drift.value:.2f} times as long in the last fifth as in the first ({drift.low:.2f} to {drift.high:.2f})"
+    return f"{what}: {times}, {len(sustained.wall_ms)} windows"
+
+
+def print_layers(layers: list[dict[str, Any]]) -> None:
+    """Each layer's time before and after, and which got slower."""
+    rows = [
+        (row["name"] or "(all others)", row["dense"], row["compressed"], "slower" if row["slower"] else "")
+        for row in layers
+    ]
+    print_table("Time in each layer by the runtime's profiler, ms", ("layer", "before", "after", ""), rows)
+    if slower := [row["name"] for row in layers if row["slower"] and row["name"]]:
+        say(f"got slower: {', '.join(slower)}")
+
+
+def print_profiles(profiles: list[Profile | InstructionProfile]) -> None:
     """One column for each profile."""
     measures = [_measures(profile) for profile in profiles]
-    rows = [(name, *(measure[name] for measure in measures)) for name in measures[0]]
+    rows = [(name, *(measure.get(name) for measure in measures)) for name in measures[0]]
     device = profiles[0].device
-    where = f"{device.provenance} on {device.name} ({device.processor}), {profiles[0].threads} thread(s)"
-    print_table(f"Profile, {where}", ("", *(profile.file for profile in profiles)), rows)
+    where = f"{device.provenance} on {device.name} ({device.processor or device.machine})"
+    title = f"Profile, {where}, {profiles[0].threads} thread(s)"
+    print_table(title, ("", *(profile.file for profile in profiles)), rows)
+    for profile in profiles:
+        for reason in getattr(profile, "unstable", ()):
+            say(f"{profile.file}: unstable, {reason}")
 
 
-def _measures(profile: Profile) -> dict[str, str | int | None]:
+def _measures(profile: Profile | InstructionProfile) -> dict[str, str | int | None]:
+    from edgecompress.instructions import InstructionProfile
     from edgecompress.wording import bytes_text
 
-    wall, cpu = (profile.latency.summary()[clock] for clock in ("wall", "cpu"))
-    return {
+    stored = {
         "file": bytes_text(profile.size_bytes),
         "file, zipped": bytes_text(profile.zipped_bytes),
         "weights": "" if profile.weight_bytes is None else bytes_text(profile.weight_bytes),
         "parameters": profile.params,
         "MACs": profile.macs,
-        "load, ms": f"{profile.load_ms:.2f}",
-        "first run, ms": f"{profile.first_run_ms:.3f}",
+    }
+    return {**stored, **(_counted(profile) if isinstance(profile, InstructionProfile) else _timed(profile))}
+
+
+def _counted(profile: InstructionProfile) -> dict[str, str | int | None]:
+    mix = {f"of it {name.replace('_', ' ')}": number for name, number in profile.counts.mix.items()}
+    return {"instructions of one inference": profile.counts.least, **mix, "instructions to load": profile.counts.load}
+
+
+def _timed(profile: Profile) -> dict[str, str | int | None]:
+    from edgecompress.wording import bytes_text
+
+    wall, cpu = (profile.latency.summary()[clock] for clock in ("wall", "cpu"))
+    memory = {"peak memory": profile.peak_rss_bytes, "of it the runtime": profile.runtime_rss_bytes}
+    return {
+        "load, ms": None if profile.load_ms is None else f"{profile.load_ms:.2f}",
+        "first run, ms": None if profile.first_run_ms is None else f"{profile.first_run_ms:.3f}",
         **{f"wall {mark}, ms": f"{wall[mark]:.3f}" for mark in ("p50", "p90", "p99", "min", "stdev")},
-        "CPU p50, ms": f"{cpu['p50']:.3f}",
+        "CPU p50, ms": f"{cpu['p50']:.3f}" if cpu else None,
         "runs": len(profile.latency.all_wall_ms()),
-        "peak memory": bytes_text(profile.peak_rss_bytes),
-        "of it the runtime": bytes_text(profile.runtime_rss_bytes),
+        **{name: None if size is None else bytes_text(size) for name, size in memory.items()},
     }
 
 
 @click.command(epilog="Example: edgecompress compare dense.profile.json model.profile.json")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
+@click.option("--anyway", is_flag=True, help="Even if device, runtime, threads or provenance differ.")
 @json_option
-def compare(first: Path, second: Path, as_json: bool) -> None:
-    """Show two profiles (written by run or profile -o) side by side.
+def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
+    """Show two runs (folders or report.json) or two profiles side by side.
 
     They were measured at different times: for a speed-up with an interval use `profile A --baseline B`.
     """
-    profiles = [_load(path) for path in (first, second)]
-    same = _refuse_different_circumstances(*profiles)
+    from edgecompress.comparing import differences, figures_of, refuse_different, side_by_side
+    from edgecompress.wording import change
+
+    ours, theirs = figures_of(first), figures_of(second)
+    if not anyway:
+        refuse_different(ours, theirs)
+    unlike, rows = differences(ours, theirs), side_by_side(ours, theirs)
     if as_json:
-        print_json({"circumstances": same, "profiles": [profile.to_json() for profile in profiles]})
+        print_json({"circumstances": [ours.circumstances, theirs.circumstances], "different": list(unlike),
+                    "figures": rows})  # fmt: skip
         return
-    print_profiles(profiles)
+    table = [(name, *pair, change(*pair)) for name, pair in rows.items()]
+    print_table("Side by side", ("", str(first), str(second), "change"), table)
+    for key, pair in unlike.items():
+        say(f"different {key}: {pair[0]} and {pair[1]}")
     say("measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`")
 
 
-def _load(path: Path) -> Profile:
-    from edgecompress.errors import FileError
-    from edgecompress.files import read_json
-    from edgecompress.profiles import Profile
+@click.command(epilog="Example: edgecompress check out/resnet20/report.json --min-speedup 1.5 --max-acc-drop 1")
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--max-latency-ms", type=Number(0, min_open=True), help="Median wall time of one run.")
+@click.option("--max-size-mb", type=Number(0, min_open=True), help="Size of the file, in 10^6 bytes.")
+@click.option("--max-acc-drop", type=Number(0), help="Points lost against the dense model.")
+@click.option("--min-speedup", type=Number(0, min_open=True), help="Over the dense model: the whole 95 % interval.")
+@click.option("--min-instruction-ratio", type=Number(0, min_open=True), help="The same, of emulated instructions.")
+@json_option
+def check(report: Path, as_json: bool, **given: float | None) -> int:
+    """Hold a run (folder or report.json) or a profile against limits; exit code 1 if one is missed.
 
-    document = read_json(path)
-    try:
-        return Profile.from_json(document.get("profile", document))
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from None
+    Prints a Markdown table for the page of a pull request.
+    """
+    from dataclasses import asdict
+
+    from edgecompress.comparing import check_table, checks, figures_of
+
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    if not limits:
+        raise click.UsageError("give at least one limit, as --min-speedup 1.5")
+    figures = figures_of(report)
+    rows: list[Check] = checks(figures, limits)
+    if as_json:
+        print_json({"met": all(row.met for row in rows), "checks": [{**asdict(row), "met": row.met} for row in rows]})
+    else:
+        say(check_table(figures, rows))
+    return 0 if all(row.met for row in rows) else 1
 
 
-def _refuse_different_circumstances(first: Profile, second: Profile) -> dict[str, Any]:
-    from edgecompress.errors import FileError
-
-    ours, theirs = (
-        {"device": p.device.name, "processor": p.device.processor, "provenance": p.device.provenance,
-         "runtime": dict(p.runtime), "threads": p.threads, "batch": p.batch}
-        for p in (first, second)
-    )  # fmt: skip
-    for key, value in ours.items():
-        if value != theirs[key]:
-            raise FileError(f"the profiles do not compare: {key} is {value} in one and {theirs[key]} in the other")
-    return ours
-
-
-COMMANDS = (profile, compare)
+COMMANDS = (profile, compare, check)

@@ -63,7 +63,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 trust_option = click.option(
     "--trust", is_flag=True, help="Run the code that a compressed-model folder says it was made from."
 )
-device_option = click.option("--device", default="local", show_default=True, help="Where to measure: local.")
+device_option = click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    help="Where to measure: local, ssh:user@host[:port], adb:SERIAL, emulated:cortex-a76 (counts instructions).",
+)
+place_options = (
+    click.option("--remote-python", metavar="PATH", help="ssh, adb: the interpreter there, by its whole path."),
+    click.option("--identity", type=click.Path(path_type=Path), help="ssh: the private key to use."),
+    click.option("--known-hosts", type=click.Path(path_type=Path), help="ssh: the file with the board's key."),
+    click.option("--python-bundle", "bundle", type=click.Path(path_type=Path), help="adb: a folder with a Python."),
+    click.option(
+        "--runner", type=click.Path(path_type=Path), help="adb: benchmark_model, onnxruntime_perf_test ... for it."
+    ),
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime."
 )

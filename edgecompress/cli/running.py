@@ -13,10 +13,12 @@ from edgecompress.cli.options import (
     device_option,
     json_option,
     output_option,
+    place_options,
     platform_option,
     seconds_option,
     target_option,
     threads_option,
+    together,
     trust_option,
 )
 
@@ -26,6 +28,7 @@ from edgecompress.cli.options import (
 @line_options
 @target_option
 @device_option
+@together(*place_options)
 @threads_option
 @seconds_option
 @platform_option
@@ -49,6 +52,7 @@ def run(
 
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
+    from edgecompress.devices import DeviceOptions
     from edgecompress.line import Line
     from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
@@ -56,10 +60,9 @@ def run(
     from edgecompress.running import summary
 
     sample = resolve(model, trust=trust)
-    unique = tuple(dict.fromkeys(targets))
-    options = options_from(
-        sample, plan_file, given, targets=unique, device=device, threads=threads, seconds=seconds, platform=platform
-    )
+    place = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
+    asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
+    options = options_from(sample, plan_file, given, targets=tuple(dict.fromkeys(targets)), **asked)
     with only_one(output), showing_progress() as progress:
         document = run_line(Line(sample, output, options, progress))
     if as_json:

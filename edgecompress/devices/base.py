@@ -1,12 +1,89 @@
-"""What a device is: somewhere to put files and a way to run a command. It knows nothing about models."""
+"""What a device is: somewhere to put files and a way to run a command. It knows nothing about models.
+
+A device is used through a *session*: a folder of its own there for as long as the ``with`` block runs. When it ends,
+however it ends, nothing is left running or lying about on the device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from edgecompress.errors import DeviceError
+from edgecompress.files import Json
 from edgecompress.profiles import Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What can be said of a device besides its name; each device refuses what it has no use for.
+
+    ``remote_python`` is an absolute path on the device; ``identity`` and ``known_hosts`` are files of ssh here;
+    ``bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
+    """
+
+    remote_python: str | None = None
+    identity: Path | None = None
+    known_hosts: Path | None = None
+    bundle: Path | None = None
+    runner: Path | None = None
+
+    def refuse_other_than(self, kind: str, *used: str) -> None:
+        """Name an option that a device of this kind would not look at.
+
+        Raises:
+            DeviceError: one was given.
+        """
+        for option in self.__dataclass_fields__:
+            if option not in used and getattr(self, option) is not None:
+                message = f"{kind}: --{option.replace('_', '-')} is of no use on such a device; drop it"
+                raise DeviceError(message, device=kind, command="", returncode=None)
+
+
+class Session(Protocol):
+    """A device in use."""
+
+    @property
+    def python(self) -> tuple[str, ...]:
+        """What starts the interpreter there: the head of a command."""
+
+    def push(self, *files: Path) -> str:
+        """Make files available there, beside each other under their own names in a folder of this call's own.
+
+        Returns the path of the first on the device.
+
+        Raises:
+            DeviceError: it does not arrive whole.
+        """
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
+        """Run a command (no shell) and return its standard output.
+
+        Raises:
+            DeviceError: it cannot be run, fails, or takes too long; the message holds its last lines.
+        """
+
+    def facts(self) -> Json:
+        """What the device's own system says: ``machine`` (its kernel's architecture) and what else it knows."""
+
+
+@runtime_checkable
+class CountingSession(Session, Protocol):
+    """A device that counts instructions instead of taking time."""
+
+    @property
+    def cpu(self) -> str:
+        """The core that is played: ``cortex-a76``."""
+
+    def counted(self, argv: Sequence[str], *, timeout_s: float) -> tuple[str, list[dict[str, int]]]:
+        """Run a command that marks intervals; returns its standard output and each interval's counts by class.
+
+        Raises:
+            DeviceError: as for :meth:`run`.
+        """
 
 
 class Device(Protocol):
@@ -14,22 +91,15 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """As on the command line: ``local``."""
+        """As on the command line: ``local``, ``ssh:pi@board``."""
 
     @property
     def provenance(self) -> Provenance:
-        """What its numbers are: measured, emulated or predicted."""
+        """What its numbers are."""
 
-    @property
-    def python(self) -> str:
-        """The interpreter that runs the stand-alone runners there."""
-
-    def push(self, file: Path) -> str:
-        """Make ``file`` available there; returns its path on the device."""
-
-    def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
-        """Run a command (no shell) and return its standard output.
+    def session(self, modules: Sequence[str]) -> AbstractContextManager[Session]:
+        """Use it; its interpreter must be able to import ``modules``.
 
         Raises:
-            DeviceError: it cannot be run, fails, or takes too long.
+            DeviceError: it cannot be reached, or has no such interpreter.
         """

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.errors import DeviceError
+from edgecompress.devices.base import DeviceOptions
+from edgecompress.devices.commands import checked, run_command
+from edgecompress.files import Json
 from edgecompress.profiles import Provenance
 
-LAST_LINES = 5
+SUMMARY = "this machine, in a process of its own"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSession:
+    """This machine in use."""
+
+    name: str
+    python: tuple[str, ...] = (sys.executable,)
+
+    def push(self, *files: Path) -> str:
+        """Nothing to copy."""
+        return str(files[0].resolve())
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
+        """A child process without a shell; killed when it takes too long or this process is interrupted."""
+        return checked(self.name, argv, run_command(self.name, argv, timeout_s=timeout_s))
+
+    def facts(self) -> Json:
+        """The kernel's architecture."""
+        return {"machine": os.uname().machine}
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The machine edgecompress runs on."""
+    """The machine edgecompress runs on, with its own interpreter."""
 
     name: str = "local"
     provenance: Provenance = "measured"
-    python: str = sys.executable
-    summary: str = "this machine, in a process of its own"
 
-    def push(self, file: Path) -> str:
-        """Nothing to copy."""
-        return str(file.resolve())
+    @contextmanager
+    def session(self, modules: Sequence[str]) -> Iterator[LocalSession]:  # noqa: ARG002 - whatever is installed here
+        """Nothing to set up or to clear away."""
+        yield LocalSession(self.name)
 
-    def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
-        """A child process without a shell; killed when it takes too long or this process is interrupted."""
-        try:
-            done = subprocess.run(
-                argv, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
-            )
-        except OSError as error:
-            raise self._failed(argv, None, f"cannot be started: {error}") from error
-        except subprocess.TimeoutExpired as error:
-            raise self._failed(argv, None, f"gave no answer within {timeout_s:g} s") from error
-        if done.returncode:
-            last = " | ".join(done.stderr.strip().splitlines()[-LAST_LINES:]) or "it wrote nothing to stderr"
-            raise self._failed(argv, done.returncode, f"ended with {done.returncode}: {last}")
-        return done.stdout
 
-    def _failed(self, argv: Sequence[str], returncode: int | None, what: str) -> DeviceError:
-        command = Path(argv[0]).name
-        return DeviceError(f"local: {command} {what}", device=self.name, command=argv[0], returncode=returncode)
+def named(rest: str, options: DeviceOptions) -> Local:
+    """``local``."""
+    assert not rest
+    options.refuse_other_than("local")
+    return Local()

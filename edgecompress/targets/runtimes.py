@@ -51,6 +51,12 @@ def opened(path: Path, threads: int = 0) -> Any:
         ) from error
 
 
+def module_of(path: Path) -> tuple[str, ...]:
+    """What an interpreter must be able to import to run a file like ``path``, where that is one and the same."""
+    modules: tuple[str, ...] = _bench().runtime_of(str(path)).modules
+    return modules
+
+
 def signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as the runtime tells them.
 

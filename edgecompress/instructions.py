@@ -1,0 +1,211 @@
+"""What was emulated: instructions of an ARM core, counted one by one. They are never turned into milliseconds.
+
+A count is exact and repeatable, and it says nothing of caches, memory and clocks: compare counts with counts, under one
+named core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress.errors import FileError
+from edgecompress.files import Json, check_version, read_json, write_json
+from edgecompress.profiles import COMPARISON_KIND, Comparison, DeviceFacts, Profile, Verdict
+
+VERSION = 2
+PROFILE_KIND = "edgecompress.instructions"
+UNIT = "instructions"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instructions of each counted inference, the mix of the least one by class, and those of loading the file.
+
+    The first inference is no part of ``per_inference``. The least one counts: once in a while the runtime does
+    something besides.
+    """
+
+    cpu: str
+    per_inference: tuple[int, ...]
+    mix: Mapping[str, int]
+    load: int
+
+    @property
+    def least(self) -> int:
+        """Instructions of one inference."""
+        return min(self.per_inference)
+
+    def to_json(self) -> Json:
+        """Everything, with the least first."""
+        return {"least": self.least, **asdict(self), "per_inference": list(self.per_inference)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Counts:
+        """The inverse of :meth:`to_json`."""
+        per_inference = tuple(map(int, document["per_inference"]))
+        if not per_inference:
+            raise ValueError("no inference was counted")
+        return cls(document["cpu"], per_inference, dict(document["mix"]), int(document["load"]))
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionProfile:
+    """One model under one emulated core: storage, work, instructions."""
+
+    file: str
+    sha256: str
+    target: str
+    device: DeviceFacts
+    runtime: Mapping[str, str]
+    threads: int
+    batch: int
+    size_bytes: int
+    zipped_bytes: int
+    weight_bytes: int | None
+    params: int | None
+    macs: int | None
+    counts: Counts
+
+    def to_json(self) -> Json:
+        """A JSON object with kind and version; FLOPs are 2 x MACs."""
+        simple = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("device", "counts")}
+        return {
+            "kind": PROFILE_KIND,
+            "version": VERSION,
+            "provenance": self.device.provenance,
+            "unit": UNIT,
+            **simple,
+            "runtime": dict(self.runtime),
+            "flops": 2 * self.macs if self.macs is not None else None,
+            "device": asdict(self.device),
+            "counts": self.counts.to_json(),
+        }
+
+    def summary(self) -> Json:
+        """The same: there are only a few counts."""
+        return self.to_json()
+
+    @classmethod
+    def from_json(cls, document: Json) -> InstructionProfile:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            FileError: another kind or version, or a field is missing or malformed.
+        """
+        check_version(document, PROFILE_KIND, VERSION)
+        try:
+            fields = {key: document[key] for key in cls.__dataclass_fields__}
+            made = {"device": DeviceFacts(**fields["device"]), "counts": Counts.from_json(fields["counts"])}
+            return cls(**fields | made)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"instructions: field missing or malformed: {error}") from None
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> InstructionProfile:
+        """Read what :meth:`save` wrote."""
+        return cls.from_json(read_json(path))
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionComparison:
+    """Instructions of two models under one emulated core. The ratio is exact to what a count repeats to."""
+
+    baseline: str
+    candidate: str
+    baseline_sha256: str
+    candidate_sha256: str
+    device: DeviceFacts
+    runtime: Mapping[str, str]
+    batch: int
+    baseline_counts: Counts
+    candidate_counts: Counts
+
+    @property
+    def ratio(self) -> float:
+        """Baseline over candidate: above 1, the candidate needs fewer."""
+        return self.baseline_counts.least / self.candidate_counts.least
+
+    @property
+    def verdict(self) -> Verdict:
+        """Always: instructions are no time."""
+        return "no claim"
+
+    def to_json(self) -> Json:
+        """A JSON object with kind and version."""
+        return {
+            "kind": COMPARISON_KIND,
+            "version": VERSION,
+            "baseline": self.baseline,
+            "candidate": self.candidate,
+            "baseline_sha256": self.baseline_sha256,
+            "candidate_sha256": self.candidate_sha256,
+            "unit": UNIT,
+            "provenance": self.device.provenance,
+            "instruction_ratio": self.ratio,
+            "verdict": self.verdict,
+            "verified_on_arm": False,
+            "threads": 1,
+            "batch": self.batch,
+            "runtime": dict(self.runtime),
+            "device": asdict(self.device),
+            "baseline_counts": self.baseline_counts.to_json(),
+            "candidate_counts": self.candidate_counts.to_json(),
+        }
+
+    def summary(self) -> Json:
+        """The same: there are only a few counts."""
+        return self.to_json()
+
+    @classmethod
+    def from_json(cls, document: Json) -> InstructionComparison:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            FileError: another kind or version, or a field is missing or malformed.
+        """
+        check_version(document, COMPARISON_KIND, VERSION)
+        try:
+            return cls(
+                document["baseline"],
+                document["candidate"],
+                document["baseline_sha256"],
+                document["candidate_sha256"],
+                DeviceFacts(**document["device"]),
+                document["runtime"],
+                document["batch"],
+                Counts.from_json(document["baseline_counts"]),
+                Counts.from_json(document["candidate_counts"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"comparison: field missing or malformed: {error}") from None
+
+
+AnyProfile = Profile | InstructionProfile
+AnyComparison = Comparison | InstructionComparison
+
+
+def profile_from(document: Json) -> AnyProfile:
+    """A profile of whichever kind.
+
+    Raises:
+        FileError: it is none, or of another version.
+    """
+    counted = isinstance(document, dict) and document.get("kind") == PROFILE_KIND
+    return InstructionProfile.from_json(document) if counted else Profile.from_json(document)
+
+
+def comparison_from(document: Json) -> AnyComparison:
+    """A comparison of whichever kind.
+
+    Raises:
+        FileError: it is none, or of another version.
+    """
+    counted = isinstance(document, dict) and document.get("unit") == UNIT
+    return InstructionComparison.from_json(document) if counted else Comparison.from_json(document)

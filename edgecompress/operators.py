@@ -1,0 +1,74 @@
+"""From operators as a runtime names them to the layers of the model they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgecompress.files import Json
+from edgecompress.profiles import Operator
+
+CHANGED = re.compile(r"^fused |_nchwc$|_token_\d+$")
+"""What ONNX Runtime adds to the name of a node that it fuses or lays out anew."""
+SLOWER = 1.05
+NOTICED_MS = 0.002
+"""A layer got slower if it takes so many times as long, and so much longer: times are whole microseconds."""
+
+
+def with_layers(path: Path, operators: Iterable[Operator]) -> tuple[Operator, ...]:
+    """Operators with the layer, as ``layer1.0.conv1.reduce``, whose product or activation they are."""
+    known = _layers_of_onnx(path) if path.suffix == ".onnx" else {}
+    return tuple(replace(operator, layer=_layer(operator.name, known)) for operator in operators)
+
+
+def _layers_of_onnx(path: Path) -> dict[str, str]:
+    """Layers by the names of nodes and of what they give; nodes are named ``LAYER/Conv``."""
+    import onnx
+
+    found: dict[str, str] = {}
+    for node in onnx.load(str(path), load_external_data=False).graph.node:
+        layer, slash, _ = node.name.rpartition("/")
+        if slash:
+            found |= dict.fromkeys([node.name, *node.output], layer)
+    return found
+
+
+def _layer(name: str, known: dict[str, str]) -> str | None:
+    plain = CHANGED.sub("", CHANGED.sub("", name))
+    return known.get(plain) or plain.rpartition("/")[0] or None
+
+
+def source_layer(layer: str | None, names: Iterable[str]) -> str | None:
+    """Of the model's layers ``names``, the one that ``layer`` is or is a link of: ``fc1`` for ``fc1.reduce``."""
+    if layer is None:
+        return None
+    mine = (name for name in names if layer == name or layer.startswith((f"{name}.", f"{name}/")))
+    return max(mine, key=len, default=None)
+
+
+def layer_times(operators: Sequence[Operator], names: Sequence[str]) -> dict[str | None, float]:
+    """Milliseconds of each of the model's layers; under None of all that belongs to none."""
+    times: dict[str | None, float] = {}
+    for operator in operators:
+        layer = source_layer(operator.layer, names)
+        times[layer] = times.get(layer, 0.0) + operator.wall_ms
+    return times
+
+
+def is_slower(before_ms: float | None, after_ms: float | None) -> bool | None:
+    """Whether a layer got slower by more than such times waver; None if one is not known."""
+    if before_ms is None or after_ms is None:
+        return None
+    return after_ms > SLOWER * before_ms and after_ms - before_ms > NOTICED_MS
+
+
+def compared_layers(dense: Sequence[Operator], compressed: Sequence[Operator], names: Sequence[str]) -> list[Json]:
+    """Each layer's milliseconds before and after, and whether it got slower; last, without a name, all others."""
+    before, after = (layer_times(operators, names) for operators in (dense, compressed))
+    rows = []
+    for name in [*names, None]:
+        pair = before.get(name), after.get(name)
+        rows.append({"name": name, "dense": pair[0], "compressed": pair[1], "slower": is_slower(*pair)})
+    return rows

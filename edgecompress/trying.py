@@ -1,0 +1,58 @@
+"""Every plan that was tried in one folder: what it kept, scored and measured; ``tried.json`` remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgecompress.errors import FileError
+from edgecompress.files import Json, check_version, read_json, write_json
+from edgecompress.instructions import comparison_from
+from edgecompress.profiles import Comparison
+from edgecompress.resuming import key_of
+from edgecompress.wording import accuracies, place_of
+
+FILE = "tried.json"
+KIND = "edgecompress.tried"
+VERSION = 1
+TOLD = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "plan")
+
+
+def tried(folder: Path, model_key: str, document: Json) -> list[Json]:
+    """All points of this model in this folder, that of ``document`` among them and marked as chosen."""
+    own = _point(document)
+    points = [point for point in _remembered(folder / FILE, model_key) if point["key"] != own["key"]]
+    points = [{**point, "chosen": False} for point in points] + [own]
+    write_json(folder / FILE, {"kind": KIND, "version": VERSION, "model_key": model_key, "points": points})
+    return points
+
+
+def _remembered(file: Path, model_key: str) -> list[Json]:
+    """What was tried before with the same model; nothing if the file is missing, damaged or of another model."""
+    try:
+        document = read_json(file)
+        check_version(document, KIND, VERSION)
+        points: list[Json] = document["points"]
+        return points if document["model_key"] == model_key and all("key" in point for point in points) else []
+    except (FileError, KeyError, TypeError):
+        return []
+
+
+def _point(document: Json) -> Json:
+    pair = comparison_from(document["comparison"])
+    arguments = document["arguments"]
+    compressed = next(artifact for artifact in document["artifacts"] if artifact["role"] == "compressed")
+    timed = pair.candidate_latency.summary()["wall"]["p50"] if isinstance(pair, Comparison) else None
+    return {
+        "key": key_of(arguments),
+        "name": ", ".join(f"{name} {_said(arguments[name])}" for name in TOLD if arguments.get(name) is not None),
+        "accuracy": accuracies(document["accuracy"])[1],
+        "macs": document["cost"]["compressed"]["macs"],
+        "size_bytes": compressed["size_bytes"],
+        "wall_ms": timed,
+        "place": place_of(document["comparison"]),
+        "chosen": True,
+    }
+
+
+def _said(value: object) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,58 @@
+"""Operators as runtimes name them lead back to the model's layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgecompress.exporting import export
+from edgecompress.operators import compared_layers, is_slower, source_layer, with_layers
+from edgecompress.profiles import Operator
+from edgecompress.resolving import resolve
+
+NAMES = ("conv1", "conv10", "layer1.0.conv1", "fc")
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [
+        ("conv1", "conv1"),
+        ("conv1.reduce", "conv1"),
+        ("conv10.expand", "conv10"),
+        ("layer1.0.conv1.core", "layer1.0.conv1"),
+        ("fc/MatMul", "fc"),
+        ("pool", None),
+        (None, None),
+    ],
+)
+def test_a_link_belongs_to_its_layer(layer: str | None, source: str | None) -> None:
+    assert source_layer(layer, NAMES) == source
+
+
+def test_names_that_a_runtime_changed_are_recognised(tmp_path: Path) -> None:
+    sample = resolve("lenet5")
+    path = export(sample.model(), sample, tmp_path).path
+    names = ("conv2d_nchwc", "conv2d_1_nchwc", "fused fc1/Gemm", "pool1/MaxPool", "ReorderOutput_token_14", "fc2/Gemm")
+    found = with_layers(path, [Operator(name, "any", 1.0) for name in names])
+    assert [operator.layer for operator in found] == ["conv1", "conv2", "fc1", "pool1", None, "fc2"]
+
+
+def test_times_of_a_layer_are_added_up_and_the_rest_is_told_apart() -> None:
+    dense = [Operator("a", "Conv", 0.2, "conv1"), Operator("b", "Conv", 0.1, "fc"), Operator("c", "Pool", 0.05, None)]
+    chain = [Operator("d", "Conv", 0.06, "conv1.reduce"), Operator("e", "Conv", 0.05, "conv1.expand")]
+    rows = compared_layers(dense, [*chain, Operator("b", "Conv", 0.2, "fc")], ["conv1", "fc", "unseen"])
+    assert [(row["name"], row["dense"], row["slower"]) for row in rows] == [
+        ("conv1", 0.2, False),
+        ("fc", 0.1, True),
+        ("unseen", None, None),
+        (None, 0.05, None),
+    ]
+    assert rows[0]["compressed"] == pytest.approx(0.11)
+
+
+def test_a_layer_is_slower_only_by_more_than_times_waver() -> None:
+    assert is_slower(1.0, 1.2)
+    assert not is_slower(1.0, 1.03)
+    assert not is_slower(0.003, 0.004)
+    assert is_slower(None, 1.0) is None
