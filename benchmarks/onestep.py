@@ -24,12 +24,13 @@ from edgecompress.artifacts import versions
 from edgecompress.calibrating import calibration_of, recalibrate_if_better
 from edgecompress.costs import cost
 from edgecompress.datasets import first
+from edgecompress.devices import device_named
 from edgecompress.exporting import export
 from edgecompress.line import RECALIBRATED
 from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
-from edgecompress.profiling import compare, device_named
+from edgecompress.profiling import compare
 from edgecompress.refitting import refit
 from edgecompress.resolving import resolve
 from edgecompress.scoring import score

@@ -69,7 +69,8 @@ def figures_of(path: Path) -> Figures:
             return _of_report(path, read_report(path if path.is_dir() else path.parent) if _named(path) else document)
         return Figures(path, profile_from(document.get("profile", document)), _comparison(document))
     except FileError as error:
-        raise FileError(f"{path}: {error}") from None
+        said = str(error)
+        raise FileError(said if said.startswith(str(path)) else f"{path}: {said}") from None
     except (AttributeError, KeyError, TypeError) as error:
         raise FileError(f"{path}: neither a report nor a profile ({error} is missing or malformed)") from None
 
@@ -126,7 +127,8 @@ def _figures(one: Figures) -> Json:
     if isinstance(profile, InstructionProfile):
         found["instructions"] = profile.counts.least
     else:
-        found |= {"cpu_p50_ms": profile.latency.summary()["cpu"]["p50"], "load_ms": profile.load_ms}
+        cpu = profile.latency.summary()["cpu"]
+        found |= {"cpu_p50_ms": cpu and cpu["p50"], "load_ms": profile.load_ms}
         found |= {"first_run_ms": profile.first_run_ms, "peak_rss_bytes": profile.peak_rss_bytes}
     if isinstance(one.comparison, Comparison):
         found["speedup_over_dense"] = one.comparison.wall.value

@@ -6,7 +6,7 @@
       model.json plan.json model.safetensors   the compressed model: give the folder as MODEL
       dense.onnx model.onnx (+ .json, .golden.npz, .profile.json)
       decomposed/                               the compressed model before fine-tuning
-      comparison.json report.json report.html
+      comparison.json report.json report.html report.md
       bundle/                                   what an app ships
       stages/                                   which stages are finished, with their results
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import nn
 
 from edgecompress.artifacts import profile_path, versions
+from edgecompress.benching import Effort
 from edgecompress.bundling import bundle, bundled_target
 from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
 from edgecompress.codecs.ada_tucker import refresh
@@ -36,6 +37,7 @@ from edgecompress.compressed import (
 )
 from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose
+from edgecompress.devices import device_named
 from edgecompress.errors import DataError, ExportError, FileError, ModelError
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
@@ -44,7 +46,7 @@ from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.options import Options
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
-from edgecompress.profiling import Effort, device_named, measure
+from edgecompress.profiling import measure
 from edgecompress.progress import Progress, silent
 from edgecompress.refitting import refit
 from edgecompress.reporting import write_report
@@ -168,7 +170,7 @@ class Line:
                 name=self.sample.name,
                 progress=self.progress,
             )
-            for stale in (MODEL_FILE, "comparison.json", "report.html", "report.json"):
+            for stale in (MODEL_FILE, "comparison.json", "report.html", "report.md", "report.json"):
                 (self.folder / stale).unlink(missing_ok=True)
             made.save(self.folder / PLAN_FILE)
             return {"layers": len(made.layers), "skipped": len(made.skipped)}
@@ -391,13 +393,13 @@ class Line:
         return self.stages.do("profile", [dense.key, compressed.key, *place], work, written)
 
     def report(self, document: Json, upstream: str) -> Done:
-        """``report.html`` and ``report.json``."""
+        """``report.html``, ``report.md`` and ``report.json``."""
 
         def work() -> Json:
             write_report(document, self.folder)
             return {}
 
-        return self.stages.do("report", [upstream, document], work, ("report.html", "report.json"))
+        return self.stages.do("report", [upstream, document], work, ("report.html", "report.md", "report.json"))
 
     def bundle(self, compressed: Done, measured: Done) -> Done:
         """``bundle/`` of the compressed model on the first target that the platform runs."""

@@ -51,6 +51,8 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
 class Latency:
     """Every run of one model, in blocks: wall and process CPU time in milliseconds.
 
+    Where a program of the user's measured, a block is one invocation and holds one figure, its median or mean, and CPU
+    time is not told (``cpu_ms`` is empty).
     ``loads`` says of each block which load of the file it was measured on: the model is loaded several times.
     """
 
@@ -71,7 +73,7 @@ class Latency:
         return {
             "runs": len(self.all_wall_ms()),
             "wall": statistics(self.all_wall_ms()),
-            "cpu": statistics(self.all_cpu_ms()),
+            "cpu": statistics(self.all_cpu_ms()) if self.cpu_ms else None,
         }
 
     def to_json(self) -> Json:
@@ -89,7 +91,8 @@ class Latency:
         wall, cpu = (
             tuple(tuple(float(run) for run in block) for block in document[key]) for key in ("wall_ms", "cpu_ms")
         )
-        if not wall or not all(wall) or [len(block) for block in wall] != [len(block) for block in cpu]:
+        unlike = cpu and [len(block) for block in wall] != [len(block) for block in cpu]
+        if not wall or not all(wall) or unlike:
             raise ValueError("latency without runs, or wall and CPU runs that do not match")
         loads = tuple(int(load) for load in document["loads"])
         if len(loads) != len(wall):
@@ -112,8 +115,8 @@ class DeviceFacts:
 
     @property
     def is_arm(self) -> bool:
-        """Whether its kernel runs on an ARM core."""
-        return self.machine.startswith(("aarch64", "arm"))
+        """Whether its kernel runs on an ARM core; a virtual board or phone may run on anything."""
+        return self.machine.startswith(("aarch64", "arm")) and not self.more.get("virtual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +331,8 @@ class Comparison:
 
     @property
     def verified_on_arm(self) -> bool:
-        """Whether a gain was measured on an ARM device: the only thing that may be called that."""
-        return self.verdict == "faster" and self.device.is_arm
+        """Whether a gain was measured on an ARM device, with times that can be trusted: nothing else is called that."""
+        return self.verdict == "faster" and self.device.is_arm and not self.unstable
 
     def to_json(self) -> Json:
         """A JSON object with kind and version; ``speedup`` and ``ci95`` are of wall time."""

@@ -42,7 +42,7 @@ def _throttled(answer: Json) -> Iterator[str]:
 
 
 def _preempted(answer: Json, latencies: Sequence[Latency]) -> Iterator[str]:
-    pairs = [pair for one in latencies for pair in zip(one.all_wall_ms(), one.all_cpu_ms(), strict=True)]
+    pairs = [pair for one in latencies for pair in zip(one.all_wall_ms(), one.all_cpu_ms(), strict=False)]
     if not pairs:
         return
     if answer["threads"] == 1:

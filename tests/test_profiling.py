@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.artifacts import Artifact
+from edgecompress.benching import Effort
 from edgecompress.devices import Local, device_named
 from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
@@ -28,7 +29,7 @@ from edgecompress.profiles import (
     ratio_of_medians,
     statistics,
 )
-from edgecompress.profiling import Effort, compare, layers_of, measure, profile
+from edgecompress.profiling import compare, layers_of, measure, profile
 from edgecompress.resolving import resolve
 from edgecompress.targets import runtimes
 

@@ -597,6 +597,7 @@ def machine():
     lines = read("/proc/cpuinfo").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
     board = read("/proc/device-tree/model").strip("\0")
+    maker = read("/sys/class/dmi/id/sys_vendor")
     memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")]
     fastest = [int(text) / 1e3 for text in cpufreq("cpuinfo_max_freq") if text.isdigit()]
     return {
@@ -607,6 +608,7 @@ def machine():
         "python": platform.python_version(),
         "more": {
             "board": board or None,
+            "virtual": "QEMU" in maker or "dummy-virt" in board,
             "governors": sorted(set(cpufreq("scaling_governor"))),
             "highest_clock_mhz": max(fastest) if fastest else None,
             "memory_bytes": int(memory[0]) * 1024 if memory else None,

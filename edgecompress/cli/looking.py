@@ -113,14 +113,21 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
 @click.command(epilog="Example: edgecompress doctor --setup emulated")
 @click.option("--setup", type=click.Choice(["emulated"]), help="Build what this device needs, once, after asking.")
 @click.option("--yes", is_flag=True, help="With --setup: do not ask.")
+@click.option(
+    "--python-bundle", type=click.Path(path_type=Path), help="Write a whole Python for a phone into this new folder."
+)
 @json_option
-def doctor(setup: str | None, yes: bool, as_json: bool) -> int:
+def doctor(setup: str | None, yes: bool, python_bundle: Path | None, as_json: bool) -> int:
     """Show versions, data, samples and devices, and what is wrong with them; exit code 3 if something is missing.
 
     --setup says what it will download and how big it is before doing so.
     """
+    if setup is not None and python_bundle is not None:
+        raise click.UsageError("--setup first, then --python-bundle")
     if setup is not None:
         return _set_up(yes, as_json)
+    if python_bundle is not None:
+        return _write_python_bundle(python_bundle, as_json)
     checks = [*_libraries(), *_targets(), *_devices(), _data(), *_samples_whole()]
     bad = [check for check in checks if check["ok"] is False]
     if as_json:
@@ -149,6 +156,20 @@ def _set_up(yes: bool, as_json: bool) -> int:
         print_json({"folder": str(folder), "already_there": done, "plan": plan.to_json()})
     else:
         say(f"{'ready already' if done else 'ready'}: {folder}")
+    return 0
+
+
+def _write_python_bundle(folder: Path, as_json: bool) -> int:
+    """From the emulated device, for ``--device adb:SERIAL --python-bundle``."""
+    from edgecompress.files import size_of
+    from edgecompress.python_bundle import write_python_bundle
+    from edgecompress.wording import bytes_text
+
+    write_python_bundle(folder)
+    if as_json:
+        print_json({"python_bundle": str(folder), "bytes": size_of(folder)})
+    else:
+        say(f"{folder}: {bytes_text(size_of(folder))}; give it to --device adb:SERIAL as --python-bundle {folder}")
     return 0
 
 

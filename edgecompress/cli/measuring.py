@@ -55,9 +55,10 @@ def profile(
     **given: Any,
 ) -> None:
     """Measure an exported file: size, load time, first run, latency, memory, operators; and against a baseline."""
+    from edgecompress.benching import Effort
     from edgecompress.devices import DeviceOptions, device_named
     from edgecompress.files import make_folder, write_json
-    from edgecompress.profiling import Effort, measure
+    from edgecompress.profiling import measure
 
     options = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
     place, first, more = device_named(device, options), (threads or (1,))[0], threads[1:] if threads else None

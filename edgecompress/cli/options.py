@@ -73,7 +73,7 @@ place_options = (
     click.option("--remote-python", metavar="PATH", help="ssh, adb: the interpreter there, by its whole path."),
     click.option("--identity", type=click.Path(path_type=Path), help="ssh: the private key to use."),
     click.option("--known-hosts", type=click.Path(path_type=Path), help="ssh: the file with the board's key."),
-    click.option("--python-bundle", "bundle", type=click.Path(path_type=Path), help="adb: a folder with a Python."),
+    click.option("--python-bundle", type=click.Path(path_type=Path), help="adb: a folder with a Python."),
     click.option(
         "--runner", type=click.Path(path_type=Path), help="adb: benchmark_model, onnxruntime_perf_test ... for it."
     ),

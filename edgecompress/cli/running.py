@@ -108,7 +108,7 @@ def report(folder: Path, as_json: bool) -> None:
     from edgecompress.wording import summary_sentence
 
     document = read_report(folder)
-    html, _ = write_report(document, folder)
+    html, _, _ = write_report(document, folder)
     if as_json:
         print_json(document)
     else:

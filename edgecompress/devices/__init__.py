@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgecompress.devices import local, ssh
-from edgecompress.devices.base import CountingSession, Device, DeviceOptions, Session
+from edgecompress.devices import adb, emulated, local, ssh
+from edgecompress.devices.base import NOTHING_SAID, CountingSession, Device, DeviceOptions, Session
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
 
@@ -26,10 +26,12 @@ class Kind:
 DEVICES: dict[str, Kind] = {
     "local": Kind("", local.SUMMARY, local.named),
     "ssh": Kind(ssh.FORM, ssh.SUMMARY, ssh.named),
+    "adb": Kind(adb.FORM, adb.SUMMARY, adb.named),
+    "emulated": Kind(emulated.FORM, emulated.SUMMARY, emulated.named),
 }
 
 
-def device_named(name: str, options: DeviceOptions = DeviceOptions()) -> Device:  # noqa: B008 - immutable
+def device_named(name: str, options: DeviceOptions = NOTHING_SAID) -> Device:
     """The device that a ``--device`` value names, as ``local`` or ``ssh:pi@board``.
 
     Raises:

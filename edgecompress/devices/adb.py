@@ -2,7 +2,7 @@
 
 One ``adb shell`` is the *keeper*: it makes a private folder there and waits. When it loses its standard input, because
 the session ends, this process dies or the cable comes off, it kills what the session started there and removes the
-folder. What runs there is known by the folder's name in its environment.
+folder. What runs there is known by the session's name in its environment.
 
 A phone has no Python of its own. Either a self-contained one is pushed (``bundle``), or the device has one
 (``remote_python``), or there is none and a program of the user's does the measuring (``runner``).
@@ -40,7 +40,7 @@ SERIAL = re.compile(r"[A-Za-z0-9._:][A-Za-z0-9._:-]*", re.ASCII)
 ANSWER_S, GRACE_S = 30.0, 15.0
 IMPORT_S = 180.0
 SLOWEST_BYTES_S = 5e5
-TIMED_OUT = (124, 137, 143)
+KILLED = 128 + signal.SIGKILL
 PROBE = "import sys\nfor name in sys.argv[1:]: __import__(name)"
 
 ADVICE = {
@@ -54,13 +54,13 @@ ADVICE = {
 
 SWEEP = r"""
 for pass in 1 2 3 4 5 6 7 8 9; do
-  running=$(grep -l -F NAME /proc/[0-9]*/environ 2>/dev/null)
+  running=$(grep -l -F EDGECOMPRESS_SESSION=NAME /proc/[0-9]*/environ 2>/dev/null)
   [ "$running" ] || break
   for file in $running; do process=${file#/proc/}; kill -9 "${process%/environ}" 2>/dev/null; done
   sleep 0.1 2>/dev/null || sleep 1
 done
 """
-"""Kill all processes that have NAME in their environment, and those they start meanwhile."""
+"""Kill all processes of the session NAME by their environment, and those they start meanwhile."""
 
 KEEPER = (
     r"""
@@ -81,10 +81,28 @@ rm -rf "$folder"
 """
 )
 
-TOOLS = """
-timeout -k 2 9 true >/dev/null 2>&1 && echo timeout
-sha256sum </dev/null >/dev/null 2>&1 && echo sha256sum
-true
+JOB = (
+    r"""
+cd FOLDER && umask 077 && {
+nap=$( (
+  env EDGECOMPRESS_SESSION=NAME sleep SECONDS >/dev/null & echo $!
+  exec >/dev/null
+  wait $! && {
+"""
+    + SWEEP
+    + r"""
+  }
+) 2>/dev/null </dev/null & )
+env EDGECOMPRESS_SESSION=NAME TMPDIR=FOLDER PYTHONDONTWRITEBYTECODE=1 COMMAND </dev/null
+ended=$?
+kill "$nap" 2>/dev/null
+(exit $ended)
+}
+"""
+)
+"""Run COMMAND with a watchdog, which sweeps if it can sleep for SECONDS without being killed.
+
+Not under ``timeout``: that of toybox, which Android has, ends with 127 now and then when a command ends at once.
 """
 
 PROPERTIES = {
@@ -216,12 +234,12 @@ def _release(keeper: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AdbSession:
-    """A device in use: ``folder`` is this session's own there, ``tools`` are the programs it has."""
+    """A device in use: ``folder`` is this session's own there; ``digests``: it can tell those of files."""
 
     name: str
     link: Link
     folder: str
-    tools: tuple[str, ...] = ()
+    digests: bool = False
     interpreter: tuple[str, ...] = ()
     numbers: Iterator[int] = field(default_factory=count)
 
@@ -261,37 +279,40 @@ class AdbSession:
 
     def _sums_here(self, file: Path) -> dict[str, str]:
         whole = [inner for inner in files_in(file) if not inner.is_symlink() or inner == file]
-        value = sha256 if "sha256sum" in self.tools else size_of
+        value = sha256 if self.digests else size_of
         return {f"./{inner.relative_to(file.parent).as_posix()}": str(value(inner)) for inner in whole}
 
     def _sums_there(self, name: str, folder: str, limit_s: float) -> dict[str, str]:
-        command = "sha256sum" if "sha256sum" in self.tools else "wc -c"
+        command = "sha256sum" if self.digests else "wc -c"
         script = f"cd {shlex.quote(folder)} && find {shlex.quote('./' + name)} -type f -exec {command} {{}} \\;"
         lines = checked(self.name, [command], self._shell(script, limit_s)).splitlines()
         pairs = (line.split(maxsplit=1) for line in lines)
         return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
     def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
-        """Run a command in the session's folder; what it leaves running after its time is killed."""
-        limit = f"timeout -k 2 {math.ceil(timeout_s)} " if "timeout" in self.tools else ""
-        folder, began = shlex.quote(self.folder), time.monotonic()
-        place = f"cd {folder} && umask 077 && export TMPDIR={folder} PYTHONDONTWRITEBYTECODE=1"
+        """Run a command in the session's folder; if it takes too long, it is killed there with all it started."""
+        began = time.monotonic()
         try:
-            done = self._shell(f"{place} && {limit}{shlex.join(argv)} </dev/null", timeout_s + GRACE_S)
+            done = self._shell(self._job(argv, math.ceil(timeout_s)), timeout_s + GRACE_S)
         except DeviceError:
             self._stop()
             raise
-        if done.returncode in TIMED_OUT and time.monotonic() - began >= timeout_s:
+        if done.returncode == KILLED and time.monotonic() - began >= timeout_s:
             self._stop()
             said = last_lines(f"{done.stdout}\n{done.stderr}")
             what = f"gave no answer within {timeout_s:g} s and was ended there; last: {said}"
             raise failed(self.name, argv, done.returncode, what)
         return checked(self.name, argv, done)
 
+    def _job(self, argv: Sequence[str], seconds: int) -> str:
+        values = {"FOLDER": shlex.quote(self.folder), "SECONDS": str(seconds), "COMMAND": shlex.join(argv)}
+        values["NAME"] = self.folder.rpartition("/")[2]
+        return re.sub("|".join(values), lambda match: values[match[0]], JOB)
+
     def facts(self) -> Json:
         """The kernel's architecture, the phone's model, Android and chip, clocks in MHz, temperatures in degrees C.
 
-        What the device does not tell is left out. ``emulator`` is there, and true, on a virtual phone.
+        What the device does not tell is left out. ``virtual`` is there, and true, on a virtual phone.
         """
         lines = self._shell(FACTS).stdout.splitlines()
         told = {key: value.strip() for key, _, value in (line.partition("=") for line in lines)}
@@ -321,7 +342,7 @@ def _facts(told: dict[str, str]) -> Json:
         "temperature_c": max(temperatures) / 1e3 if temperatures else None,
         "memory_bytes": memory[0] * 1024 if memory else None,
         "battery": _battery(told.get("battery", "")),
-        "emulator": "1" in told.get("virtual", "") or None,
+        "virtual": "1" in told.get("virtual", "") or None,
     }
 
 
@@ -354,8 +375,8 @@ class Adb:
             raise DeviceError(message, device=self.name, command="adb", returncode=None)
         link = Link(self.name, program, self.serial).ready()
         with link.kept(f"edgecompress-{secrets.token_hex(8)}") as folder:
-            tools = link.shell(TOOLS, timeout_s=ANSWER_S).stdout.split()
-            session = AdbSession(self.name, link, folder, tuple(tools))
+            digests = link.shell("sha256sum </dev/null >/dev/null", timeout_s=ANSWER_S).returncode == 0
+            session = AdbSession(self.name, link, folder, digests)
             yield replace(session, interpreter=self._interpreter(session, modules))
 
     def _interpreter(self, session: AdbSession, modules: Sequence[str]) -> tuple[str, ...]:
@@ -363,8 +384,8 @@ class Adb:
         if self.options.runner:
             return ()
         python: tuple[str, ...] = (self.options.remote_python or "",)
-        if self.options.bundle:
-            python = ("sh", session.push(self.options.bundle) + "/run.sh")
+        if self.options.python_bundle:
+            python = ("sh", session.push(self.options.python_bundle) + "/run.sh")
         session.run([*python, "-c", PROBE, *modules], timeout_s=IMPORT_S)
         return python
 
@@ -384,7 +405,7 @@ def named(rest: str, options: DeviceOptions) -> Adb:
 
 def _problem(serial: str, options: DeviceOptions) -> str:
     """Why it cannot be such a device; empty if it can."""
-    given = [value for value in (options.bundle, options.remote_python, options.runner) if value is not None]
+    given = [value for value in (options.python_bundle, options.remote_python, options.runner) if value is not None]
     if not SERIAL.fullmatch(serial):
         return "not a serial number as `adb devices` shows them"
     if len(given) != 1:
@@ -395,8 +416,8 @@ def _problem(serial: str, options: DeviceOptions) -> str:
         )
     if options.remote_python is not None and not options.remote_python.startswith("/"):
         return f"--remote-python {options.remote_python}: give its whole path there, which starts with /"
-    if options.bundle is not None and not (options.bundle / "run.sh").is_file():
-        return f"--python-bundle {options.bundle}: no folder with a run.sh"
+    if options.python_bundle is not None and not (options.python_bundle / "run.sh").is_file():
+        return f"--python-bundle {options.python_bundle}: no folder with a run.sh"
     if options.runner is not None and not options.runner.is_file():
         return f"--runner {options.runner}: no such file"
     return ""

@@ -22,13 +22,13 @@ class DeviceOptions:
     """What can be said of a device besides its name; each device refuses what it has no use for.
 
     ``remote_python`` is an absolute path on the device; ``identity`` and ``known_hosts`` are files of ssh here;
-    ``bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
+    ``python_bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
     """
 
     remote_python: str | None = None
     identity: Path | None = None
     known_hosts: Path | None = None
-    bundle: Path | None = None
+    python_bundle: Path | None = None
     runner: Path | None = None
 
     def refuse_other_than(self, kind: str, *used: str) -> None:
@@ -41,6 +41,9 @@ class DeviceOptions:
             if option not in used and getattr(self, option) is not None:
                 message = f"{kind}: --{option.replace('_', '-')} is of no use on such a device; drop it"
                 raise DeviceError(message, device=kind, command="", returncode=None)
+
+
+NOTHING_SAID = DeviceOptions()
 
 
 class Session(Protocol):
@@ -96,6 +99,10 @@ class Device(Protocol):
     @property
     def provenance(self) -> Provenance:
         """What its numbers are."""
+
+    @property
+    def options(self) -> DeviceOptions:
+        """What was said of it besides its name."""
 
     def session(self, modules: Sequence[str]) -> AbstractContextManager[Session]:
         """Use it; its interpreter must be able to import ``modules``.

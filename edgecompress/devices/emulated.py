@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.devices import emulation
-from edgecompress.devices.base import DeviceOptions
+from edgecompress.devices.base import NOTHING_SAID, DeviceOptions
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.devices.emulation import Emulation
 from edgecompress.errors import DeviceError, FileError
@@ -95,6 +95,7 @@ class Emulated:
     name: str
     cpu: str
     provenance: Provenance = "emulated"
+    options: DeviceOptions = NOTHING_SAID
 
     @contextmanager
     def session(self, modules: Sequence[str]) -> Iterator[EmulatedSession]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.devices.base import DeviceOptions
+from edgecompress.devices.base import NOTHING_SAID, DeviceOptions
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.files import Json
 from edgecompress.profiles import Provenance
@@ -43,6 +43,7 @@ class Local:
 
     name: str = "local"
     provenance: Provenance = "measured"
+    options: DeviceOptions = NOTHING_SAID
 
     @contextmanager
     def session(self, modules: Sequence[str]) -> Iterator[LocalSession]:  # noqa: ARG002 - whatever is installed here

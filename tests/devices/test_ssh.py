@@ -16,13 +16,14 @@ from threading import Thread
 
 import pytest
 
+from edgecompress.benching import provenance
 from edgecompress.devices import Device, DeviceOptions, device_named
 from edgecompress.devices import ssh as ssh_module
 from edgecompress.devices.ssh import Ssh
 from edgecompress.errors import DeviceError
 from edgecompress.exporting import export
 from edgecompress.profiles import Comparison, Profile
-from edgecompress.profiling import compare, profile, provenance
+from edgecompress.profiling import compare, profile
 from edgecompress.resolving import resolve
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
