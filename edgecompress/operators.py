@@ -12,6 +12,9 @@ from edgecompress.profiles import Operator
 
 CHANGED = re.compile(r"^fused |_nchwc$|_token_\d+$")
 """What ONNX Runtime adds to the name of a node that it fuses or lays out anew."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FUSED = ("Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+"""What ONNX Runtime fuses into the product before it."""
 SLOWER = 1.05
 NOTICED_MS = 0.002
 """A layer got slower if it takes so many times as long, and so much longer: times are whole microseconds."""
@@ -19,25 +22,31 @@ NOTICED_MS = 0.002
 
 def with_layers(path: Path, operators: Iterable[Operator]) -> tuple[Operator, ...]:
     """Operators with the layer, as ``layer1.0.conv1.reduce``, whose product or activation they are."""
-    known = _layers_of_onnx(path) if path.suffix == ".onnx" else {}
-    return tuple(replace(operator, layer=_layer(operator.name, known)) for operator in operators)
+    layers = _layers_of_onnx(path) if path.suffix == ".onnx" else {}
+    return tuple(replace(operator, layer=_layer(operator, layers)) for operator in operators)
 
 
-def _layers_of_onnx(path: Path) -> dict[str, str]:
-    """Layers by the names of nodes and of what they give; nodes are named ``LAYER/Conv``."""
+def _layers_of_onnx(path: Path) -> dict[str, tuple[str, str]]:
+    """By the names of nodes and of what they give: the layer, and that of the last product up to there.
+
+    Nodes are named ``LAYER/Conv``. A product that is fused with what follows is named by what that gives.
+    """
     import onnx
 
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for node in onnx.load(str(path), load_external_data=False).graph.node:
-        layer, slash, _ = node.name.rpartition("/")
-        if slash:
-            found |= dict.fromkeys([node.name, *node.output], layer)
+        layer = node.name.rpartition("/")[0]
+        before = (found[name][1] for name in node.input if name in found)
+        product = layer if node.op_type in PRODUCTS else next(before, "") if node.op_type in FUSED else ""
+        found |= dict.fromkeys([node.name, *node.output], (layer, product))
     return found
 
 
-def _layer(name: str, known: dict[str, str]) -> str | None:
-    plain = CHANGED.sub("", CHANGED.sub("", name))
-    return known.get(plain) or plain.rpartition("/")[0] or None
+def _layer(operator: Operator, layers: dict[str, tuple[str, str]]) -> str | None:
+    plain = CHANGED.sub("", CHANGED.sub("", operator.name))
+    layer, product = layers.get(plain, (plain.rpartition("/")[0], ""))
+    is_product = any(operator.kind.endswith(kind) for kind in PRODUCTS)
+    return (product if is_product and product else layer) or None
 
 
 def source_layer(layer: str | None, names: Iterable[str]) -> str | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from edgecompress.benching import Effort
+from edgecompress.devices import Local
 from edgecompress.exporting import export
 from edgecompress.operators import compared_layers, is_slower, source_layer, with_layers
-from edgecompress.profiles import Operator
+from edgecompress.profiles import Operator, Profile
+from edgecompress.profiling import measure
 from edgecompress.resolving import resolve
 
 NAMES = ("conv1", "conv10", "layer1.0.conv1", "fc")
@@ -36,6 +41,17 @@ def test_names_that_a_runtime_changed_are_recognised(tmp_path: Path) -> None:
     names = ("conv2d_nchwc", "conv2d_1_nchwc", "fused fc1/Gemm", "pool1/MaxPool", "ReorderOutput_token_14", "fc2/Gemm")
     found = with_layers(path, [Operator(name, "any", 1.0) for name in names])
     assert [operator.layer for operator in found] == ["conv1", "conv2", "fc1", "pool1", None, "fc2"]
+
+
+def test_a_product_that_was_fused_with_what_follows_belongs_to_its_own_layer(tmp_path: Path) -> None:
+    sample = resolve("resnet20")
+    path = export(sample.model(), replace(sample, splits=None), tmp_path).path
+    found = measure(path, None, Local(), Effort(seconds=0.01), threads=[]).profile
+    assert isinstance(found, Profile)
+    products = [operator for operator in found.operators if operator.kind.endswith(("Conv", "Gemm"))]
+    weighted = {name for name, layer in sample.model().named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    assert {operator.layer for operator in products} == weighted
+    assert len(products) == len(weighted)
 
 
 def test_times_of_a_layer_are_added_up_and_the_rest_is_told_apart() -> None:
