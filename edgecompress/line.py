@@ -372,15 +372,22 @@ class Line:
         return {"file": artifact.path.name, "accuracy": artifact.score.artifact if artifact.score else None}
 
     def profile(self, dense: Done, compressed: Done) -> Done:
-        """Each model alone, then both taking turns, with one thread and with all, on the first target."""
+        """Each model alone, then both taking turns, with one thread and with all unless said, on the first target."""
         options, target = self.options, self.options.targets[0]
         files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
         paths = {role: self.folder / file for role, file in files.items()}
 
         def work() -> Json:
             device = device_named(options.device, options.place)
-            effort = Effort(options.threads, seconds=options.seconds)
-            found = measure(paths["compressed"], paths["dense"], device, effort, threads=None, progress=self.progress)
+            effort = Effort((options.threads or (1,))[0], seconds=options.seconds)
+            found = measure(
+                paths["compressed"],
+                paths["dense"],
+                device,
+                effort,
+                threads=options.threads[1:] if options.threads else None,
+                progress=self.progress,
+            )
             assert found.baseline is not None
             assert found.comparison is not None
             found.profile.save(profile_path(paths["compressed"]))

@@ -27,7 +27,8 @@ class Options:
     factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
     model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
     ``storage`` keeps weights as codes by a codec instead of replacing layers (None: not); ``tuning`` with 0 epochs
-    means no fine-tuning. ``place`` says more of the device.
+    means no fine-tuning. ``place`` says more of the device; ``threads`` are numbers of threads to measure
+    with (none: one, then all processors).
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
@@ -45,7 +46,7 @@ class Options:
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
     place: DeviceOptions = field(default_factory=DeviceOptions)
-    threads: int = 1
+    threads: tuple[int, ...] = ()
     seconds: float = 2.0
     platform: str = "pi"
 
@@ -80,7 +81,7 @@ class Options:
             "targets": list(self.targets),
             "device": self.device,
             **{key: str(value) for key, value in asdict(self.place).items() if value is not None},
-            "threads": self.threads,
+            "threads": list(self.threads),
             "seconds": self.seconds,
             "platform": self.platform,
         }

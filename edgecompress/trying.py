@@ -20,9 +20,11 @@ TOLD = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "plan")
 def tried(folder: Path, model_key: str, document: Json) -> list[Json]:
     """All points of this model in this folder, that of ``document`` among them and marked as chosen."""
     own = _point(document)
-    points = [point for point in _remembered(folder / FILE, model_key) if point["key"] != own["key"]]
-    points = [{**point, "chosen": False} for point in points] + [own]
-    write_json(folder / FILE, {"kind": KIND, "version": VERSION, "model_key": model_key, "points": points})
+    remembered = _remembered(folder / FILE, model_key)
+    others = [{**point, "chosen": False} for point in remembered if point["key"] != own["key"]]
+    points = [*others, own]
+    if points != remembered:
+        write_json(folder / FILE, {"kind": KIND, "version": VERSION, "model_key": model_key, "points": points})
     return points
 
 

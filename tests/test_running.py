@@ -19,7 +19,21 @@ from edgecompress.files import load_weights, read_json
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
 
 
-OPTIONS = ["--keep", "0.5", "--epochs", "2", "--lr", "0.05", "--distill", "0", "--seconds", "0.05", "--json"]
+OPTIONS = [
+    "--keep",
+    "0.5",
+    "--epochs",
+    "2",
+    "--lr",
+    "0.05",
+    "--distill",
+    "0",
+    "--seconds",
+    "0.05",
+    "--threads",
+    "1",
+    "--json",
+]
 
 
 def run_tiny(tiny_file: Path, folder: Path, *more: str) -> Answer:
@@ -136,7 +150,17 @@ def test_a_given_plan_is_used_and_no_data_means_no_training(tmp_path: Path) -> N
     made = command("plan", file, "--keep", "0.6", "-o", tmp_path / "plan.json", "--json")
     assert made.code == 0, made.err
     answer = command(
-        "run", file, "--plan", tmp_path / "plan.json", "--seconds", "0.05", "-o", tmp_path / "out", "--json"
+        "run",
+        file,
+        "--plan",
+        tmp_path / "plan.json",
+        "--seconds",
+        "0.05",
+        "--threads",
+        "1",
+        "-o",
+        tmp_path / "out",
+        "--json",
     )
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)

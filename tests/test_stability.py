@@ -41,9 +41,9 @@ def test_steady_times_are_trusted() -> None:
         (answer(), latency(STEADY[:30] * 30, loads=3), "too few runs: 30 of at least 50"),
         (answer(), latency(STEADY / 10), "too short: 0.20 s"),
         (
-            answer(models=[{"role": "baseline", "settled": [True, False]}]),
+            answer(models=[{"role": "baseline", "settled": [True, False, False]}]),
             latency(STEADY),
-            "did not settle: baseline was not steady after warming up in 1 of 2 loads",
+            "did not settle: baseline was not steady after warming up in 2 of 3 loads",
         ),
         (answer(), latency(np.where(np.arange(2_000) % 5, 1.0, 1.8)), "spread: a tenth of the runs took 1.8 times"),
     ],

@@ -15,6 +15,7 @@ from edgecompress.cli.options import (
     output_option,
     place_options,
     seconds_option,
+    threads_option,
     together,
 )
 
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
 @click.option("--baseline", type=click.Path(path_type=Path), help="Measure this too, taking turns, and give a verdict.")
 @device_option
 @together(*place_options)
-@click.option(
-    "--threads",
-    "threads",
-    multiple=True,
-    type=click.IntRange(1, 1024),
-    help="Threads of the runtime; repeatable. [1, then all processors]",
-)
+@threads_option
 @click.option("--batch", type=click.IntRange(1, 65_536), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(2, 1_000_000), default=50, show_default=True, help="At least so many runs.")
 @seconds_option

@@ -79,7 +79,10 @@ place_options = (
     ),
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime."
+    "--threads",
+    multiple=True,
+    type=click.IntRange(1, 1024),
+    help="Threads of the runtime; repeatable. [1, then all processors]",
 )
 seconds_option = click.option(
     "--seconds", type=Number(0, 3600), default=2.0, show_default=True, help="Measure at least so long a model."

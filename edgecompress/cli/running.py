@@ -40,7 +40,7 @@ def run(
     plan_file: Path | None,
     targets: tuple[str, ...],
     device: str,
-    threads: int,
+    threads: tuple[int, ...],
     seconds: float,
     platform: str,
     trust: bool,

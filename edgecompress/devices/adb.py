@@ -397,7 +397,7 @@ def named(rest: str, options: DeviceOptions) -> Adb:
         DeviceError: that is no serial number, or the options do not say what is to measure there.
     """
     name = f"adb:{rest}"
-    options.refuse_other_than("adb", "remote_python", "bundle", "runner")
+    options.refuse_other_than("adb", "remote_python", "python_bundle", "runner")
     if problem := _problem(rest, options):
         raise DeviceError(f"{name}: {problem}", device=name, command="", returncode=None)
     return Adb(name, rest, options)

@@ -58,7 +58,7 @@ clear() {
   for file in "$folder"/*.pid; do [ -f "$file" ] && kill -TERM "$(cat "$file")" 2>/dev/null; done
   sleep 0.2
   for file in "$folder"/*.pid; do [ -f "$file" ] && kill -KILL -"$(cat "$file")" 2>/dev/null; done
-  rm -rf "$folder"
+  for pass in 1 2 3 4 5; do rm -rf "$folder" && break; sleep 0.5; done
   exit 0
 }
 trap clear HUP INT TERM

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+import reports
 import torch
 from processes import command
 
@@ -16,7 +18,7 @@ from edgecompress.bundling import PLATFORMS
 from edgecompress.cli import group, options
 from edgecompress.codecs.ada_tucker import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.files import read_json
+from edgecompress.files import read_json, write_json
 from edgecompress.selectors import SELECTORS
 from edgecompress.targets import TARGETS
 from edgecompress.training.recipes import RECIPES
@@ -115,7 +117,9 @@ def test_verify_profile_and_bundle_take_what_export_wrote(exported: Path, tmp_pa
     verified = json.loads(command("verify", exported, "--model", "lenet5", "--json").out)["verified"]
     assert verified[0]["score"]["artifact"] > 98
     model = exported / "model.onnx"
-    measured = command("profile", model, "--baseline", model, "--seconds", "0.1", "-o", tmp_path / "p.json", "--json")
+    measured = command(
+        "profile", model, "--baseline", model, "--seconds", "0.1", "--threads", "1", "-o", tmp_path / "p.json", "--json"
+    )
     document = json.loads(measured.out)
     assert document["comparison"]["verdict"] in {"no claim", "faster", "slower"}
     assert read_json(tmp_path / "p.json") == document
@@ -148,20 +152,37 @@ def test_verify_runs_no_code_that_a_file_names(exported: Path, tmp_path: Path) -
     assert "the code ran" not in answer.err
 
 
-def test_compare_refuses_different_circumstances(exported: Path, tmp_path: Path) -> None:
-    for threads in ("1", "2"):
-        output = tmp_path / f"{threads}.json"
-        command("profile", exported / "model.onnx", "--seconds", "0.05", "--threads", threads, "-o", output)
+def test_compare_refuses_different_circumstances_unless_told_to(tmp_path: Path) -> None:
+    made = reports.profile("model.onnx", 100_000, 1.0)
+    for threads in (1, 2):
+        replace(made, threads=threads).save(tmp_path / f"{threads}.json")
     answer = command("compare", tmp_path / "1.json", tmp_path / "2.json")
     assert answer.code == 2
-    assert "threads is 1 in one and 2 in the other" in answer.err
+    assert "threads is 1 in one and 2 in the other; --anyway" in answer.err
+    told = command("compare", tmp_path / "1.json", tmp_path / "2.json", "--anyway")
+    assert told.code == 0
+    assert "different threads: 1 and 2" in told.out
+
+
+def test_check_is_a_gate(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", reports.document())
+    missed = command("check", tmp_path / "report.json", "--min-speedup", "5", "--max-size-mb", "1")
+    assert missed.code == 1
+    assert "| speed-up | at least 5x | 1.25x (95 % interval 1.23 to 1.27) | **missed** by 3.75x |" in missed.out
+    assert "| file size | at most 1.000 MB | 617.7 kB | met |" in missed.out
+    met = command("check", tmp_path, "--max-acc-drop", "2", "--json")
+    assert met.code == 0
+    assert json.loads(met.out)["met"] is True
+    assert command("check", tmp_path).code == 2
+    assert command("check", tmp_path / "none.json", "--min-speedup", "2").code == 2
 
 
 @pytest.mark.parametrize("what", ["methods", "selectors", "targets", "devices", "samples"])
 def test_list(what: str) -> None:
     entries = json.loads(command("list", what, "--json").out)[what]
     assert entries
-    assert all(name in command("list", what).out for name in entries)
+    shown = command("list", what).out
+    assert all(name in shown for name in entries)
 
 
 def test_doctor_finds_everything_here() -> None:

@@ -145,7 +145,7 @@ def test_a_model_is_measured_there_and_nothing_is_left(board: Board, files: dict
     assert found.device.more["kernel"].startswith("Linux")
     assert found.cold is not None
     assert len(found.cold.load_ms) == 3
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 def test_two_models_take_turns_there(board: Board, files: dict[str, Path]) -> None:
@@ -164,7 +164,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(board: Board, tmp_path: P
         paths = [there.push(tmp_path / folder / "one and the same.txt") for folder in texts]
         assert [there.run(["cat", path], timeout_s=10) for path in paths] == list(texts.values())
         assert there.run(["printf", "%s", "a b; $HOME `id` 'c'"], timeout_s=10) == "a b; $HOME `id` 'c'"
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 def test_a_wrong_host_key_is_refused(board: Board, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_runner_that_prints_garbage_is_told_what_it_said(
         profile(files["lenet5"], board.device(remote_python=endless))
     limit.undo()
     _wait_for(lambda: not _runs("yes garbage"))
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 def test_a_full_disk_there_is_told(board: Board, files: dict[str, Path]) -> None:
@@ -228,7 +228,7 @@ def test_a_full_disk_there_is_told(board: Board, files: dict[str, Path]) -> None
     try:
         with pytest.raises(DeviceError, match=r"cannot copy lenet5\.onnx there: .*No space left on device"):
             profile(files["lenet5"], board.device())
-        assert board.left() == []
+        _wait_for(lambda: board.left() == [])
     finally:
         subprocess.run(["umount", str(board.temporary)], check=True)
 
@@ -288,7 +288,7 @@ def test_two_sessions_at_once_take_turns(board: Board) -> None:
         order.append("first")
     other.join()
     assert order == ["first", "second"]
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 def test_who_waits_too_long_is_told_why(board: Board) -> None:
@@ -297,13 +297,13 @@ def test_who_waits_too_long_is_told_why(board: Board) -> None:
         hasty = Ssh(device.name, device.login, device.port, device.options, wait_s=1)
         with pytest.raises(DeviceError, match="another session has been measuring there for 1 s"):
             open_and_close(hasty)
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 def test_an_interpreter_without_the_runtime_is_refused_with_what_is_missing(board: Board) -> None:
     with pytest.raises(DeviceError, match=r"no Python there with numpy and no_such_runtime .*No module named"):
         open_and_close(board.device(), ("numpy", "no_such_runtime"))
-    assert board.left() == []
+    _wait_for(lambda: board.left() == [])
 
 
 @pytest.mark.parametrize(

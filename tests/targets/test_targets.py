@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from edgecompress.artifacts import Artifact
+from edgecompress.benching import target_of
 from edgecompress.cli import run_command_line
 from edgecompress.compressed import save_compressed
 from edgecompress.decomposing import decompose
@@ -28,7 +29,7 @@ from edgecompress.errors import ExportError, FileError, MissingExtra, ParityErro
 from edgecompress.exporting import ExportOptions, Outcome, export, export_each, fatal
 from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.profiling import compare, profile, target_of
+from edgecompress.profiling import compare, profile
 from edgecompress.resolving import resolve
 from edgecompress.targets import TARGETS
 from edgecompress.targets.base import Job
