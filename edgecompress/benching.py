@@ -132,10 +132,7 @@ class Bench:
         latencies = {measured["role"]: Latency.from_json(measured) for measured in answer["models"]}
         ours, theirs = latencies["candidate"], latencies["baseline"]
         return Comparison(
-            baseline=baseline.name,
-            candidate=candidate.name,
-            baseline_sha256=sha256(baseline),
-            candidate_sha256=sha256(candidate),
+            **facts_of_pair(candidate, baseline),
             **self._circumstances(answer),
             wall=paired_ratio(theirs.wall_ms, ours.wall_ms, ours.loads),
             cpu=paired_ratio(theirs.cpu_ms, ours.cpu_ms, ours.loads),
@@ -242,10 +239,7 @@ class ProgramBench:
         answers = self._answers([candidate, baseline], effort)
         ours, theirs = as_latency(answers[candidate]), as_latency(answers[baseline])
         return Comparison(
-            baseline=baseline.name,
-            candidate=candidate.name,
-            baseline_sha256=sha256(baseline),
-            candidate_sha256=sha256(candidate),
+            **facts_of_pair(candidate, baseline),
             **self._circumstances(effort),
             wall=paired_ratio(theirs.wall_ms, ours.wall_ms, ours.loads),
             cpu=None,
@@ -328,6 +322,13 @@ def bench(device: Device, path: Path) -> Iterator[Bench | ProgramBench]:
     with device.session(modules) as session:
         kernel = session.facts()
         yield ProgramBench(device, session, kernel, program) if program else Bench(device, session, kernel)
+
+
+def facts_of_pair(candidate: Path, baseline: Path) -> Json:
+    """What a comparison says of its two files, wherever they are measured."""
+    files = {"baseline": baseline, "candidate": candidate}
+    names = {role: file.name for role, file in files.items()}
+    return {**names, **{f"{role}_sha256": sha256(file) for role, file in files.items()}}
 
 
 def facts_of_file(path: Path, target: Target) -> Json:

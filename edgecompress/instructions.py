@@ -13,7 +13,7 @@ from typing import Any
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, write_json
-from edgecompress.profiles import COMPARISON_KIND, Comparison, DeviceFacts, Profile, Verdict
+from edgecompress.profiles import COMPARISON_KIND, Comparison, DeviceFacts, FileProfile, Profile, Verdict
 
 VERSION = 2
 PROFILE_KIND = "edgecompress.instructions"
@@ -52,37 +52,15 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class InstructionProfile:
+class InstructionProfile(FileProfile):
     """One model under one emulated core: storage, work, instructions."""
 
-    file: str
-    sha256: str
-    target: str
-    device: DeviceFacts
-    runtime: Mapping[str, str]
-    threads: int
-    batch: int
-    size_bytes: int
-    zipped_bytes: int
-    weight_bytes: int | None
-    params: int | None
-    macs: int | None
     counts: Counts
 
     def to_json(self) -> Json:
-        """A JSON object with kind and version; FLOPs are 2 x MACs."""
-        simple = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("device", "counts")}
-        return {
-            "kind": PROFILE_KIND,
-            "version": VERSION,
-            "provenance": self.device.provenance,
-            "unit": UNIT,
-            **simple,
-            "runtime": dict(self.runtime),
-            "flops": 2 * self.macs if self.macs is not None else None,
-            "device": asdict(self.device),
-            "counts": self.counts.to_json(),
-        }
+        """A JSON object with kind and version."""
+        about = {"kind": PROFILE_KIND, "version": VERSION, "provenance": self.device.provenance, "unit": UNIT}
+        return {**about, **self.told(), "counts": self.counts.to_json()}
 
     def summary(self) -> Json:
         """The same: there are only a few counts."""

@@ -180,14 +180,10 @@ class ColdStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """One model on one measured device: storage, work, memory, latency.
+class FileProfile:
+    """What every profile says: the file, where it ran, storage and work.
 
-    ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin;
-    ``peak_rss_bytes`` is a process with the runtime that runs the model a few times, of which ``runtime_rss_bytes``
-    were there before the model was loaded. ``unstable`` are the reasons not to trust the times, none if they can be
-    trusted. ``operators`` were timed in a run of their own, which is slower: they are no latency. What a runner of the
-    user's does not tell is None.
+    ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin.
     """
 
     file: str
@@ -202,6 +198,27 @@ class Profile:
     weight_bytes: int | None
     params: int | None
     macs: int | None
+
+    def told(self) -> Json:
+        """Its fields as JSON values; FLOPs are 2 x MACs."""
+        return {
+            **{name: getattr(self, name) for name in FileProfile.__dataclass_fields__},
+            "runtime": dict(self.runtime),
+            "flops": 2 * self.macs if self.macs is not None else None,
+            "device": asdict(self.device),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Profile(FileProfile):
+    """One model on one measured device: storage, work, memory, latency.
+
+    ``peak_rss_bytes`` is a process with the runtime that runs the model a few times, of which ``runtime_rss_bytes``
+    were there before the model was loaded. ``unstable`` are the reasons not to trust the times, none if they can be
+    trusted. ``operators`` were timed in a run of their own, which is slower: they are no latency. What a runner of the
+    user's does not tell is None.
+    """
+
     cold: ColdStart | None
     peak_rss_bytes: int | None
     runtime_rss_bytes: int | None
@@ -222,21 +239,18 @@ class Profile:
         return median(self.cold.first_run_ms) if self.cold else None
 
     def to_json(self) -> Json:
-        """A JSON object with kind and version; FLOPs are 2 x MACs."""
-        nested = ("device", "latency", "cold", "operators", "sustained")
-        simple = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in nested}
+        """A JSON object with kind and version."""
         return {
             "kind": PROFILE_KIND,
             "version": VERSION,
-            **simple,
-            "runtime": dict(self.runtime),
+            **self.told(),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "runtime_rss_bytes": self.runtime_rss_bytes,
             "conditions": dict(self.conditions),
             "unstable": list(self.unstable),
-            "flops": 2 * self.macs if self.macs is not None else None,
             "load_ms": self.load_ms,
             "first_run_ms": self.first_run_ms,
             "cold": {key: list(values) for key, values in asdict(self.cold).items()} if self.cold else None,
-            "device": asdict(self.device),
             "operators": [asdict(operator) for operator in self.operators],
             "sustained": self.sustained.to_json() if self.sustained else None,
             "latency": self.latency.to_json(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from edgecompress.benching import Effort
 from edgecompress.devices.adb import Adb, named
 from edgecompress.devices.base import DeviceOptions
-from edgecompress.errors import DeviceError
+from edgecompress.errors import DeviceError, FileError
+from edgecompress.exporting import export
+from edgecompress.profiles import Comparison, Profile
+from edgecompress.profiling import measure
+from edgecompress.resolving import resolve
 from edgecompress.targets.runtimes import runner
 
 HERE = Path(__file__).parent
@@ -482,3 +488,41 @@ def test_a_connection_that_dies_leaves_nothing_there(
                 subprocess.run(["adb", *ended], check=True, capture_output=True)
             assert user.wait(30) not in (0, None)
             assert gone(folder)
+
+
+# -- a program of the user's measures ----------------------------------------------------------------------------------
+
+
+def perf_test(folder: Path) -> Path:
+    """Prints what onnxruntime_perf_test printed once, for the larger net with twice the times."""
+    printed = (HERE.parent / "data" / "runners" / "onnxruntime_perf_test-1.22.txt").read_text()
+    slow = re.sub(r"\d+\.\d+(?= s$| ms$)", lambda number: str(2 * float(number[0])), printed, flags=re.MULTILINE)
+    program = folder / "onnxruntime_perf_test"
+    cases = f"case \"$*\" in *lenet300*) cat <<'END'\n{printed}END\n;; *) cat <<'END'\n{slow}END\n;; esac\n"
+    program.write_text("#!/bin/sh\n" + cases)
+    return program
+
+
+def test_a_program_of_the_users_measures_two_files_in_turns(phone: Phone, tmp_path: Path) -> None:
+    files = {}
+    for name in ("lenet5", "lenet300"):
+        sample = resolve(name)
+        files[name] = export(sample.model(), replace(sample, splits=None), tmp_path, stem=name).path
+    device = phone.device(DeviceOptions(runner=perf_test(tmp_path)))
+    found = measure(files["lenet300"], files["lenet5"], device, Effort(seconds=0.1), threads=[])
+    assert isinstance(found.comparison, Comparison)
+    assert found.comparison.verdict == "faster"
+    assert found.comparison.cpu is None
+    assert found.comparison.wall.value == pytest.approx(2.0)
+    assert len(found.comparison.candidate_latency.wall_ms) == 10
+    assert isinstance(found.profile, Profile)
+    assert found.profile.runtime["name"] == "onnxruntime"
+    assert found.profile.latency.summary()["cpu"] is None
+    assert found.profile.load_ms == pytest.approx(11.7931)
+    assert found.profile.peak_rss_bytes == 35_299_328
+    assert Profile.from_json(found.profile.to_json()) == found.profile
+    (tmp_path / "model.tflite").touch()
+    with pytest.raises(FileError, match=r"onnxruntime_perf_test runs \.onnx, \.ort files"):
+        measure(tmp_path / "model.tflite", None, device, Effort(), threads=[])
+    with pytest.raises(DeviceError, match="knows no --sustained"):
+        measure(files["lenet5"], None, device, Effort(minutes=1), threads=[])
