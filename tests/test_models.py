@@ -85,6 +85,7 @@ def test_resnet20_scores_what_was_published() -> None:
     assert score(sample.model(), sample) == pytest.approx(91.73, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_the_small_resnet20_scores_what_info_says_through_its_exported_file(tmp_path: Path) -> None:
     facts, sample = sample_facts()["resnet20-small"], resolve("resnet20-small")

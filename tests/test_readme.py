@@ -50,6 +50,8 @@ def test_the_commands_work_in_order(workplace: Path) -> None:
         quick = ["--epochs", "1", "--round-epochs", "1"] if "--preset" in line else []
         if shlex.split(line)[1] in ("run", "profile"):
             quick = ["--threads", "1", "--seconds", "0.1"]
+        if shlex.split(line)[1] == "run":
+            quick += ["--epochs", "1", "--calibrate", "256"]
         answer = command(*shlex.split(line)[1:], *quick, cwd=workplace, env=small)
         assert answer.code == 0, (line, answer.err)
 
