@@ -10,7 +10,7 @@ from pathlib import Path
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
-from edgecompress.profiles import Profile
+from edgecompress.instructions import profile_from
 from edgecompress.resolving import sample_facts
 from edgecompress.resources import resource
 from edgecompress.verifying import TOLERANCES, check_facts
@@ -129,5 +129,5 @@ def _profile(artifact: Artifact) -> Json | None:
     file = profile_path(artifact.path)
     if not file.is_file():
         return None
-    profile = Profile.load(file)
+    profile = profile_from(read_json(file))
     return profile.summary() if profile.sha256 == artifact.sha256 else None

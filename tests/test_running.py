@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import ROOT, Answer, command
 
+from edgecompress.devices.emulation import ready
 from edgecompress.files import load_weights, read_json
 
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
@@ -230,3 +231,16 @@ def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:
     answer = command("run", "resnet20", "--keep", "0.5", "--epochs", "2", "-o", tmp_path, "--json")
     accuracy = json.loads(answer.out)["accuracy"]
     assert accuracy["finetuned"] >= accuracy["dense"] - 2
+
+
+@pytest.mark.skipif(not ready(), reason="needs the emulated device: edgecompress doctor --setup emulated")
+def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(tiny_file: Path, tmp_path: Path) -> None:
+    assert run_tiny(tiny_file, tmp_path, "--epochs", "0", "--device", "emulated:cortex-a76").code == 0
+    document = read_json(tmp_path / "report.json")
+    assert document["comparison"]["instruction_ratio"] > 1
+    assert document["comparison"]["verdict"] == "no claim"
+    assert document["tried"][0]["wall_ms"] is None
+    assert "verified on ARM" not in (tmp_path / "report.html").read_text()
+    gate = command("check", tmp_path, "--min-speedup", "1.1", "--min-instruction-ratio", "1.0")
+    assert gate.code == 1
+    assert "instructions are no time" in gate.out
