@@ -22,6 +22,7 @@ _HOMES = {
     "CompressionPlan": "plans",
     "Cost": "costs",
     "EdgeCompressError": "errors",
+    "Effort": "benching",
     "FineTuning": "finetuning",
     "LayerPlan": "plans",
     "Profile": "profiles",
@@ -33,6 +34,8 @@ _HOMES = {
     "decompose": "decomposing",
     "export": "exporting",
     "finetune": "finetuning",
+    "device_named": "devices",
+    "measure": "profiling",
     "merge_back": "decomposing",
     "plan": "planning",
     "profile": "profiling",
@@ -49,6 +52,7 @@ __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checker
 
 if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact as Artifact
+    from edgecompress.benching import Effort as Effort
     from edgecompress.bundling import bundle as bundle
     from edgecompress.calibrating import Calibration as Calibration
     from edgecompress.calibrating import calibration_of as calibration_of
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from edgecompress.costs import cost as cost
     from edgecompress.decomposing import decompose as decompose
     from edgecompress.decomposing import merge_back as merge_back
+    from edgecompress.devices import device_named as device_named
     from edgecompress.errors import EdgeCompressError as EdgeCompressError
     from edgecompress.exporting import export as export
     from edgecompress.finetuning import FineTuning as FineTuning
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from edgecompress.profiles import Comparison as Comparison
     from edgecompress.profiles import Profile as Profile
     from edgecompress.profiling import compare as compare
+    from edgecompress.profiling import measure as measure
     from edgecompress.profiling import profile as profile
     from edgecompress.refitting import refit as refit
     from edgecompress.resolving import resolve as resolve
