@@ -247,6 +247,8 @@ def test_a_failing_command_is_a_device_error_with_its_last_words() -> None:
     assert caught.value.returncode == 3
     with pytest.raises(DeviceError, match="no answer within"):
         THERE.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
+    THERE.run(["sh", "-c", "sleep 65432 & exit 0"], timeout_s=10)
+    assert subprocess.run(["pgrep", "-f", "^sleep 65432$"], capture_output=True, check=False).returncode == 1
     with pytest.raises(DeviceError, match="cannot be started"):
         THERE.run(["/no/such/program"], timeout_s=1)
 
