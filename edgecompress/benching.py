@@ -30,6 +30,7 @@ from edgecompress.profiles import (
     Profile,
     Provenance,
     Sustained,
+    family,
     paired_ratio,
 )
 from edgecompress.runners import RunnerAnswer, as_latency, runner_of
@@ -43,7 +44,6 @@ TIMEOUT_S = 900.0
 """Beyond the time asked for: large models load slowly and run at least a few dozen times."""
 COLD_STARTS = 3
 COUNTED_RUNS = 6
-FAMILIES = {"x86_64": "x86", "amd64": "x86", "i686": "x86", "i386": "x86", "aarch64": "arm", "arm64": "arm"}
 
 
 def target_of(path: Path) -> Target:
@@ -122,11 +122,11 @@ class Bench:
     def compare(self, candidate: Path, baseline: Path, effort: Effort) -> Comparison:
         """Measure two files in interleaved blocks of one process: the speed-up, its interval, and a verdict.
 
+        That they compare is for the caller to see to, by :func:`refuse_unlike`.
+
         Raises:
-            FileError: one cannot be read, or they are of different targets.
             DeviceError: the runner failed.
         """
-        refuse_unlike(candidate, baseline)
         long = self.answer(candidate, baseline, "sustained", effort)["sustained"] if effort.minutes else {}
         answer = self.answer(candidate, baseline, "latency", effort)
         latencies = {measured["role"]: Latency.from_json(measured) for measured in answer["models"]}
@@ -176,11 +176,7 @@ class Bench:
         return [*argv, *effort.arguments(kind)]
 
     def _there(self, file: Path) -> str:
-        """The path of a file on the device, pushed once, with its parts beside it."""
-        if file not in self.pushed:
-            parts = target_of(file).parts(file) if _is_model(file) else ()
-            self.pushed[file] = self.session.push(file, *parts)
-        return self.pushed[file]
+        return once_there(self.session, self.pushed, file)
 
     def _circumstances(self, answer: Json) -> Json:
         machine = answer["machine"]
@@ -229,13 +225,11 @@ class ProgramBench:
         )
 
     def compare(self, candidate: Path, baseline: Path, effort: Effort) -> Comparison:
-        """Two files, invocations taking turns.
+        """Two files, which the caller knows to compare; invocations take turns.
 
         Raises:
-            FileError: one cannot be read, or they are of different targets.
             DeviceError: the program failed, or what it printed cannot be used.
         """
-        refuse_unlike(candidate, baseline)
         answers = self._answers([candidate, baseline], effort)
         ours, theirs = as_latency(answers[candidate]), as_latency(answers[baseline])
         return Comparison(
@@ -268,10 +262,7 @@ class ProgramBench:
 
     def _answer(self, path: Path, effort: Effort, runs: int, *, memory: bool = False) -> RunnerAnswer:
         runner = runner_of(self.program)
-        for file in (self.program, path):
-            if file not in self.pushed:
-                self.pushed[file] = self.session.push(file)
-        program, model = self.pushed[self.program], self.pushed[path]
+        program, model = (once_there(self.session, self.pushed, file) for file in (self.program, path))
         argv = runner.command(program, model, threads=effort.threads, runs=runs, memory=memory)
         return runner.parse(self.session.run(argv, timeout_s=TIMEOUT_S), device=self.device.name)
 
@@ -292,14 +283,17 @@ def too_few(answers: Sequence[RunnerAnswer]) -> tuple[str, ...]:
     return (f"too few runs: {total} of at least {FEWEST_RUNS}",) if total < FEWEST_RUNS else ()
 
 
-def _is_model(file: Path) -> bool:
-    return any(file.name.endswith(target.suffix) for target in TARGETS.values())
+def once_there(session: Session, pushed: dict[Path, str], file: Path) -> str:
+    """The path of a file on the device, pushed once, with its parts beside it."""
+    if file not in pushed:
+        is_model = any(file.name.endswith(target.suffix) for target in TARGETS.values())
+        pushed[file] = session.push(file, *(target_of(file).parts(file) if is_model else ()))
+    return pushed[file]
 
 
 def provenance(claimed: Provenance, machine: str, kernel: str) -> Provenance:
     """Emulated if a program's architecture is not of the family of its kernel's; else what the device claims."""
-    program, system = (FAMILIES.get(name, "arm" if name.startswith("arm") else name) for name in (machine, kernel))
-    return claimed if program == system else "emulated"
+    return claimed if family(machine) == family(kernel) else "emulated"
 
 
 @contextmanager

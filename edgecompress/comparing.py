@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError
-from edgecompress.files import Json, read_json
+from edgecompress.files import Json, check_version, read_json
 from edgecompress.instructions import (
     AnyComparison,
     AnyProfile,
@@ -21,7 +21,7 @@ from edgecompress.instructions import (
     profile_from,
 )
 from edgecompress.profiles import Comparison
-from edgecompress.reporting import JSON_NAME, KIND, read_report
+from edgecompress.reporting import JSON_NAME, KIND, VERSION
 from edgecompress.wording import accuracies, bytes_text, metric_of, milliseconds, runtime_text, score_change, score_text
 
 CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch")
@@ -63,20 +63,17 @@ def figures_of(path: Path) -> Figures:
     Raises:
         FileError: it is none of these.
     """
-    document = read_report(path) if path.is_dir() else read_json(path)
+    file = path / JSON_NAME if path.is_dir() else path
+    document = read_json(file)
     try:
-        if document.get("kind") == KIND:
-            return _of_report(path, read_report(path if path.is_dir() else path.parent) if _named(path) else document)
+        if path.is_dir() or document.get("kind") == KIND:
+            check_version(document, KIND, VERSION)
+            return _of_report(path, document)
         return Figures(path, profile_from(document.get("profile", document)), _comparison(document))
     except FileError as error:
-        said = str(error)
-        raise FileError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+        raise FileError(f"{file}: {error}") from None
     except (AttributeError, KeyError, TypeError) as error:
-        raise FileError(f"{path}: neither a report nor a profile ({error} is missing or malformed)") from None
-
-
-def _named(path: Path) -> bool:
-    return path.is_dir() or path.name == JSON_NAME
+        raise FileError(f"{file}: neither a report nor a profile ({error} is missing or malformed)") from None
 
 
 def _of_report(path: Path, document: Json) -> Figures:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version, read_json, write_json
-from edgecompress.profiles import COMPARISON_KIND, Comparison, DeviceFacts, FileProfile, Profile, Verdict
+from edgecompress.files import Json, check_version
+from edgecompress.profiles import COMPARISON_KIND, VERSION, Comparison, DeviceFacts, FileProfile, Profile, Verdict
 
-VERSION = 2
 PROFILE_KIND = "edgecompress.instructions"
 UNIT = "instructions"
 
@@ -80,15 +78,6 @@ class InstructionProfile(FileProfile):
             return cls(**fields | made)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"instructions: field missing or malformed: {error}") from None
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> InstructionProfile:
-        """Read what :meth:`save` wrote."""
-        return cls.from_json(read_json(path))
 
 
 @dataclass(frozen=True, slots=True)

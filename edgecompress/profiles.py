@@ -100,6 +100,13 @@ class Latency:
         return cls(wall, cpu, loads)
 
 
+def family(machine: str) -> str:
+    """``arm``, ``x86`` or another family of processors, by an architecture's name as ``uname -m`` says it."""
+    if machine.startswith(("aarch64", "arm")):
+        return "arm"
+    return "x86" if machine in ("x86_64", "amd64", "i686", "i386") else machine
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
     """Where a measurement was taken; ``more`` is what else the device tells (governor, memory, uname ...)."""
@@ -116,7 +123,7 @@ class DeviceFacts:
     @property
     def is_arm(self) -> bool:
         """Whether its kernel runs on an ARM core; a virtual board or phone may run on anything."""
-        return self.machine.startswith(("aarch64", "arm")) and not self.more.get("virtual")
+        return family(self.machine) == "arm" and not self.more.get("virtual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,14 @@ class FileProfile:
             "device": asdict(self.device),
         }
 
+    def to_json(self) -> Json:
+        """A JSON object with kind and version."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Write the profile as JSON."""
+        write_json(path, self.to_json())
+
 
 @dataclass(frozen=True, slots=True)
 class Profile(FileProfile):
@@ -281,10 +296,6 @@ class Profile(FileProfile):
             return cls(**fields | made)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"profile: field missing or malformed: {error}") from None
-
-    def save(self, path: Path) -> None:
-        """Write the profile as JSON."""
-        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> Profile:

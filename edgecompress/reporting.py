@@ -19,6 +19,7 @@ from edgecompress.wording import (
     fewer_instructions,
     findings,
     grouped,
+    is_counted,
     metric_of,
     milliseconds,
     significant,
@@ -130,11 +131,12 @@ def _view(document: Json) -> Json:
 
 def _layers_view(document: Json) -> Json:
     layers, outside = document["layers"], document.get("outside_layers")
-    timed = any(panel.key == "wall_ms" for panel in charts.layer_panels(layers, outside))
+    panels = charts.layer_panels(layers, outside)
+    timed = any(panel.key == "wall_ms" for panel in panels)
     return {
         "replaced": tables.layers_replaced(layers),
         "slower": tables.slower_layers(layers),
-        "layer_panels": charts.layer_panels(layers, outside),
+        "layer_panels": panels,
         "layer_costs": tables.layer_costs(layers, document["cost"], outside),
         "layer_methods": tables.layer_methods(layers),
         "left_dense": tables.left_dense(layers),
@@ -155,7 +157,7 @@ def _latency_view(document: Json, comparison: Json | None) -> Json:
     )
     if comparison is None:
         return found
-    if comparison["unit"] == "instructions":
+    if is_counted(comparison):
         return {**found, "instructions": _instructions_view(comparison)}
     return {
         **found,

@@ -18,6 +18,7 @@ from edgecompress.wording import (
     core_of,
     fact,
     grouped,
+    is_counted,
     metric_of,
     milliseconds,
     minus,
@@ -78,7 +79,7 @@ def _row(label: str, values: Sequence[float | None], unit: Unit) -> Row:
 def before_and_after(document: Json) -> list[tuple[str, list[Row]]]:
     """Groups of rows, each with its title."""
     comparison, profiles = document["comparison"], document["profiles"] or {}
-    counted = _is_counted(comparison)
+    counted = is_counted(comparison)
     groups = [
         ("Task", [_accuracy_row(document)]),
         ("Model", list(_model_rows(document["cost"]))),
@@ -90,10 +91,6 @@ def before_and_after(document: Json) -> list[tuple[str, list[Row]]]:
     groups.append((_latency_title(comparison), list(_latency_rows(comparison))))
     alone = [("Each model alone in a process of its own", list(_process_rows(profiles)))] if profiles else []
     return [*groups, *alone]
-
-
-def _is_counted(comparison: Json | None) -> bool:
-    return comparison is not None and comparison["unit"] == "instructions"
 
 
 def _latency_title(comparison: Json | None) -> str:
@@ -384,7 +381,7 @@ def plans(document: Json) -> list[Json]:
 def _own(document: Json, role: str) -> Json:
     """What this run found out about one of its two models."""
     comparison = document["comparison"]
-    timed = comparison if comparison and comparison["unit"] == "milliseconds" else None
+    timed = comparison if comparison and not is_counted(comparison) else None
     index = ROLES.index(role)
     return {
         "accuracy": accuracies(document["accuracy"])[index],
@@ -480,7 +477,7 @@ def environment(comparison: Json) -> list[tuple[str, str]]:
 
 
 def _repetitions(comparison: Json) -> Iterator[tuple[str, str]]:
-    if _is_counted(comparison):
+    if is_counted(comparison):
         yield "Emulated core", core_of(comparison)
         counts = [len(comparison[f"{model}_counts"]["per_inference"]) for model in ROLE_OF]
         yield "Counted inferences (dense and compressed)", " and ".join(map(str, counts))

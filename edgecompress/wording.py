@@ -72,11 +72,16 @@ def latency_clause(comparison: Json | None) -> str:
     """The verdict on latency with its interval and where it was taken; of an emulated core, instructions instead."""
     if comparison is None:
         return "latency not measured"
-    if comparison["unit"] == "instructions":
+    if is_counted(comparison):
         return _instruction_clause(comparison)
     if comparison["provenance"] != "measured":
         return f"no claim on latency: {emulated_times(comparison)}"
     return _measured_clause(comparison) + verified_on_arm(comparison, ", {}") + _caveat(comparison["unstable"])
+
+
+def is_counted(comparison: Json | None) -> bool:
+    """Whether it is of instructions, not of time."""
+    return comparison is not None and comparison["unit"] == "instructions"
 
 
 def _measured_clause(comparison: Json) -> str:

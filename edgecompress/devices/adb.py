@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO
 
 from edgecompress.devices.base import DeviceOptions
-from edgecompress.devices.commands import POLL_S, Finished, checked, failed, last_lines, run_command
+from edgecompress.devices.commands import POLL_S, Finished, checked, failed, last_lines, release, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json, files_in, sha256, size_of
 from edgecompress.profiles import Provenance
@@ -38,6 +38,8 @@ SUMMARY = "a phone over adb; it needs --python-bundle, --remote-python or --runn
 
 SERIAL = re.compile(r"[A-Za-z0-9._:][A-Za-z0-9._:-]*", re.ASCII)
 ANSWER_S, GRACE_S = 30.0, 15.0
+END_OF_OLD = b"\n"
+"""Devices of old see no end of input, but an empty line."""
 IMPORT_S = 180.0
 SLOWEST_BYTES_S = 5e5
 KILLED = 128 + signal.SIGKILL
@@ -195,7 +197,7 @@ class Link:
             try:
                 yield self._folder(keeper, out, err)
             finally:
-                _release(keeper)
+                release(keeper, END_OF_OLD, grace_s=GRACE_S)
 
     def _folder(self, keeper: subprocess.Popen[bytes], out: IO[bytes], err: IO[bytes]) -> str:
         """What the keeper says first. Reading leaves its place in the file alone."""
@@ -217,19 +219,6 @@ def argv_of(process: subprocess.Popen[bytes]) -> list[str]:
     """What it was started with."""
     assert isinstance(process.args, list)
     return [str(argument) for argument in process.args]
-
-
-def _release(keeper: subprocess.Popen[bytes]) -> None:
-    """Let go of the keeper and wait for it to clear away; devices of old see no end of input, but an empty line."""
-    assert keeper.stdin is not None
-    with contextlib.suppress(OSError):
-        keeper.stdin.write(b"\n")
-        keeper.stdin.close()
-    try:
-        keeper.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(keeper.pid, signal.SIGKILL)
-        keeper.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,21 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
         process.wait()
 
 
+def release(keeper: subprocess.Popen[bytes], last_words: bytes = b"", *, grace_s: float) -> None:
+    """Let go of a process that waits for the end of its input, and wait for it to clear away."""
+    assert keeper.stdin is not None
+    with contextlib.suppress(OSError):
+        keeper.stdin.write(last_words)
+        keeper.stdin.close()
+    try:
+        keeper.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(keeper.pid, signal.SIGKILL)
+        keeper.wait()
+    if keeper.stdout is not None:
+        keeper.stdout.close()
+
+
 def _text(stream: IO[bytes]) -> str:
     stream.seek(0)
     return stream.read(MOST_BYTES).decode(errors="replace")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from edgecompress.devices.base import DeviceOptions
-from edgecompress.devices.commands import Finished, checked, failed, last_lines, run_command
+from edgecompress.devices.commands import Finished, checked, failed, last_lines, release, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json
 from edgecompress.profiles import Provenance
@@ -191,7 +191,7 @@ class Ssh:
             try:
                 yield self._folder(keeper, said)
             finally:
-                _release(keeper)
+                release(keeper, grace_s=GRACE_S)
 
     def _folder(self, keeper: subprocess.Popen[bytes], said: IO[bytes]) -> str:
         """What the keeper says first, or why it did not."""
@@ -244,20 +244,6 @@ def _line(descriptor: int, timeout_s: float, ended: Callable[[], int | None]) ->
         elif ended() is not None:
             break
     return text.decode(errors="replace").strip()
-
-
-def _release(keeper: subprocess.Popen[bytes]) -> None:
-    """Let go of the keeper and wait for it to clear away."""
-    assert keeper.stdin is not None
-    with contextlib.suppress(OSError):
-        keeper.stdin.close()
-    try:
-        keeper.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        keeper.kill()
-        keeper.wait()
-    if keeper.stdout is not None:
-        keeper.stdout.close()
 
 
 def named(rest: str, options: DeviceOptions) -> Ssh:
