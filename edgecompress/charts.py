@@ -17,6 +17,8 @@ Pair = tuple[float | None, float | None]
 BINS = 80
 CLIPPED_ABOVE, SPREADS = 0.995, 3
 LEFT_MARGIN = 0.02
+ALIKE = 1e-9
+"""Values that differ by less, relatively, get the axis of one value: no round marks lie between them."""
 HISTOGRAM_HEIGHT = 88
 CURVE_TOP, CURVE_HEIGHT = 22, 120
 PLOT_HEIGHT, SMALL_PLOT_HEIGHT = 200, 90
@@ -38,7 +40,8 @@ class Axis:
         """A scale with some room on both sides of the values, never below zero for values that are not."""
         known = list(values)
         low, high = min(known), max(known)
-        room = margin * ((high - low) or abs(high) or 1.0)
+        spread = high - low if high - low > ALIKE * abs(high) else abs(high)
+        room = margin * (spread or 1.0)
         return cls(max(0.0, low - room) if low >= 0 else low - room, high + room)
 
     def place(self, value: float) -> float:

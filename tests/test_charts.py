@@ -2,7 +2,7 @@
 
 import pytest
 import reports
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgecompress import charts
@@ -13,6 +13,7 @@ VALUES = st.lists(st.floats(1e-6, 1e12), min_size=1, max_size=5)
 
 
 @given(VALUES)
+@example([1e12, 999_999_999_999.9999])
 def test_every_value_has_a_place_on_its_axis_and_the_axis_has_round_marks(values):
     axis = Axis.around(values)
     assert all(0 <= axis.place(value) <= 100 for value in values)
