@@ -43,7 +43,10 @@ plan_option = click.option(
 FACTORS_LR = 0.02
 """Peak rate for factors with a mean square of one."""
 line_options = together(plan_option, selection_options, storage_options, training_options, recipe_options)
-TUNING = ("schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout", "accumulate", "stages", "pick")
+TUNING = (
+    *("temperature", "weight_decay", "schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout"),
+    *("accumulate", "stages", "pick"),
+)
 SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
 
 
@@ -167,8 +170,9 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
     if storage is not None:
         given = {**given, "optimizer": given["optimizer"] or "adam", "lr": given["lr"] or FACTORS_LR}
+        given["weight_decay"] = given["weight_decay"] or 0.0
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
-    more_tuning = {name: given[name] for name in TUNING} | ({"weight_decay": 0.0} if storage else {})
+    more_tuning = {name: given[name] for name in TUNING if given[name] is not None}
     tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)
     return Options(
         selector,

@@ -178,6 +178,14 @@ training_options = together(
         type=Number(0, 1),
         help="Share of the loss that follows the dense model's logits. [0.7; 0 with a loss of your own]",
     ),
+    click.option(
+        "--temperature",
+        type=Number(0, min_open=True),
+        default=4.0,
+        show_default=True,
+        help="Softens both outputs for --distill; 1: as they are.",
+    ),
+    click.option("--weight-decay", type=Number(0), help="L2 penalty of the weights. [0.0001; 0 with a codec]"),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
     click.option(
         "--schedule",

@@ -2,12 +2,11 @@
 
 ::
 
-    packed (n, 1, r) --Div powers--Mod levels--Sub largest--Cast--Reshape (rows, r)--Split--> core, matrices
-    each layer:  Einsum(core, matrices) --Mul scale--Reshape--> the weight its Conv or Gemm reads
+    packed --(targets.onnx_numbers)--Reshape (rows, r)--Split--> core, matrices
+    each layer:  Einsum(core, matrices, scale) --Reshape--> the weight its Conv or Gemm reads
 
-Codes are digits of whole numbers in base ``levels``: as many in one as an int32 or int64 holds, which wastes next to
-nothing whatever the number of levels. ONNX Runtime computes nodes of constants once, when it loads the file
-(DequantizeLinear it would run on every call), so what runs is the dense graph; :func:`check_folded` proves it.
+ONNX Runtime computes nodes of constants once, when it loads the file (DequantizeLinear it would run on every call), so
+what runs is the dense graph; :func:`check_folded` proves it.
 Anything else that folds constants, as onnxsim does, would write the whole weights into the file.
 """
 
@@ -15,9 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import floor, log2, prod
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -26,16 +25,17 @@ from edgecompress.codecs.ada_tucker import factors_of, stored_layers
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
+from edgecompress.targets.onnx_numbers import Array, Graph, unpacked
 from edgecompress.targets.onnx_sessions import operators_when_loaded
 
 if TYPE_CHECKING:
     import onnx
 
-Array = np.ndarray[Any, Any]
 LETTERS = "abcdefgh"
+ONCE = "z"
+"""The axis of a factor that is one number."""
 CLOSE = 1e-5
 """Largest relative difference between a weight in the graph and the codes times one number a row."""
-WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +66,20 @@ def coded_layers(model: nn.Module) -> list[Coded]:
     return found
 
 
-@dataclass(slots=True)
-class _Graph:
-    """Nodes and constants that are added to a graph."""
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    count: int = 0
-
-    def constant(self, array: Array) -> str:
-        """The name of a constant; equal ones are kept once."""
-        from onnx import numpy_helper
-
-        key = f"{array.dtype}{array.shape}{array.tobytes()!r}"
-        if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, self.fresh())
-        return self.constants[key].name
-
-    def fresh(self) -> str:
-        """A short name that no layer has."""
-        self.count += 1
-        return f"_{self.count:x}"
-
-    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A nameless node (none is left when a session runs) with one output, whose name comes back."""
-        from onnx import helper
-
-        name = output or self.fresh()
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-
 def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
     """Replace the weights of ``layers`` in a graph by their codes, in place; returns facts about it.
 
     Raises:
         ExportError: a layer's weight is not in the graph as its codes have it.
     """
-    graph, constants = _Graph(), {tensor.name: tensor for tensor in proto.graph.initializer}
+    graph, constants = Graph(), {tensor.name: tensor for tensor in proto.graph.initializer}
     for layer, pieces in zip(layers, _unpacked(graph, layers), strict=True):
         node, scale = _weight_node(proto, constants, layer)
-        _rebuild(graph, layer, pieces, scale, node.input[1])
         del constants[node.input[1]]
+        node.input[1] = _rebuild(graph, layer, pieces, scale)
     _drop_zero_biases(proto, constants)
     _drop_defaults(proto)
+    _shorten_names(proto, graph)
     used = {name for node in (*proto.graph.node, *graph.nodes) for name in node.input}
     kept = [tensor for name, tensor in constants.items() if name in used]
     nodes = [*graph.nodes, *proto.graph.node]
@@ -120,24 +90,22 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
     return {"layers": len(layers), "nodes_that_fold": len(graph.nodes)}
 
 
-def _unpacked(graph: _Graph, layers: Sequence[Coded]) -> list[list[str]]:
-    """Names of the core, in its shape, and the matrices of each layer.
-
-    Factors with the same number of columns and levels come out of one packed tensor; a shared core comes once.
-    """
-    groups: dict[tuple[int, int], dict[tuple[int, int], Array]] = {}
+def _unpacked(graph: Graph, layers: Sequence[Coded]) -> list[list[str]]:
+    """Names of the core, in its shape, and the matrices of each layer; a shared core comes once."""
+    groups: dict[int, dict[int, dict[tuple[int, int], Array]]] = {}
     for place, layer in enumerate(layers):
         parts = [((layer.core_key, -1), layer.core, layer.largest[0])]
         parts += [((place, mode), matrix, layer.largest[1]) for mode, matrix in enumerate(layer.matrices)]
         for key, part, largest in parts:
             columns = part.shape[-1]
-            groups.setdefault((columns, largest), {})[key] = part.reshape(-1, columns)
+            groups.setdefault(largest, {}).setdefault(columns, {})[key] = part.reshape(-1, columns)
     names: dict[tuple[int, int], str] = {}
-    for (_, largest), members in groups.items():
-        names |= dict(zip(members, _unpack(graph, list(members.values()), largest), strict=True))
+    for largest, tables in groups.items():
+        found = unpacked(graph, [list(members.values()) for members in tables.values()], largest)
+        for members, of in zip(tables.values(), found, strict=True):
+            names |= dict(zip(members, of, strict=True))
     for layer in {layer.core_key: layer for layer in layers}.values():
-        shape = graph.constant(np.array(layer.core.shape, np.int64))
-        names[layer.core_key, -1] = graph.add("Reshape", names[layer.core_key, -1], shape)
+        names[layer.core_key, -1] = graph.add("Reshape", names[layer.core_key, -1], graph.whole(layer.core.shape))
     return [
         [names[layer.core_key, -1], *(names[place, mode] for mode in range(len(layer.matrices)))]
         for place, layer in enumerate(layers)
@@ -156,6 +124,16 @@ def _drop_defaults(proto: onnx.ModelProto) -> None:
         node.attribute.extend(told)
 
 
+def _shorten_names(proto: onnx.ModelProto, graph: Graph) -> None:
+    """Give values that only this graph's own nodes see the shortest names."""
+    outside = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+    inner = {name for node in proto.graph.node for name in node.output if name and name not in outside}
+    renamed = {name: graph.fresh() for name in sorted(inner)}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+
+
 def _is_neutral(attribute: onnx.AttributeProto) -> bool:
     """Of a convolution or pooling: a window without steps, gaps or padding."""
     values = set(attribute.ints)
@@ -164,60 +142,17 @@ def _is_neutral(attribute: onnx.AttributeProto) -> bool:
     )
 
 
-def _unpack(graph: _Graph, matrices: Sequence[Array], largest: int) -> list[str]:
-    """The names of matrices (rows, r) with digits of base ``2 largest + 1`` packed down the rows."""
-    from onnx import helper
-
-    stacked = np.concatenate(matrices) + largest
-    packed, powers = packing(stacked, 2 * largest + 1)
-    whole = graph.add("Div", graph.constant(packed), graph.constant(powers))
-    digits = graph.add("Mod", whole, graph.constant(np.array(2 * largest + 1, packed.dtype)))
-    centred = graph.add("Sub", digits, graph.constant(np.array(largest, packed.dtype)))
-    numbers = graph.add("Cast", centred, to=1)
-    table = graph.add("Reshape", numbers, graph.constant(np.array([-1, stacked.shape[1]], np.int64)))
-    rows = [len(matrix) for matrix in matrices]
-    rest = len(packed) * powers.size - sum(rows)
-    if len(rows) == 1 and not rest:
-        return [table]
-    names = [graph.fresh() for _ in rows]
-    outputs = [*names, graph.fresh()] if rest else names
-    sizes = graph.constant(np.array([*rows, rest] if rest else rows, np.int64))
-    graph.nodes.append(helper.make_node("Split", [table, sizes], outputs, axis=0))
-    return names
-
-
-def packing(digits: Array, base: int) -> tuple[Array, Array]:
-    """``packed`` (n, 1, columns) and ``powers`` (k, 1) with ``digits`` (rows, columns) = packed / powers mod base.
-
-    Of int32 and int64 and of all numbers of digits in one of them, the smallest; rows are padded with zeros.
-    """
-    best = min(
-        (-(-len(digits) // count) * digits.shape[1] * kind.itemsize + count * kind.itemsize, kind.itemsize, count)
-        for kind, bits in WHOLE
-        for count in range(1, floor(bits / log2(base)) + 1)
-    )
-    kind, count = np.dtype(f"<i{best[1]}"), best[2]
-    groups = -(-len(digits) // count)
-    padded = np.zeros((groups * count, digits.shape[1]), np.int64)
-    padded[: len(digits)] = digits
-    powers = np.array([base**at for at in range(count)], np.int64)
-    packed = (padded.reshape(groups, count, -1) * powers[:, None]).sum(1, keepdims=True)
-    return packed.astype(kind), powers[:, None].astype(kind)
-
-
-def _rebuild(graph: _Graph, layer: Coded, pieces: Sequence[str], scale: Array, output: str) -> None:
-    """The nodes that multiply a layer's core and matrices out to the weight ``output``."""
-    core, *matrices = pieces
-    inner, outer = LETTERS[: len(matrices)], LETTERS[: len(matrices)].upper()
-    equation = ",".join([inner, *(o + i for o, i in zip(outer, inner, strict=True))]) + "->" + outer
-    whole = graph.add("Einsum", core, *matrices, equation=equation)
+def _rebuild(graph: Graph, layer: Coded, pieces: Sequence[str], scale: Array) -> str:
+    """The nodes that multiply a layer's core and matrices out to its weight; a scale of one number is a factor too."""
+    factors, letters = len(pieces) - 1, LETTERS[: len(pieces) - 1]
+    terms = [letters, *(inner.upper() + inner for inner in letters), *([ONCE] if scale.size == 1 else [])]
+    given = [*pieces, *([graph.constant(scale.reshape(1))] if scale.size == 1 else [])]
+    whole = graph.add("Einsum", *given, equation=f"{','.join(terms)}->{LETTERS[:factors].upper()}")
     if prod(len(matrix) for matrix in layer.matrices) > layer.weight.size:
-        flat = graph.add("Reshape", whole, graph.constant(np.array([-1], np.int64)))
-        ends = [np.array([end], np.int64) for end in (0, layer.weight.size)]
-        whole = graph.add("Slice", flat, *map(graph.constant, ends))
-    shape = graph.constant(np.array(layer.weight.shape, np.int64))
-    shaped = graph.add("Reshape", whole, shape)
-    graph.add("Mul", shaped, graph.constant(scale), output=output)
+        flat = graph.add("Reshape", whole, graph.whole([-1]))
+        whole = graph.add("Slice", flat, graph.whole([0]), graph.whole([layer.weight.size]))
+    shaped = graph.add("Reshape", whole, graph.whole(layer.weight.shape))
+    return shaped if scale.size == 1 else graph.add("Mul", shaped, graph.constant(scale))
 
 
 def _weight_node(

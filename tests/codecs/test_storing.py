@@ -32,7 +32,7 @@ from edgecompress.scoring import score
 from edgecompress.storing import decoded, stored_of, train_codes, without_dropped
 from edgecompress.targets import Job
 from edgecompress.targets.onnx import Onnx
-from edgecompress.targets.onnx_codes import check_folded, packing
+from edgecompress.targets.onnx_codes import check_folded
 
 SCADA = Storage("scada_tucker", rank=4, levels=15, core_levels=15, epochs=2, rate=0.5)
 TUNING = FineTuning(epochs=2, optimizer="adam", lr=0.02, weight_decay=0.0, distill=0.0, batch_size=32)
@@ -185,17 +185,6 @@ def test_what_a_session_does_not_fold_is_an_export_error() -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     with pytest.raises(ExportError, match=r"does not fold the codes.*Mod"):
         check_folded(proto, Counter({"MatMul": 1}))
-
-
-@pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
-@pytest.mark.parametrize("rows", [1, 7, 64, 411])
-def test_packed_digits_come_out_again_at_little_more_than_their_bits(levels: int, rows: int) -> None:
-    digits = np.random.default_rng(rows).integers(0, levels, (rows, 5))
-    packed, powers = packing(digits, levels)
-    back = (packed.astype(np.int64) // powers % levels).reshape(-1, 5)[:rows]
-    assert np.array_equal(back, digits)
-    if rows == 411:
-        assert packed.nbytes < 1.15 * digits.size * np.log2(levels) / 8 + powers.nbytes
 
 
 def test_a_folded_batch_norm_becomes_a_scale_a_row(sample: Sample, tmp_path: Path) -> None:

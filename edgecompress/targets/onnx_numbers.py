@@ -1,0 +1,167 @@
+"""Whole numbers as packed constants of an ONNX graph, and the nodes that unpack them.
+
+Digits: numbers from ``-largest`` to ``largest`` are digits in base ``2 largest + 1``, as many in one int32 or int64 as
+it holds, which wastes next to nothing whatever the base::
+
+    packed (n, 1, columns) --Div powers--Mod base--Sub largest--Cast--Reshape--> (rows, columns)
+
+Unary: a number is as many zero bits as its size and a one; the signs of all but zeros stand before. That is the best
+code of numbers half of which are zero, a quarter +-1 and so on, near to what a training for short codes ends with::
+
+    bytes --BitShift--Mod 2--Reshape--Split--> signs, codes
+    1 - codes --ScatterElements, adding up at CumSum(codes)--> sizes;  signs --Gather at CumSum(Sign sizes)--> of each
+
+All nodes have constants for inputs: ONNX Runtime computes them once, when a session starts (NonZero, which would find
+the ones directly, it runs on every call).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import floor, log2
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray[Any, Any]
+WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
+UNARY_NODES = 400
+"""Bytes that the nodes of unary codes take more than those of digits."""
+FLOAT, INT64 = 1, 7
+
+
+@dataclass(slots=True)
+class Graph:
+    """Nodes and constants that are added to a graph."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    count: int = 0
+
+    def constant(self, array: Array) -> str:
+        """The name of a constant; equal ones are kept once."""
+        from onnx import numpy_helper
+
+        key = f"{array.dtype}{array.shape}{array.tobytes()!r}"
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, self.fresh())
+        return self.constants[key].name
+
+    def whole(self, values: int | Sequence[int]) -> str:
+        """The name of an int64 constant."""
+        return self.constant(np.array(values, np.int64))
+
+    def fresh(self) -> str:
+        """A short name that no layer has."""
+        self.count += 1
+        return f"_{self.count:x}"
+
+    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """A nameless node (none is left when a session runs) with one output, whose name comes back."""
+        from onnx import helper
+
+        name = output or self.fresh()
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def split(self, whole: str, sizes: Sequence[int]) -> list[str]:
+        """Names of the parts of ``whole`` along its first axis; itself where there is one."""
+        from onnx import helper
+
+        if len(sizes) == 1:
+            return [whole]
+        names = [self.fresh() for _ in sizes]
+        self.nodes.append(helper.make_node("Split", [whole, self.whole(sizes)], names))
+        return names
+
+
+def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> list[list[str]]:
+    """Names of all matrices (rows, columns) of numbers up to ``largest``; those of one table have equal columns.
+
+    Of digits and unary codes the shorter are written.
+    """
+    stacked = [np.concatenate(table) for table in tables]
+    numbers = np.concatenate([stack.ravel() for stack in stacked])
+    plain = sum(part.nbytes for stack in stacked for part in packing(stack + largest, 2 * largest + 1))
+    if unary(numbers).nbytes + UNARY_NODES < plain:
+        flat = graph.split(_from_unary(graph, numbers), [stack.size for stack in stacked])
+    else:
+        flat = [_from_digits(graph, stack, largest) for stack in stacked]
+    return [_rows(graph, name, table) for name, table in zip(flat, tables, strict=True)]
+
+
+def _rows(graph: Graph, numbers: str, matrices: Sequence[Array]) -> list[str]:
+    """The matrices that lie one after the other in ``numbers``, which may go on after them."""
+    columns, rows = matrices[0].shape[1], [len(matrix) for matrix in matrices]
+    table = graph.add("Reshape", numbers, graph.whole([-1, columns]))
+    return graph.split(table, rows)
+
+
+def _from_digits(graph: Graph, stacked: Array, largest: int) -> str:
+    """Numbers (rows, columns) out of digits packed down the rows, without the padding."""
+    packed, powers = packing(stacked + largest, 2 * largest + 1)
+    kind = packed.dtype
+    whole = graph.add("Div", graph.constant(packed), graph.constant(powers))
+    digits = graph.add("Mod", whole, graph.constant(np.array(2 * largest + 1, kind)))
+    centred = graph.add("Sub", digits, graph.constant(np.array(largest, kind)))
+    numbers = graph.add("Cast", centred, to=FLOAT)
+    rest = len(packed) * powers.size - len(stacked)
+    if not rest:
+        return numbers
+    table = graph.add("Reshape", numbers, graph.whole([-1, stacked.shape[1]]))
+    return graph.split(table, [len(stacked), rest])[0]
+
+
+def _from_unary(graph: Graph, numbers: Array) -> str:
+    """Numbers, flat, out of the bits of :func:`unary`."""
+    shifts, signs = np.arange(8, dtype=np.uint8), 1 + int(np.count_nonzero(numbers))
+    packed = unary(numbers)
+    shifted = graph.add("BitShift", graph.constant(packed[:, None]), graph.constant(shifts), direction="RIGHT")
+    bits = graph.add("Cast", graph.add("Mod", shifted, graph.constant(np.array(2, np.uint8))), to=INT64)
+    flat, one = graph.add("Reshape", bits, graph.whole([-1])), graph.whole(1)
+    counts = [signs, int(np.abs(numbers).sum()) + len(numbers)]
+    negative, codes = graph.split(flat, [*counts, 8 * len(packed) - sum(counts)])[:2]
+    zeros = graph.add("ConstantOfShape", graph.whole([len(numbers)]), value=_int64(0))
+    owners = graph.add("CumSum", codes, graph.whole(0), exclusive=1)
+    sizes = graph.add("ScatterElements", zeros, owners, graph.add("Sub", one, codes), reduction="add")
+    below = graph.add("Gather", negative, graph.add("CumSum", graph.add("Sign", sizes), graph.whole(0)))
+    signed = graph.add("Mul", sizes, graph.add("Sub", one, graph.add("Add", below, below)))
+    return graph.add("Cast", signed, to=FLOAT)
+
+
+def _int64(value: int) -> onnx.TensorProto:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array([value], np.int64))
+
+
+def unary(numbers: Array) -> Array:
+    """Bytes, first bit lowest: an idle bit, the signs of all but zeros, then of each number size zeros and a one."""
+    sizes = np.abs(numbers)
+    codes = np.zeros(int(sizes.sum()) + len(sizes), np.uint8)
+    codes[np.cumsum(sizes + 1) - 1] = 1
+    signs = (numbers[numbers != 0] < 0).astype(np.uint8)
+    return np.packbits(np.concatenate([[0], signs, codes]).astype(np.uint8), bitorder="little")
+
+
+def packing(digits: Array, base: int) -> tuple[Array, Array]:
+    """``packed`` (n, 1, columns) and ``powers`` (k, 1) with ``digits`` (rows, columns) = packed / powers mod base.
+
+    Of int32 and int64 and of all numbers of digits in one of them, the smallest; rows are padded with zeros.
+    """
+    best = min(
+        (-(-len(digits) // count) * digits.shape[1] * kind.itemsize + count * kind.itemsize, kind.itemsize, count)
+        for kind, bits in WHOLE
+        for count in range(1, floor(bits / log2(base)) + 1)
+    )
+    kind, count = np.dtype(f"<i{best[1]}"), best[2]
+    groups = -(-len(digits) // count)
+    padded = np.zeros((groups * count, digits.shape[1]), np.int64)
+    padded[: len(digits)] = digits
+    powers = np.array([base**at for at in range(count)], np.int64)
+    packed = (padded.reshape(groups, count, -1) * powers[:, None]).sum(1, keepdims=True)
+    return packed.astype(kind), powers[:, None].astype(kind)

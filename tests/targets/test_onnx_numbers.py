@@ -1,0 +1,81 @@
+"""Whole numbers in an ONNX graph: both codes come out again in ONNX Runtime, folded, at about the bits they promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgecompress.targets.onnx_numbers import Array, Graph, packing, unary, unpacked
+from edgecompress.targets.onnx_sessions import operators_when_loaded
+
+
+def numbers(kind: str, rows: int, columns: int) -> Array:
+    """Of size up to 7: even (every value as often), or falling off by half from size to size."""
+    generator = np.random.default_rng(rows * columns)
+    if kind == "even":
+        return generator.integers(-7, 8, (rows, columns))
+    sizes = np.minimum(generator.geometric(0.5, (rows, columns)) - 1, 7)
+    return sizes * generator.choice([-1, 1], (rows, columns))
+
+
+def model_of(tables: list[list[Array]], largest: int) -> onnx.ModelProto:
+    """A model whose outputs are all unpacked matrices, each added to a number that only a call knows."""
+    helper, graph = onnx.helper, Graph()
+    names = [name for table in unpacked(graph, tables, largest) for name in table]
+    value = helper.make_tensor_value_info
+    outputs = [value(f"out{at}", 1, None) for at in range(len(names))]
+    sums = [helper.make_node("Add", ["x", name], [out.name]) for name, out in zip(names, outputs, strict=True)]
+    made = helper.make_graph([*graph.nodes, *sums], "g", [value("x", 1, [])], outputs, list(graph.constants.values()))
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("kind", ["even", "falling"])
+@pytest.mark.parametrize("shapes", [[[(7, 5)]], [[(64, 16), (33, 16), (1, 16)]], [[(100, 9), (9, 9)], [(40, 30)]]])
+def test_matrices_come_out_again_and_fold(kind: str, shapes: list[list[tuple[int, int]]], tmp_path: Path) -> None:
+    tables = [[numbers(kind, *shape) for shape in table] for table in shapes]
+    model = model_of(tables, 7)
+    path = tmp_path / "m.onnx"
+    onnx.save_model(model, path)
+    found = onnxruntime.InferenceSession(path).run(None, {"x": np.zeros((), np.float32)})
+    wanted = [matrix for table in tables for matrix in table]
+    assert all(np.array_equal(got, matrix) for got, matrix in zip(found, wanted, strict=True))
+    assert set(operators_when_loaded(model.SerializeToString())) == {"Add"}
+
+
+@pytest.mark.parametrize(("kind", "coded"), [("even", "Div"), ("falling", "BitShift")])
+def test_the_shorter_of_both_codes_is_written(kind: str, coded: str) -> None:
+    model = model_of([[numbers(kind, 400, 16)]], 7)
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert operators[coded] == 1
+    assert operators["Div"] + operators["BitShift"] == 1
+
+
+def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
+    zeros = np.zeros((640, 10), np.int64)
+    assert unary(zeros.ravel()).nbytes == 801
+    model = model_of([[zeros]], 7)
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})[0]
+    assert not found.any()
+
+
+def test_unary_codes_take_the_bits_that_the_entropy_asks_for() -> None:
+    values = numbers("falling", 2000, 16).ravel()
+    shares = np.unique(values, return_counts=True)[1] / values.size
+    entropy = -(shares * np.log2(shares)).sum() * values.size / 8
+    assert entropy < unary(values).nbytes < 1.02 * entropy
+
+
+@pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
+@pytest.mark.parametrize("rows", [1, 7, 64, 411])
+def test_packed_digits_come_out_again_at_little_more_than_their_bits(levels: int, rows: int) -> None:
+    digits = np.random.default_rng(rows).integers(0, levels, (rows, 5))
+    packed, powers = packing(digits, levels)
+    back = (packed.astype(np.int64) // powers % levels).reshape(-1, 5)[:rows]
+    assert np.array_equal(back, digits)
+    if rows == 411:
+        assert packed.nbytes < 1.15 * digits.size * np.log2(levels) / 8 + powers.nbytes
