@@ -9,6 +9,7 @@ import click
 
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
+    CODECS,
     calibration_options,
     core_options,
     json_option,
@@ -47,7 +48,7 @@ TUNING = (
     *("temperature", "weight_decay", "schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout"),
     *("accumulate", "stages", "pick"),
 )
-SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude")
+SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude", "rank", "order", "pad")
 
 
 @click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
@@ -165,6 +166,7 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     recipe, methods = given["recipe"], methods_from(given["methods"])
     if loaded is not None and recipe != "plain":
         raise click.UsageError(f"--plan already holds the ranks that --recipe {recipe} would find; drop one of them")
+    methods = methods if loaded is None else _codec_of(loaded)
     storage = storage_from(methods, given["keep"], given["of"], given, _typed)
     select = refuse_foreign(recipe, given["select"], methods, _typed)
     selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
@@ -189,6 +191,15 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
         tuning=tuning,
         **more,
     )
+
+
+def _codec_of(made: CompressionPlan) -> tuple[str, ...]:
+    """The codec that stores a plan's layers, if that is what it is for."""
+    found = {layer.method for layer in made.layers}
+    codecs = tuple(sorted(found & set(CODECS)))
+    if codecs and len(found) > 1:
+        raise click.UsageError(f"the plan mixes {', '.join(sorted(found))}; {codecs[0]} goes without other methods")
+    return codecs
 
 
 def with_preset(name: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
         del constants[node.input[1]]
         node.input[1] = _rebuild(graph, layer, pieces, scale)
     _drop_zero_biases(proto, constants)
-    _drop_defaults(proto)
+    _drop_defaults(proto, constants)
     _shorten_names(proto, graph)
     used = {name for node in (*proto.graph.node, *graph.nodes) for name in node.input}
     kept = [tensor for name, tensor in constants.items() if name in used]
@@ -112,14 +112,16 @@ def _unpacked(graph: Graph, layers: Sequence[Coded]) -> list[list[str]]:
     ]
 
 
-def _drop_defaults(proto: onnx.ModelProto) -> None:
+def _drop_defaults(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
     """Attributes that say what is so without them."""
     from onnx import defs
 
     opset = next(entry.version for entry in proto.opset_import if not entry.domain)
     for node in proto.graph.node:
         known = defs.get_schema(node.op_type, opset, node.domain).attributes
-        told = [a for a in node.attribute if not (known[a.name].default_value == a or _is_neutral(a))]
+        told = [
+            a for a in node.attribute if not (known[a.name].default_value == a or _says_nothing(node, a, constants))
+        ]
         del node.attribute[:]
         node.attribute.extend(told)
 
@@ -134,9 +136,16 @@ def _shorten_names(proto: onnx.ModelProto, graph: Graph) -> None:
             names[:] = [renamed.get(name, name) for name in names]
 
 
-def _is_neutral(attribute: onnx.AttributeProto) -> bool:
-    """Of a convolution or pooling: a window without steps, gaps or padding."""
+def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """A window without steps, gaps or padding, or as large as the weight; what zeros mean in a shape without any."""
+    from onnx import numpy_helper
+
     values = set(attribute.ints)
+    if attribute.name == "allowzero":
+        shape = constants.get(node.input[1])
+        return shape is not None and 0 not in numpy_helper.to_array(shape)
+    if attribute.name == "kernel_shape":
+        return node.op_type == "Conv"
     return (attribute.name in ("strides", "dilations") and values == {1}) or (
         attribute.name == "pads" and values == {0}
     )

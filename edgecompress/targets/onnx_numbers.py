@@ -8,7 +8,7 @@ it holds, which wastes next to nothing whatever the base::
 Unary: a number is as many zero bits as its size and a one; the signs of all but zeros stand before. That is the best
 code of numbers half of which are zero, a quarter +-1 and so on, near to what a training for short codes ends with::
 
-    bytes --BitShift--Mod 2--Reshape--Split--> signs, codes
+    bytes --Div powers--Mod 2--Reshape--Split--> signs, codes
     1 - codes --ScatterElements, adding up at CumSum(codes)--> sizes;  signs --Gather at CumSum(Sign sizes)--> of each
 
 All nodes have constants for inputs: ONNX Runtime computes them once, when a session starts (NonZero, which would find
@@ -118,9 +118,9 @@ def _from_digits(graph: Graph, stacked: Array, largest: int) -> str:
 
 def _from_unary(graph: Graph, numbers: Array) -> str:
     """Numbers, flat, out of the bits of :func:`unary`."""
-    shifts, signs = np.arange(8, dtype=np.uint8), 1 + int(np.count_nonzero(numbers))
+    powers, signs = 1 << np.arange(8, dtype=np.uint8), 1 + int(np.count_nonzero(numbers))
     packed = unary(numbers)
-    shifted = graph.add("BitShift", graph.constant(packed[:, None]), graph.constant(shifts), direction="RIGHT")
+    shifted = graph.add("Div", graph.constant(packed[:, None]), graph.constant(powers))
     bits = graph.add("Cast", graph.add("Mod", shifted, graph.constant(np.array(2, np.uint8))), to=INT64)
     flat, one = graph.add("Reshape", bits, graph.whole([-1])), graph.whole(1)
     counts = [signs, int(np.abs(numbers).sum()) + len(numbers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from processes import command
 from torch import nn
 
 from edgecompress.codecs.ada_tucker import attach_roundings, factors_of, install, refresh, stored_layers
+from edgecompress.codecs.dimensions import balanced
 from edgecompress.codecs.payload import from_bytes, to_bytes
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
@@ -238,6 +240,28 @@ def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_pa
     assert all(weight.largest is None for _, _, weight in stored_layers(trained))
     assert all(weight.largest is not None for _, _, weight in stored_layers(stored))
     assert state_digest(trained) != state_digest(stored)
+
+
+def test_a_plan_for_a_codec_is_followed_to_its_sizes(tiny_file: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    run_json("plan", str(tiny_file), "--method", "ada_tucker", "--rank", "3", "-o", str(plan), "--trust")
+    document = json.loads(plan.read_text())
+    first = document["layers"][0]
+    first["dims"] = list(reversed(balanced(prod(first["shape"]), 3)))
+    plan.write_text(json.dumps(document))
+    short = ("compress", str(tiny_file), "--plan", str(plan), "--epochs", "1", "--trust", "-o", str(tmp_path / "small"))
+    made = run_json(*short, "--round-epochs", "1", "--temperature", "2", "--weight-decay", "1e-4")
+    assert made["storage"]["payload_bytes"] == (tmp_path / "small" / "model.ectk").stat().st_size
+    stored = from_bytes((tmp_path / "small" / "model.ectk").read_bytes())
+    assert list(stored.layers[0].dims) == first["dims"]
+    refused = command(*short, "--rank", "4")
+    assert refused.code == 2
+    assert "--plan already holds the choice; drop --rank" in refused.err
+    document["layers"][1]["method"] = "svd"
+    plan.write_text(json.dumps(document))
+    mixed = command(*short)
+    assert mixed.code == 2
+    assert "the plan mixes ada_tucker, svd; ada_tucker goes without other methods" in mixed.err
 
 
 @pytest.mark.parametrize(
