@@ -12,7 +12,16 @@ from typing import Any
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version
-from edgecompress.profiles import COMPARISON_KIND, VERSION, Comparison, DeviceFacts, FileProfile, Profile, Verdict
+from edgecompress.profiles import (
+    COMPARISON_KIND,
+    VERSION,
+    Comparison,
+    DeviceFacts,
+    FilePair,
+    FileProfile,
+    Profile,
+    Verdict,
+)
 
 PROFILE_KIND = "edgecompress.instructions"
 UNIT = "instructions"
@@ -81,16 +90,9 @@ class InstructionProfile(FileProfile):
 
 
 @dataclass(frozen=True, slots=True)
-class InstructionComparison:
+class InstructionComparison(FilePair):
     """Instructions of two models under one emulated core. The ratio is exact to what a count repeats to."""
 
-    baseline: str
-    candidate: str
-    baseline_sha256: str
-    candidate_sha256: str
-    device: DeviceFacts
-    runtime: Mapping[str, str]
-    batch: int
     baseline_counts: Counts
     candidate_counts: Counts
 
@@ -109,19 +111,11 @@ class InstructionComparison:
         return {
             "kind": COMPARISON_KIND,
             "version": VERSION,
-            "baseline": self.baseline,
-            "candidate": self.candidate,
-            "baseline_sha256": self.baseline_sha256,
-            "candidate_sha256": self.candidate_sha256,
+            **self.told(),
             "unit": UNIT,
-            "provenance": self.device.provenance,
             "instruction_ratio": self.ratio,
             "verdict": self.verdict,
             "verified_on_arm": False,
-            "threads": 1,
-            "batch": self.batch,
-            "runtime": dict(self.runtime),
-            "device": asdict(self.device),
             "baseline_counts": self.baseline_counts.to_json(),
             "candidate_counts": self.candidate_counts.to_json(),
         }
@@ -140,15 +134,9 @@ class InstructionComparison:
         check_version(document, COMPARISON_KIND, VERSION)
         try:
             return cls(
-                document["baseline"],
-                document["candidate"],
-                document["baseline_sha256"],
-                document["candidate_sha256"],
-                DeviceFacts(**document["device"]),
-                document["runtime"],
-                document["batch"],
-                Counts.from_json(document["baseline_counts"]),
-                Counts.from_json(document["candidate_counts"]),
+                **cls.fields_in(document),
+                baseline_counts=Counts.from_json(document["baseline_counts"]),
+                candidate_counts=Counts.from_json(document["candidate_counts"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"comparison: field missing or malformed: {error}") from None

@@ -318,12 +318,8 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two models measured in interleaved blocks of one process on one device.
-
-    ``cpu`` is None where a runner of the user's does not tell CPU time. ``sustained`` are both models' minutes under
-    load, taking turns; ``unstable`` are reasons not to trust the times.
-    """
+class FilePair:
+    """What every comparison says: both files, and where they ran."""
 
     baseline: str
     candidate: str
@@ -333,6 +329,31 @@ class Comparison:
     runtime: Mapping[str, str]
     threads: int
     batch: int
+
+    def told(self) -> Json:
+        """Its fields as JSON values, and the provenance of the figures."""
+        return {
+            **{name: getattr(self, name) for name in FilePair.__dataclass_fields__},
+            "runtime": dict(self.runtime),
+            "device": asdict(self.device),
+            "provenance": self.device.provenance,
+        }
+
+    @staticmethod
+    def fields_in(document: Json) -> dict[str, Any]:
+        """The fields out of what :meth:`told` made; KeyError or TypeError where one is missing or malformed."""
+        fields = {name: document[name] for name in FilePair.__dataclass_fields__}
+        return fields | {"device": DeviceFacts(**fields["device"])}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(FilePair):
+    """Two models measured in interleaved blocks of one process on one device.
+
+    ``cpu`` is None where a runner of the user's does not tell CPU time. ``sustained`` are both models' minutes under
+    load, taking turns; ``unstable`` are reasons not to trust the times.
+    """
+
     wall: Ratio
     cpu: Ratio | None
     baseline_latency: Latency
@@ -364,10 +385,7 @@ class Comparison:
         return {
             "kind": COMPARISON_KIND,
             "version": VERSION,
-            "baseline": self.baseline,
-            "candidate": self.candidate,
-            "baseline_sha256": self.baseline_sha256,
-            "candidate_sha256": self.candidate_sha256,
+            **self.told(),
             "speedup": self.wall.value,
             "ci95": [self.wall.low, self.wall.high],
             "cpu_speedup": self.cpu.value if self.cpu else None,
@@ -378,13 +396,8 @@ class Comparison:
             "unstable": list(self.unstable),
             "conditions": dict(self.conditions),
             "sustained": {role: sustained.to_json() for role, sustained in self.sustained.items()},
-            "provenance": self.device.provenance,
-            "threads": self.threads,
-            "batch": self.batch,
             "blocks": len(self.candidate_latency.wall_ms),
             "loads": len(set(self.candidate_latency.loads)),
-            "runtime": dict(self.runtime),
-            "device": asdict(self.device),
             "baseline_latency": self.baseline_latency.to_json(),
             "candidate_latency": self.candidate_latency.to_json(),
         }
@@ -404,21 +417,14 @@ class Comparison:
         check_version(document, COMPARISON_KIND, VERSION)
         try:
             return cls(
-                document["baseline"],
-                document["candidate"],
-                document["baseline_sha256"],
-                document["candidate_sha256"],
-                DeviceFacts(**document["device"]),
-                document["runtime"],
-                document["threads"],
-                document["batch"],
-                Ratio(document["speedup"], *document["ci95"]),
-                Ratio(document["cpu_speedup"], *document["cpu_ci95"]) if document["cpu_ci95"] else None,
-                Latency.from_json(document["baseline_latency"]),
-                Latency.from_json(document["candidate_latency"]),
-                tuple(document["unstable"]),
-                {role: Sustained.from_json(sustained) for role, sustained in document["sustained"].items()},
-                document["conditions"],
+                **cls.fields_in(document),
+                wall=Ratio(document["speedup"], *document["ci95"]),
+                cpu=Ratio(document["cpu_speedup"], *document["cpu_ci95"]) if document["cpu_ci95"] else None,
+                baseline_latency=Latency.from_json(document["baseline_latency"]),
+                candidate_latency=Latency.from_json(document["candidate_latency"]),
+                unstable=tuple(document["unstable"]),
+                sustained={role: Sustained.from_json(sustained) for role, sustained in document["sustained"].items()},
+                conditions=document["conditions"],
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"comparison: field missing or malformed: {error}") from None

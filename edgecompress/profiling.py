@@ -119,6 +119,7 @@ def instruction_comparison(candidate: AnyProfile, baseline: AnyProfile) -> Instr
         candidate.sha256,
         candidate.device,
         candidate.runtime,
+        candidate.threads,
         candidate.batch,
         baseline.counts,
         candidate.counts,

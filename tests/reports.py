@@ -68,7 +68,7 @@ def counts(least, scale=1.0):
 
 def instruction_comparison(before=39_496_000, after=20_460_000):
     both = counts(before), counts(after, 0.9)
-    return InstructionComparison("dense.onnx", "model.onnx", "ab" * 32, "cd" * 32, CORE, RUNTIME, 1, *both)
+    return InstructionComparison("dense.onnx", "model.onnx", "ab" * 32, "cd" * 32, CORE, RUNTIME, 1, 1, *both)
 
 
 def instruction_profile(file, size, counted):
