@@ -207,7 +207,7 @@ class Line:
             return self._keep_start(model, made, {"calibration": None})
 
         asked = options.given.to_json() if options.given else [include, exclude]
-        inputs = [self.dense_key, repr(storage), asked, seed]
+        inputs = [self.dense_key, repr(storage.unrounded), asked, seed]
         return self.stages.do("factorize", inputs, work, (PLAN_FILE, "decomposed"))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 FactorStart = Literal["scratch", "dense"]
@@ -33,3 +33,9 @@ class Storage:
     lr: float = 8e-3
     rate: float = 0.1
     damp: float = 2e-4
+
+    @property
+    def unrounded(self) -> Storage:
+        """The same without what only rounding looks at: equal ones train the same factors in floating point."""
+        kept = min(self.bias_levels, 1)
+        return replace(self, levels=0, core_levels=0, bias_levels=kept, epochs=0, lr=0.0, rate=0.0, damp=0.0)

@@ -189,7 +189,8 @@ def _scale(layer: Coded, weight: Array) -> Array:
         ExportError: the weight is something else than the codes times that.
     """
     codes, rows = (of.astype(np.float64).reshape(len(weight), -1) for of in (layer.weight, weight))
-    each = (codes * rows).sum(1) / np.maximum((codes * codes).sum(1), 1e-30)
+    power = (codes * codes).sum(1)
+    each = np.where(power, (codes * rows).sum(1) / np.maximum(power, 1e-30), 1)  # a row of zeros fits any scale
     if np.abs(each[:, None] * codes - rows).max() > CLOSE * max(np.abs(rows).max(), 1e-30):
         raise ExportError(f"onnx: {layer.name}: its weight in the graph is not what its codes say")
     if np.allclose(each, 1, rtol=CLOSE, atol=0):

@@ -24,6 +24,7 @@ from edgecompress.codecs.payload import from_bytes, to_bytes
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
 from edgecompress.decomposing import decompose
+from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
 from edgecompress.exporting import export
 from edgecompress.finetuning import FineTuning, state_digest
@@ -225,6 +226,30 @@ def test_plans_store_what_gets_smaller_within_the_share_asked_for(sample: Sample
         plan_storage(dense, sample.inputs, Storage("ada_tucker", rank=400))
     with pytest.raises(PlanError, match="no layer matches"):
         plan_storage(dense, sample.inputs, SCADA, include=("conv*",))
+
+
+def test_another_rounding_trains_no_factors_anew(tiny_file: Path, tmp_path: Path) -> None:
+    short = ("compress", tiny_file, "--method", "ada_tucker", "--rank", "3", "--epochs", "1", "--round-epochs", "1")
+    first = command(*short, "-o", tmp_path / "small", "--trust")
+    assert "fine-tune, epoch 1 of 1" in first.err
+    again = command(*short, "-o", tmp_path / "small", "--rate", "0.5", "--levels", "7", "--trust")
+    assert again.code == 0
+    assert "fine-tune" not in again.err
+    assert "round, epoch 1 of 1" in again.err
+    assert (tmp_path / "small" / "model.ectk").stat().st_size
+    with_biases = command(*short, "-o", tmp_path / "small", "--bias-levels", "7", "--trust")
+    assert "fine-tune, epoch 1 of 1" in with_biases.err
+
+
+def test_a_weight_with_rows_of_zeros_has_one_scale(sample: Sample, tmp_path: Path) -> None:
+    model = coded(sample.model(), SCADA, sample)
+    first = export(model, sample, tmp_path / "first")
+    _, layer, _ = list(stored_layers(model))[-2]
+    with torch.no_grad():
+        factors_of(layer)[1][0] = 0  # rows of the matrix of outputs, as far as the reshape goes
+    assert (weight_of(layer).flatten(1) == 0).all(1).any()
+    second = export(model, sample, tmp_path / "second")
+    assert second.size_bytes < first.size_bytes + 100
 
 
 def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_path: Path) -> None:
