@@ -31,8 +31,8 @@ from edgecompress.profiles import (
     Provenance,
     Sustained,
     family,
-    paired_ratio,
 )
+from edgecompress.ratios import paired_ratio
 from edgecompress.runners import RunnerAnswer, as_latency, runner_of
 from edgecompress.stability import FEWEST_RUNS, unstable
 from edgecompress.targets import TARGETS, Target

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecompress.files import Json
-from edgecompress.profiles import quantile
+from edgecompress.ratios import quantile
 from edgecompress.wording import BYTES, COUNT, ROLES, TIME, Unit, change, minus, score_text
 
 Pair = tuple[float | None, float | None]

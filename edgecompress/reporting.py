@@ -10,7 +10,7 @@ from edgecompress import charts, tables
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, make_folder, read_json, write_json, write_text
 from edgecompress.markdown import before_after, escape, table
-from edgecompress.profiles import RESOLUTION
+from edgecompress.ratios import RESOLUTION
 from edgecompress.wording import (
     bytes_text,
     change,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgecompress.files import Json
-from edgecompress.profiles import Latency, quantile
+from edgecompress.profiles import Latency
+from edgecompress.ratios import quantile
 
 FEWEST_RUNS, SHORTEST_S = 50, 1.0
 CLOCK_LEFT = 0.9

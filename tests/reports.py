@@ -5,7 +5,8 @@ import random
 from dataclasses import replace
 
 from edgecompress.instructions import Counts, InstructionComparison, InstructionProfile
-from edgecompress.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Ratio, Sustained
+from edgecompress.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Sustained
+from edgecompress.ratios import Ratio
 
 DEVICE = DeviceFacts(
     "local", "measured", "x86_64", "Example CPU", 4, "Linux 6", "3.11.7",

@@ -18,18 +18,9 @@ from edgecompress.devices import Local, device_named
 from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
-from edgecompress.profiles import (
-    Comparison,
-    Latency,
-    Profile,
-    Ratio,
-    Sustained,
-    paired_ratio,
-    quantile,
-    ratio_of_medians,
-    statistics,
-)
+from edgecompress.profiles import Comparison, Latency, Profile, Sustained
 from edgecompress.profiling import compare, layers_of, measure, profile
+from edgecompress.ratios import Ratio, paired_ratio, quantile, ratio_of_medians, statistics
 from edgecompress.resolving import resolve
 from edgecompress.targets import runtimes
 

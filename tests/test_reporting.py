@@ -15,7 +15,8 @@ from reports import BOARD, DEVICE, HOSTILE, REASON, comparison, layer
 
 from edgecompress.errors import FileError
 from edgecompress.markdown import escape
-from edgecompress.profiles import RESOLUTION, Latency
+from edgecompress.profiles import Latency
+from edgecompress.ratios import RESOLUTION
 from edgecompress.reporting import (
     HTML_NAME,
     JSON_NAME,
