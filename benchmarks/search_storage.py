@@ -34,7 +34,7 @@ SHARED = ("rank", "order", "epochs", "round_epochs", "mixup", "temperature")
 """Settings that all nets of one run have in common."""
 DEFAULTS: dict[str, Any] = {"order": 3, "mixup": 0.0, "temperature": 4.0, "weight_decay": 0.0, "damp": 2e-4}
 BATCH, CLIP, SECOND_MOMENT, WARM_UP = 128, 5.0, 0.99, 0.3
-FEWEST_STEPS, TINY = 3, 1e-9
+WARMING_STEPS, TINY = 3, 1e-9
 
 Settings = Mapping[str, Any]
 
@@ -179,7 +179,7 @@ class Training:
         before, stream, graph = [value.detach().clone() for value in state], torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(FEWEST_STEPS):
+            for _ in range(WARMING_STEPS):
                 self.step()
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):

@@ -5,6 +5,7 @@ What was *emulated* is counted in instructions and has its own values: see :mod:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -163,7 +164,7 @@ class ColdStart:
 
 
 @dataclass(frozen=True, slots=True)
-class FileProfile:
+class FileProfile(ABC):
     """What every profile says: the file, where it ran, storage and work.
 
     ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin.
@@ -191,9 +192,9 @@ class FileProfile:
             "device": asdict(self.device),
         }
 
+    @abstractmethod
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""

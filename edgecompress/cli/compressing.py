@@ -171,8 +171,8 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     select = refuse_foreign(recipe, given["select"], methods, _typed)
     selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
     if storage is not None:
-        given = {**given, "optimizer": given["optimizer"] or "adam", "lr": given["lr"] or FACTORS_LR}
-        given["weight_decay"] = given["weight_decay"] or 0.0
+        own = {"optimizer": "adam", "lr": FACTORS_LR, "weight_decay": 0.0}
+        given = {**given, **{name: given[name] or default for name, default in own.items()}}
     names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
     more_tuning = {name: given[name] for name in TUNING if given[name] is not None}
     tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)

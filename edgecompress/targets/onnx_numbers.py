@@ -60,11 +60,11 @@ class Graph:
         self.count += 1
         return f"_{self.count:x}"
 
-    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """A nameless node (none is left when a session runs) with one output, whose name comes back."""
         from onnx import helper
 
-        name = output or self.fresh()
+        name = self.fresh()
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
@@ -86,40 +86,36 @@ def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> l
     """
     stacked = [np.concatenate(table) for table in tables]
     numbers = np.concatenate([stack.ravel() for stack in stacked])
-    plain = sum(part.nbytes for stack in stacked for part in packing(stack + largest, 2 * largest + 1))
-    if unary(numbers).nbytes + UNARY_NODES < plain:
-        flat = graph.split(_from_unary(graph, numbers), [stack.size for stack in stacked])
+    packings, bits = [packing(stack + largest, 2 * largest + 1) for stack in stacked], unary(numbers)
+    if bits.nbytes + UNARY_NODES < sum(part.nbytes for packed in packings for part in packed):
+        flat = graph.split(_from_unary(graph, numbers, bits), [stack.size for stack in stacked])
+        rows = [len(stack) for stack in stacked]
     else:
-        flat = [_from_digits(graph, stack, largest) for stack in stacked]
-    return [_rows(graph, name, table) for name, table in zip(flat, tables, strict=True)]
+        flat = [_from_digits(graph, *packed, largest) for packed in packings]
+        rows = [len(packed) * len(powers) for packed, powers in packings]
+    return [_matrices(graph, *of) for of in zip(flat, tables, rows, strict=True)]
 
 
-def _rows(graph: Graph, numbers: str, matrices: Sequence[Array]) -> list[str]:
-    """The matrices that lie one after the other in ``numbers``, which may go on after them."""
-    columns, rows = matrices[0].shape[1], [len(matrix) for matrix in matrices]
-    table = graph.add("Reshape", numbers, graph.whole([-1, columns]))
-    return graph.split(table, rows)
+def _matrices(graph: Graph, numbers: str, table: Sequence[Array], rows: int) -> list[str]:
+    """The matrices of a table that lie one after the other in ``numbers``, of so many rows with the padding."""
+    sizes = [len(matrix) for matrix in table]
+    whole = graph.add("Reshape", numbers, graph.whole([-1, table[0].shape[1]]))
+    rest = rows - sum(sizes)
+    return graph.split(whole, [*sizes, rest] if rest else sizes)[: len(sizes)]
 
 
-def _from_digits(graph: Graph, stacked: Array, largest: int) -> str:
-    """Numbers (rows, columns) out of digits packed down the rows, without the padding."""
-    packed, powers = packing(stacked + largest, 2 * largest + 1)
+def _from_digits(graph: Graph, packed: Array, powers: Array, largest: int) -> str:
+    """Numbers, a column each, out of digits packed down the rows; padding comes after them."""
     kind = packed.dtype
     whole = graph.add("Div", graph.constant(packed), graph.constant(powers))
     digits = graph.add("Mod", whole, graph.constant(np.array(2 * largest + 1, kind)))
     centred = graph.add("Sub", digits, graph.constant(np.array(largest, kind)))
-    numbers = graph.add("Cast", centred, to=FLOAT)
-    rest = len(packed) * powers.size - len(stacked)
-    if not rest:
-        return numbers
-    table = graph.add("Reshape", numbers, graph.whole([-1, stacked.shape[1]]))
-    return graph.split(table, [len(stacked), rest])[0]
+    return graph.add("Cast", centred, to=FLOAT)
 
 
-def _from_unary(graph: Graph, numbers: Array) -> str:
-    """Numbers, flat, out of the bits of :func:`unary`."""
+def _from_unary(graph: Graph, numbers: Array, packed: Array) -> str:
+    """Numbers, flat, out of ``packed``, their bits by :func:`unary`."""
     powers, signs = 1 << np.arange(8, dtype=np.uint8), 1 + int(np.count_nonzero(numbers))
-    packed = unary(numbers)
     shifted = graph.add("Div", graph.constant(packed[:, None]), graph.constant(powers))
     bits = graph.add("Cast", graph.add("Mod", shifted, graph.constant(np.array(2, np.uint8))), to=INT64)
     flat, one = graph.add("Reshape", bits, graph.whole([-1])), graph.whole(1)
