@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecompress.codecs.dimensions import balanced
+from edgecompress.codecs.planning import plan_storage
+from edgecompress.codecs.settings import Storage
 from edgecompress.datasets import batches, size
 from edgecompress.resolving import presets, resolve
 
@@ -64,10 +65,10 @@ class Nets:
 
     def __init__(self, network: str, settings: Settings, seeds: Sequence[int]) -> None:
         rank, order = int(settings["rank"]), int(settings["order"])
-        weights = [p for p in resolve(network).model().parameters() if p.dim() > 1]
+        sample = resolve(network)
+        layers = plan_storage(sample.model(), sample.inputs, Storage("scada_tucker", rank, order=order)).layers
         self.network, self.count, self.ranks = network, len(seeds), (rank,) * order
-        self.shapes = [tuple(weight.shape) for weight in weights]
-        self.dims = [balanced(prod(shape), order) for shape in self.shapes]
+        self.shapes, self.dims = [layer.shape for layer in layers], [layer.dims for layer in layers]
         self.sizes = [rank**order, *(d * rank for dims in self.dims for d in dims)]
         self.scales = [math.sqrt(2 / prod(shape[1:]) / rank**order) for shape in self.shapes]
         owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from torch import nn
 
 from edgecompress.codecs.ada_tucker import CODECS, install, stored_params
+from edgecompress.codecs.axes import image_axes
 from edgecompress.codecs.dimensions import balanced
 from edgecompress.codecs.settings import Storage
 from edgecompress.costs import Cost, Shape, cost
@@ -53,7 +54,9 @@ def plan_storage(
     shapes = {item.name: tuple(weight_of(item.layer).shape) for item in found if not reasons[item.name]}
     if not shapes:
         raise PlanError(f"{name or 'the model'}: {codec.name} can store none of its layers; see `edgecompress inspect`")
-    planned, params = _stored(shapes, storage, total)
+    images = image_axes(model, inputs)
+    axes = {layer: (*shape[:1], *images[layer]) if layer in images else shape for layer, shape in shapes.items()}
+    planned, params = _stored(_Weights(shapes, axes), storage, total)
     if not planned:
         raise PlanError(
             f"{name or 'the model'}: no layer becomes smaller at --rank {storage.rank}; ask for a smaller one"
@@ -74,30 +77,37 @@ def _with_errors(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool)
     return tuple(told)
 
 
-def _stored(shapes: dict[str, Shape], storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Shapes of the weights that may be stored, and the axes along which their sizes are found."""
+
+    shapes: Mapping[str, Shape]
+    axes: Mapping[str, Shape]
+
+
+def _stored(weights: _Weights, storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:
     """The layers and all parameters together at the rank asked for, or the largest that ``keep`` allows."""
     if storage.rank is not None:
-        return _stored_at(shapes, storage, storage.rank, total)
+        return _stored_at(weights, storage, storage.rank, total)
     most, edge = storage.keep * total.params, 1
-    made = _stored_at(shapes, storage, edge, total)
+    made = _stored_at(weights, storage, edge, total)
     if made[1] > most:
         raise BudgetError(
             f"keep {storage.keep:g} of the {total.params:,} parameters cannot be reached: a core of edge 1 keeps "
             f"{made[1] / total.params:.4f}",
             nearest_keep=made[1] / total.params,
         )
-    while edge < EDGES and (larger := _stored_at(shapes, storage, edge + 1, total))[1] <= most:
+    while edge < EDGES and (larger := _stored_at(weights, storage, edge + 1, total))[1] <= most:
         made, edge = larger, edge + 1
     return made
 
 
-def _stored_at(shapes: dict[str, Shape], storage: Storage, edge: int, total: Cost) -> tuple[list[LayerPlan], int]:
+def _stored_at(weights: _Weights, storage: Storage, edge: int, total: Cost) -> tuple[list[LayerPlan], int]:
     shared, layers = CODECS[storage.codec].shared, []
-    for name, shape in shapes.items():
-        dims = balanced(prod(shape), storage.order, pad=storage.pad)
+    for name, shape in weights.shapes.items():
+        dims = balanced(weights.axes[name], storage.order, pad=storage.pad)
         ranks = tuple(edge if shared else min(edge, size) for size in dims)
-        told = dims if prod(dims) != prod(shape) else ()
-        layer = LayerPlan(name, storage.codec, ranks, shape, 0.0, None, told)
+        layer = LayerPlan(name, storage.codec, ranks, shape, 0.0, None, dims)
         if shared or stored_params([layer], shared=False) < prod(shape):
             layers.append(layer)
     dense = sum(prod(layer.shape) for layer in layers)

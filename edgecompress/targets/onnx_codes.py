@@ -72,7 +72,8 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
     Raises:
         ExportError: a layer's weight is not in the graph as its codes have it.
     """
-    graph, constants = Graph(), {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    graph = Graph(taken=_names(proto.graph))
     for layer, pieces in zip(layers, _unpacked(graph, layers), strict=True):
         node, scale = _weight_node(proto, constants, layer)
         del constants[node.input[1]]
@@ -88,6 +89,12 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
     proto.graph.initializer.extend([*kept, *graph.constants.values()])
     del proto.graph.value_info[:]
     return {"layers": len(layers), "nodes_that_fold": len(graph.nodes)}
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Of all values of a graph."""
+    inner = {name for node in graph.node for name in (*node.input, *node.output)}
+    return inner | {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
 
 
 def _unpacked(graph: Graph, layers: Sequence[Coded]) -> list[list[str]]:

@@ -17,9 +17,12 @@ the ones directly, it runs on every call).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import count, product
 from math import floor, log2
+from string import ascii_letters
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +32,15 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
-UNARY_NODES = 400
+UNARY_NODES = 250
 """Bytes that the nodes of unary codes take more than those of digits."""
 FLOAT, INT64 = 1, 7
+
+
+def short_names() -> Iterator[str]:
+    """All identifiers of letters, the shortest first."""
+    for length in count(1):
+        yield from map("".join, product(ascii_letters, repeat=length))
 
 
 @dataclass(slots=True)
@@ -40,15 +49,15 @@ class Graph:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    count: int = 0
+    taken: AbstractSet[str] = frozenset()
+    """Names that are in the graph already."""
+    names: Iterator[str] = field(default_factory=short_names)
 
     def constant(self, array: Array) -> str:
         """The name of a constant; equal ones are kept once."""
-        from onnx import numpy_helper
-
         key = f"{array.dtype}{array.shape}{array.tobytes()!r}"
         if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, self.fresh())
+            self.constants[key] = _shortest(array, self.fresh())
         return self.constants[key].name
 
     def whole(self, values: int | Sequence[int]) -> str:
@@ -56,9 +65,8 @@ class Graph:
         return self.constant(np.array(values, np.int64))
 
     def fresh(self) -> str:
-        """A short name that no layer has."""
-        self.count += 1
-        return f"_{self.count:x}"
+        """A short name that nothing in the graph has."""
+        return next(name for name in self.names if name not in self.taken)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """A nameless node (none is left when a session runs) with one output, whose name comes back."""
@@ -77,6 +85,16 @@ class Graph:
         names = [self.fresh() for _ in sizes]
         self.nodes.append(helper.make_node("Split", [whole, self.whole(sizes)], names))
         return names
+
+
+def _shortest(array: Array, name: str) -> onnx.TensorProto:
+    """A tensor; small whole numbers take a byte or two each as varints, eight in the raw form."""
+    from onnx import helper, numpy_helper
+
+    raw = numpy_helper.from_array(array, name)
+    if array.dtype != np.int64:
+        return raw
+    return min(raw, helper.make_tensor(name, INT64, array.shape, array.ravel().tolist()), key=lambda of: of.ByteSize())
 
 
 def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> list[list[str]]:

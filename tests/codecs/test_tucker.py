@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import pytest
 import tensorly
 import torch
@@ -86,7 +84,7 @@ def test_a_layer_at_full_ranks_computes_what_it_did(order: int) -> None:
     torch.manual_seed(0)
     for layer in (nn.Conv2d(4, 6, 3, groups=2), nn.Linear(12, 20), nn.Conv1d(4, 6, 5)):
         shape = tuple(layer.weight.shape)
-        dims = balanced(prod(shape), order)
+        dims = balanced(shape, order)
         model = nn.Sequential(copied(layer))
         install(model, [LayerPlan("0", "ada_tucker", dims, shape, 0.0)], shared=False)
         assert torch.allclose(model[0].weight, layer.weight, atol=1e-5)
