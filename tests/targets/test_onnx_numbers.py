@@ -25,7 +25,7 @@ def numbers(kind: str, rows: int, columns: int) -> Array:
 
 def model_of(tables: list[list[Array]], largest: int) -> onnx.ModelProto:
     """A model whose outputs are all unpacked matrices, each added to a number that only a call knows."""
-    helper, graph = onnx.helper, Graph()
+    helper, graph = onnx.helper, Graph(taken={"x"})
     names = [name for table in unpacked(graph, tables, largest) for name in table]
     value = helper.make_tensor_value_info
     outputs = [value(f"out{at}", 1, None) for at in range(len(names))]
