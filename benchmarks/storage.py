@@ -27,6 +27,7 @@ from train_samples import SETTINGS, untrained
 from edgecompress.codecs.ada_tucker import stored_params
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
+from edgecompress.exporting import ExportOptions, export
 from edgecompress.finetuning import finetune
 from edgecompress.resolving import presets, resolve
 from edgecompress.scoring import score
@@ -60,9 +61,18 @@ MATTERS = {
 NATURAL_SIZES = {"fc1": (300, 28, 28), "fc2": (100, 300, 1), "fc3": (10, 100, 1)}
 """Outputs by inputs, the image's rows and columns apart."""
 
+RESNET, DENSE32, INT8 = "resnet20", "fp32", "int8"
+ADA = (
+    "--method ada_tucker --include layer[23].* --start dense --lr 0.02 --round-lr 0.01 --rate 0.01 --bf16 "
+    "--epochs 4 --round-epochs 4"
+)
+TUCKER2 = "--method tucker2 --method svd --of params --multiple 4 --lr 0.01 --bf16 --epochs 8"
+BESIDE = {26: 0.5, 18: 0.3, 12: 0.2}
+"""Cores of ADA-Tucker for ResNet-20's large layers, and what plain Tucker-2 keeps for an int8 .onnx of that size."""
+
 
 def runs() -> Iterator[Run]:
-    """The smallest files and their dense baselines with three seeds, then what mattered."""
+    """The smallest files and their dense baselines with three seeds, then what mattered, then a larger net."""
     for network in NETWORKS:
         for seed in SEEDS:
             yield Run(network, SMALLEST, seed, f"--method scada_tucker --preset {SMALLEST}")
@@ -71,6 +81,10 @@ def runs() -> Iterator[Run]:
         yield Run("lenet300", setting, 0, f"--method scada_tucker --preset {SMALLEST} {SHORT} {changed}")
     yield Run("lenet300", OWN_CORES, 0, f"--method ada_tucker {_spelled('lenet300')} --rank 16 {SHORT}")
     yield Run("lenet300", NATURAL, 0, f"--preset {SMALLEST} {SHORT} --plan {_natural_plan()}")
+    yield from (Run(RESNET, precision, 0, "") for precision in (DENSE32, INT8))
+    for edge, keep in BESIDE.items():
+        yield Run(RESNET, f"ada_tucker, core {edge}", 0, f"{ADA} --rank {edge}")
+        yield Run(RESNET, f"tucker2, int8, beside core {edge}", 0, f"{TUCKER2} --keep {keep}")
 
 
 def _natural_plan() -> Path:
@@ -100,8 +114,9 @@ def _option(key: str, value: object) -> str:
 
 def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
     """The row of one configuration; errors are in percent of the whole test set."""
-    start = time.perf_counter()
-    facts = _dense(run) if run.method == "dense" else _stored(run, folder / run.folder)
+    start, where = time.perf_counter(), folder / run.folder
+    plain = run.model == RESNET and "ada_tucker" not in run.options
+    facts = _exported(run, where) if plain else _dense(run) if run.method == "dense" else _stored(run, where)
     known = {"network": run.model, "setting": run.method, "seed": run.seed}
     return {**known, **facts, "seconds": round(time.perf_counter() - start)}
 
@@ -123,8 +138,7 @@ def _epochs(network: str) -> int:
 
 
 def _stored(run: Run, folder: Path) -> Row:
-    command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(folder), "--json"]
-    document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    document = _compressed(run, folder)
     if run.method == SMALLEST:
         KEPT.mkdir(exist_ok=True)
         shutil.copyfile(folder / "model.ectk", KEPT / f"{run.model}-{run.seed}.ectk")
@@ -140,6 +154,29 @@ def _stored(run: Run, folder: Path) -> Row:
     }
 
 
+def _exported(run: Run, folder: Path) -> Row:
+    """ResNet-20 itself, or compressed by convolutions, as a plain .onnx; scored through the file."""
+    made = {"training": {"epochs": 0}} if not run.options else _compressed(run, folder)
+    sample = resolve(str(folder) if run.options else run.model)
+    options = ExportOptions("fp32" if run.method == DENSE32 else "int8")
+    artifact = export(sample.model(), sample, folder / "exported", target="onnx", stem="model", options=options)
+    assert artifact.score is not None
+    return {
+        "error": 100 - artifact.score.artifact,
+        "float_error": 100 - artifact.score.torch,
+        "params": sum(parameter.numel() for parameter in sample.model().parameters()),
+        "onnx_bytes": artifact.size_bytes,
+        "epochs": made["training"]["epochs"],
+        "command": " ".join(["edgecompress", *run.arguments]) if run.options else "",
+    }
+
+
+def _compressed(run: Run, folder: Path) -> Row:
+    command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(folder), "--json"]
+    document: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return document
+
+
 def tables(rows: list[Row]) -> str:
     """Markdown: the smallest files beside dense nets and the paper, then what mattered."""
     head = (
@@ -151,7 +188,16 @@ def tables(rows: list[Row]) -> str:
         "| lenet300, one seed, 20 + 20 epochs | numbers | fp32 | 4 bits | file of codes | error as floats | validation "
         "| test |\n" + "|---" * 8
     )
-    return f"{head}|\n{''.join(lines)}\n{columns}|\n{''.join(changed)}"
+    larger = "| resnet20, one seed | numbers | file of codes | .onnx | epochs | test error |\n" + "|---" * 6
+    cells = [_larger(row) for row in rows if row["network"] == RESNET]
+    parts = ((head, lines), (columns, changed), (larger, cells))
+    return "\n".join(f"{title}|\n{''.join(body)}" for title, body in parts)
+
+
+def _larger(row: Row) -> str:
+    codes = f"{row['payload_bytes']:,} bytes" if "payload_bytes" in row else "-"
+    facts = f"{row['params']:,} | {codes} | {row['onnx_bytes']:,} bytes | {row['epochs']} | {row['error']:.2f} %"
+    return f"| {row['setting']} | {facts} |\n"
 
 
 def _smallest(network: str, rows: list[Row]) -> str:
