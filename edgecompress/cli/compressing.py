@@ -10,6 +10,7 @@ import click
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     CODECS,
+    CORE,
     calibration_options,
     core_options,
     json_option,
@@ -48,7 +49,7 @@ TUNING = (
     *("temperature", "weight_decay", "schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout"),
     *("accumulate", "stages", "pick"),
 )
-SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude", "rank", "order", "pad")
+SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude", *CORE)
 
 
 @click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
@@ -79,7 +80,7 @@ def plan(
 
     scope = {name: selection.pop(name) for name in ("methods", "multiple", "include", "exclude")}
     scope["methods"] = methods_from(scope["methods"])
-    core = {name: selection.pop(name) for name in ("rank", "order", "pad")}
+    core = {name: selection.pop(name) for name in CORE}
     storage = storage_from(scope["methods"], selection["keep"], selection["of"], core, _typed)
     if storage is not None:
         selection["keep"] = None

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-STORAGE = {
-    name: name for name in ("rank", "order", "pad", "start", "levels", "core_levels", "bias_levels", "rate", "damp")
-}
+CORE = ("rank", "order", "mix_axes", "pad")
+"""Options that a codec's plan depends on."""
+STORAGE = {name: name for name in (*CORE, "start", "levels", "core_levels", "bias_levels", "rate", "damp")}
 STORAGE |= {"round_epochs": "epochs", "round_lr": "lr"}
 """The options of a codec, and the fields of ``Storage`` they fill."""
 FOREIGN = ("select", "energy", "beta", "multiple", "calibrate", "symmetric", "recipe", "stages", "feature", "ema")
@@ -239,6 +239,7 @@ core_options = together(
         "--rank", type=click.IntRange(1, 512), help="With a codec: edge of the core. [as --keep allows: 0.02]"
     ),
     click.option("--order", type=click.IntRange(3, 5), help="With a codec: axes a weight is reshaped to. [3]"),
+    click.option("--mix-axes", is_flag=True, help="With a codec: let those mix the weight's own (taps, channels)."),
     click.option("--pad", is_flag=True, help="With a codec: pad weights of awkward sizes, as primes, with zeros."),
 )
 

@@ -82,8 +82,8 @@ class TuckerWeight(nn.Module):
 
 
 def dims_of(layer: LayerPlan) -> Dims:
-    """The sizes a planned weight is reshaped to: the plan's, or balanced ones along its own axes."""
-    return layer.dims or balanced(layer.shape, len(layer.ranks))
+    """The sizes a planned weight is reshaped to: the plan's, or the most balanced ones, whatever its axes."""
+    return layer.dims or balanced((prod(layer.shape),), len(layer.ranks))
 
 
 def stored_params(layers: Sequence[LayerPlan], *, shared: bool) -> int:

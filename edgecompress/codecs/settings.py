@@ -13,17 +13,18 @@ class Storage:
     """Options of :func:`edgecompress.storing.store` and of the plan before it.
 
     ``codec`` is a key of ``CODECS``; ``rank`` the edge of the core (of every core, smaller where a size is; None: what
-    ``keep`` of all parameters allows) at ``order``; ``pad`` lets a weight of awkward size be padded with zeros;
-    ``start`` is from fresh factors, or from those of the dense weights. Training ends with ``epochs`` in which
-    factors are rounded to ``levels`` (the core to ``core_levels``, biases to ``bias_levels``, 0: biases are dropped;
-    odd numbers), at a peak rate of ``lr``; ``rate`` times the codes' kilobytes and ``damp`` times their squared
-    distances to the levels are added to the loss.
+    ``keep`` of all parameters allows) at ``order``; ``mix_axes`` lets the sizes that a weight is reshaped to mix its
+    own axes, ``pad`` lets a weight of awkward size be padded with zeros; ``start`` is from fresh factors, or from those
+    of the dense weights. Training ends with ``epochs`` in which factors are rounded to ``levels`` (the core to
+    ``core_levels``, biases to ``bias_levels``, 0: biases are dropped; odd numbers), at a peak rate of ``lr``; ``rate``
+    times the codes' kilobytes and ``damp`` times their squared distances to the levels are added to the loss.
     """
 
     codec: str
     rank: int | None = None
     keep: float = 0.02
     order: int = 3
+    mix_axes: bool = False
     pad: bool = False
     start: FactorStart = "scratch"
     levels: int = 15
