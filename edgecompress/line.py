@@ -36,9 +36,9 @@ from edgecompress.compressed import (
     save_stored,
 )
 from edgecompress.datasets import fingerprint, first, origin, size
-from edgecompress.decomposing import check_plan, decompose
+from edgecompress.decomposing import check_plan, decompose, uses_codec
 from edgecompress.devices import device_named
-from edgecompress.errors import DataError, ExportError, FileError, ModelError
+from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
@@ -127,7 +127,7 @@ class Line:
                 f"{self.sample.name}: model() gives other weights each time; load trained ones, or seed it"
             )
         if self.options.given is not None:
-            check_plan(self.dense_model, self.options.given)
+            self._check_given(self.options.given)
         if self.options.storage is not None and self.data is None:
             raise DataError(f"{self.sample.name}: has no data to train codes on; define data(split)")
         if self.options.tuning.epochs and self.data is None:
@@ -139,6 +139,12 @@ class Line:
         if not first.runs_here:
             raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
         bundled_target(self.options.targets, self.options.platform)
+
+    def _check_given(self, given: CompressionPlan) -> None:
+        check_plan(self.dense_model, given)
+        if uses_codec(given) and self.options.storage is None:
+            codec = given.layers[0].method
+            raise PlanError(f"the plan is for {codec}: say how its codes are trained, with Options(storage=...)")
 
     def test_score(self, model: nn.Module, what: str) -> float | None:
         """Score on the whole test split, or None without data."""

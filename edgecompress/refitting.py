@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.datasets import Inputs, first
-from edgecompress.decomposing import decompose, fill, fill_from, fitted
+from edgecompress.decomposing import decompose, fill, fill_from, fitted, uses_codec
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import is_conv
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import solved
-from edgecompress.errors import ModelError
+from edgecompress.errors import ModelError, PlanError
 from edgecompress.models import evaluating
 from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -76,6 +76,8 @@ def refit(
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
     calibration.check(dense)
+    if uses_codec(plan):
+        raise PlanError(f"{plan.layers[0].method}: has no chains to fit to inputs; use decompose(), and training")
     changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
     names = tuple(planned)
     inputs = at_most(dense, calibration.inputs, names)

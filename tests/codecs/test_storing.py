@@ -17,6 +17,7 @@ import torch
 from processes import command
 from torch import nn
 
+from edgecompress.calibrating import calibration_of
 from edgecompress.codecs.ada_tucker import attach_roundings, factors_of, install, refresh, stored_layers
 from edgecompress.codecs.payload import from_bytes, to_bytes
 from edgecompress.codecs.planning import plan_storage
@@ -26,8 +27,11 @@ from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
 from edgecompress.exporting import export
 from edgecompress.finetuning import FineTuning, state_digest
+from edgecompress.line import Line
 from edgecompress.models import Sample, copied
+from edgecompress.options import Options
 from edgecompress.plans import LayerPlan
+from edgecompress.refitting import refit
 from edgecompress.resolving import resolve
 from edgecompress.scoring import score
 from edgecompress.storing import decoded, stored_of, train_codes, without_dropped
@@ -224,6 +228,28 @@ def test_plans_store_what_gets_smaller_within_the_share_asked_for(sample: Sample
         plan_storage(dense, sample.inputs, Storage("ada_tucker", rank=400))
     with pytest.raises(PlanError, match="no layer matches"):
         plan_storage(dense, sample.inputs, SCADA, include=("conv*",))
+
+
+def test_sizes_follow_the_weights_axes_unless_they_may_mix() -> None:
+    """Taps and channels of a convolution stay apart, and so do the maps that a Linear reads flattened."""
+    lenet = resolve("lenet5")
+    kept, mixed = (
+        {
+            layer.name: layer.dims
+            for layer in plan_storage(lenet.model(), lenet.inputs, replace(SCADA, mix_axes=mix)).layers
+        }
+        for mix in (False, True)
+    )
+    assert kept == {"conv1": (10, 10, 5), "conv2": (25, 40, 25), "fc1": (50, 100, 80), "fc2": (10, 20, 25)}
+    assert mixed == {"conv1": (5, 10, 10), "conv2": (25, 25, 40), "fc1": (50, 80, 100), "fc2": (10, 20, 25)}
+
+
+def test_a_plan_for_a_codec_goes_nowhere_without_its_training(sample: Sample, tmp_path: Path) -> None:
+    made, dense = plan_storage(sample.model(), sample.inputs, SCADA), sample.model()
+    with pytest.raises(PlanError, match=r"the plan is for scada_tucker: say how .* Options\(storage="):
+        Line(sample, tmp_path, Options(given=made)).check()
+    with pytest.raises(PlanError, match="scada_tucker: has no chains to fit"):
+        refit(dense, made, calibration_of(sample, 8, 0))
 
 
 def test_another_rounding_trains_no_factors_anew(tiny_file: Path, tmp_path: Path) -> None:
