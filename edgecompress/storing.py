@@ -43,6 +43,14 @@ from edgecompress.training.loop import FineTuned, Objective, fit
 
 KILOBYTE = 8192
 """Bits: what ``Storage.rate`` is for."""
+HOLDING = (0.4, 0.95)
+"""The shares of the rounding epochs after which the first numbers are held, and all."""
+
+
+def held_share(done: float) -> float:
+    """The share of numbers that are held when the share ``done`` of the epochs is over."""
+    first, last = HOLDING
+    return min(max((done - first) / (last - first), 0.0), 1.0)
 
 
 class Shortened(Objective):
@@ -72,9 +80,10 @@ class Shortened(Objective):
         return self.damp * (1 - torch.cos(torch.pi * rounding.age / self.epochs)) / 2
 
     def epoch_ended(self, model: nn.Module) -> None:
-        """Count the epoch."""
-        for rounding, _ in _rounded(model):
+        """Count the epoch, and hold more numbers."""
+        for rounding, factor in _rounded(model):
             rounding.age += 1
+            rounding.hold(held_share(float(rounding.age) / self.epochs), factor)
 
 
 class RoundedBias(nn.Module):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from edgecompress.codecs.rounding import Rounding, best_step
+from edgecompress.codecs.rounding import SLOWER, Rounding, best_step
+from edgecompress.storing import held_share
 
 
 def factor(count: int = 600) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(1))
+
+
+def with_step(levels: int, step: float, values: torch.Tensor) -> Rounding:
+    rounding = Rounding(levels, values.detach())
+    rounding.first.fill_(step)
+    return rounding
 
 
 @pytest.mark.parametrize("levels", [3, 7, 15, 255])
@@ -35,32 +44,26 @@ def test_the_first_step_is_the_best_of_a_fine_grid() -> None:
 
 
 def test_gradients_pass_straight_through_inside_and_stop_outside() -> None:
-    rounding = Rounding(7, factor())
-    with torch.no_grad():
-        rounding.step.fill_(0.5)
     values = torch.tensor([0.3, -0.9, 5.0, -7.0], requires_grad=True)
+    rounding = with_step(7, 0.5, values)
     rounding(values).sum().backward()
     assert values.grad is not None
     assert values.grad.tolist() == [1, 1, 0, 0]
     scaled = torch.tensor([0.3, -0.9]) / 0.5
     wanted = float((scaled.round() - scaled).sum()) + 3 - 3
-    assert rounding.step.grad is not None
-    assert float(rounding.step.grad) == pytest.approx(wanted, abs=1e-6)
+    assert rounding.grown.grad is not None
+    assert float(rounding.grown.grad) == pytest.approx(wanted * 0.5 * SLOWER, abs=1e-6)
 
 
 def test_whole_numbers_have_the_length_of_their_histogram() -> None:
-    rounding = Rounding(7, factor())
-    with torch.no_grad():
-        rounding.step.fill_(1.0)
     codes = torch.tensor([0.0] * 8 + [1.0] * 4 + [-3.0] * 4)
+    rounding = with_step(7, 1.0, codes)
     assert float(rounding.bits(codes).detach()) == pytest.approx(16 * 1.5, rel=1e-5)
 
 
 def test_the_lengths_gradient_is_that_of_finite_differences() -> None:
-    rounding = Rounding(7, factor()).double()
-    with torch.no_grad():
-        rounding.step.fill_(0.6)
     values = (factor(40).double() * 0.9).requires_grad_()
+    rounding = with_step(7, 0.6, values).double()
     assert torch.autograd.gradcheck(rounding.bits, (values,), eps=1e-7, atol=1e-4)
 
 
@@ -77,13 +80,36 @@ def test_descending_the_length_empties_levels() -> None:
 
 
 def test_strain_pulls_towards_the_nearest_level_and_leaves_the_step() -> None:
-    rounding = Rounding(7, factor())
-    with torch.no_grad():
-        rounding.step.fill_(0.5)
     values = torch.tensor([0.6, 1.0, -0.4, 9.0], requires_grad=True)
+    rounding = with_step(7, 0.5, values)
     strain = rounding.strain(values)
     strain.backward()
     assert float(strain.detach()) == pytest.approx(0.2**2 + 0.2**2, abs=1e-6)
     assert values.grad is not None
     assert values.grad.tolist() == pytest.approx([2 * 0.2 / 0.5, 0, 2 * 0.2 / 0.5, 0], abs=1e-5)
-    assert rounding.step.grad is None
+    assert rounding.grown.grad is None
+
+
+def test_held_numbers_are_the_nearest_and_stay_whatever_becomes_of_the_factor() -> None:
+    values = torch.tensor([0.05, 1.4, -0.9, 2.45, 9.0])
+    rounding = with_step(7, 1.0, values)
+    rounding.hold(0.5, values)
+    assert rounding.held.tolist() == [True, False, False, False, True]
+    moved = (values + 1.2).requires_grad_()
+    assert rounding.codes(moved).tolist() == [0, 3, 0, 3, 3]
+    rounding(moved).sum().backward()
+    assert moved.grad is not None
+    assert moved.grad.tolist() == [0, 1, 1, 0, 0]
+    rounding.hold(0.8, moved)
+    rounding.hold(0.2, moved)
+    assert rounding.held.tolist() == [True, False, True, True, True]
+    assert rounding.codes(values * 0).tolist() == [0, 0, 0, 3, 3]
+    rounding.hold(1.0, moved)
+    assert float(rounding.strain(values)) == 0
+
+
+def test_numbers_are_held_from_none_to_all_before_the_end() -> None:
+    shares = [held_share(epoch / 20) for epoch in range(21)]
+    assert shares[:9] == [0] * 9
+    assert shares[19:] == [1, 1]
+    assert all(0 < share < later < 1 for share, later in pairwise(shares[9:19]))
