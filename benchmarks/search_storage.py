@@ -35,6 +35,7 @@ SHARED = ("rank", "order", "epochs", "round_epochs", "mixup", "temperature")
 """Settings that all nets of one run have in common."""
 DEFAULTS: dict[str, Any] = {"order": 3, "mixup": 0.0, "temperature": 4.0, "weight_decay": 0.0, "damp": 2e-4}
 BATCH, CLIP, SECOND_MOMENT, WARM_UP = 128, 5.0, 0.99, 0.3
+SLOWER, HOLDING = 0.1, (0.4, 0.95)
 WARMING_STEPS, TINY = 3, 1e-9
 
 Settings = Mapping[str, Any]
@@ -113,7 +114,8 @@ class Training:
 
     def __init__(self, nets: Nets, data: Data, settings: Settings, each: Mapping[str, Tensor], epochs: int) -> None:
         self.nets, self.data, self.settings, self.each = nets, data, settings, each
-        self.numbers, self.steps = nets.fresh.clone().requires_grad_(), epochs * (len(data.inputs) // BATCH)
+        self.numbers, self.epoch = nets.fresh.clone().requires_grad_(), len(data.inputs) // BATCH
+        self.steps = epochs * self.epoch
         self.teacher = resolve(nets.network).model().to(DEVICE).eval().requires_grad_(requires_grad=False)
         self.at, generator = torch.zeros(1, dtype=torch.long, device=DEVICE), torch.Generator().manual_seed(epochs)
         orders = [torch.randperm(len(data.inputs), generator=generator) for _ in range(epochs)]
@@ -171,8 +173,13 @@ class Training:
         step: Callable[[], None] = self._captured().replay if DEVICE == "cuda" else self.step
         for number in range(self.steps):
             step()
+            if (number + 1) % self.epoch == 0:
+                self.epoch_ended((number + 1) / self.steps)
             if DEVICE == "cuda" and number % 2000 == 0:
                 torch.cuda.synchronize()
+
+    def epoch_ended(self, done: float) -> None:
+        """May change what the next steps compute with, in place; ``done`` is the share of the steps."""
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The step as a graph; what warming up changed is put back."""
@@ -202,21 +209,39 @@ class Training:
 
 
 class Rounding(Training):
-    """The phase with learned steps, the codes' length in the loss and the pull towards the levels."""
+    """The phase with learned steps, the codes' length in the loss, a pull towards the levels, and numbers held."""
 
     def __init__(self, nets: Nets, data: Data, settings: Settings, each: Mapping[str, Tensor], epochs: int) -> None:
         super().__init__(nets, data, settings, each, epochs)
         self.largest = (each["levels"] // 2)[:, None]
-        self.sizes = _best_steps(nets, self.largest).requires_grad_()
-        self.trained = [self.numbers, self.sizes]
+        self.first = _best_steps(nets, self.largest)
+        self.grown = torch.zeros_like(self.first).requires_grad_()
+        self.trained = [self.numbers, self.grown]
+        self.held, self.kept = torch.zeros_like(nets.fresh, dtype=torch.bool), torch.zeros_like(nets.fresh)
         most, ages = int(self.largest.max()), torch.arange(self.steps) // (self.steps // epochs) / epochs
         self.levels = torch.arange(-most, most + 1, device=DEVICE).float()[None, :, None]
         self.pulls = ((1 - torch.cos(torch.pi * ages)) / 2).to(DEVICE)
 
+    @property
+    def sizes(self) -> Tensor:
+        """Of the steps (E, factors)."""
+        return self.first * (SLOWER * self.grown).exp()
+
     def scaled(self, sizes: Tensor) -> Tensor:
-        """Numbers in steps, within the levels."""
+        """Numbers in steps, within the levels; held ones are their codes."""
         values = self.numbers / sizes[:, self.nets.owner]
-        return torch.minimum(torch.maximum(values, -self.largest), self.largest)
+        return torch.where(self.held, self.kept, torch.minimum(torch.maximum(values, -self.largest), self.largest))
+
+    @torch.no_grad()
+    def epoch_ended(self, done: float) -> None:
+        """Hold more numbers of each factor, the nearest to a level first."""
+        scaled, share = self.scaled(self.sizes), min(max((done - HOLDING[0]) / (HOLDING[1] - HOLDING[0]), 0), 1)
+        away = (scaled - scaled.round()).abs().masked_fill(self.held, -1)  # those that are held come first
+        for part in range(len(self.nets.sizes)):
+            own = (self.nets.owner == part).nonzero()[:, 0]
+            chosen = away[:, own].argsort(1)[:, : int(share * len(own))]
+            self.held.scatter_(1, own[chosen], value=True)
+        self.kept.copy_(torch.where(self.held, scaled.round(), self.kept))
 
     def used(self) -> Tensor:
         """Rounded, the gradient passed straight through."""
