@@ -68,7 +68,8 @@ ADA = (
 )
 TUCKER2 = "--method tucker2 --method svd --of params --multiple 4 --lr 0.01 --bf16 --epochs 8"
 BESIDE = {26: 0.5, 18: 0.3, 12: 0.2}
-"""Cores of ADA-Tucker for ResNet-20's large layers, and what plain Tucker-2 keeps for an int8 .onnx of that size."""
+"""Cores of ADA-Tucker for ResNet-20's large layers, and the share of parameters that Tucker-2 keeps to take as many
+bytes at one byte each."""
 
 
 def runs() -> Iterator[Run]:
@@ -188,15 +189,16 @@ def tables(rows: list[Row]) -> str:
         "| lenet300, one seed, 20 + 20 epochs | numbers | fp32 | 4 bits | file of codes | error as floats | validation "
         "| test |\n" + "|---" * 8
     )
-    larger = "| resnet20, one seed | numbers | file of codes | .onnx | epochs | test error |\n" + "|---" * 6
+    larger = "| resnet20, one seed | numbers | bytes of them | .onnx | epochs | test error |\n" + "|---" * 6
     cells = [_larger(row) for row in rows if row["network"] == RESNET]
     parts = ((head, lines), (columns, changed), (larger, cells))
     return "\n".join(f"{title}|\n{''.join(body)}" for title, body in parts)
 
 
 def _larger(row: Row) -> str:
-    codes = f"{row['payload_bytes']:,} bytes" if "payload_bytes" in row else "-"
-    facts = f"{row['params']:,} | {codes} | {row['onnx_bytes']:,} bytes | {row['epochs']} | {row['error']:.2f} %"
+    """Bytes of the file of codes, or those of all parameters in fp32 or int8."""
+    taken = row.get("payload_bytes", row["params"] * (4 if row["setting"] == DENSE32 else 1))
+    facts = f"{row['params']:,} | {taken:,} | {row['onnx_bytes']:,} bytes | {row['epochs']} | {row['error']:.2f} %"
     return f"| {row['setting']} | {facts} |\n"
 
 
