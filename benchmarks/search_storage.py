@@ -31,9 +31,16 @@ from edgecompress.datasets import batches, size
 from edgecompress.resolving import presets, resolve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHARED = ("rank", "order", "epochs", "round_epochs", "mixup", "temperature")
+SHARED = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup", "temperature")
 """Settings that all nets of one run have in common."""
-DEFAULTS: dict[str, Any] = {"order": 3, "mixup": 0.0, "temperature": 4.0, "weight_decay": 0.0, "damp": 2e-4}
+DEFAULTS: dict[str, Any] = {
+    "order": 3,
+    "mix_axes": False,
+    "mixup": 0.0,
+    "temperature": 4.0,
+    "weight_decay": 0.0,
+    "damp": 2e-4,
+}
 BATCH, CLIP, SECOND_MOMENT, WARM_UP = 128, 5.0, 0.99, 0.3
 SLOWER, HOLDING = 0.1, (0.4, 0.95)
 WARMING_STEPS, TINY = 3, 1e-9
@@ -67,7 +74,8 @@ class Nets:
     def __init__(self, network: str, settings: Settings, seeds: Sequence[int]) -> None:
         rank, order = int(settings["rank"]), int(settings["order"])
         sample = resolve(network)
-        layers = plan_storage(sample.model(), sample.inputs, Storage("scada_tucker", rank, order=order)).layers
+        storage = Storage("scada_tucker", rank, order=order, mix_axes=bool(settings["mix_axes"]))
+        layers = plan_storage(sample.model(), sample.inputs, storage).layers
         self.network, self.count, self.ranks = network, len(seeds), (rank,) * order
         self.shapes, self.dims = [layer.shape for layer in layers], [layer.dims for layer in layers]
         self.sizes = [rank**order, *(d * rank for dims in self.dims for d in dims)]
