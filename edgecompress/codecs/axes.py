@@ -22,9 +22,10 @@ class _Flattened(TorchFunctionMode):
     """Remembers with every flattened batch what it was flattened from."""
 
     def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        given = (*args, *(kwargs or {}).values())
         result = func(*args, **(kwargs or {}))
-        if func in FLATTENING and isinstance(args[0], Tensor) and args[0].dim() > result.dim() == 2:
-            result._edgecompress_image = tuple(args[0].shape[1:])
+        if func in FLATTENING and isinstance(given[0], Tensor) and given[0].dim() > result.dim() == 2:
+            result._edgecompress_image = tuple(given[0].shape[1:])
         return result
 
 

@@ -102,7 +102,7 @@ class Flattens(nn.Module):
         maps = functional.max_pool2d(self.conv(x), 2)
         flat = (
             maps.flatten(1),
-            torch.flatten(maps, 1),
+            torch.flatten(input=maps, start_dim=1),
             maps.view(len(maps), -1),
             maps.reshape(len(maps), -1),
             nn.Flatten()(maps),
