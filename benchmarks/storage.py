@@ -192,7 +192,7 @@ def tables(rows: list[Row]) -> str:
     larger = "| resnet20, one seed | numbers | bytes of them | .onnx | epochs | test error |\n" + "|---" * 6
     cells = [_larger(row) for row in rows if row["network"] == RESNET]
     parts = ((head, lines), (columns, changed), (larger, cells))
-    return "\n".join(f"{title}|\n{''.join(body)}" for title, body in parts)
+    return "\n".join(f"{title}|\n{''.join(body)}" for title, body in parts if body)
 
 
 def _larger(row: Row) -> str:

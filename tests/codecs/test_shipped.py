@@ -1,4 +1,4 @@
-"""The shipped files of codes, decoded and scored by NumPy alone: no code of the package has a hand in it."""
+"""The shipped files of codes, decoded and scored by NumPy alone, and the .onnx that the package makes of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import numpy as np
 import plain_decoder
 import pytest
 from processes import ROOT
+
+from edgecompress.codecs.payload import load
+from edgecompress.resolving import resolve
+from edgecompress.storing import decoded, onnx_bytes
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = [
@@ -66,6 +70,15 @@ def test_the_files_are_those_of_the_results(row: dict[str, Any]) -> None:
     assert file.stat().st_size == row["payload_bytes"]
     params = {"lenet5": 431_080, "lenet300": 266_610}[row["network"]]
     assert row["ratio"] == pytest.approx(32 * params / (8 * file.stat().st_size))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['seed']}")
+def test_their_onnx_is_as_small_as_the_results_say(row: dict[str, Any]) -> None:
+    sample = resolve(row["network"])
+    stored = load(RESULTS / "storage" / f"{row['network']}-{row['seed']}.ectk")
+    taken = onnx_bytes(decoded(sample.model(), stored), sample)
+    assert taken == pytest.approx(row["onnx_bytes"], abs=16)
+    assert taken < {"lenet5": 4_000, "lenet300": 6_000}[row["network"]]
 
 
 @pytest.mark.slow
