@@ -86,7 +86,7 @@ def test_a_layer_at_full_ranks_computes_what_it_did(order: int) -> None:
         shape = tuple(layer.weight.shape)
         dims = balanced(shape, order)
         model = nn.Sequential(copied(layer))
-        install(model, [LayerPlan("0", "ada_tucker", dims, shape, 0.0)], shared=False)
+        install(model, [LayerPlan("0", "ada_tucker", dims, shape, 0.0, None, dims)], shared=False)
         assert torch.allclose(model[0].weight, layer.weight, atol=1e-5)
         assert type(layer) in type(model[0]).__mro__
 
