@@ -6,7 +6,8 @@ Every combination of the values given (others: the preset ``smallest``) is train
 trains it, SEEDS (8) times, all with the same batches. What has the same sizes, epochs, mixup and temperature is one run
 of stacked weights, its step captured as a CUDA graph: on an H100 a step of 24 LeNet-5 takes 7 ms. One line each: the
 mean error on the validation split as floats and rounded, with its standard error, and the bytes by the codes' entropy.
-On a CPU it works and is slow. It shares no code of training with the package: a second opinion on it, too.
+On a CPU it works and is slow. Of training it shares the schedule of held numbers with the package and
+nothing else: a second opinion on it, too.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecompress.codecs.planning import plan_storage
+from edgecompress.codecs.rounding import SLOWER
 from edgecompress.codecs.settings import Storage
 from edgecompress.datasets import batches, size
 from edgecompress.resolving import presets, resolve
+from edgecompress.storing import held_share
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHARED = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup", "temperature")
@@ -42,7 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "damp": 2e-4,
 }
 BATCH, CLIP, SECOND_MOMENT, WARM_UP = 128, 5.0, 0.99, 0.3
-SLOWER, HOLDING = 0.1, (0.4, 0.95)
 WARMING_STEPS, TINY = 3, 1e-9
 
 Settings = Mapping[str, Any]
@@ -243,7 +245,7 @@ class Rounding(Training):
     @torch.no_grad()
     def epoch_ended(self, done: float) -> None:
         """Hold more numbers of each factor, the nearest to a level first."""
-        scaled, share = self.scaled(self.sizes), min(max((done - HOLDING[0]) / (HOLDING[1] - HOLDING[0]), 0), 1)
+        scaled, share = self.scaled(self.sizes), held_share(done)
         away = (scaled - scaled.round()).abs().masked_fill(self.held, -1)  # those that are held come first
         for part in range(len(self.nets.sizes)):
             own = (self.nets.owner == part).nonzero()[:, 0]

@@ -54,8 +54,8 @@ def plan_storage(
     shapes = {item.name: tuple(weight_of(item.layer).shape) for item in found if not reasons[item.name]}
     if not shapes:
         raise PlanError(f"{name or 'the model'}: {codec.name} can store none of its layers; see `edgecompress inspect`")
-    images = {} if storage.mix_axes else image_axes(model, inputs)
-    planned, params = _stored(_Weights(shapes, _axes(shapes, images, storage)), storage, total)
+    axes = {n: (prod(shape),) for n, shape in shapes.items()} if storage.mix_axes else _axes(shapes, model, inputs)
+    planned, params = _stored(_Weights(shapes, axes), storage, total)
     if not planned:
         raise PlanError(
             f"{name or 'the model'}: no layer becomes smaller at --rank {storage.rank}; ask for a smaller one"
@@ -84,11 +84,10 @@ class _Weights:
     axes: Mapping[str, Shape]
 
 
-def _axes(shapes: Mapping[str, Shape], images: Mapping[str, Shape], storage: Storage) -> dict[str, Shape]:
-    """What each weight's numbers lie along; one axis where they may be mixed."""
-    if storage.mix_axes:
-        return {name: (prod(shape),) for name, shape in shapes.items()}
-    return {name: (*shape[:1], *images[name]) if name in images else shape for name, shape in shapes.items()}
+def _axes(shapes: Mapping[str, Shape], model: nn.Module, inputs: Inputs) -> dict[str, Shape]:
+    """What each weight's numbers lie along: its own axes, and those of the map that a Linear reads flattened."""
+    images = image_axes(model, inputs)
+    return {name: (*shape[:1], *images.get(name, shape[1:])) for name, shape in shapes.items()}
 
 
 def _stored(weights: _Weights, storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:

@@ -65,13 +65,12 @@ class Rounding(nn.Module):
     @torch.no_grad()
     def hold(self, share: float, factor: Tensor) -> None:
         """Let ``share`` of all numbers, rounded down, stay the codes they are: of those not yet held the nearest."""
-        scaled, more = self.scaled(factor, self.step), int(share * factor.numel()) - int(self.held.sum())
-        if more > 0:
-            away = (scaled - scaled.round()).abs().masked_fill(self.held, torch.inf).flatten()
-            chosen = torch.zeros_like(away, dtype=torch.bool)
-            chosen[away.argsort()[:more]] = True
-            self.held |= chosen.view_as(self.held)
-            self.kept = torch.where(self.held, scaled.round(), self.kept)
+        self.kept = self.codes(factor)
+        away = (
+            (self.scaled(factor, self.step) - self.kept).abs().masked_fill(self.held, -1).flatten()
+        )  # held ones first
+        nearest = away.argsort()[: int(share * len(away))]
+        self.held |= torch.zeros_like(away, dtype=torch.bool).index_fill(0, nearest, value=True).view_as(self.held)
 
     def strain(self, factor: Tensor) -> Tensor:
         """Sum of squared distances to the nearest level, in steps; the step has no part in it."""
