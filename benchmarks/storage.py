@@ -5,7 +5,8 @@
 FOLDER (default out/storage) keeps the runs. A configuration that is in the results is skipped and one that was stopped
 goes on from its last finished epoch; delete a row to measure it anew. ``--table`` only writes the README's tables
 again. Settings were chosen on the validation split (the last 5,000 training images); test sets are whole. Dense
-baselines are trained from scratch with the same data and mixup, for as many epochs.
+baselines are trained from scratch with the same data and mixup, for as many epochs; so is the wide ResNet, see
+``wide_resnet.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -23,12 +24,14 @@ from statistics import mean
 import torch
 from rows import Row, Run, measure_missing, put_in_readme, spread
 from train_samples import SETTINGS, untrained
+from wide_resnet import WEIGHTS
 
 from edgecompress.codecs.ada_tucker import stored_params
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
 from edgecompress.exporting import ExportOptions, export
-from edgecompress.finetuning import finetune
+from edgecompress.files import save_weights
+from edgecompress.finetuning import FineTuning, finetune
 from edgecompress.resolving import presets, resolve
 from edgecompress.scoring import score
 
@@ -61,15 +64,17 @@ MATTERS = {
 NATURAL_SIZES = {"fc1": (300, 28, 28), "fc2": (100, 300, 1), "fc3": (10, 100, 1)}
 """Outputs by inputs, the image's rows and columns apart."""
 
-RESNET, DENSE32, INT8 = "resnet20", "fp32", "int8"
+RESNET, WIDE, DENSE, DENSE32, INT8 = "resnet20", "benchmarks/wide_resnet.py", "dense", "fp32", "int8"
 ADA = (
     "--method ada_tucker --include layer[23].* --start dense --lr 0.02 --round-lr 0.01 --rate 0.01 --bf16 "
     "--epochs 4 --round-epochs 4"
 )
 TUCKER2 = "--method tucker2 --method svd --of params --multiple 4 --lr 0.01 --bf16 --epochs 8"
-BESIDE = {26: 0.5, 18: 0.3, 12: 0.2}
+BESIDE = {26: 0.4, 18: 0.286, 12: 0.193}
 """Cores of ADA-Tucker for ResNet-20's large layers, and the share of parameters that Tucker-2 keeps to take as many
 bytes at one byte each."""
+WIDE_CORES = (26, 18)
+WIDE_DENSE = FineTuning(epochs=10, lr=0.1, distill=0.0, weight_decay=5e-4, bfloat16=True)
 
 
 def runs() -> Iterator[Run]:
@@ -77,15 +82,16 @@ def runs() -> Iterator[Run]:
     for network in NETWORKS:
         for seed in SEEDS:
             yield Run(network, SMALLEST, seed, f"--method scada_tucker --preset {SMALLEST}")
-            yield Run(network, "dense", seed, "")
+            yield Run(network, DENSE, seed, "")
     for setting, changed in MATTERS.items():
         yield Run("lenet300", setting, 0, f"--method scada_tucker --preset {SMALLEST} {SHORT} {changed}")
     yield Run("lenet300", OWN_CORES, 0, f"--method ada_tucker {_spelled('lenet300')} --rank 16 {SHORT}")
     yield Run("lenet300", NATURAL, 0, f"--preset {SMALLEST} {SHORT} --plan {_natural_plan()}")
-    yield from (Run(RESNET, precision, 0, "") for precision in (DENSE32, INT8))
+    yield from (Run(network, precision, 0, "") for network in (RESNET, WIDE) for precision in (DENSE32, INT8))
     for edge, keep in BESIDE.items():
         yield Run(RESNET, f"ada_tucker, core {edge}", 0, f"{ADA} --rank {edge}")
         yield Run(RESNET, f"tucker2, int8, beside core {edge}", 0, f"{TUCKER2} --keep {keep}")
+    yield from (Run(WIDE, f"ada_tucker, core {edge}", 0, f"{ADA} --rank {edge}") for edge in WIDE_CORES)
 
 
 def _natural_plan() -> Path:
@@ -115,14 +121,32 @@ def _option(key: str, value: object) -> str:
 
 def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
     """The row of one configuration; errors are in percent of the whole test set."""
-    start, where = time.perf_counter(), folder / run.folder
-    plain = run.model == RESNET and "ada_tucker" not in run.options
-    facts = _exported(run, where) if plain else _dense(run) if run.method == "dense" else _stored(run, where)
+    if run.model == WIDE:
+        _train_wide(folder)
+    start = time.perf_counter()
+    facts = _how(run)(run, folder / run.folder)
     known = {"network": run.model, "setting": run.method, "seed": run.seed}
     return {**known, **facts, "seconds": round(time.perf_counter() - start)}
 
 
-def _dense(run: Run) -> Row:
+def _how(run: Run) -> Callable[[Run, Path], Row]:
+    if run.method == DENSE:
+        return _dense
+    return _exported if run.method in (DENSE32, INT8) or run.options.startswith(TUCKER2) else _stored
+
+
+def _train_wide(folder: Path) -> None:
+    """Train the wide ResNet where that is not done yet."""
+    sample = resolve(f"{WIDE}:untrained")
+    if not WEIGHTS.exists():
+        for needed in (folder, WEIGHTS.parent):
+            needed.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        done = finetune(sample.build(), sample, WIDE_DENSE, checkpoint=folder / "wide_resnet.pt")
+        save_weights(WEIGHTS, done.model.state_dict())
+
+
+def _dense(run: Run, _folder: Path) -> Row:
     torch.manual_seed(run.seed)
     sample, preset, epochs = untrained(run.model), presets(run.model)[SMALLEST], _epochs(run.model)
     same = {"mixup": preset.get("mixup", 0.0), "bfloat16": preset.get("bf16", False)}
@@ -156,7 +180,7 @@ def _stored(run: Run, folder: Path) -> Row:
 
 
 def _exported(run: Run, folder: Path) -> Row:
-    """ResNet-20 itself, or compressed by convolutions, as a plain .onnx; scored through the file."""
+    """A ResNet itself, or compressed by convolutions, as a plain .onnx; scored through the file."""
     made = {"training": {"epochs": 0}} if not run.options else _compressed(run, folder)
     sample = resolve(str(folder) if run.options else run.model)
     options = ExportOptions("fp32" if run.method == DENSE32 else "int8")
@@ -189,8 +213,8 @@ def tables(rows: list[Row]) -> str:
         "| lenet300, one seed, 20 + 20 epochs, before numbers were held | numbers | fp32 | 4 bits | file of codes "
         "| error as floats | validation | test |\n" + "|---" * 8
     )
-    larger = "| resnet20, one seed | numbers | bytes of them | .onnx | epochs | test error |\n" + "|---" * 6
-    cells = [_larger(row) for row in rows if row["network"] == RESNET]
+    larger = "| one seed | setting | numbers | bytes of them | .onnx | epochs | test error |\n" + "|---" * 7
+    cells = [_larger(row) for row in rows if row["network"] in (RESNET, WIDE)]
     parts = ((head, lines), (columns, changed), (larger, cells))
     return "\n".join(f"{title}|\n{''.join(body)}" for title, body in parts if body)
 
@@ -199,12 +223,12 @@ def _larger(row: Row) -> str:
     """Bytes of the file of codes, or those of all parameters in fp32 or int8."""
     taken = row.get("payload_bytes", row["params"] * (4 if row["setting"] == DENSE32 else 1))
     facts = f"{row['params']:,} | {taken:,} | {row['onnx_bytes']:,} bytes | {row['epochs']} | {row['error']:.2f} %"
-    return f"| {row['setting']} | {facts} |\n"
+    return f"| {Path(row['network']).stem} | {row['setting']} | {facts} |\n"
 
 
 def _smallest(network: str, rows: list[Row]) -> str:
     own = [row for row in rows if row["network"] == network and row["setting"] == SMALLEST]
-    dense = [row["error"] for row in rows if row["network"] == network and row["setting"] == "dense"]
+    dense = [row["error"] for row in rows if row["network"] == network and row["setting"] == DENSE]
     if not own or not dense:
         return ""
     cells = [

@@ -12,11 +12,12 @@ import sys
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from edgecompress.files import save_weights
 from edgecompress.finetuning import FineTuning, finetune
 from edgecompress.models import Sample
-from edgecompress.resolving import resolve
+from edgecompress.resolving import resolve, sample_file
 from edgecompress.resources import resource
 from edgecompress.scoring import score
 
@@ -25,6 +26,8 @@ SETTINGS = {
     "lenet300": FineTuning(epochs=20, lr=0.1, distill=0.0, weight_decay=1e-4, batch_size=128),
 }
 
+ENSEMBLE_SEEDS = (101, 102, 103)
+
 
 def untrained(name: str) -> Sample:
     """The sample with PyTorch's initial weights instead of the trained ones."""
@@ -32,15 +35,27 @@ def untrained(name: str) -> Sample:
     return replace(resolve(f"{file}:untrained"), name=name)
 
 
+def trained(name: str, settings: FineTuning) -> nn.Module:
+    """The sample trained with ``settings``, its scores said."""
+    torch.manual_seed(settings.seed)
+    sample = untrained(name)
+    done = finetune(sample.build(), sample, settings)
+    print(name, "validation", done.best_score, "epoch", done.best_epoch, file=sys.stderr)
+    print(name, "test", score(done.model, sample), file=sys.stderr)
+    return done.model
+
+
+def keep(name: str, model: nn.Module) -> None:
+    """Write a sample's weights."""
+    save_weights(sample_file(name, ".safetensors"), model.state_dict())
+
+
 def main() -> None:
-    """Train, score and save each sample."""
+    """Train, score and save each sample, and the others of the ensemble."""
     for name, settings in SETTINGS.items():
-        torch.manual_seed(0)
-        sample = untrained(name)
-        done = finetune(sample.build(), sample, settings)
-        print(name, "validation", done.best_score, "epoch", done.best_epoch, file=sys.stderr)
-        print(name, "test", score(done.model, sample), file=sys.stderr)
-        save_weights(resource("sample_models") / f"{name}.safetensors", done.model.state_dict())
+        keep(name, trained(name, settings))
+    others = [replace(SETTINGS["lenet5"], seed=seed, bfloat16=True) for seed in ENSEMBLE_SEEDS]
+    keep("lenet5-ensemble", nn.ModuleList(trained("lenet5", settings) for settings in others).half())
 
 
 if __name__ == "__main__":

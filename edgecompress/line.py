@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgecompress.artifacts import profile_path, versions
@@ -42,7 +43,7 @@ from edgecompress.errors import DataError, ExportError, FileError, ModelError, P
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
-from edgecompress.models import SPLITS, Sample, check_runs
+from edgecompress.models import SPLITS, Sample, as_outputs, check_runs
 from edgecompress.options import Options
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
@@ -91,6 +92,17 @@ class Line:
         parts = (str(self.dense_model), state_digest(self.dense_model), code_digest(self.sample.file), versions())
         return key_of(*parts)
 
+    @property
+    def teacher(self) -> nn.Module:
+        """What fine-tuning learns from."""
+        return self.dense_model if self.options.teacher is None else self.options.teacher
+
+    @property
+    def _taught(self) -> list[str]:
+        """Identifies another teacher than the dense model."""
+        other = self.options.teacher
+        return [] if other is None else [str(other), state_digest(other)]
+
     @cached_property
     def data(self) -> Json | None:
         """The test split in words, or None for a sample without data."""
@@ -128,10 +140,10 @@ class Line:
             )
         if self.options.given is not None:
             self._check_given(self.options.given)
-        if self.options.storage is not None and self.data is None:
-            raise DataError(f"{self.sample.name}: has no data to train codes on; define data(split)")
-        if self.options.tuning.epochs and self.data is None:
-            raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
+        if self.options.teacher is not None:
+            self._check_teacher(self.options.teacher)
+        if self.data is None:
+            self._check_untrained()
         device_named(self.options.device, self.options.place)
         for target in self.options.targets:
             require(target_named(target))
@@ -140,11 +152,39 @@ class Line:
             raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
         bundled_target(self.options.targets, self.options.platform)
 
+    def _check_untrained(self) -> None:
+        """Without data nothing is asked for that trains."""
+        if self.options.storage is not None:
+            raise DataError(f"{self.sample.name}: has no data to train codes on; define data(split)")
+        if self.options.tuning.epochs:
+            raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
+
     def _check_given(self, given: CompressionPlan) -> None:
         check_plan(self.dense_model, given)
         if uses_codec(given) and self.options.storage is None:
             codec = given.layers[0].method
             raise PlanError(f"the plan is for {codec}: say how its codes are trained, with Options(storage=...)")
+
+    def _check_teacher(self, teacher: nn.Module) -> None:
+        """Its outputs can stand for the dense model's, and nothing is asked for that needs the dense model's layers."""
+        options = self.options
+        if options.tuning.distill == 0:
+            raise ModelError("--distill 0 learns from no teacher; drop one of them")
+        for what, asked in (("--feature", options.tuning.feature), ("--stages", options.tuning.stages > 1)):
+            if asked:
+                raise ModelError(f"{what} compares layers with the dense model's; it goes without another teacher")
+        if options.recipe is not None:
+            raise ModelError(f"recipe {options.recipe.name} learns from the dense model; it goes without a teacher")
+        ours, theirs = self._gives(self.dense_model, self.sample.name), self._gives(teacher, "the teacher")
+        if ours != theirs:
+            raise ModelError(f"the teacher gives {theirs} where {self.sample.name} gives {ours}")
+
+    def _gives(self, model: nn.Module, name: str) -> str:
+        """The shapes of a model's outputs on the example."""
+        check_runs(model, self.sample.inputs, name)
+        with torch.no_grad():
+            outputs = as_outputs(model(*self.sample.inputs), name)
+        return ", ".join(str(tuple(output.shape)) for output in outputs)
 
     def test_score(self, model: nn.Module, what: str) -> float | None:
         """Score on the whole test split, or None without data."""
@@ -233,7 +273,7 @@ class Line:
                 self.sample,
                 storage,
                 self.options.tuning,
-                teacher=self.dense_model,
+                teacher=self.teacher,
                 checkpoint=checkpoint,
                 key=tuned.key,
                 progress=self.progress,
@@ -331,7 +371,7 @@ class Line:
                 model,
                 self.sample,
                 last_epochs(self.options.tuning, len(start.plan.layers)),
-                teacher=self.dense_model,
+                teacher=self.teacher,
                 plan=start.plan if self.options.storage is None else None,
                 checkpoint=checkpoint,
                 key=decomposed.key,
@@ -346,7 +386,7 @@ class Line:
             return {"accuracy": reached, "training": training}
 
         files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if self.options.storage is None else ("trained",)
-        inputs = [decomposed.key, asdict(self.options.tuning)]
+        inputs = [decomposed.key, asdict(self.options.tuning), *self._taught]
         finished = self.stages.do("finetune", inputs, work, files, together=True)
         checkpoint.unlink(missing_ok=True)
         return finished

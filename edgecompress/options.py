@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from torch import nn
+
 from edgecompress.codecs.settings import Storage
 from edgecompress.devices import DeviceOptions
 from edgecompress.files import Json
@@ -27,8 +29,8 @@ class Options:
     factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
     model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
     ``storage`` keeps weights as codes by a codec instead of replacing layers (None: not); ``tuning`` with 0 epochs
-    means no fine-tuning. ``place`` says more of the device; ``threads`` are numbers of threads to measure
-    with (none: one, then all processors).
+    means no fine-tuning, and ``teacher`` is what it learns from (None: the dense model). ``place`` says more of the
+    device; ``threads`` are numbers of threads to measure with (none: one, then all processors).
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
@@ -43,6 +45,7 @@ class Options:
     recipe_epochs: int = 0
     storage: Storage | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
+    teacher: nn.Module | None = None
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
     place: DeviceOptions = field(default_factory=DeviceOptions)

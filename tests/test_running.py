@@ -16,6 +16,7 @@ from processes import ROOT, Answer, command
 
 from edgecompress.devices.emulation import ready
 from edgecompress.files import load_weights, read_json
+from edgecompress.resolving import resolve
 
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
 
@@ -198,6 +199,72 @@ def test_changed_labels_or_a_changed_neighbour_give_a_new_score(tmp_path: Path) 
         seen.append(json.loads(answer.out)["accuracy"]["dense"])
     assert seen[0] + seen[1] == pytest.approx(1)
     assert seen[2] == -seen[1]
+
+
+CONSTANT_TEACHER = """
+import torch
+from constants import LOGITS
+def model():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, len(LOGITS)))
+    torch.nn.init.zeros_(net[1].weight)
+    net[1].bias.data = torch.tensor(LOGITS)
+    return net
+example = torch.zeros(1, 1, 12, 12)
+"""
+
+
+@pytest.fixture
+def constant_teacher(tmp_path: Path) -> Path:
+    """A model file with a neighbour: every image is of the class that ``constants.py`` says."""
+    file = tmp_path / "teacher" / "teacher.py"
+    file.parent.mkdir()
+    file.write_text(CONSTANT_TEACHER)
+    return file
+
+
+def test_fine_tuning_learns_from_another_teacher(tiny_file: Path, tmp_path: Path, constant_teacher: Path) -> None:
+    model = tmp_path / "model" / "tiny.py"
+    model.parent.mkdir()
+    (model.parent / "classes.py").write_text("COUNT = 4")
+    model.write_text(tiny_file.read_text().replace("count, seed =", "from classes import COUNT; count, seed ="))
+    options = ["--epochs", "3", "--lr", "0.05", "--distill", "1", "--pick", "last", "--json", "-o", tmp_path / "out"]
+    for favourite in range(2):
+        (constant_teacher.parent / "constants.py").write_text(f"LOGITS = {[20.0 * (c == favourite) for c in range(4)]}")
+        answer = command("compress", model, "--teacher", constant_teacher, *options)
+        assert answer.code == 0, answer.err
+        share = (resolve(str(model)).data("test")[:][1] == favourite).double().mean()
+        assert json.loads(answer.out)["accuracy"]["finetuned"] == pytest.approx(100 * float(share))
+    again = command("compress", model, "--teacher", constant_teacher, *options)
+    assert "epoch" not in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--feature", "0.1"], "--feature compares layers with the dense model's"),
+        (["--stages", "2"], "--stages compares layers"),
+        (["--recipe", "orthogonal"], "recipe orthogonal learns from the dense model"),
+        (["--distill", "0"], "--distill 0 learns from no teacher"),
+    ],
+)
+def test_a_teacher_goes_without_what_needs_the_dense_model(
+    tiny_file: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    answer = command("compress", tiny_file, "--teacher", tiny_file, *options, "-o", tmp_path / "out")
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_a_teacher_that_cannot_teach_is_refused(tiny_file: Path, tmp_path: Path, constant_teacher: Path) -> None:
+    (constant_teacher.parent / "constants.py").write_text("LOGITS = [0.0] * 5")
+    for teacher, message in (
+        (constant_teacher, "the teacher gives (2, 5) where tiny gives (2, 4)"),
+        ("lenet5", "the teacher: does not run on its example of shape (2, 1, 12, 12)"),
+        ("lenet6", "no model 'lenet6'; did you mean 'lenet5'?"),
+    ):
+        answer = command("compress", tiny_file, "--teacher", teacher, "-o", tmp_path / "out")
+        assert answer.code == 2
+        assert message in answer.err
 
 
 def test_what_cannot_work_is_refused_before_any_work(tiny_file: Path, tmp_path: Path) -> None:

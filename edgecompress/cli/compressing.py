@@ -154,6 +154,18 @@ def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
     )
 
 
+def sample_and_options(
+    model: str, plan_file: Path | None, given: dict[str, Any], *, trust: bool, **more: Any
+) -> tuple[Sample, Options]:
+    """The model and the options of a run; a teacher is built first: the last model's files stay importable."""
+    from edgecompress.resolving import presets, resolve
+
+    named = given.pop("teacher") or presets(model).get(given.get("preset") or "", {}).get("teacher")
+    teacher = resolve(named, trust=trust).model() if named else None
+    sample = resolve(model, trust=trust)
+    return sample, options_from(sample, plan_file, given, teacher=teacher, **more)
+
+
 def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
     """The options of a run, from the command line's values."""
     from edgecompress.options import Options
@@ -241,12 +253,10 @@ def _refuse_selection_beside_a_plan() -> None:
 def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_json: bool, **given: Any) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
     from edgecompress.line import Line
-    from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
     from edgecompress.running import compress as compress_line
 
-    sample = resolve(model, trust=trust)
-    options = options_from(sample, plan_file, given)
+    sample, options = sample_and_options(model, plan_file, given, trust=trust)
     with only_one(output), showing_progress() as progress:
         document = compress_line(Line(sample, output, options, progress))
     document = {**document, "output": str(output)}

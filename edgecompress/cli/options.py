@@ -185,6 +185,9 @@ training_options = together(
         show_default=True,
         help="Softens both outputs for --distill; 1: as they are.",
     ),
+    click.option(
+        "--teacher", metavar="MODEL", help="What --distill learns from, such as a larger model. [the dense model]"
+    ),
     click.option("--weight-decay", type=Number(0), help="L2 penalty of the weights. [0.0001; 0 with a codec]"),
     click.option("--bf16", is_flag=True, help="Fine-tune in bfloat16 autocast (faster where the CPU has it)."),
     click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgecompress.cli.compressing import line_options, options_from, print_before_after
+from edgecompress.cli.compressing import line_options, print_before_after, sample_and_options
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     device_option,
@@ -54,15 +54,14 @@ def run(
     """
     from edgecompress.devices import DeviceOptions
     from edgecompress.line import Line
-    from edgecompress.resolving import resolve
     from edgecompress.resuming import only_one
     from edgecompress.running import run as run_line
     from edgecompress.running import summary
 
-    sample = resolve(model, trust=trust)
     place = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
     asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
-    options = options_from(sample, plan_file, given, targets=tuple(dict.fromkeys(targets)), **asked)
+    wanted = tuple(dict.fromkeys(targets))
+    sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **asked)
     with only_one(output), showing_progress() as progress:
         document = run_line(Line(sample, output, options, progress))
     if as_json:

@@ -40,7 +40,8 @@ def load(checkpoint: Path | None, key: str) -> State | None:
     if checkpoint is None or not checkpoint.is_file():
         return None
     try:
-        state = torch.load(checkpoint, weights_only=True, map_location=workers().device)
+        with checkpoint.open("rb") as file:  # by name torch would take *.safetensors for that format
+            state = torch.load(file, weights_only=True, map_location=workers().device)
     except Exception:  # a damaged file can fail in any way; the run can always start over
         return None
     known = isinstance(state, dict) and state.get("version") == VERSION and state.get("key") == key
