@@ -19,6 +19,7 @@ from edgecompress.models import Loss, Sample, call, copied
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.training.augmenting import mixed
 from edgecompress.training.loop import Objective
+from edgecompress.training.recalling import Recall
 from edgecompress.training.settings import FineTuning
 
 TINY = 1e-12
@@ -37,11 +38,15 @@ class Distilled(Objective):
         self.share = settings.distill if teacher is not None else 0.0
         needed = teacher is not None and (self.share or settings.feature)
         self.teacher = copied(teacher).eval().requires_grad_(False) if needed and teacher is not None else None
+        changing = sample.augment is not None or settings.mixup or settings.cutout
+        self.recall = None if changing or settings.feature else Recall()
 
     def to(self, device: torch.device) -> None:
-        """Move the teacher."""
+        """Move the teacher; a device that copies inputs back slowly does not look them up."""
         if self.teacher is not None:
             self.teacher.to(device)
+        if device.type != "cpu":
+            self.recall = None
 
     def loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Cross-entropy, distillation or both, of one batch, mixed up where that is asked for."""
@@ -72,10 +77,13 @@ class Distilled(Objective):
         return value
 
     def _said(self, inputs: Inputs) -> Tensor:
-        assert self.teacher is not None
-        with torch.no_grad():
-            said: Tensor = self.teacher(*inputs)
+        said: Tensor = self._asked(inputs) if self.recall is None else self.recall.of(inputs, self._asked)
         return said
+
+    @torch.no_grad()
+    def _asked(self, inputs: Inputs) -> Any:
+        assert self.teacher is not None
+        return self.teacher(*inputs)
 
 
 class FeatureDistilled(Distilled):
