@@ -95,13 +95,13 @@ class Line:
     @property
     def teacher(self) -> nn.Module:
         """What fine-tuning learns from."""
-        return self.dense_model if self.options.teacher is None else self.options.teacher
+        return self.dense_model if self.options.teacher is None else self.options.teacher.model
 
     @property
     def _taught(self) -> list[str]:
         """Identifies another teacher than the dense model."""
         other = self.options.teacher
-        return [] if other is None else [str(other), state_digest(other)]
+        return [] if other is None else [str(other.model), state_digest(other.model)]
 
     @cached_property
     def data(self) -> Json | None:
@@ -141,7 +141,7 @@ class Line:
         if self.options.given is not None:
             self._check_given(self.options.given)
         if self.options.teacher is not None:
-            self._check_teacher(self.options.teacher)
+            self._check_teacher(self.options.teacher.model)
         if self.data is None:
             self._check_untrained()
         device_named(self.options.device, self.options.place)
@@ -170,6 +170,8 @@ class Line:
         options = self.options
         if options.tuning.distill == 0:
             raise ModelError("--distill 0 learns from no teacher; drop one of them")
+        if options.tuning.epochs == 0 and options.storage is None:
+            raise ModelError("--epochs 0 trains nothing, so that a teacher is of no use; drop one of them")
         for what, asked in (("--feature", options.tuning.feature), ("--stages", options.tuning.stages > 1)):
             if asked:
                 raise ModelError(f"{what} compares layers with the dense model's; it goes without another teacher")

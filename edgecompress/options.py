@@ -22,6 +22,14 @@ PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """Another model than the dense one to learn from, and what it was called."""
+
+    name: str
+    model: nn.Module
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a run was asked for.
 
@@ -45,7 +53,7 @@ class Options:
     recipe_epochs: int = 0
     storage: Storage | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     targets: tuple[str, ...] = ("onnx",)
     device: str = "local"
     place: DeviceOptions = field(default_factory=DeviceOptions)
@@ -81,6 +89,7 @@ class Options:
             **({"storage": asdict(self.storage)} if self.storage else {}),
             **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
             **asdict(self.tuning),
+            **({"teacher": self.teacher.name} if self.teacher else {}),
             "targets": list(self.targets),
             "device": self.device,
             **{key: str(value) for key, value in asdict(self.place).items() if value is not None},

@@ -245,6 +245,7 @@ def test_fine_tuning_learns_from_another_teacher(tiny_file: Path, tmp_path: Path
         (["--stages", "2"], "--stages compares layers"),
         (["--recipe", "orthogonal"], "recipe orthogonal learns from the dense model"),
         (["--distill", "0"], "--distill 0 learns from no teacher"),
+        (["--epochs", "0"], "--epochs 0 trains nothing"),
     ],
 )
 def test_a_teacher_goes_without_what_needs_the_dense_model(

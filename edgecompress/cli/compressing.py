@@ -158,10 +158,12 @@ def sample_and_options(
     model: str, plan_file: Path | None, given: dict[str, Any], *, trust: bool, **more: Any
 ) -> tuple[Sample, Options]:
     """The model and the options of a run; a teacher is built first: the last model's files stay importable."""
+    from edgecompress.options import Teacher
     from edgecompress.resolving import presets, resolve
 
-    named = given.pop("teacher") or presets(model).get(given.get("preset") or "", {}).get("teacher")
-    teacher = resolve(named, trust=trust).model() if named else None
+    preset = presets(model).get(given["preset"] or "", {}) if given["distill"] != 0 else {}
+    named = given.pop("teacher") or preset.get("teacher")
+    teacher = Teacher(named, resolve(named, trust=trust).model()) if named else None
     sample = resolve(model, trust=trust)
     return sample, options_from(sample, plan_file, given, teacher=teacher, **more)
 
