@@ -89,10 +89,11 @@ def runs() -> Iterator[Run]:
         yield Run("lenet300", setting, 0, f"--method scada_tucker --preset {SMALLEST} {SHORT} {changed}")
     yield Run("lenet300", OWN_CORES, 0, f"--method ada_tucker {_spelled('lenet300')} --rank 16 {SHORT}")
     yield Run("lenet300", NATURAL, 0, f"--preset {SMALLEST} {SHORT} --plan {_natural_plan()}")
-    yield from (Run(network, precision, 0, "") for network in (RESNET, WIDE) for precision in (DENSE32, INT8))
+    yield from (Run(RESNET, precision, 0, "") for precision in (DENSE32, INT8))
     for edge, keep in BESIDE.items():
         yield Run(RESNET, f"ada_tucker, core {edge}", 0, f"{ADA} --rank {edge}")
         yield Run(RESNET, f"tucker2, int8, beside core {edge}", 0, f"{TUCKER2} --keep {keep}")
+    yield from (Run(WIDE, precision, 0, "") for precision in (DENSE32, INT8))
     yield Run(WIDE, "ada_tucker, core 26", 0, WIDE_ADA)
 
 
