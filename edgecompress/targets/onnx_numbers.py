@@ -6,10 +6,16 @@ it holds, which wastes next to nothing whatever the base::
     packed (n, 1, columns) --Div powers--Mod base--Sub largest--Cast--Reshape--> (rows, columns)
 
 Unary: a number is as many zero bits as its size and a one; the signs of all but zeros stand before. That is the best
-code of numbers half of which are zero, a quarter +-1 and so on, near to what a training for short codes ends with::
+code of numbers half of which are zero, a quarter +-1 and so on::
 
     bytes --Div powers--Mod 2--Reshape--Split--> signs, codes
     1 - codes --ScatterElements, adding up at CumSum(codes)--> sizes;  signs --Gather at CumSum(Sign sizes)--> of each
+
+Rice (R. F. Rice and J. R. Plaunt 1971, with one low bit): whether a number is above zero, a bit each, then in unary its
+size, one less where it is above. Best where 0 and 1 are a quarter each, -1 and 2 an eighth and so on. A training for
+short codes ends near one or the other::
+
+    bytes --as above--> above, codes --as above--> sizes;  numbers = sizes (2 above - 1) + above
 
 All nodes have constants for inputs: ONNX Runtime computes them once, when a session starts (NonZero, which would find
 the ones directly, it runs on every call).
@@ -32,8 +38,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
-UNARY_NODES = 250
-"""Bytes that the nodes of unary codes take more than those of digits."""
+UNARY_NODES, RICE_NODES = 250, 215
+"""Bytes that the nodes of unary and Rice codes take more than those of digits."""
 FLOAT, INT64 = 1, 7
 
 
@@ -100,13 +106,15 @@ def _shortest(array: Array, name: str) -> onnx.TensorProto:
 def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> list[list[str]]:
     """Names of all matrices (rows, columns) of numbers up to ``largest``; those of one table have equal columns.
 
-    Of digits and unary codes the shorter are written.
+    Of digits, unary and Rice codes the shortest are written.
     """
     stacked = [np.concatenate(table) for table in tables]
     numbers = np.concatenate([stack.ravel() for stack in stacked])
-    packings, bits = [packing(stack + largest, 2 * largest + 1) for stack in stacked], unary(numbers)
-    if bits.nbytes + UNARY_NODES < sum(part.nbytes for packed in packings for part in packed):
-        flat = graph.split(_from_unary(graph, numbers, bits), [stack.size for stack in stacked])
+    packings = [packing(stack + largest, 2 * largest + 1) for stack in stacked]
+    codes = ((unary(numbers), UNARY_NODES, _from_unary), (rice(numbers), RICE_NODES, _from_rice))
+    bits, more, decoded = min(codes, key=lambda of: of[0].nbytes + of[1])
+    if bits.nbytes + more < sum(part.nbytes for packed in packings for part in packed):
+        flat = graph.split(decoded(graph, numbers, bits), [stack.size for stack in stacked])
         rows = [len(stack) for stack in stacked]
     else:
         flat = [_from_digits(graph, *packed, largest) for packed in packings]
@@ -133,18 +141,38 @@ def _from_digits(graph: Graph, packed: Array, powers: Array, largest: int) -> st
 
 def _from_unary(graph: Graph, numbers: Array, packed: Array) -> str:
     """Numbers, flat, out of ``packed``, their bits by :func:`unary`."""
-    powers, signs = 1 << np.arange(8, dtype=np.uint8), 1 + int(np.count_nonzero(numbers))
+    lengths = [1 + int(np.count_nonzero(numbers)), int(np.abs(numbers).sum()) + len(numbers)]
+    negative, codes = _bits(graph, packed, lengths)
+    sizes = _sizes(graph, codes, len(numbers))
+    below = graph.add("Gather", negative, graph.add("CumSum", graph.add("Sign", sizes), graph.whole(0)))
+    signed = graph.add("Mul", sizes, graph.add("Sub", graph.whole(1), graph.add("Add", below, below)))
+    return graph.add("Cast", signed, to=FLOAT)
+
+
+def _from_rice(graph: Graph, numbers: Array, packed: Array) -> str:
+    """Numbers, flat, out of ``packed``, their bits by :func:`rice`."""
+    lengths = [len(numbers), int(_beyond(numbers).sum()) + len(numbers)]
+    above, codes = _bits(graph, packed, lengths)
+    signs = graph.add("Sub", graph.add("Add", above, above), graph.whole(1))
+    signed = graph.add("Mul", _sizes(graph, codes, len(numbers)), signs)
+    return graph.add("Cast", graph.add("Add", signed, above), to=FLOAT)
+
+
+def _bits(graph: Graph, packed: Array, lengths: list[int]) -> list[str]:
+    """The bits of ``packed`` bytes, the lowest first, in parts of the given lengths."""
+    powers = 1 << np.arange(8, dtype=np.uint8)
     shifted = graph.add("Div", graph.constant(packed[:, None]), graph.constant(powers))
     bits = graph.add("Cast", graph.add("Mod", shifted, graph.constant(np.array(2, np.uint8))), to=INT64)
-    flat, one = graph.add("Reshape", bits, graph.whole([-1])), graph.whole(1)
-    counts = [signs, int(np.abs(numbers).sum()) + len(numbers)]
-    negative, codes = graph.split(flat, [*counts, 8 * len(packed) - sum(counts)])[:2]
-    zeros = graph.add("ConstantOfShape", graph.whole([len(numbers)]), value=_int64(0))
+    flat = graph.add("Reshape", bits, graph.whole([-1]))
+    rest = 8 * len(packed) - sum(lengths)
+    return graph.split(flat, [*lengths, rest])[: len(lengths)]
+
+
+def _sizes(graph: Graph, codes: str, count: int) -> str:
+    """How many zeros stand before each of ``count`` ones."""
+    zeros = graph.add("ConstantOfShape", graph.whole([count]), value=_int64(0))
     owners = graph.add("CumSum", codes, graph.whole(0), exclusive=1)
-    sizes = graph.add("ScatterElements", zeros, owners, graph.add("Sub", one, codes), reduction="add")
-    below = graph.add("Gather", negative, graph.add("CumSum", graph.add("Sign", sizes), graph.whole(0)))
-    signed = graph.add("Mul", sizes, graph.add("Sub", one, graph.add("Add", below, below)))
-    return graph.add("Cast", signed, to=FLOAT)
+    return graph.add("ScatterElements", zeros, owners, graph.add("Sub", graph.whole(1), codes), reduction="add")
 
 
 def _int64(value: int) -> onnx.TensorProto:
@@ -155,11 +183,24 @@ def _int64(value: int) -> onnx.TensorProto:
 
 def unary(numbers: Array) -> Array:
     """Bytes, first bit lowest: an idle bit, the signs of all but zeros, then of each number size zeros and a one."""
-    sizes = np.abs(numbers)
+    signs = (numbers[numbers != 0] < 0).astype(np.uint8)
+    return np.packbits(np.concatenate([[0], signs, _ended(np.abs(numbers))]).astype(np.uint8), bitorder="little")
+
+
+def rice(numbers: Array) -> Array:
+    """Bytes, first bit lowest: which numbers are above zero, then their sizes in unary, one less where they are."""
+    return np.packbits(np.concatenate([numbers > 0, _ended(_beyond(numbers))]).astype(np.uint8), bitorder="little")
+
+
+def _beyond(numbers: Array) -> Array:
+    return np.where(numbers > 0, numbers - 1, -numbers)
+
+
+def _ended(sizes: Array) -> Array:
+    """Bits: of each size so many zeros and a one."""
     codes = np.zeros(int(sizes.sum()) + len(sizes), np.uint8)
     codes[np.cumsum(sizes + 1) - 1] = 1
-    signs = (numbers[numbers != 0] < 0).astype(np.uint8)
-    return np.packbits(np.concatenate([[0], signs, codes]).astype(np.uint8), bitorder="little")
+    return codes
 
 
 def packing(digits: Array, base: int) -> tuple[Array, Array]:

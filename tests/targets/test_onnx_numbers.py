@@ -1,8 +1,9 @@
-"""Whole numbers in an ONNX graph: both codes come out again in ONNX Runtime, folded, at about the bits they promise."""
+"""Whole numbers in an ONNX graph: all codes come out again in ONNX Runtime, folded, at about the bits they promise."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,18 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgecompress.targets.onnx_numbers import Array, Graph, packing, unary, unpacked
+from edgecompress.targets.onnx_numbers import Array, Graph, packing, rice, unary, unpacked
 from edgecompress.targets.onnx_sessions import operators_when_loaded
 
 
 def numbers(kind: str, rows: int, columns: int) -> Array:
-    """Of size up to 7: even (every value as often), or falling off by half from size to size."""
+    """Of size up to 7: even (every value as often), falling off by half from size to size, or as Rice codes expect."""
     generator = np.random.default_rng(rows * columns)
     if kind == "even":
         return generator.integers(-7, 8, (rows, columns))
-    sizes = np.minimum(generator.geometric(0.5, (rows, columns)) - 1, 7)
+    sizes = np.minimum(generator.geometric(0.5, (rows, columns)) - 1, 6 if kind == "flatter" else 7)
+    if kind == "flatter":
+        return np.where(generator.random((rows, columns)) < 0.5, sizes + 1, -sizes)
     return sizes * generator.choice([-1, 1], (rows, columns))
 
 
@@ -34,7 +37,7 @@ def model_of(tables: list[list[Array]], largest: int) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.parametrize("kind", ["even", "falling"])
+@pytest.mark.parametrize("kind", ["even", "falling", "flatter"])
 @pytest.mark.parametrize("shapes", [[[(7, 5)]], [[(64, 16), (33, 16), (1, 16)]], [[(100, 9), (9, 9)], [(40, 30)]]])
 def test_matrices_come_out_again_and_fold(kind: str, shapes: list[list[tuple[int, int]]], tmp_path: Path) -> None:
     tables = [[numbers(kind, *shape) for shape in table] for table in shapes]
@@ -47,12 +50,13 @@ def test_matrices_come_out_again_and_fold(kind: str, shapes: list[list[tuple[int
     assert set(operators_when_loaded(model.SerializeToString())) == {"Add"}
 
 
-@pytest.mark.parametrize(("kind", "unary_codes"), [("even", 0), ("falling", 1)])
-def test_the_shorter_of_both_codes_is_written(kind: str, unary_codes: int) -> None:
+@pytest.mark.parametrize(("kind", "in_unary", "signs_apart"), [("even", 0, 0), ("falling", 1, 1), ("flatter", 1, 0)])
+def test_the_shortest_code_is_written(kind: str, in_unary: int, signs_apart: int) -> None:
     model = model_of([[numbers(kind, 400, 16)]], 7)
     operators = Counter(node.op_type for node in model.graph.node)
     assert operators["Div"] == 1
-    assert operators["ScatterElements"] == unary_codes
+    assert operators["ScatterElements"] == in_unary
+    assert operators["Gather"] == signs_apart
 
 
 def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
@@ -63,11 +67,12 @@ def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
     assert not found.any()
 
 
-def test_unary_codes_take_the_bits_that_the_entropy_asks_for() -> None:
-    values = numbers("falling", 2000, 16).ravel()
+@pytest.mark.parametrize(("kind", "code"), [("falling", unary), ("flatter", rice)])
+def test_codes_take_the_bits_that_the_entropy_asks_for(kind: str, code: Callable[[Array], Array]) -> None:
+    values = numbers(kind, 2000, 16).ravel()
     shares = np.unique(values, return_counts=True)[1] / values.size
     entropy = -(shares * np.log2(shares)).sum() * values.size / 8
-    assert entropy < unary(values).nbytes < 1.02 * entropy
+    assert entropy < code(values).nbytes < 1.02 * entropy
 
 
 @pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
