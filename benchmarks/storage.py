@@ -64,8 +64,8 @@ MATTERS = {
 NATURAL_SIZES = {"fc1": (300, 28, 28), "fc2": (100, 300, 1), "fc3": (10, 100, 1)}
 """Outputs by inputs, the image's rows and columns apart."""
 
-DENSE, TAUGHT = "dense", "dense, learning from the same teacher"
-RESNET, WIDE, DENSE32, INT8 = "resnet20", "benchmarks/wide_resnet.py", "fp32", "int8"
+RESNET, WIDE = "resnet20", "benchmarks/wide_resnet.py"
+DENSE, DENSE32, INT8 = "dense", "fp32", "int8"
 ADA = (
     "--method ada_tucker --include layer[23].* --start dense --lr 0.02 --round-lr 0.01 --rate 0.01 --bf16 "
     "--epochs 4 --round-epochs 4"
@@ -74,7 +74,7 @@ TUCKER2 = "--method tucker2 --method svd --of params --multiple 4 --lr 0.01 --bf
 BESIDE = {26: 0.388, 18: 0.286, 12: 0.193}
 """Cores of ADA-Tucker for ResNet-20's large layers, and the share of parameters that Tucker-2 keeps to take as many
 bytes at one byte each."""
-WIDE_ADA = f"{ADA} --rank 26 --epochs 3 --round-epochs 3"
+WIDE_ADA = f"{ADA} --rank 26 --epochs 2 --round-epochs 3"
 WIDE_DENSE = FineTuning(epochs=10, lr=0.1, distill=0.0, weight_decay=5e-4, bfloat16=True)
 
 
@@ -84,7 +84,6 @@ def runs() -> Iterator[Run]:
         for seed in SEEDS:
             yield Run(network, SMALLEST, seed, f"--method scada_tucker --preset {SMALLEST}")
             yield Run(network, DENSE, seed, "")
-    yield Run("lenet5", TAUGHT, 0, "")
     for setting, changed in MATTERS.items():
         yield Run("lenet300", setting, 0, f"--method scada_tucker --preset {SMALLEST} {SHORT} {changed}")
     yield Run("lenet300", OWN_CORES, 0, f"--method ada_tucker {_spelled('lenet300')} --rank 16 {SHORT}")
@@ -133,7 +132,7 @@ def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
 
 
 def _how(run: Run) -> Callable[[Run, Path], Row]:
-    if run.method in (DENSE, TAUGHT):
+    if run.method == DENSE:
         return _dense
     return _exported if run.method in (DENSE32, INT8) or run.options.startswith(TUCKER2) else _stored
 
@@ -153,10 +152,8 @@ def _dense(run: Run, _folder: Path) -> Row:
     torch.manual_seed(run.seed)
     sample, preset, epochs = untrained(run.model), presets(run.model)[SMALLEST], _epochs(run.model)
     same = {"mixup": preset.get("mixup", 0.0), "bfloat16": preset.get("bf16", False)}
-    taught = {name: preset[name] for name in ("distill", "temperature")} if run.method == TAUGHT else {}
-    teacher = resolve(preset["teacher"]).model() if taught else None
-    settings = replace(SETTINGS[run.model], epochs=epochs, seed=run.seed, **same, **taught)
-    done = finetune(sample.build(), sample, settings, teacher=teacher)
+    settings = replace(SETTINGS[run.model], epochs=epochs, seed=run.seed, **same)
+    done = finetune(sample.build(), sample, settings)
     params = sum(parameter.numel() for parameter in done.model.parameters())
     error = 100 - score(done.model, sample)
     return {"error": error, "validation_error": 100 - done.best_score, "payload_bytes": 4 * params, "epochs": epochs}
