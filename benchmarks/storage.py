@@ -139,13 +139,14 @@ def _how(run: Run) -> Callable[[Run, Path], Row]:
 
 def _train_wide(folder: Path) -> None:
     """Train the wide ResNet where that is not done yet."""
+    if WEIGHTS.exists():
+        return
+    for needed in (folder, WEIGHTS.parent):
+        needed.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
     sample = resolve(f"{WIDE}:untrained")
-    if not WEIGHTS.exists():
-        for needed in (folder, WEIGHTS.parent):
-            needed.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        done = finetune(sample.build(), sample, WIDE_DENSE, checkpoint=folder / "wide_resnet.pt")
-        save_weights(WEIGHTS, done.model.state_dict())
+    done = finetune(sample.build(), sample, WIDE_DENSE, checkpoint=folder / "wide_resnet.pt")
+    save_weights(WEIGHTS, done.model.state_dict())
 
 
 def _dense(run: Run, _folder: Path) -> Row:

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from edgecompress.artifacts import profile_path, versions
@@ -43,7 +42,7 @@ from edgecompress.errors import DataError, ExportError, FileError, ModelError, P
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
-from edgecompress.models import SPLITS, Sample, as_outputs, check_runs
+from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.options import Options
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
@@ -183,9 +182,7 @@ class Line:
 
     def _gives(self, model: nn.Module, name: str) -> str:
         """The shapes of a model's outputs on the example."""
-        check_runs(model, self.sample.inputs, name)
-        with torch.no_grad():
-            outputs = as_outputs(model(*self.sample.inputs), name)
+        outputs = check_runs(model, self.sample.inputs, name)
         return ", ".join(str(tuple(output.shape)) for output in outputs)
 
     def test_score(self, model: nn.Module, what: str) -> float | None:

@@ -115,8 +115,8 @@ def as_outputs(outputs: object, name: str = "the model") -> Outputs:
     return tuple(items)
 
 
-def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> None:
-    """Run ``model`` once, in eval mode, on ``inputs``; ``what`` they are, for the message.
+def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> Outputs:
+    """Run ``model`` once, in eval mode, on ``inputs``, for its outputs; ``what`` the inputs are, for the message.
 
     Raises:
         ModelError: it fails, or its output is not made of tensors.
@@ -129,7 +129,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
     except Exception as error:
         where = f" (in layer {running[-1]!r})" if running else ""
         raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {_first_line(error)}{where}") from error
-    as_outputs(outputs, name)
+    return as_outputs(outputs, name)
 
 
 @contextmanager

@@ -66,9 +66,8 @@ class Rounding(nn.Module):
     def hold(self, share: float, factor: Tensor) -> None:
         """Let ``share`` of all numbers, rounded down, stay the codes they are: of those not yet held the nearest."""
         self.kept = self.codes(factor)
-        away = (
-            (self.scaled(factor, self.step) - self.kept).abs().masked_fill(self.held, -1).flatten()
-        )  # held ones first
+        away = (self.scaled(factor, self.step) - self.kept).abs()
+        away = away.masked_fill(self.held, -1).flatten()  # held ones first
         nearest = away.argsort()[: int(share * len(away))]
         self.held |= torch.zeros_like(away, dtype=torch.bool).index_fill(0, nearest, value=True).view_as(self.held)
 

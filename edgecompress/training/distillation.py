@@ -78,6 +78,8 @@ class Distilled(Objective):
 
     def _said(self, inputs: Inputs) -> Tensor:
         said: Tensor = self._asked(inputs) if self.recall is None else self.recall.of(inputs, self._asked)
+        if self.recall is not None and self.recall.full:
+            self.recall = None
         return said
 
     @torch.no_grad()

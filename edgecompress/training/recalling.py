@@ -21,6 +21,8 @@ class Recall:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.rows: dict[bytes, Tensor] = {}
         self.room = most_bytes
+        self.full = False
+        """Something had no room: batches in a new order are hardly ever known whole, so looking them up is in vain."""
 
     def of(self, inputs: Inputs, ask: Callable[[Inputs], Any]) -> Any:
         """``ask(inputs)``, or what it gave for the same items before; a batch with a new item is asked whole."""
@@ -33,9 +35,9 @@ class Recall:
         return said
 
     def _keep(self, keys: list[bytes], said: Tensor) -> None:
-        taken = said.nbytes
-        if taken <= self.room:
-            self.room -= taken
+        self.full = said.nbytes > self.room
+        if not self.full:
+            self.room -= said.nbytes
             self.rows.update(zip(keys, said.detach(), strict=True))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgecompress.finetuning import FineTuning, finetune
 from edgecompress.resolving import resolve
+from edgecompress.training.distillation import Distilled
 from edgecompress.training.recalling import Recall
 
 
@@ -76,3 +77,11 @@ def test_recalling_changes_no_weight(tiny_file: Path) -> None:
     models = [finetune(sample.model(), of, settings, teacher=sample.model()).model for of in (sample, moving)]
     for ours, theirs in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_what_does_not_fit_is_not_looked_up_any_more(tiny_file: Path) -> None:
+    objective = Distilled(resolve(str(tiny_file)), FineTuning(distill=1.0), Counting())
+    objective.recall = Recall(most_bytes=100)
+    for batch in torch.randn(20, 1, 12, 12).split(10):
+        objective.loss(Counting(), (batch,), torch.zeros(10, dtype=torch.int64))
+    assert objective.recall is None
