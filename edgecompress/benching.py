@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from edgecompress.devices import CountingSession, Device, Session
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json, sha256, size_of, zipped_bytes
 from edgecompress.instructions import AnyProfile, InstructionProfile
-from edgecompress.operators import with_layers
+from edgecompress.operators import with_layers, with_second_round
 from edgecompress.profiles import (
     ColdStart,
     Comparison,
@@ -102,7 +102,7 @@ class Bench:
         if isinstance(self.session, CountingSession):
             return self._counted(path, effort, self.session)
         starts = [self.answer(path, None, "start", effort) for _ in range(COLD_STARTS)]
-        operators = self.answer(path, None, "operators", effort)["operators"] or ()
+        operators = self._operators(path, effort)
         long = self.answer(path, None, "sustained", effort) if effort.minutes else None
         answer = self.answer(path, None, "latency", effort)
         latency = Latency.from_json(answer["models"][0])
@@ -114,10 +114,19 @@ class Bench:
             runtime_rss_bytes=max(start["rss_before_load_bytes"] for start in starts),
             latency=latency,
             unstable=unstable(answer, [latency]),
-            operators=with_layers(path, [Operator(**row) for row in operators]),
+            operators=operators,
             sustained=Sustained.from_json(long["sustained"]["candidate"]) if long else None,
             conditions=answer["conditions"],
         )
+
+    def again(self, path: Path, found: Profile, effort: Effort) -> Profile:
+        """A profile with a second round of its operators' times."""
+        second = self._operators(path, effort) if found.operators else ()
+        return replace(found, operators=with_second_round(found.operators, second))
+
+    def _operators(self, path: Path, effort: Effort) -> tuple[Operator, ...]:
+        rows = self.answer(path, None, "operators", effort)["operators"] or ()
+        return with_layers(path, [Operator(**row) for row in rows])
 
     def compare(self, candidate: Path, baseline: Path, effort: Effort) -> Comparison:
         """Measure two files in interleaved blocks of one process: the speed-up, its interval, and a verdict.

@@ -57,13 +57,25 @@ def source_layer(layer: str | None, names: Iterable[str]) -> str | None:
     return max(mine, key=len, default=None)
 
 
-def layer_times(operators: Sequence[Operator], names: Sequence[str]) -> dict[str | None, float]:
-    """Milliseconds of each of the model's layers; under None of all that belongs to none."""
-    times: dict[str | None, float] = {}
+def layer_times(operators: Sequence[Operator], names: Sequence[str]) -> dict[str | None, tuple[float, float]]:
+    """Milliseconds of each of the model's layers, in the quicker and in the slower round; under None of all others."""
+    rounds: dict[str | None, tuple[float, float]] = {}
     for operator in operators:
         layer = source_layer(operator.layer, names)
-        times[layer] = times.get(layer, 0.0) + operator.wall_ms
-    return times
+        first, second = rounds.get(layer, (0.0, 0.0))
+        again_ms = operator.wall_ms if operator.again_ms is None else operator.again_ms
+        rounds[layer] = first + operator.wall_ms, second + again_ms
+    return {layer: (min(both), max(both)) for layer, both in rounds.items()}
+
+
+def with_second_round(first: Sequence[Operator], second: Sequence[Operator]) -> tuple[Operator, ...]:
+    """Operators with their times in another round of the same file; as they are where those are not the same ones.
+
+    Kinds and layers tell: ONNX Runtime numbers some of the names anew in each session.
+    """
+    if [(one.kind, one.layer) for one in first] != [(one.kind, one.layer) for one in second]:
+        return tuple(first)
+    return tuple(replace(one, again_ms=again.wall_ms) for one, again in zip(first, second, strict=True))
 
 
 def is_slower(before_ms: float | None, after_ms: float | None) -> bool | None:
@@ -74,10 +86,15 @@ def is_slower(before_ms: float | None, after_ms: float | None) -> bool | None:
 
 
 def compared_layers(dense: Sequence[Operator], compressed: Sequence[Operator], names: Sequence[str]) -> list[Json]:
-    """Each layer's milliseconds before and after, and whether it got slower; last, without a name, all others."""
+    """Each layer's milliseconds before and after, and whether it got slower; last, without a name, all others.
+
+    Times are those of the quicker round; slower is what in its quicker round takes longer than before in the slower.
+    """
+    unknown = None, None
     before, after = (layer_times(operators, names) for operators in (dense, compressed))
     rows = []
     for name in [*names, None]:
-        pair = before.get(name), after.get(name)
-        rows.append({"name": name, "dense": pair[0], "compressed": pair[1], "slower": is_slower(*pair)})
+        (dense_ms, at_most_ms), (compressed_ms, _) = before.get(name, unknown), after.get(name, unknown)
+        slower = is_slower(at_most_ms, compressed_ms)
+        rows.append({"name": name, "dense": dense_ms, "compressed": compressed_ms, "slower": slower})
     return rows

@@ -105,12 +105,16 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator of a file as its runtime runs it: ``layer`` is the model's layer it comes from, if any."""
+    """One operator of a file as its runtime runs it: ``layer`` is the model's layer it comes from, if any.
+
+    ``again_ms`` is its time in a second round, after the other file's turn: what both differ by is the machine's.
+    """
 
     name: str
     kind: str
     wall_ms: float
     layer: str | None = None
+    again_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ def measure(
         if isinstance(ours, InstructionProfile):
             return Measured(ours, theirs, instruction_comparison(ours, theirs))
         progress("profile", 2, 3, "both, in turns")
+        if isinstance(there, Bench) and isinstance(theirs, Profile):
+            theirs, ours = there.again(baseline, theirs, effort), there.again(path, ours, effort)
         pair = there.compare(path, baseline, effort)
         more = _more(there, path, baseline, effort, threads, ours)
         progress("profile", 3, 3, pair.verdict)

@@ -11,7 +11,7 @@ from torch import nn
 from edgecompress.benching import Effort
 from edgecompress.devices import Local
 from edgecompress.exporting import export
-from edgecompress.operators import compared_layers, is_slower, source_layer, with_layers
+from edgecompress.operators import compared_layers, is_slower, source_layer, with_layers, with_second_round
 from edgecompress.profiles import Operator, Profile
 from edgecompress.profiling import measure
 from edgecompress.resolving import resolve
@@ -65,6 +65,16 @@ def test_times_of_a_layer_are_added_up_and_the_rest_is_told_apart() -> None:
         (None, 0.05, None),
     ]
     assert rows[0]["compressed"] == pytest.approx(0.11)
+
+
+def test_a_layer_is_slower_only_if_it_is_in_both_rounds_of_both_files() -> None:
+    quiet, busy = [Operator("a", "Conv", 0.2, "fc")], [Operator("a", "Conv", 0.4, "fc")]
+    before = with_second_round(quiet, [Operator("a", "Conv", 0.3, "fc")])
+    row, _ = compared_layers(before, with_second_round(busy, [Operator("a", "Conv", 0.25, "fc")]), ["fc"])
+    assert (row["dense"], row["compressed"], row["slower"]) == (0.2, 0.25, False)
+    row, _ = compared_layers(before, with_second_round(busy, busy), ["fc"])
+    assert (row["dense"], row["compressed"], row["slower"]) == (0.2, 0.4, True)
+    assert with_second_round(quiet, [Operator("a", "Conv", 0.1, "other")]) == tuple(quiet)
 
 
 def test_a_layer_is_slower_only_by_more_than_times_waver() -> None:

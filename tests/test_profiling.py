@@ -128,6 +128,8 @@ def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifa
     )
     assert isinstance(found.comparison, Comparison)
     assert [other.threads for other in found.more] == [2]
+    assert isinstance(found.baseline, Profile)
+    assert all(operator.again_ms is not None for operator in found.baseline.operators)
     layers = {row["name"]: row for row in layers_of(found)}
     assert layers["fc1"]["dense"] > 0
     assert layers["conv2"]["compressed"] is None

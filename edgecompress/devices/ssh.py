@@ -61,19 +61,26 @@ clear() {
   for pass in 1 2 3 4 5; do rm -rf "$folder" && break; sleep 0.5; done
   exit 0
 }
-trap clear HUP INT TERM
+trap clear HUP INT TERM PIPE
 if command -v flock >/dev/null 2>&1 && [ -r "$HOME" ]; then
   exec 9<"$HOME"
-  if ! flock -n 9; then
+  waited=0
+  until flock -n 9; do
+    if [ $waited -ge WAIT ]; then
+      rm -rf "$folder"
+      echo "another session has been measuring there for WAIT s" >&2
+      exit 75
+    fi
     echo busy
-    flock -w WAIT 9 || { rm -rf "$folder"; echo "another session has been measuring there for WAIT s" >&2; exit 75; }
-  fi
+    sleep 1
+    waited=$((waited + 1))
+  done
 fi
 echo "folder $folder"
 cat >/dev/null
 clear
 """
-"""Speaks one line: ``folder PATH`` once it may measure, after ``busy`` if another session does so now."""
+"""Says ``folder PATH`` once it may measure, and ``busy`` each second until then: who is gone is noticed by that."""
 
 HINTS = {
     "Host key verification failed": "its key is not the known one; if you trust it, connect once by hand: ssh{port} "
@@ -188,19 +195,20 @@ class Ssh:
                 )
             except OSError as error:
                 raise failed(self.name, argv, None, "is not here; apt-get install openssh-client") from error
+            grace_s = 0.0
             try:
-                yield self._folder(keeper, said)
+                folder = self._folder(keeper, said)
+                grace_s = GRACE_S
+                yield folder
             finally:
-                release(keeper, grace_s=GRACE_S)
+                release(keeper, grace_s=grace_s)
 
     def _folder(self, keeper: subprocess.Popen[bytes], said: IO[bytes]) -> str:
         """What the keeper says first, or why it did not."""
         assert keeper.stdout is not None
-        wait_s = 2 * CONNECT_S
-        while line := _line(keeper.stdout.fileno(), wait_s, keeper.poll):
+        while line := _line(keeper.stdout.fileno(), 2 * CONNECT_S, keeper.poll):
             if line.startswith("folder /"):
                 return line.removeprefix("folder ")
-            wait_s = self.wait_s + CONNECT_S if line == "busy" else wait_s
         said.seek(0)
         text = said.read().decode(errors="replace")
         raise failed(self.name, ["ssh"], keeper.poll(), f"cannot start a session: {last_lines(text)}{self._hint(text)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -56,6 +57,14 @@ class Board:
 
     def left(self) -> list[str]:
         return sorted(file.name for file in self.temporary.iterdir())
+
+    def wait_until_empty(self) -> None:
+        """Or tell what is left there, and what runs here."""
+        with contextlib.suppress(AssertionError):
+            return _wait_for(lambda: self.left() == [])
+        asked = ["ls", "-lAR", "--full-time", str(self.temporary)], ["ps", "-eo", "pid,ppid,pgid,stat,lstart,args"]
+        told = [subprocess.run(argv, capture_output=True, text=True, check=False).stdout for argv in asked]
+        pytest.fail("\n".join(told), pytrace=False)
 
 
 def _user() -> str:
@@ -145,7 +154,7 @@ def test_a_model_is_measured_there_and_nothing_is_left(board: Board, files: dict
     assert found.device.more["kernel"].startswith("Linux")
     assert found.cold is not None
     assert len(found.cold.load_ms) == 3
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def test_two_models_take_turns_there(board: Board, files: dict[str, Path]) -> None:
@@ -164,7 +173,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(board: Board, tmp_path: P
         paths = [there.push(tmp_path / folder / "one and the same.txt") for folder in texts]
         assert [there.run(["cat", path], timeout_s=10) for path in paths] == list(texts.values())
         assert there.run(["printf", "%s", "a b; $HOME `id` 'c'"], timeout_s=10) == "a b; $HOME `id` 'c'"
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def test_a_wrong_host_key_is_refused(board: Board, tmp_path: Path) -> None:
@@ -216,7 +225,7 @@ def test_a_runner_that_prints_garbage_is_told_what_it_said(
         profile(files["lenet5"], board.device(remote_python=endless))
     limit.undo()
     _wait_for(lambda: not _runs("yes garbage"))
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def test_a_full_disk_there_is_told(board: Board, files: dict[str, Path]) -> None:
@@ -228,7 +237,7 @@ def test_a_full_disk_there_is_told(board: Board, files: dict[str, Path]) -> None
     try:
         with pytest.raises(DeviceError, match=r"cannot copy lenet5\.onnx there: .*No space left on device"):
             profile(files["lenet5"], board.device())
-        _wait_for(lambda: board.left() == [])
+        board.wait_until_empty()
     finally:
         subprocess.run(["umount", str(board.temporary)], check=True)
 
@@ -244,7 +253,7 @@ def test_when_the_connection_is_killed_the_job_there_ends_and_its_folder_goes(bo
         wait_there(board.device(), ["sleep", "87654"], cutter.start)
     cutter.join()
     _wait_for(lambda: not _runs("sleep 87654"))
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def _children(process: int) -> list[int]:
@@ -253,24 +262,29 @@ def _children(process: int) -> list[int]:
     return [int(line) for line in listed.stdout.split()]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_when_this_process_is_interrupted_or_killed_nothing_is_left_there(
-    board: Board, how: signal.Signals, tmp_path: Path
-) -> None:
-    script = tmp_path / "session.py"
+def _script_that(board: Board, folder: Path, does: str) -> Path:
+    """A program that does something in a session of its own."""
+    script = folder / "session.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom edgecompress.devices import DeviceOptions, device_named\n"
         f"options = DeviceOptions(sys.executable, Path({str(board.options.identity)!r}), "
         f"Path({str(board.options.known_hosts)!r}))\n"
-        f"with device_named({board.name!r}, options).session(()) as there:\n"
-        "    there.run(['sleep', '76543'], timeout_s=60)\n"
+        f"with device_named({board.name!r}, options).session(()) as there:\n    {does}\n"
     )
+    return script
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_when_this_process_is_interrupted_or_killed_nothing_is_left_there(
+    board: Board, how: signal.Signals, tmp_path: Path
+) -> None:
+    script = _script_that(board, tmp_path, "there.run(['sleep', '76543'], timeout_s=60)")
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     _wait_for(lambda: _runs("sleep 76543"))
     process.send_signal(how)
     process.wait(20)
     _wait_for(lambda: not _runs("sleep 76543"))
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def test_two_sessions_at_once_take_turns(board: Board) -> None:
@@ -288,7 +302,18 @@ def test_two_sessions_at_once_take_turns(board: Board) -> None:
         order.append("first")
     other.join()
     assert order == ["first", "second"]
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
+
+
+def test_who_is_interrupted_while_waiting_leaves_nothing(board: Board, tmp_path: Path) -> None:
+    script = _script_that(board, tmp_path, "pass")
+    with board.device().session(()):
+        waiting = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+        _wait_for(lambda: len(board.left()) == 2)
+        waiting.send_signal(signal.SIGINT)
+        waiting.wait(20)
+        _wait_for(lambda: len(board.left()) == 1)
+    board.wait_until_empty()
 
 
 def test_who_waits_too_long_is_told_why(board: Board) -> None:
@@ -297,13 +322,13 @@ def test_who_waits_too_long_is_told_why(board: Board) -> None:
         hasty = Ssh(device.name, device.login, device.port, device.options, wait_s=1)
         with pytest.raises(DeviceError, match="another session has been measuring there for 1 s"):
             open_and_close(hasty)
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 def test_an_interpreter_without_the_runtime_is_refused_with_what_is_missing(board: Board) -> None:
     with pytest.raises(DeviceError, match=r"no Python there with numpy and no_such_runtime .*No module named"):
         open_and_close(board.device(), ("numpy", "no_such_runtime"))
-    _wait_for(lambda: board.left() == [])
+    board.wait_until_empty()
 
 
 @pytest.mark.parametrize(
