@@ -78,7 +78,7 @@ def test_a_model_against_itself_is_no_claim(files: dict[str, Artifact]) -> None:
 
 def comparison_with(wall: Ratio, cpu: Ratio, files: dict[str, Artifact]) -> Comparison:
     document = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.01, runs=2).to_json()
-    document |= {"speedup": wall.value, "ci95": [wall.low, wall.high]}
+    document |= {"speedup": wall.value, "ci95": [wall.low, wall.high], "unstable": []}
     document |= {"cpu_speedup": cpu.value, "cpu_ci95": [cpu.low, cpu.high]}
     return Comparison.from_json(document)
 
@@ -120,6 +120,7 @@ def test_only_a_measured_arm_device_verifies_a_gain_on_arm(files: dict[str, Arti
         assert found.verified_on_arm is verified
         assert found.to_json()["verified_on_arm"] is verified
         assert (found.verdict == "no claim") is (provenance != "measured")
+        assert not Comparison.from_json({**fast, "device": device, "unstable": ["busy"]}).verified_on_arm
 
 
 def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifact]) -> None:

@@ -53,12 +53,15 @@ PYTHONS = ("python3", "/usr/bin/python3", "/usr/local/bin/python3", "python")
 KEEPER = r"""
 umask 077
 folder=$(mktemp -d "${TMPDIR:-/tmp}/edgecompress.XXXXXX") || exit 1
+remove() {
+  for pass in 1 2 3 4 5; do rm -rf "$folder" && break; sleep 0.5; done
+}
 clear() {
   trap '' HUP INT TERM PIPE
   for file in "$folder"/*.pid; do [ -f "$file" ] && kill -TERM "$(cat "$file")" 2>/dev/null; done
   sleep 0.2
   for file in "$folder"/*.pid; do [ -f "$file" ] && kill -KILL -"$(cat "$file")" 2>/dev/null; done
-  for pass in 1 2 3 4 5; do rm -rf "$folder" && break; sleep 0.5; done
+  remove
   exit 0
 }
 trap clear HUP INT TERM PIPE
@@ -67,7 +70,7 @@ if command -v flock >/dev/null 2>&1 && [ -r "$HOME" ]; then
   waited=0
   until flock -n 9; do
     if [ $waited -ge WAIT ]; then
-      rm -rf "$folder"
+      remove
       echo "another session has been measuring there for WAIT s" >&2
       exit 75
     fi
