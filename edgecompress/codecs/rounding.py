@@ -54,8 +54,9 @@ class Rounding(nn.Module):
 
     def forward(self, factor: Tensor) -> Tensor:
         """The rounded factor, with the gradient of what is not held and of the step."""
-        scaled = self.scaled(factor, self.step)
-        return (scaled + (scaled.round() - scaled).detach()) * self.step
+        step = self.step
+        scaled = self.scaled(factor, step)
+        return (scaled + (scaled.round() - scaled).detach()) * step
 
     @torch.no_grad()
     def codes(self, factor: Tensor) -> Tensor:

@@ -17,15 +17,21 @@ short codes ends near one or the other::
 
     bytes --as above--> above, codes --as above--> sizes;  numbers = sizes (2 above - 1) + above
 
+Gaps: of the first numbers, most of which are zero as a large core's are, the places of +-1 alone (twice for +-2), as
+their distances, in Rice code with a low bit more; then the others in Rice code::
+
+    2 sizes + low --CumSum--> places;  2 above - 1 --ScatterElements, adding up there--> first numbers
+
 All nodes have constants for inputs: ONNX Runtime computes them once, when a session starts (NonZero, which would find
 the ones directly, it runs on every call).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, product
 from math import floor, log2
 from string import ascii_letters
@@ -37,9 +43,11 @@ if TYPE_CHECKING:
     import onnx
 
 Array = np.ndarray[Any, Any]
+Decoder = Callable[["Graph", Array, Array], str]
+"""Adds nodes that make numbers of packed bits."""
 WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
-UNARY_NODES, RICE_NODES = 250, 215
-"""Bytes that the nodes of unary and Rice codes take more than those of digits."""
+UNARY_NODES, RICE_NODES, GAPS_NODES = 250, 215, 530
+"""Bytes that the nodes of unary and Rice codes and of gaps take more than those of digits."""
 FLOAT, INT64 = 1, 7
 
 
@@ -106,13 +114,12 @@ def _shortest(array: Array, name: str) -> onnx.TensorProto:
 def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> list[list[str]]:
     """Names of all matrices (rows, columns) of numbers up to ``largest``; those of one table have equal columns.
 
-    Of digits, unary and Rice codes the shortest are written.
+    Of digits, unary and Rice codes and gaps the shortest are written.
     """
     stacked = [np.concatenate(table) for table in tables]
     numbers = np.concatenate([stack.ravel() for stack in stacked])
     packings = [packing(stack + largest, 2 * largest + 1) for stack in stacked]
-    codes = ((unary(numbers), UNARY_NODES, _from_unary), (rice(numbers), RICE_NODES, _from_rice))
-    bits, more, decoded = min(codes, key=lambda of: of[0].nbytes + of[1])
+    bits, more, decoded = min(_codes(numbers, tables), key=lambda of: of[0].nbytes + of[1])
     if bits.nbytes + more < sum(part.nbytes for packed in packings for part in packed):
         flat = graph.split(decoded(graph, numbers, bits), [stack.size for stack in stacked])
         rows = [len(stack) for stack in stacked]
@@ -120,6 +127,15 @@ def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> l
         flat = [_from_digits(graph, *packed, largest) for packed in packings]
         rows = [len(packed) * len(powers) for packed, powers in packings]
     return [_matrices(graph, *of) for of in zip(flat, tables, rows, strict=True)]
+
+
+def _codes(numbers: Array, tables: Sequence[Sequence[Array]]) -> Iterator[tuple[Array, int, Decoder]]:
+    """Bits of all numbers in each code, the bytes of its nodes, and what adds those; gaps for one to all matrices."""
+    yield unary(numbers), UNARY_NODES, _from_unary
+    yield rice(numbers), RICE_NODES, _from_rice
+    for first in np.cumsum([matrix.size for table in tables for matrix in table]).tolist():
+        if numbers[:first].any():
+            yield gaps(numbers, first), GAPS_NODES, partial(_from_gaps, first)
 
 
 def _matrices(graph: Graph, numbers: str, table: Sequence[Array], rows: int) -> list[str]:
@@ -153,9 +169,29 @@ def _from_rice(graph: Graph, numbers: Array, packed: Array) -> str:
     """Numbers, flat, out of ``packed``, their bits by :func:`rice`."""
     lengths = [len(numbers), int(_beyond(numbers).sum()) + len(numbers)]
     above, codes = _bits(graph, packed, lengths)
-    signs = graph.add("Sub", graph.add("Add", above, above), graph.whole(1))
-    signed = graph.add("Mul", _sizes(graph, codes, len(numbers)), signs)
+    signed = graph.add("Mul", _sizes(graph, codes, len(numbers)), _signs(graph, above))
     return graph.add("Cast", graph.add("Add", signed, above), to=FLOAT)
+
+
+def _from_gaps(first: int, graph: Graph, numbers: Array, packed: Array) -> str:
+    """Numbers, flat, out of ``packed``, their bits by :func:`gaps`."""
+    distances, others = _distances(numbers[:first]), numbers[first:]
+    kinds = [count for count in (len(distances), len(others)) if count]
+    ended = int((distances >> 1).sum() + _beyond(others).sum()) + sum(kinds)
+    above, low, codes = _bits(graph, packed, [sum(kinds), len(distances), ended])
+    sizes, signs = _sizes(graph, codes, sum(kinds)), _signs(graph, above)
+    high, side = (graph.split(of, kinds)[0] for of in (sizes, signs))
+    places = graph.add("CumSum", graph.add("Add", graph.add("Add", high, high), low), graph.whole(0))
+    zeros = graph.add("ConstantOfShape", graph.whole([first]), value=_int64(0))
+    whole = graph.add("ScatterElements", zeros, places, side, reduction="add")
+    if len(others):
+        rest = graph.split(graph.add("Add", graph.add("Mul", sizes, signs), above), kinds)[1]
+        whole = graph.add("Concat", whole, rest, axis=0)
+    return graph.add("Cast", whole, to=FLOAT)
+
+
+def _signs(graph: Graph, above: str) -> str:
+    return graph.add("Sub", graph.add("Add", above, above), graph.whole(1))
 
 
 def _bits(graph: Graph, packed: Array, lengths: list[int]) -> list[str]:
@@ -190,6 +226,23 @@ def unary(numbers: Array) -> Array:
 def rice(numbers: Array) -> Array:
     """Bytes, first bit lowest: which numbers are above zero, then their sizes in unary, one less where they are."""
     return np.packbits(np.concatenate([numbers > 0, _ended(_beyond(numbers))]).astype(np.uint8), bitorder="little")
+
+
+def gaps(numbers: Array, first: int) -> Array:
+    """Bytes, first bit lowest, of the first so many numbers as the places of ones, and of the others as by Rice.
+
+    What is above zero, of each one and each other number; the distances' low bits; the rest of both in unary.
+    """
+    distances, others = _distances(numbers[:first]), numbers[first:]
+    above = np.concatenate([np.repeat(numbers[:first], np.abs(numbers[:first])) > 0, others > 0])
+    ended = _ended(np.concatenate([distances >> 1, _beyond(others)]))
+    return np.packbits(np.concatenate([above, distances & 1, ended]).astype(np.uint8), bitorder="little")
+
+
+def _distances(numbers: Array) -> Array:
+    """From each one to the next, a number of size n being n ones at the same place; from the start to the first."""
+    places = np.repeat(np.arange(len(numbers)), np.abs(numbers))
+    return np.diff(places, prepend=0)
 
 
 def _beyond(numbers: Array) -> Array:

@@ -11,13 +11,17 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgecompress.targets.onnx_numbers import Array, Graph, packing, rice, unary, unpacked
+from edgecompress.targets import onnx_numbers
+from edgecompress.targets.onnx_numbers import Array, Graph, gaps, packing, rice, unary, unpacked
 from edgecompress.targets.onnx_sessions import operators_when_loaded
 
 
 def numbers(kind: str, rows: int, columns: int) -> Array:
-    """Of size up to 7: even (every value as often), falling off by half from size to size, or as Rice codes expect."""
+    """Of size up to 7: even (every value as often), falling off by half from size to size, as Rice codes expect, or
+    sparse: most of them zero."""
     generator = np.random.default_rng(rows * columns)
+    if kind == "sparse":
+        return generator.choice([0, -1, 1, -2, 2], (rows, columns), p=[0.8, 0.095, 0.095, 0.005, 0.005])
     if kind == "even":
         return generator.integers(-7, 8, (rows, columns))
     sizes = np.minimum(generator.geometric(0.5, (rows, columns)) - 1, 6 if kind == "flatter" else 7)
@@ -37,10 +41,19 @@ def model_of(tables: list[list[Array]], largest: int) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.parametrize("kind", ["even", "falling", "flatter"])
-@pytest.mark.parametrize("shapes", [[[(7, 5)]], [[(64, 16), (33, 16), (1, 16)]], [[(100, 9), (9, 9)], [(40, 30)]]])
-def test_matrices_come_out_again_and_fold(kind: str, shapes: list[list[tuple[int, int]]], tmp_path: Path) -> None:
+SHAPES = [[[(7, 5)]], [[(64, 16), (33, 16), (1, 16)]], [[(100, 9), (9, 9)], [(40, 30)]], [[(729, 9), (40, 9)]]]
+
+
+@pytest.mark.parametrize("kind", ["even", "falling", "flatter", "sparse"])
+@pytest.mark.parametrize("others", ["as the first", "even", "zero"])
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_matrices_come_out_again_and_fold(
+    kind: str, others: str, shapes: list[list[tuple[int, int]]], tmp_path: Path
+) -> None:
     tables = [[numbers(kind, *shape) for shape in table] for table in shapes]
+    for table in tables:
+        for matrix in table[1:]:
+            matrix[:] = {"even": numbers("even", *matrix.shape), "zero": np.zeros_like(matrix)}.get(others, matrix)
     model = model_of(tables, 7)
     path = tmp_path / "m.onnx"
     onnx.save_model(model, path)
@@ -50,13 +63,34 @@ def test_matrices_come_out_again_and_fold(kind: str, shapes: list[list[tuple[int
     assert set(operators_when_loaded(model.SerializeToString())) == {"Add"}
 
 
-@pytest.mark.parametrize(("kind", "in_unary", "signs_apart"), [("even", 0, 0), ("falling", 1, 1), ("flatter", 1, 0)])
-def test_the_shortest_code_is_written(kind: str, in_unary: int, signs_apart: int) -> None:
-    model = model_of([[numbers(kind, 400, 16)]], 7)
+@pytest.mark.parametrize(
+    ("kind", "scattered", "signs_apart"), [("even", 0, 0), ("falling", 1, 1), ("flatter", 1, 0), ("sparse", 2, 0)]
+)
+def test_the_shortest_code_is_written(kind: str, scattered: int, signs_apart: int) -> None:
+    model = model_of([[numbers(kind, 800, 16)]], 7)
     operators = Counter(node.op_type for node in model.graph.node)
     assert operators["Div"] == 1
-    assert operators["ScatterElements"] == in_unary
+    assert operators["ScatterElements"] == scattered
     assert operators["Gather"] == signs_apart
+
+
+def test_gaps_of_a_sparse_core_make_a_shorter_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, matrix = numbers("sparse", 1000, 10), numbers("flatter", 190, 10)
+    model = model_of([[core, matrix]], 7)
+    assert Counter(node.op_type for node in model.graph.node)["ScatterElements"] == 2
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})
+    assert np.array_equal(found[0], core)
+    assert np.array_equal(found[1], matrix)
+    monkeypatch.setattr(onnx_numbers, "GAPS_NODES", 1_000_000)
+    assert model.ByteSize() < model_of([[core, matrix]], 7).ByteSize()
+
+
+def test_numbers_of_any_size_are_ones_at_the_same_place() -> None:
+    values = np.array([0, 0, 3, -2, 0, 1, 7, -7])
+    unpacked_bits = np.unpackbits(gaps(values, 6), bitorder="little")
+    assert unpacked_bits[:8].tolist() == [1, 1, 1, 0, 0, 1, 1, 0]  # three, minus two, one; above zero: 7, -7
+    assert unpacked_bits[8:14].tolist() == [0, 0, 0, 1, 0, 0]  # low bits of the distances 2 0 0 1 0 2
+    assert unpacked_bits[14:22].tolist() == [0, 1, 1, 1, 1, 1, 0, 1]  # their halves: 1 0 0 0 0 1
 
 
 def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
@@ -73,6 +107,13 @@ def test_codes_take_the_bits_that_the_entropy_asks_for(kind: str, code: Callable
     shares = np.unique(values, return_counts=True)[1] / values.size
     entropy = -(shares * np.log2(shares)).sum() * values.size / 8
     assert entropy < code(values).nbytes < 1.02 * entropy
+
+
+def test_gaps_take_little_more_than_the_entropy() -> None:
+    values = numbers("sparse", 2000, 16).ravel()
+    shares = np.unique(values, return_counts=True)[1] / values.size
+    entropy = -(shares * np.log2(shares)).sum() * values.size / 8
+    assert entropy < gaps(values, values.size).nbytes < 1.1 * entropy
 
 
 @pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
