@@ -130,12 +130,12 @@ def unpacked(graph: Graph, tables: Sequence[Sequence[Array]], largest: int) -> l
 
 
 def _codes(numbers: Array, tables: Sequence[Sequence[Array]]) -> Iterator[tuple[Array, int, Decoder]]:
-    """Bits of all numbers in each code, the bytes of its nodes, and what adds those; gaps for one to all matrices."""
+    """Bits of all numbers in each code, the bytes of its nodes, and what adds those."""
     yield unary(numbers), UNARY_NODES, _from_unary
     yield rice(numbers), RICE_NODES, _from_rice
-    for first in np.cumsum([matrix.size for table in tables for matrix in table]).tolist():
-        if numbers[:first].any():
-            yield gaps(numbers, first), GAPS_NODES, partial(_from_gaps, first)
+    if numbers.any():
+        first = best_in_gaps(numbers, np.cumsum([matrix.size for table in tables for matrix in table]))
+        yield gaps(numbers, first), GAPS_NODES, partial(_from_gaps, first)
 
 
 def _matrices(graph: Graph, numbers: str, table: Sequence[Array], rows: int) -> list[str]:
@@ -237,6 +237,13 @@ def gaps(numbers: Array, first: int) -> Array:
     above = np.concatenate([np.repeat(numbers[:first], np.abs(numbers[:first])) > 0, others > 0])
     ended = _ended(np.concatenate([distances >> 1, _beyond(others)]))
     return np.packbits(np.concatenate([above, distances & 1, ended]).astype(np.uint8), bitorder="little")
+
+
+def best_in_gaps(numbers: Array, ends: Array) -> int:
+    """How many of the first numbers make the fewest bits by :func:`gaps`: one of ``ends``, not zeros only."""
+    ones = np.cumsum(np.abs(numbers))[ends - 1]
+    bits = np.append(0, np.cumsum((_distances(numbers) >> 1) + 3))[ones] - np.cumsum(_beyond(numbers) + 2)[ends - 1]
+    return int(ends[ones > 0][bits[ones > 0].argmin()])
 
 
 def _distances(numbers: Array) -> Array:

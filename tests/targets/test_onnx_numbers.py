@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edgecompress.targets import onnx_numbers
-from edgecompress.targets.onnx_numbers import Array, Graph, gaps, packing, rice, unary, unpacked
+from edgecompress.targets.onnx_numbers import Array, Graph, best_in_gaps, gaps, packing, rice, unary, unpacked
 from edgecompress.targets.onnx_sessions import operators_when_loaded
 
 
@@ -91,6 +91,15 @@ def test_numbers_of_any_size_are_ones_at_the_same_place() -> None:
     assert unpacked_bits[:8].tolist() == [1, 1, 1, 0, 0, 1, 1, 0]  # three, minus two, one; above zero: 7, -7
     assert unpacked_bits[8:14].tolist() == [0, 0, 0, 1, 0, 0]  # low bits of the distances 2 0 0 1 0 2
     assert unpacked_bits[14:22].tolist() == [0, 1, 1, 1, 1, 1, 0, 1]  # their halves: 1 0 0 0 0 1
+
+
+@pytest.mark.parametrize("kinds", ["zero sparse flatter even", "sparse even sparse", "even", "flatter zero sparse"])
+def test_as_many_numbers_are_in_gaps_as_make_the_fewest_bytes(kinds: str) -> None:
+    zero = np.zeros((90, 10), np.int64)
+    parts = [zero if kind == "zero" else numbers(kind, 90 + at, 10) for at, kind in enumerate(kinds.split())]
+    values, ends = np.concatenate(parts).ravel(), np.cumsum([part.size for part in parts])
+    fewest = min(gaps(values, end).nbytes for end in ends if values[:end].any())
+    assert gaps(values, best_in_gaps(values, ends)).nbytes == fewest
 
 
 def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
