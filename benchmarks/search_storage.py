@@ -1,13 +1,18 @@
-"""Search settings of stored nets: many small trainings side by side on one GPU, judged on the validation split.
+"""Search settings of stored nets: many small trainings side by side on one GPU, cross-validated.
 
-    EDGECOMPRESS_DATA=... python benchmarks/search_storage.py lenet5 '{"rank": [11, 14], "rate": [0.02, 0.03]}' [SEEDS]
+    EDGECOMPRESS_DATA=... python benchmarks/search_storage.py lenet5 '{"rank": [8, 9], "rate": [0.02, 0.03]}' [SEEDS]
 
-Every combination of the values given (others: the preset ``smallest``) is trained as ``compress --method scada_tucker``
-trains it, SEEDS (8) times, all with the same batches. What has the same sizes, epochs, mixup and temperature is one run
-of stacked weights, its step captured as a CUDA graph: on an H100 a step of 24 LeNet-5 takes 7 ms. One line each: the
-mean error on the validation split as floats and rounded, with its standard error, and the bytes by the codes' entropy.
-On a CPU it works and is slow. Of training it shares the schedule of held numbers with the package and
-nothing else: a second opinion on it, too.
+Every combination of the values given, or each of a list of objects of one value each (others: the preset
+``smallest``), is trained as ``compress --method scada_tucker`` trains it, SEEDS (12) times. Seed 0 is judged on the
+sample's validation split, the next on the part of the training images before it that is as large, and so on: twelve
+seeds are judged on all 60,000 images of MNIST, each by a net that has not seen it, nor has its teacher. The test set is
+never read. Dense nets come first: teachers, and for comparison nets trained for as many epochs as the stored ones.
+
+What has the same sizes, epochs and mixup is one run of stacked weights, its step captured as a CUDA graph; settings
+that differ in rounding alone share their floats. One line each: the mean error on held-out images as floats and
+rounded, its standard error, the mean cross-entropies there, and the bytes by the codes' entropy. On an H100 a step of
+96 rounded LeNet-5 takes 9 ms. On a CPU it works and is slow. Of training it shares no code with the package: a second
+opinion on it.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import json
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,17 +31,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from train_samples import SETTINGS, untrained
 
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.rounding import SLOWER
 from edgecompress.codecs.settings import Storage
 from edgecompress.datasets import batches, size
 from edgecompress.resolving import presets, resolve
-from edgecompress.storing import held_share
+from edgecompress.storing import HOLDING
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHARED = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup", "temperature")
+SIZES = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup")
 """Settings that all nets of one run have in common."""
+FLOATS = ("distill", "temperature", "weight_decay", "lr")
+"""Settings, beside those, on which a net's floats depend."""
+ROUNDING = ("rate", "damp", "levels", "core_levels", "round_lr", "hold_from", "hold_to")
+FIGURES = ("float_error", "float_loss", "error", "loss", "bytes")
 DEFAULTS: dict[str, Any] = {
     "order": 3,
     "mix_axes": False,
@@ -43,21 +54,28 @@ DEFAULTS: dict[str, Any] = {
     "temperature": 4.0,
     "weight_decay": 0.0,
     "damp": 2e-4,
+    "hold_from": HOLDING[0],
+    "hold_to": HOLDING[1],
 }
 BATCH, CLIP, SECOND_MOMENT, WARM_UP = 128, 5.0, 0.99, 0.3
+PARTS = 12
+"""The training and validation images together, in parts of the size of the validation split."""
+JUDGED = 250
+"""Images that are judged at once."""
 WARMING_STEPS, TINY = 3, 1e-9
+TAPS, ALIGNED = 25, 32
+"""Taps of the first kernel, and with zeros: what matrix units like."""
 
 Settings = Mapping[str, Any]
+Factors = tuple[list[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Data:
-    """The train and validation splits of a sample, whole, on the device."""
+    """The train and validation images of a sample, in one, on the device."""
 
     inputs: Tensor
     targets: Tensor
-    judged_inputs: Tensor
-    judged_targets: Tensor
 
     @classmethod
     def of(cls, network: str) -> Data:
@@ -65,75 +83,160 @@ class Data:
         found = []
         for split in ("train", "validation"):
             dataset = resolve(network).data(split)
-            pairs = list(batches(dataset, 1000, torch.arange(size(dataset))))
-            found += [torch.cat([inputs[0] for inputs, _ in pairs]), torch.cat([targets for _, targets in pairs])]
-        return cls(*(tensor.to(DEVICE) for tensor in found))
+            found += [(inputs[0], targets) for inputs, targets in batches(dataset, 1000, torch.arange(size(dataset)))]
+        inputs, targets = zip(*found, strict=True)
+        return cls(torch.cat(inputs).to(DEVICE), torch.cat(targets).to(DEVICE))
+
+    @property
+    def held_out(self) -> int:
+        """Images that a net is judged on."""
+        return len(self.inputs) // PARTS
 
 
-class Nets:
-    """E nets with one shared core each, as one table (E, numbers): the core, then the matrices of each layer."""
+class Nets(ABC):
+    """``seeds`` times ``members`` nets as one table (nets, numbers); those of one seed are neighbours."""
 
-    def __init__(self, network: str, settings: Settings, seeds: Sequence[int]) -> None:
+    def __init__(self, network: str, seeds: int, members: int) -> None:
+        self.network, self.seeds, self.members, self.count = network, seeds, members, seeds * members
+
+    @abstractmethod
+    def weights(self, numbers: Tensor) -> Factors:
+        """Of every layer the weights (nets, *shape) and, where there are any, the biases (nets, outputs)."""
+
+    def logits(self, numbers: Tensor, inputs: Tensor) -> Tensor:
+        """(seeds, members, N, classes) of (seeds, N, 1, 28, 28)."""
+        dtype = torch.bfloat16 if self.network == "lenet5" else torch.float32
+        weights, biases = ([factor.to(dtype) for factor in factors] for factors in self.weights(numbers))
+        shifts: list[Any] = [bias[:, :, None] for bias in biases] or [0.0] * len(weights)
+        if self.network == "lenet5":
+            maps = [shift[..., None, None] if biases else shift for shift in shifts[:2]]
+            hidden = self._maps(weights[:2], maps, inputs.to(dtype))
+            weights, shifts = weights[2:], shifts[2:]
+        else:
+            flat = inputs.to(dtype).flatten(2).transpose(1, 2)
+            hidden = torch.bmm(weights[0].view(self.seeds, -1, flat.shape[1]), flat)
+            hidden = (hidden.view(*weights[0].shape[:2], -1) + shifts[0]).relu()
+            weights, shifts = weights[1:], shifts[1:]
+        for at, (weight, shift) in enumerate(zip(weights, shifts, strict=True)):
+            hidden = torch.bmm(weight, hidden.relu() if at else hidden) + shift
+        outputs: Tensor = hidden.float().transpose(1, 2)
+        return outputs.view(self.seeds, self.members, *outputs.shape[1:])
+
+    def _maps(self, weights: Sequence[Tensor], shifts: Sequence[Any], images: Tensor) -> Tensor:
+        """What LeNet-5 pools of its second convolution, (nets, features, N)."""
+        with torch.no_grad():
+            windows = images[:, :, 0].unfold(2, 5, 1).unfold(3, 5, 1).permute(0, 4, 5, 1, 2, 3)
+            taps = functional.pad(windows.reshape(self.seeds, TAPS, -1), (0, 0, 0, ALIGNED - TAPS))
+        kernels = functional.pad(weights[0].flatten(2).view(self.seeds, -1, TAPS), (0, ALIGNED - TAPS))
+        convolved = _compiled if images.shape[1] == BATCH else _convolved
+        pooled: Tensor = convolved(kernels, weights[1].flatten(2), shifts, taps, images.shape[1])
+        return pooled
+
+
+def _convolved(kernels: Tensor, second: Tensor, shifts: Sequence[Any], taps: Tensor, number: int) -> Tensor:
+    """Both convolutions as matrix products: three times as fast as grouped ones, their copies compiled."""
+    count = len(second)
+    maps = torch.bmm(kernels, taps).view(count, -1, number, 24, 24) + shifts[0]
+    pooled = functional.max_pool2d(maps.flatten(0, 2), 2).view(count, -1, number, 12, 12)
+    taps = torch.stack([pooled[..., i : i + 8, j : j + 8] for i in range(5) for j in range(5)], 2)
+    maps = torch.bmm(second, taps.reshape(count, -1, number * 64)).view(count, -1, number, 8, 8) + shifts[1]
+    pooled = functional.max_pool2d(maps.flatten(0, 2), 2).view(count, -1, number, 16)
+    return pooled.transpose(2, 3).reshape(count, -1, number)
+
+
+_compiled: Callable[..., Tensor] = torch.compile(_convolved, dynamic=False) if DEVICE == "cuda" else _convolved
+
+
+class Dense(Nets):
+    """Nets as they are, with PyTorch's default initialisation."""
+
+    def __init__(self, network: str, seeds: int) -> None:
+        super().__init__(network, seeds, 1)
+        states = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            states.append(untrained(network).build().state_dict())
+        self.shapes = [value.shape for value in states[0].values()]
+        self.fresh = torch.stack([torch.cat([v.flatten() for v in state.values()]) for state in states]).to(DEVICE)
+
+    def weights(self, numbers: Tensor) -> Factors:
+        """They are the numbers."""
+        parts = numbers.split([prod(shape) for shape in self.shapes], 1)
+        made = [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return made[::2], made[1::2]
+
+
+class Stored(Nets):
+    """Nets with one shared core each: the core, then the matrices of each layer."""
+
+    def __init__(self, network: str, settings: Settings, seeds: int, members: int) -> None:
+        super().__init__(network, seeds, members)
         rank, order = int(settings["rank"]), int(settings["order"])
         sample = resolve(network)
         storage = Storage("scada_tucker", rank, order=order, mix_axes=bool(settings["mix_axes"]))
         layers = plan_storage(sample.model(), sample.inputs, storage).layers
-        self.network, self.count, self.ranks = network, len(seeds), (rank,) * order
+        self.ranks = (rank,) * order
         self.shapes, self.dims = [layer.shape for layer in layers], [layer.dims for layer in layers]
         self.sizes = [rank**order, *(d * rank for dims in self.dims for d in dims)]
         self.scales = [math.sqrt(2 / prod(shape[1:]) / rank**order) for shape in self.shapes]
         owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
         self.owner = owner.to(DEVICE)
         self.of_factor = functional.one_hot(self.owner, len(self.sizes)).float()
-        self.fresh = torch.stack([_normal(sum(self.sizes), seed) for seed in seeds]).to(DEVICE)
+        fresh = torch.stack([_normal(sum(self.sizes), seed) for seed in range(seeds)]).to(DEVICE)
+        self.fresh = fresh.repeat_interleave(members, 0)
 
-    def weights(self, numbers: Tensor) -> list[Tensor]:
-        """Of every layer (E, *shape)."""
+    def weights(self, numbers: Tensor) -> Factors:
+        """Contracted; no biases."""
         core, *matrices = numbers.split(self.sizes, 1)
         made, order = [], len(self.ranks)
         for at, (shape, dims) in enumerate(zip(self.shapes, self.dims, strict=True)):
             whole = core
-            for mode, (d, matrix) in enumerate(zip(dims, matrices[at * order :], strict=False)):
+            for mode, d in enumerate(dims):
                 front = whole.reshape(self.count, self.ranks[mode], -1).transpose(1, 2)
-                whole = torch.bmm(front, matrix.view(self.count, d, -1).transpose(1, 2))
+                matrix = matrices[at * order + mode].view(self.count, d, -1)
+                whole = torch.bmm(front, matrix.transpose(1, 2))
             made.append(self.scales[at] * whole.reshape(self.count, *shape))
-        return made
-
-    def logits(self, numbers: Tensor, inputs: Tensor) -> Tensor:
-        """(E, N, classes) of (N, 1, 28, 28)."""
-        dtype = torch.bfloat16 if self.network == "lenet5" else torch.float32
-        weights, hidden = [weight.to(dtype) for weight in self.weights(numbers)], inputs.to(dtype)
-        if self.network == "lenet5":
-            first, second, *weights = weights
-            hidden = functional.max_pool2d(functional.conv2d(hidden, first.flatten(0, 1)), 2)
-            hidden = functional.max_pool2d(functional.conv2d(hidden, second.flatten(0, 1), groups=self.count), 2)
-            hidden = hidden.view(len(inputs), self.count, -1).transpose(0, 1)
-        else:
-            hidden = hidden.reshape(1, len(inputs), -1).expand(self.count, -1, -1)
-        for at, weight in enumerate(weights):
-            hidden = torch.bmm(hidden.relu() if at else hidden, weight.transpose(1, 2))
-        return hidden.float()
+        return made, []
 
 
 def _normal(count: int, seed: int) -> Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(seed))
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """Dense nets, one for each seed, and their numbers."""
+
+    nets: Nets
+    numbers: Tensor
+
+
 class Training:
     """One phase, of floats or with rounding, of all nets; ``each`` holds a column of every setting that differs."""
 
-    def __init__(self, nets: Nets, data: Data, settings: Settings, each: Mapping[str, Tensor], epochs: int) -> None:
-        self.nets, self.data, self.settings, self.each = nets, data, settings, each
-        self.numbers, self.epoch = nets.fresh.clone().requires_grad_(), len(data.inputs) // BATCH
+    def __init__(
+        self,
+        nets: Any,
+        data: Data,
+        each: Mapping[str, Tensor],
+        epochs: int,
+        mixup: float,
+        teacher: Teacher | None,
+    ) -> None:
+        self.nets, self.data, self.each, self.epochs, self.teacher = nets, data, each, epochs, teacher
+        self.numbers, count = nets.fresh.clone().requires_grad_(), len(data.inputs) - data.held_out
+        self.epoch = count // BATCH
         self.steps = epochs * self.epoch
-        self.teacher = resolve(nets.network).model().to(DEVICE).eval().requires_grad_(requires_grad=False)
         self.at, generator = torch.zeros(1, dtype=torch.long, device=DEVICE), torch.Generator().manual_seed(epochs)
-        orders = [torch.randperm(len(data.inputs), generator=generator) for _ in range(epochs)]
+        orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
         rows = torch.cat([order[: len(order) // BATCH * BATCH] for order in orders]).view(-1, BATCH)
-        alpha, places = float(settings["mixup"]), [torch.randperm(BATCH, generator=generator) for _ in rows]
-        shares = torch.distributions.Beta(alpha, alpha).sample((len(rows),)) if alpha else torch.ones(len(rows))
+        places = [torch.randperm(BATCH, generator=generator) for _ in rows]
+        shares = torch.distributions.Beta(mixup, mixup).sample((len(rows),)) if mixup else torch.ones(len(rows))
         columns = (rows, torch.stack(places), shares, *_one_cycle(self.steps))
         self.rows, self.places, self.shares, self.rates, self.momenta = (column.to(DEVICE) for column in columns)
+        parts = (PARTS - 1 - torch.arange(nets.seeds)) % PARTS
+        self.starts = (parts * data.held_out)[:, None].to(DEVICE)
+        self.mixed = mixup > 0
         self.trained: list[Tensor] = [self.numbers]
         self.means: list[Tensor] = []
         self.squares: list[Tensor] = []
@@ -144,38 +247,57 @@ class Training:
 
     def used(self) -> Tensor:
         """The numbers that the nets compute with."""
-        return self.numbers
+        numbers: Tensor = self.numbers
+        return numbers
 
     def loss(self) -> Tensor:
-        """Of every net (E): distillation and cross-entropy, mixed."""
-        own, other, share = self.now(self.rows), self.now(self.places), self.now(self.shares)
-        inputs, targets = self.data.inputs[own], self.data.targets[own]
-        inputs = share * inputs + (1 - share) * inputs[other]
-        outputs, heat = self.nets.logits(self.used(), inputs), float(self.settings["temperature"])
+        """Of every net: distillation and cross-entropy, mixed."""
+        rows = self.now(self.rows)
+        own = rows + self.data.held_out * (rows >= self.starts)
+        inputs, targets = self.data.inputs[own], self.data.targets[own][:, None]
+        right, other = targets, targets
+        if self.mixed:
+            places, share = self.now(self.places), self.now(self.shares)
+            inputs, other = share * inputs + (1 - share) * inputs[:, places], targets[:, :, places]
+        outputs = self.nets.logits(self.used(), inputs)
+        chances = outputs.log_softmax(3)
+        entropy = -_chosen(chances, right)
+        if self.mixed:
+            entropy = share * entropy - (1 - share) * _chosen(chances, other)
+        if self.teacher is None:
+            return entropy.flatten()
+        told = self._told(outputs, inputs).flatten()
+        return self.each["distill"] * told + (1 - self.each["distill"]) * entropy.flatten()
+
+    def _told(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        assert self.teacher is not None
+        heat = self.each["temperature"].view(*outputs.shape[:2], 1, 1)
         with torch.no_grad():
-            said = (self.teacher(inputs) / heat).log_softmax(1).expand_as(outputs)
-        told = functional.kl_div((outputs / heat).log_softmax(2), said, reduction="none", log_target=True)
-        chances = outputs.log_softmax(2)
-        right, mixed = (
-            chances.gather(2, _column(of, self.nets.count)).mean((1, 2)) for of in (targets, targets[other])
-        )
-        entropy = -(share * right + (1 - share) * mixed)
-        return self.each["distill"] * told.sum(2).mean(1) * heat**2 + (1 - self.each["distill"]) * entropy
+            said = (self.teacher.nets.logits(self.teacher.numbers, inputs) / heat).log_softmax(3)
+        told = functional.kl_div((outputs / heat).log_softmax(3), said, reduction="none", log_target=True)
+        return told.sum(3).mean(2) * heat[:, :, 0, 0] ** 2
 
     def step(self) -> None:
-        """One of Adam, with the gradient of each net clipped on its own."""
+        """One update, with the gradient of each net clipped on its own."""
         gradients = torch.autograd.grad(self.loss().sum(), self.trained)
         with torch.no_grad():
             norms = torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
-            clip, number = (CLIP / (norms + 1e-6)).clamp(max=1)[:, None], self.at + 1
+            clip = (CLIP / (norms + 1e-6)).clamp(max=1)[:, None]
             rate, momentum = (self.each["rate_now"] * self.now(self.rates))[:, None], self.now(self.momenta)
             for value, gradient, mean, square in zip(self.trained, gradients, self.means, self.squares, strict=True):
                 clipped = clip * gradient + self.each["weight_decay"][:, None] * value
-                mean.copy_(momentum * mean + (1 - momentum) * clipped)
-                square.copy_(SECOND_MOMENT * square + (1 - SECOND_MOMENT) * clipped.square())
-                root = (square / (1 - SECOND_MOMENT**number)).sqrt() + 1e-8
-                value.sub_(rate * mean / (1 - momentum**number) / root)
+                self.update(value, clipped, rate, momentum, (mean, square))
             self.at.add_(1)
+
+    def update(
+        self, value: Tensor, gradient: Tensor, rate: Tensor, momentum: Tensor, moments: tuple[Tensor, Tensor]
+    ) -> None:
+        """Adam."""
+        (mean, square), number = moments, self.at + 1
+        mean.copy_(momentum * mean + (1 - momentum) * gradient)
+        square.copy_(SECOND_MOMENT * square + (1 - SECOND_MOMENT) * gradient.square())
+        root = (square / (1 - SECOND_MOMENT**number)).sqrt() + 1e-8
+        value.sub_(rate * mean / (1 - momentum**number) / root)
 
     def run(self) -> None:
         """All steps."""
@@ -208,55 +330,80 @@ class Training:
         return graph
 
     @torch.no_grad()
-    def errors(self) -> Tensor:
-        """Percent of the validation split that each net gets wrong."""
-        wrong = torch.zeros(self.nets.count, device=DEVICE)
-        for inputs, targets in zip(
-            self.data.judged_inputs.split(500), self.data.judged_targets.split(500), strict=True
-        ):
-            wrong += (self.nets.logits(self.used(), inputs).argmax(2) != targets).sum(1)
-        return 100 * wrong / len(self.data.judged_targets)
+    def judged(self) -> tuple[Tensor, Tensor]:
+        """(seeds, members) each: percent of the held-out images that a net gets wrong, and its cross-entropy there."""
+        wrong, entropy = (torch.zeros(self.nets.seeds, self.nets.members, device=DEVICE) for _ in range(2))
+        places = self.starts + torch.arange(self.data.held_out, device=DEVICE)
+        for own in places.split(JUDGED, 1):
+            outputs, targets = self.nets.logits(self.used(), self.data.inputs[own]), self.data.targets[own][:, None]
+            wrong += (outputs.argmax(3) != targets).sum(2)
+            entropy -= _chosen(outputs.log_softmax(3), targets) * own.shape[1]
+        return 100 * wrong / self.data.held_out, entropy / self.data.held_out
+
+
+def _chosen(chances: Tensor, targets: Tensor) -> Tensor:
+    """(seeds, members): the mean over N of the entries of ``chances`` at ``targets`` (seeds, 1, N)."""
+    return chances.gather(3, targets[..., None].expand(-1, chances.shape[1], -1, 1)).mean((2, 3))
+
+
+class Descent(Training):
+    """Of dense nets: SGD with Nesterov's momentum."""
+
+    def update(
+        self, value: Tensor, gradient: Tensor, rate: Tensor, momentum: Tensor, moments: tuple[Tensor, Tensor]
+    ) -> None:
+        """As ``torch.optim.SGD``."""
+        moments[0].copy_(momentum * moments[0] + gradient)
+        value.sub_(rate * (gradient + momentum * moments[0]))
 
 
 class Rounding(Training):
     """The phase with learned steps, the codes' length in the loss, a pull towards the levels, and numbers held."""
 
-    def __init__(self, nets: Nets, data: Data, settings: Settings, each: Mapping[str, Tensor], epochs: int) -> None:
-        super().__init__(nets, data, settings, each, epochs)
-        self.largest = (each["levels"] // 2)[:, None]
+    nets: Stored
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        nets, each = self.nets, self.each
+        matrices = (each["levels"] // 2)[:, None].expand(-1, len(nets.sizes) - 1)
+        self.largest = torch.cat([(each["core_levels"] // 2)[:, None], matrices], 1)
+        self.bound = self.of_numbers(self.largest.float())
         self.first = _best_steps(nets, self.largest)
         self.grown = torch.zeros_like(self.first).requires_grad_()
         self.trained = [self.numbers, self.grown]
         self.held, self.kept = torch.zeros_like(nets.fresh, dtype=torch.bool), torch.zeros_like(nets.fresh)
-        most, ages = int(self.largest.max()), torch.arange(self.steps) // (self.steps // epochs) / epochs
+        most, ages = int(self.largest.max()), torch.arange(self.steps) // self.epoch / self.epochs
         self.levels = torch.arange(-most, most + 1, device=DEVICE).float()[None, :, None]
         self.pulls = ((1 - torch.cos(torch.pi * ages)) / 2).to(DEVICE)
 
+    def of_numbers(self, column: Tensor) -> Tensor:
+        """(nets, factors) to (nets, numbers); a product, as the gradient of indexing is slow."""
+        return column @ self.nets.of_factor.T
+
     @property
     def sizes(self) -> Tensor:
-        """Of the steps (E, factors)."""
+        """Of the steps (nets, factors)."""
         return self.first * (SLOWER * self.grown).exp()
 
     def scaled(self, sizes: Tensor) -> Tensor:
         """Numbers in steps, within the levels; held ones are their codes."""
-        values = self.numbers / sizes[:, self.nets.owner]
-        return torch.where(self.held, self.kept, torch.minimum(torch.maximum(values, -self.largest), self.largest))
+        values = self.numbers / self.of_numbers(sizes)
+        return torch.where(self.held, self.kept, torch.minimum(torch.maximum(values, -self.bound), self.bound))
 
     @torch.no_grad()
     def epoch_ended(self, done: float) -> None:
         """Hold more numbers of each factor, the nearest to a level first."""
-        scaled, share = self.scaled(self.sizes), held_share(done)
+        scaled = self.scaled(self.sizes)
         away = (scaled - scaled.round()).abs().masked_fill(self.held, -1)  # those that are held come first
-        for part in range(len(self.nets.sizes)):
-            own = (self.nets.owner == part).nonzero()[:, 0]
-            chosen = away[:, own].argsort(1)[:, : int(share * len(own))]
-            self.held.scatter_(1, own[chosen], value=True)
+        share = ((done - self.each["hold_from"]) / (self.each["hold_to"] - self.each["hold_from"])).clamp(0, 1)
+        nearest = [values.argsort(1).argsort(1) / values.shape[1] for values in away.split(self.nets.sizes, 1)]
+        self.held |= torch.cat(nearest, 1) < share[:, None]
         self.kept.copy_(torch.where(self.held, scaled.round(), self.kept))
 
     def used(self) -> Tensor:
         """Rounded, the gradient passed straight through."""
         scaled = self.scaled(self.sizes)
-        return (scaled + (scaled.round() - scaled).detach()) * self.sizes[:, self.nets.owner]
+        return (scaled + (scaled.round() - scaled).detach()) * self.of_numbers(self.sizes)
 
     def loss(self) -> Tensor:
         """The task's, and both terms of the codes."""
@@ -270,20 +417,16 @@ class Rounding(Training):
 
     @torch.no_grad()
     def bytes(self) -> Tensor:
-        """By the entropy of the sizes of each factor's codes, a bit for the sign of all but zeros."""
+        """(seeds, members) by the entropy of the sizes of each factor's codes, a bit for the sign of all but zeros."""
         codes, most = self.scaled(self.sizes).round().abs(), int(self.largest.max())
         counts = torch.stack([(codes == level).float() @ self.nets.of_factor for level in range(most + 1)], 2)
         shares = counts / counts.sum(2, keepdim=True)
         bits = -(counts * (shares + TINY).log2()).sum((1, 2)) + counts[..., 1:].sum((1, 2))
-        return bits / 8
-
-
-def _column(targets: Tensor, count: int) -> Tensor:
-    return targets[None, :, None].expand(count, -1, -1)
+        return (bits / 8).view(self.nets.seeds, -1)
 
 
 def _one_cycle(steps: int) -> tuple[Tensor, Tensor]:
-    """Shares of the peak rate and Adam's first decay at every step, as ``torch.optim.lr_scheduler.OneCycleLR``."""
+    """Shares of the peak rate and the momentum at every step, as ``torch.optim.lr_scheduler.OneCycleLR``."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], 1.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=WARM_UP)
@@ -296,49 +439,88 @@ def _one_cycle(steps: int) -> tuple[Tensor, Tensor]:
     return rates, momenta
 
 
-def _best_steps(nets: Nets, largest: Tensor) -> Tensor:
-    """(E, factors): the first step of each factor, of a grid of 60 the one of least squared error."""
+def _best_steps(nets: Stored, largest: Tensor) -> Tensor:
+    """(nets, factors): the first step of each factor, of a grid of 60 the one of least squared error."""
     grid, chosen = torch.linspace(0.05, 1, 60, device=DEVICE)[:, None, None], []
-    for values in nets.fresh.split(nets.sizes, 1):
-        steps = values.abs().amax(1, keepdim=True).clamp_min(TINY) / largest * grid
-        scaled = torch.minimum(torch.maximum(values / steps, -largest), largest)
+    for values, most in zip(nets.fresh.split(nets.sizes, 1), largest.split(1, 1), strict=True):
+        steps = values.abs().amax(1, keepdim=True).clamp_min(TINY) / most * grid
+        scaled = torch.minimum(torch.maximum(values / steps, -most), most)
         errors = (scaled.round() * steps - values).square().sum(2)
         chosen.append(steps[errors.argmin(0), torch.arange(nets.count, device=DEVICE), 0])
     return torch.stack(chosen, 1)
 
 
-def searched(network: str, data: Data, members: Sequence[Settings], seeds: int) -> Iterator[str]:
+def dense(network: str, data: Data, seeds: int, epochs: int, mixup: float) -> tuple[Teacher, str]:
+    """Train dense nets as ``train_samples.py`` does, and a line on them."""
+    settings, start = SETTINGS[network], time.perf_counter()
+    nets = Dense(network, seeds)
+    each = {
+        name: torch.full((seeds,), value, device=DEVICE)
+        for name, value in {"rate_now": settings.lr, "weight_decay": settings.weight_decay}.items()
+    }
+    training = Descent(nets, data, each, epochs, mixup, None)
+    training.run()
+    errors, entropies = training.judged()
+    figures = {"error": float(errors.mean()), "standard_error": _spread(errors[:, 0]), "loss": float(entropies.mean())}
+    said = {"dense": epochs, "mixup": mixup, **_short(figures), "seconds": round(time.perf_counter() - start)}
+    return Teacher(nets, training.numbers.detach()), json.dumps(said)
+
+
+def _spread(errors: Tensor) -> float:
+    return float(errors.std()) / math.sqrt(len(errors)) if len(errors) > 1 else math.nan
+
+
+def _short(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def searched(network: str, data: Data, members: Sequence[Settings], seeds: int, teacher: Teacher) -> Iterator[str]:
     """Train all settings of one run; a line for each."""
     shared, start = members[0], time.perf_counter()
-    names = ("distill", "weight_decay", "rate", "damp", "levels", "lr", "round_lr")
-    each = {n: torch.tensor([float(m[n]) for m in members for _ in range(seeds)], device=DEVICE) for n in names}
-    nets = Nets(network, shared, [seed for _ in members for seed in range(seeds)])
-    floats = Training(nets, data, shared, {**each, "rate_now": each["lr"]}, int(shared["epochs"]))
+    kinds = list(dict.fromkeys(tuple(float(member[name]) for name in FLOATS) for member in members))
+    of_member = [kinds.index(tuple(float(member[name]) for name in FLOATS)) for member in members]
+    each = {name: _column([kind[at] for kind in kinds], seeds) for at, name in enumerate(FLOATS)}
+    nets, mixup = Stored(network, shared, seeds, len(kinds)), float(shared["mixup"])
+    floats = Training(nets, data, {**each, "rate_now": each["lr"]}, int(shared["epochs"]), mixup, teacher)
     floats.run()
-    nets.fresh = floats.numbers.detach().clone()
-    rounded = Rounding(nets, data, shared, {**each, "rate_now": each["round_lr"]}, int(shared["round_epochs"]))
+    before = [column[:, of_member] for column in floats.judged()]
+    nets = Stored(network, shared, seeds, len(members))
+    nets.fresh = floats.numbers.detach().unflatten(0, (seeds, -1))[:, of_member].flatten(0, 1)
+    each = {name: _column([float(member[name]) for member in members], seeds) for name in (*FLOATS, *ROUNDING)}
+    each["rate_now"] = each["round_lr"]
+    rounded = Rounding(nets, data, each, int(shared["round_epochs"]), mixup, teacher)
     rounded.run()
-    columns = (floats.errors(), rounded.errors(), rounded.bytes())
+    columns = dict(zip(FIGURES, (*before, *rounded.judged(), rounded.bytes()), strict=True))
     for number, member in enumerate(members):
-        own, after, length = (column.view(-1, seeds)[number] for column in columns)
-        spread = float(after.std()) / math.sqrt(seeds) if seeds > 1 else math.nan
-        means = {"float_error": own, "error": after, "bytes": length}
-        figures = {"standard_error": spread, **{name: float(values.mean()) for name, values in means.items()}}
-        yield json.dumps({**member, **{name: round(value, 3) for name, value in figures.items()}})
+        figures = {name: float(column[:, number].mean()) for name, column in columns.items()}
+        figures["standard_error"] = _spread(columns["error"][:, number])
+        yield json.dumps(_short(figures) | {name: member[name] for name in (*SIZES, *FLOATS, *ROUNDING)})
     print(f"{len(members)} x {seeds} nets in {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
-def main(network: str, grid: str, seeds: str = "8") -> None:
+def _column(values: Sequence[float], seeds: int) -> Tensor:
+    return torch.tensor(values, device=DEVICE).repeat(seeds)
+
+
+def main(network: str, grid: str, seeds: str = "12") -> None:
     """Print a line for every combination, run by run."""
     base, values = DEFAULTS | presets(network)["smallest"], json.loads(grid)
     base.pop("methods")
-    asked = [base | dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+    if isinstance(values, dict):
+        values = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+    asked = [base | changed for changed in values]
     runs: dict[tuple[Any, ...], list[Settings]] = {}
     for settings in asked:
-        runs.setdefault(tuple(settings[name] for name in SHARED), []).append(settings)
-    data = Data.of(network)
+        whole = {"core_levels": settings["levels"], **settings}
+        runs.setdefault(tuple(whole[name] for name in SIZES), []).append(whole)
+    data, count = Data.of(network), int(seeds)
+    teacher, line = dense(network, data, count, SETTINGS[network].epochs, 0.0)
+    print(line, flush=True)
+    lengths = {(int(m[0]["epochs"]) + int(m[0]["round_epochs"]), float(m[0]["mixup"])) for m in runs.values()}
+    for epochs, mixup in sorted(lengths):
+        print(dense(network, data, count, epochs, mixup)[1], flush=True)
     for members in runs.values():
-        for line in searched(network, data, members, int(seeds)):
+        for line in searched(network, data, members, count, teacher):
             print(line, flush=True)
 
 
