@@ -13,7 +13,7 @@ Anything else that folds constants, as onnxsim does, would write the whole weigh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def put_codes(proto: onnx.ModelProto, layers: Sequence[Coded]) -> Json:
         node.input[1] = _rebuild(graph, layer, pieces, scale)
     _drop_zero_biases(proto, constants)
     _drop_defaults(proto, constants)
-    _shorten_names(proto, graph)
+    _shorten(proto, graph, constants)
     used = {name for node in (*proto.graph.node, *graph.nodes) for name in node.input}
     kept = [tensor for name, tensor in constants.items() if name in used]
     nodes = [*graph.nodes, *proto.graph.node]
@@ -133,14 +133,20 @@ def _drop_defaults(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto
         node.attribute.extend(told)
 
 
-def _shorten_names(proto: onnx.ModelProto, graph: Graph) -> None:
-    """Give values that only this graph's own nodes see the shortest names."""
+def _shorten(proto: onnx.ModelProto, graph: Graph, constants: Mapping[str, onnx.TensorProto]) -> None:
+    """Give values that only this graph's own nodes see the shortest names, and write their whole numbers short."""
+    from onnx import TensorProto, numpy_helper
+
     outside = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     inner = {name for node in proto.graph.node for name in node.output if name and name not in outside}
     renamed = {name: graph.fresh() for name in sorted(inner)}
+    whole = {name: of for name, of in constants.items() if of.data_type == TensorProto.INT64 and name not in outside}
+    renamed |= {name: graph.constant(numpy_helper.to_array(of)) for name, of in whole.items()}
     for node in proto.graph.node:
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
+        if not node.doc_string:
+            node.ClearField("doc_string")  # an empty one takes two bytes
 
 
 def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -18,7 +18,7 @@ short codes ends near one or the other::
     bytes --as above--> above, codes --as above--> sizes;  numbers = sizes (2 above - 1) + above
 
 Gaps: of the first numbers, most of which are zero as a large core's are, the places of +-1 alone (twice for +-2), as
-their distances, in Rice code with a low bit more; then the others in Rice code::
+their distances, in Rice code with one to four low bits more; then the others in Rice code::
 
     2 sizes + low --CumSum--> places;  2 above - 1 --ScatterElements, adding up there--> first numbers
 
@@ -46,8 +46,10 @@ Array = np.ndarray[Any, Any]
 Decoder = Callable[["Graph", Array, Array], str]
 """Adds nodes that make numbers of packed bits."""
 WHOLE = ((np.dtype(np.int32), 31), (np.dtype(np.int64), 63))
-UNARY_NODES, RICE_NODES, GAPS_NODES = 250, 215, 530
-"""Bytes that the nodes of unary and Rice codes and of gaps take more than those of digits."""
+UNARY_NODES, RICE_NODES, GAPS_NODES, LOW_NODES = 393, 356, 569, 37
+"""Bytes that the nodes of unary and Rice codes and of gaps take more than those of digits; for each low bit, too."""
+LOWS = range(1, 5)
+"""How many low bits of a gap may be kept apart."""
 FLOAT, INT64 = 1, 7
 
 
@@ -134,8 +136,8 @@ def _codes(numbers: Array, tables: Sequence[Sequence[Array]]) -> Iterator[tuple[
     yield unary(numbers), UNARY_NODES, _from_unary
     yield rice(numbers), RICE_NODES, _from_rice
     if numbers.any():
-        first = best_in_gaps(numbers, np.cumsum([matrix.size for table in tables for matrix in table]))
-        yield gaps(numbers, first), GAPS_NODES, partial(_from_gaps, first)
+        first, low = best_in_gaps(numbers, np.cumsum([matrix.size for table in tables for matrix in table]))
+        yield gaps(numbers, first, low), GAPS_NODES + low * LOW_NODES, partial(_from_gaps, first, low)
 
 
 def _matrices(graph: Graph, numbers: str, table: Sequence[Array], rows: int) -> list[str]:
@@ -173,17 +175,18 @@ def _from_rice(graph: Graph, numbers: Array, packed: Array) -> str:
     return graph.add("Cast", graph.add("Add", signed, above), to=FLOAT)
 
 
-def _from_gaps(first: int, graph: Graph, numbers: Array, packed: Array) -> str:
+def _from_gaps(first: int, low: int, graph: Graph, numbers: Array, packed: Array) -> str:
     """Numbers, flat, out of ``packed``, their bits by :func:`gaps`."""
     distances, others = _distances(numbers[:first]), numbers[first:]
     kinds = [count for count in (len(distances), len(others)) if count]
-    ended = int((distances >> 1).sum() + _beyond(others).sum()) + sum(kinds)
-    above, low, codes = _bits(graph, packed, [sum(kinds), len(distances), ended])
+    ended = int((distances >> low).sum() + _beyond(others).sum()) + sum(kinds)
+    above, *lows, codes = _bits(graph, packed, [sum(kinds), *[len(distances)] * low, ended])
     sizes, signs = _sizes(graph, codes, sum(kinds)), _signs(graph, above)
-    high, side = (graph.split(of, kinds)[0] for of in (sizes, signs))
-    places = graph.add("CumSum", graph.add("Add", graph.add("Add", high, high), low), graph.whole(0))
-    zeros = graph.add("ConstantOfShape", graph.whole([first]), value=_int64(0))
-    whole = graph.add("ScatterElements", zeros, places, side, reduction="add")
+    distance, side = (graph.split(of, kinds)[0] for of in (sizes, signs))
+    for bits in lows:
+        distance = graph.add("Add", graph.add("Add", distance, distance), bits)
+    places = graph.add("CumSum", distance, graph.whole(0))
+    whole = graph.add("ScatterElements", _zeros(graph, first), places, side, reduction="add")
     if len(others):
         rest = graph.split(graph.add("Add", graph.add("Mul", sizes, signs), above), kinds)[1]
         whole = graph.add("Concat", whole, rest, axis=0)
@@ -206,15 +209,13 @@ def _bits(graph: Graph, packed: Array, lengths: list[int]) -> list[str]:
 
 def _sizes(graph: Graph, codes: str, count: int) -> str:
     """How many zeros stand before each of ``count`` ones."""
-    zeros = graph.add("ConstantOfShape", graph.whole([count]), value=_int64(0))
-    owners = graph.add("CumSum", codes, graph.whole(0), exclusive=1)
-    return graph.add("ScatterElements", zeros, owners, graph.add("Sub", graph.whole(1), codes), reduction="add")
+    owners, ended = graph.add("CumSum", codes, graph.whole(0), exclusive=1), graph.add("Sub", graph.whole(1), codes)
+    return graph.add("ScatterElements", _zeros(graph, count), owners, ended, reduction="add")
 
 
-def _int64(value: int) -> onnx.TensorProto:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(np.array([value], np.int64))
+def _zeros(graph: Graph, count: int) -> str:
+    """So many, int64."""
+    return graph.add("Expand", graph.whole(0), graph.whole([count]))
 
 
 def unary(numbers: Array) -> Array:
@@ -228,22 +229,27 @@ def rice(numbers: Array) -> Array:
     return np.packbits(np.concatenate([numbers > 0, _ended(_beyond(numbers))]).astype(np.uint8), bitorder="little")
 
 
-def gaps(numbers: Array, first: int) -> Array:
+def gaps(numbers: Array, first: int, low: int) -> Array:
     """Bytes, first bit lowest, of the first so many numbers as the places of ones, and of the others as by Rice.
 
-    What is above zero, of each one and each other number; the distances' low bits; the rest of both in unary.
+    What is above zero, of each one and each other number; the distances' ``low`` low bits, all highest ones first; the
+    rest of both in unary.
     """
     distances, others = _distances(numbers[:first]), numbers[first:]
     above = np.concatenate([np.repeat(numbers[:first], np.abs(numbers[:first])) > 0, others > 0])
-    ended = _ended(np.concatenate([distances >> 1, _beyond(others)]))
-    return np.packbits(np.concatenate([above, distances & 1, ended]).astype(np.uint8), bitorder="little")
+    lows = [distances >> at & 1 for at in reversed(range(low))]
+    ended = _ended(np.concatenate([distances >> low, _beyond(others)]))
+    return np.packbits(np.concatenate([above, *lows, ended]).astype(np.uint8), bitorder="little")
 
 
-def best_in_gaps(numbers: Array, ends: Array) -> int:
-    """How many of the first numbers make the fewest bits by :func:`gaps`: one of ``ends``, not zeros only."""
+def best_in_gaps(numbers: Array, ends: Array) -> tuple[int, int]:
+    """How many first numbers (one of ``ends``, not zeros only) and low bits make the fewest bytes, nodes and all."""
     ones = np.cumsum(np.abs(numbers))[ends - 1]
-    bits = np.append(0, np.cumsum((_distances(numbers) >> 1) + 3))[ones] - np.cumsum(_beyond(numbers) + 2)[ends - 1]
-    return int(ends[ones > 0][bits[ones > 0].argmin()])
+    ends, ones = ends[ones > 0], ones[ones > 0]
+    distances, elsewise = _distances(numbers), np.cumsum(_beyond(numbers) + 2)[ends - 1]
+    bits = [np.cumsum((distances >> low) + 2 + low)[ones - 1] - elsewise + 8 * low * LOW_NODES for low in LOWS]
+    low, place = np.unravel_index(np.argmin(bits), (len(LOWS), len(ends)))
+    return int(ends[place]), LOWS[low]
 
 
 def _distances(numbers: Array) -> Array:

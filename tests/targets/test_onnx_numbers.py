@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,18 @@ import onnxruntime
 import pytest
 
 from edgecompress.targets import onnx_numbers
-from edgecompress.targets.onnx_numbers import Array, Graph, best_in_gaps, gaps, packing, rice, unary, unpacked
+from edgecompress.targets.onnx_numbers import (
+    LOW_NODES,
+    LOWS,
+    Array,
+    Graph,
+    best_in_gaps,
+    gaps,
+    packing,
+    rice,
+    unary,
+    unpacked,
+)
 from edgecompress.targets.onnx_sessions import operators_when_loaded
 
 
@@ -87,7 +99,7 @@ def test_gaps_of_a_sparse_core_make_a_shorter_file(monkeypatch: pytest.MonkeyPat
 
 def test_numbers_of_any_size_are_ones_at_the_same_place() -> None:
     values = np.array([0, 0, 3, -2, 0, 1, 7, -7])
-    unpacked_bits = np.unpackbits(gaps(values, 6), bitorder="little")
+    unpacked_bits = np.unpackbits(gaps(values, 6, 1), bitorder="little")
     assert unpacked_bits[:8].tolist() == [1, 1, 1, 0, 0, 1, 1, 0]  # three, minus two, one; above zero: 7, -7
     assert unpacked_bits[8:14].tolist() == [0, 0, 0, 1, 0, 0]  # low bits of the distances 2 0 0 1 0 2
     assert unpacked_bits[14:22].tolist() == [0, 1, 1, 1, 1, 1, 0, 1]  # their halves: 1 0 0 0 0 1
@@ -98,8 +110,29 @@ def test_as_many_numbers_are_in_gaps_as_make_the_fewest_bytes(kinds: str) -> Non
     zero = np.zeros((90, 10), np.int64)
     parts = [zero if kind == "zero" else numbers(kind, 90 + at, 10) for at, kind in enumerate(kinds.split())]
     values, ends = np.concatenate(parts).ravel(), np.cumsum([part.size for part in parts])
-    fewest = min(gaps(values, end).nbytes for end in ends if values[:end].any())
-    assert gaps(values, best_in_gaps(values, ends)).nbytes == fewest
+    fewest = min(
+        gaps(values, end, low).nbytes + low * LOW_NODES for end, low in product(ends, LOWS) if values[:end].any()
+    )
+    first, low = best_in_gaps(values, ends)
+    assert gaps(values, first, low).nbytes + low * LOW_NODES <= fewest + 1  # whole bytes
+
+
+def test_rarer_ones_get_more_low_bits() -> None:
+    generator, ends = np.random.default_rng(0), np.array([20_000])
+    found = [best_in_gaps((generator.random(20_000) < rare).astype(np.int64), ends)[1] for rare in (0.3, 0.12, 0.05)]
+    assert found == [1, 2, 3]
+
+
+@pytest.mark.parametrize("low", LOWS)
+def test_low_bits_of_gaps_come_out_again(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_numbers, "LOWS", range(low, low + 1))
+    monkeypatch.setattr(onnx_numbers, "GAPS_NODES", -1_000_000)  # gaps in any case
+    core, matrix = numbers("sparse", 1000, 10), numbers("flatter", 190, 10)
+    model = model_of([[core, matrix]], 7)
+    assert Counter(node.op_type for node in model.graph.node)["ScatterElements"] == 2
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})
+    assert np.array_equal(found[0], core)
+    assert np.array_equal(found[1], matrix)
 
 
 def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
@@ -122,7 +155,7 @@ def test_gaps_take_little_more_than_the_entropy() -> None:
     values = numbers("sparse", 2000, 16).ravel()
     shares = np.unique(values, return_counts=True)[1] / values.size
     entropy = -(shares * np.log2(shares)).sum() * values.size / 8
-    assert entropy < gaps(values, values.size).nbytes < 1.1 * entropy
+    assert entropy < gaps(values, values.size, 1).nbytes < 1.1 * entropy
 
 
 @pytest.mark.parametrize("levels", [3, 5, 7, 15, 31, 255])
