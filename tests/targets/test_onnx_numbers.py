@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -53,25 +52,33 @@ def model_of(tables: list[list[Array]], largest: int) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+def computed(model: onnx.ModelProto) -> list[Array]:
+    """What ONNX Runtime makes of the unpacked matrices of :func:`model_of`."""
+    found: list[Array] = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"x": np.zeros((), np.float32)}
+    )
+    return found
+
+
+def sparse_and_flat() -> list[Array]:
+    """A core and a matrix for which gaps are worth their nodes."""
+    return [numbers("sparse", 1000, 10), numbers("flatter", 190, 10)]
+
+
 SHAPES = [[[(7, 5)]], [[(64, 16), (33, 16), (1, 16)]], [[(100, 9), (9, 9)], [(40, 30)]], [[(729, 9), (40, 9)]]]
 
 
 @pytest.mark.parametrize("kind", ["even", "falling", "flatter", "sparse"])
 @pytest.mark.parametrize("others", ["as the first", "even", "zero"])
 @pytest.mark.parametrize("shapes", SHAPES)
-def test_matrices_come_out_again_and_fold(
-    kind: str, others: str, shapes: list[list[tuple[int, int]]], tmp_path: Path
-) -> None:
+def test_matrices_come_out_again_and_fold(kind: str, others: str, shapes: list[list[tuple[int, int]]]) -> None:
     tables = [[numbers(kind, *shape) for shape in table] for table in shapes]
     for table in tables:
         for matrix in table[1:]:
             matrix[:] = {"even": numbers("even", *matrix.shape), "zero": np.zeros_like(matrix)}.get(others, matrix)
     model = model_of(tables, 7)
-    path = tmp_path / "m.onnx"
-    onnx.save_model(model, path)
-    found = onnxruntime.InferenceSession(path).run(None, {"x": np.zeros((), np.float32)})
     wanted = [matrix for table in tables for matrix in table]
-    assert all(np.array_equal(got, matrix) for got, matrix in zip(found, wanted, strict=True))
+    assert all(np.array_equal(got, matrix) for got, matrix in zip(computed(model), wanted, strict=True))
     assert set(operators_when_loaded(model.SerializeToString())) == {"Add"}
 
 
@@ -86,15 +93,35 @@ def test_the_shortest_code_is_written(kind: str, scattered: int, signs_apart: in
     assert operators["Gather"] == signs_apart
 
 
-def test_gaps_of_a_sparse_core_make_a_shorter_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    core, matrix = numbers("sparse", 1000, 10), numbers("flatter", 190, 10)
-    model = model_of([[core, matrix]], 7)
+def come_out_of_gaps(matrices: list[Array]) -> onnx.ModelProto:
+    """The model of one table of matrices, once it is proved to hold them in gaps and to give them again."""
+    model = model_of([matrices], 7)
     assert Counter(node.op_type for node in model.graph.node)["ScatterElements"] == 2
-    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})
-    assert np.array_equal(found[0], core)
-    assert np.array_equal(found[1], matrix)
+    assert all(np.array_equal(got, matrix) for got, matrix in zip(computed(model), matrices, strict=True))
+    return model
+
+
+def test_gaps_of_a_sparse_core_make_a_shorter_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = come_out_of_gaps(sparse_and_flat())
     monkeypatch.setattr(onnx_numbers, "GAPS_NODES", 1_000_000)
-    assert model.ByteSize() < model_of([[core, matrix]], 7).ByteSize()
+    assert model.ByteSize() < model_of([sparse_and_flat()], 7).ByteSize()
+
+
+def test_nodes_take_the_bytes_that_codes_are_chosen_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.concatenate([matrix.ravel() for matrix in sparse_and_flat()])
+    digits = packing(np.concatenate(sparse_and_flat()) + 7, 15)
+    kinds = {"": sum(part.nbytes for part in digits), "UNARY_NODES": unary(values).nbytes}
+    kinds |= {"RICE_NODES": rice(values).nbytes, "GAPS_NODES": gaps(values, 10_000, LOWS[0]).nbytes}
+    monkeypatch.setattr(onnx_numbers, "LOWS", LOWS[:1])
+    asked = {name: getattr(onnx_numbers, name) for name in kinds if name}
+    taken = {}
+    for kind, packed in kinds.items():
+        for name in asked:
+            monkeypatch.setattr(onnx_numbers, name, -1_000_000 if name == kind else 1_000_000)
+        taken[kind] = model_of([sparse_and_flat()], 7).ByteSize() - packed
+    found = {name: taken[name] - taken[""] for name in asked}
+    asked["GAPS_NODES"] += LOWS[0] * LOW_NODES
+    assert found == pytest.approx(asked, abs=8)
 
 
 def test_numbers_of_any_size_are_ones_at_the_same_place() -> None:
@@ -127,20 +154,14 @@ def test_rarer_ones_get_more_low_bits() -> None:
 def test_low_bits_of_gaps_come_out_again(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_numbers, "LOWS", range(low, low + 1))
     monkeypatch.setattr(onnx_numbers, "GAPS_NODES", -1_000_000)  # gaps in any case
-    core, matrix = numbers("sparse", 1000, 10), numbers("flatter", 190, 10)
-    model = model_of([[core, matrix]], 7)
-    assert Counter(node.op_type for node in model.graph.node)["ScatterElements"] == 2
-    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})
-    assert np.array_equal(found[0], core)
-    assert np.array_equal(found[1], matrix)
+    come_out_of_gaps(sparse_and_flat())
 
 
 def test_numbers_that_are_all_zero_take_a_bit_each() -> None:
     zeros = np.zeros((640, 10), np.int64)
     assert unary(zeros.ravel()).nbytes == 801
     model = model_of([[zeros]], 7)
-    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((), np.float32)})[0]
-    assert not found.any()
+    assert not computed(model)[0].any()
 
 
 @pytest.mark.parametrize(("kind", "code"), [("falling", unary), ("flatter", rice)])
