@@ -14,11 +14,11 @@ from torch import nn
 
 from edgecompress.codecs.payload import SUFFIX, Stored, load, save
 from edgecompress.decomposing import decompose
-from edgecompress.errors import FileError, ModelError
+from edgecompress.errors import FileError, ModelError, printable
 from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
 from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
-from edgecompress.resolving import resolve, sample_facts
+from edgecompress.resolving import parse, runs_code, sample_of
 from edgecompress.storing import decoded
 
 VERSION = 1
@@ -57,8 +57,10 @@ def _save_model_file(folder: Path, sample: Sample, weights: str) -> None:
     )
 
 
-def load_compressed(folder: Path, *, trust: bool = False) -> Sample:
+def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...] = ()) -> Sample:
     """The sample in a compressed-model folder, with its plan; the model is built when asked for.
+
+    ``above`` are the folders that were made, one from the other, from this one.
 
     Raises:
         FileError: a file is missing or malformed.
@@ -69,7 +71,11 @@ def load_compressed(folder: Path, *, trust: bool = False) -> Sample:
         raise ModelError(
             f"{folder}: holds no {MODEL_FILE}, so it is no compressed model; `edgecompress compress` makes one"
         )
-    return rebuilt(resolve_recorded(_source(read_json(file), file), str(folder), trust=trust), folder)
+    whole = folder.resolve()
+    if whole in above:
+        raise ModelError(f"{folder}: was made, in a circle, from itself")
+    source = _source(read_json(file), file)
+    return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
 
 
 def rebuilt(dense: Sample, folder: Path) -> Sample:
@@ -82,28 +88,33 @@ def rebuilt(dense: Sample, folder: Path) -> Sample:
     return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
 
 
-def resolve_recorded(source: str, where: str, *, trust: bool) -> Sample:
+def resolve_recorded(source: str, where: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
     """The sample that a file names as its source; its code runs only if it is shipped here, or trusted.
 
     Raises:
         ModelError: the code is not trusted, or not there.
     """
-    if source not in sample_facts() and not (trust or Path(source).is_dir()):
-        raise ModelError(
-            f"{where}: was made from {source}, whose code must run to rebuild it; add --trust if you trust that code"
-        )
+    shown = printable(source)
     try:
-        return resolve(source, trust=trust)
-    except RecursionError:
-        raise ModelError(f"{where}: was made, in a circle, from itself ({source})") from None
+        reference = parse(source)
+    except ModelError:
+        raise ModelError(f"{where}: was made from {shown}, which is no model here; put it back where it was") from None
+    if runs_code(reference) and not trust:
+        raise ModelError(
+            f"{where}: was made from {shown}, whose code must run to rebuild it; add --trust if you trust that code"
+        )
+    return sample_of(reference, source, trust=trust, above=above)
 
 
 def _source(document: Json, file: Path) -> str:
     try:
         check_version(document, KIND, VERSION)
-        return str(document["source"])
-    except (FileError, KeyError) as error:
+    except FileError as error:
         raise FileError(f"{file}: {error}") from None
+    source = document.get("source")
+    if not isinstance(source, str):
+        raise FileError(f"{file}: its source is {printable(source)}, the name of a model was expected")
+    return source
 
 
 def _decode(dense: Sample, codes: Path) -> nn.Module:

@@ -98,6 +98,15 @@ class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better
     exit_code = 3
 
 
+SHOWN = 300
+
+
+def printable(value: object) -> str:
+    """What a file says, for a message: one line of at most 300 characters, nothing that steers a terminal."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value)[: SHOWN + 1])
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def first_line(error: BaseException, otherwise: str = "") -> str:
     """The first line of an error's message; ``otherwise``, or its type's name, where it has none.
 

@@ -23,6 +23,7 @@ import importlib.util
 import json
 import sys
 import tomllib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,75 @@ from edgecompress.models import Sample, call
 from edgecompress.resources import resource
 
 
+@dataclass(frozen=True, slots=True)
+class ShippedSample:
+    """A model that comes with this package: its code is ours."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A compressed model's folder: plain data, and the name of what it was made from."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A name in a Python file, whose code runs."""
+
+    path: Path
+    attribute: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelModule:
+    """A name in a module that can be imported, whose code runs."""
+
+    module: str
+    attribute: str
+
+
+Reference = ShippedSample | ModelFolder | ModelFile | ModelModule
+
+
+def parse(text: str) -> Reference:
+    """What a MODEL names. It is decided here alone: what is checked and what is used are the same value.
+
+    Raises:
+        ModelError: nothing that could be a model.
+    """
+    if text in sample_facts():
+        return ShippedSample(text)
+    if text.strip() and _is_folder(Path(text)):
+        return ModelFolder(Path(text))
+    path, attribute = _split(text)
+    if path.suffix == ".py":
+        return ModelFile(path, attribute or "model")
+    if path.suffix == ".onnx":
+        raise ModelError(
+            f"{text}: an .onnx file cannot be compressed; give the PyTorch model it came from "
+            "(verify, profile and bundle do take .onnx files)"
+        )
+    if ":" in text:
+        module, _, attribute = text.rpartition(":")
+        return ModelModule(module, attribute or "model")
+    raise ModelError(_unknown(text))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
+
+
+def runs_code(reference: Reference) -> bool:
+    """Whether using it runs code that did not come with this package, apart from what a folder names in turn."""
+    return isinstance(reference, ModelFile | ModelModule)
+
+
 def resolve(reference: str, *, trust: bool = False) -> Sample:
     """The sample that ``reference`` names, without building its model.
 
@@ -47,23 +117,26 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
     Raises:
         ModelError: nothing of that name, or not a model.
     """
-    path, attribute = _split(reference)
-    if reference in sample_facts():
-        return _from_file(sample_file(reference, ".py"), "model", reference, name=reference)
-    if path.is_dir():
-        from edgecompress.compressed import load_compressed
+    return sample_of(parse(reference), reference, trust=trust)
 
-        return load_compressed(path, trust=trust)
-    if path.suffix == ".py":
-        return _from_file(path, attribute or "model", reference)
-    if path.suffix == ".onnx":
-        raise ModelError(
-            f"{reference}: an .onnx file cannot be compressed; give the PyTorch model it came from "
-            "(verify, profile and bundle do take .onnx files)"
-        )
-    if ":" in reference:
-        return _from_module(reference)
-    raise ModelError(_unknown(reference))
+
+def sample_of(reference: Reference, text: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
+    """The sample of a parsed reference; ``text`` is how it was given, ``above`` the folders that name it in turn.
+
+    Raises:
+        ModelError: not there, or not a model.
+    """
+    match reference:
+        case ShippedSample(name):
+            return _from_file(sample_file(name, ".py"), "model", text, name=name)
+        case ModelFolder(path):
+            from edgecompress.compressed import load_compressed
+
+            return load_compressed(path, trust=trust, above=above)
+        case ModelFile(path, attribute):
+            return _from_file(path, attribute, text)
+        case ModelModule(module, attribute):
+            return _from_module(module, attribute, text)
 
 
 def code_digest(file: Path | None) -> str:
@@ -158,18 +231,18 @@ def _make_importable(folder: Path) -> None:
         for name in set(_loaded_under(other)) - earlier:
             del sys.modules[name]
         del _IMPORTABLE[other]
-        sys.path.remove(str(other))
+        if str(other) in sys.path:  # a model file may have changed it
+            sys.path.remove(str(other))
     _IMPORTABLE[folder] = set(sys.modules)
     sys.path.insert(0, str(folder))
 
 
-def _from_module(reference: str) -> Sample:
-    module_name, _, attribute = reference.rpartition(":")
+def _from_module(module_name: str, attribute: str, reference: str) -> Sample:
     try:
         module = call(reference, "importing it", lambda: importlib.import_module(module_name))
     except ModelError as error:
         raise ModelError(f"{reference}: cannot import {module_name!r}: {error.__cause__}") from error
-    return _from_namespace(module, attribute or "model", reference, reference, reference)
+    return _from_namespace(module, attribute, reference, reference, reference)
 
 
 def _from_namespace(module: ModuleType, attribute: str, name: str, source: str, reference: str) -> Sample:
