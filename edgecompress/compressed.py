@@ -1,21 +1,34 @@
 """A compressed model on disk: a folder with ``model.json``, ``plan.json`` and ``model.safetensors``.
 
 ``model.json`` names the MODEL it was made from, whose code rebuilds the structure; plan and weights do the rest,
-bit for bit. A model stored by a codec has ``model.ectk`` instead of the safetensors.
+bit for bit. A model stored by a codec has ``model.ectk`` instead of the safetensors. ``model.json`` holds the digests
+of both files beside it and the weights' types; folders that were written before it did still load.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from edgecompress.codecs.payload import SUFFIX, Stored, load, save
 from edgecompress.decomposing import decompose
 from edgecompress.errors import FileError, ModelError, printable
-from edgecompress.files import Json, check_version, load_weights, make_folder, read_json, save_weights, write_json
+from edgecompress.files import (
+    Json,
+    check_version,
+    load_weights,
+    make_folder,
+    read_json,
+    save_weights,
+    sha256,
+    write_json,
+)
 from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
 from edgecompress.resolving import parse, runs_code, sample_of
@@ -30,8 +43,9 @@ def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sampl
     """Write ``model`` (= ``sample``'s model, compressed by ``plan``) into ``folder``; ``model.json`` comes last."""
     make_folder(folder)
     plan.save(folder / PLAN_FILE)
-    save_weights(folder / WEIGHTS_FILE, model.state_dict())
-    _save_model_file(folder, sample, WEIGHTS_FILE)
+    state = model.state_dict()
+    save_weights(folder / WEIGHTS_FILE, state)
+    _save_model_file(folder, sample, WEIGHTS_FILE, dtypes=_dtypes(state))
 
 
 def save_stored(folder: Path, stored: Stored, plan: CompressionPlan, sample: Sample) -> int:
@@ -43,7 +57,7 @@ def save_stored(folder: Path, stored: Stored, plan: CompressionPlan, sample: Sam
     return size
 
 
-def _save_model_file(folder: Path, sample: Sample, weights: str) -> None:
+def _save_model_file(folder: Path, sample: Sample, weights: str, **more: Json) -> None:
     write_json(
         folder / MODEL_FILE,
         {
@@ -53,8 +67,103 @@ def _save_model_file(folder: Path, sample: Sample, weights: str) -> None:
             "source": sample.source,
             "plan": PLAN_FILE,
             "weights": weights,
+            "sha256": {name: sha256(folder / name) for name in (PLAN_FILE, weights)},
+            **more,
         },
     )
+
+
+def _dtypes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many tensors there are of each type."""
+    return dict(sorted(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values()).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What ``model.json`` says: the source, which file holds the weights, digests by file name, tensors by type.
+
+    ``digests`` and ``dtypes`` are None in a folder that was written before they were recorded, ``dtypes`` also where a
+    codec's file tells them itself.
+    """
+
+    source: str
+    weights: str
+    digests: dict[str, str] | None
+    dtypes: dict[str, int] | None
+
+    @classmethod
+    def load(cls, file: Path) -> Recorded:
+        """Read ``model.json``.
+
+        Raises:
+            FileError: missing or malformed.
+        """
+        document = read_json(file)
+        try:
+            check_version(document, KIND, VERSION)
+            return cls._from_json(document)
+        except FileError as error:
+            raise FileError(f"{file}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, document: Json) -> Recorded:
+        source, weights = document.get("source"), document.get("weights", WEIGHTS_FILE)
+        digests, dtypes = document.get("sha256"), document.get("dtypes")
+        if not isinstance(source, str):
+            raise FileError(f"its source is {printable(source)}, the name of a model was expected")
+        if weights not in (WEIGHTS_FILE, CODES_FILE) or document.get("plan", PLAN_FILE) != PLAN_FILE:
+            said = f"{printable(document.get('plan'))} and {printable(weights)}"
+            raise FileError(f"names {said}; {PLAN_FILE} and {WEIGHTS_FILE} or {CODES_FILE} were expected")
+        if digests is not None and (not isinstance(digests, dict) or set(digests) != {PLAN_FILE, weights}):
+            raise FileError(f"its sha256 are not those of {PLAN_FILE} and {weights}")
+        if dtypes is not None and not isinstance(dtypes, dict):
+            raise FileError("its dtypes are no object")
+        return cls(source, weights, digests, dtypes)
+
+    def check_file(self, file: Path) -> None:
+        """Prove that a file beside ``model.json`` is the one that was written with it.
+
+        Raises:
+            FileError: it is not.
+        """
+        if self.digests is not None and file.is_file() and sha256(file) != self.digests[file.name]:
+            raise FileError(
+                f"{file}: changed or damaged since it was written (its sha256 is not the one in {MODEL_FILE}); "
+                "copy the folder again, or make it again with `edgecompress compress`"
+            )
+
+    def check_dtypes(self, file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Prove that weights are of the recorded types, else of those of the model they are for.
+
+        Raises:
+            FileError: they are not.
+        """
+        if self.dtypes is not None and _dtypes(state) != self.dtypes:
+            raise FileError(f"{file}: holds {_counted(_dtypes(state))}, but {_counted(self.dtypes)} were written")
+        for name in state.keys() & expected.keys():
+            kept = (state[name].dtype, expected[name].dtype)
+            if kept[0] != kept[1] and not all(dtype in (torch.float32, torch.float64) for dtype in kept):
+                raise FileError(f"{file}: {name} is {kept[0]}, the model has {kept[1]} there; make it again")
+
+
+def _counted(dtypes: Mapping[str, object]) -> str:
+    return ", ".join(f"{printable(count)} tensors of {printable(dtype)}" for dtype, count in dtypes.items())
+
+
+def refuse_non_finite(file: Path, state: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> None:
+    """NaN and infinity are refused, but for a tensor that has them in the dense model too, such as a mask of -inf.
+
+    Raises:
+        FileError: the name of the tensor.
+    """
+    for name, tensor in state.items():
+        if _is_finite(tensor) or (name in dense and not _is_finite(dense[name])):
+            continue
+        raise FileError(f"{file}: {name} holds NaN or infinity; make it again with `edgecompress compress`")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...] = ()) -> Sample:
@@ -74,17 +183,23 @@ def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...
     whole = folder.resolve()
     if whole in above:
         raise ModelError(f"{folder}: was made, in a circle, from itself")
-    source = _source(read_json(file), file)
+    source = Recorded.load(file).source
     return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
 
 
 def rebuilt(dense: Sample, folder: Path) -> Sample:
-    """``dense`` with the plan and the weights in ``folder``."""
-    plan = CompressionPlan.load(folder / PLAN_FILE)
-    if read_json(folder / MODEL_FILE).get("weights") == CODES_FILE:
-        build = partial(_decode, dense, folder / CODES_FILE)
+    """``dense`` with the plan and the weights in ``folder``.
+
+    Raises:
+        FileError: a file is missing, malformed, or not the one that ``model.json`` was written with.
+    """
+    recorded = Recorded.load(folder / MODEL_FILE)
+    recorded.check_file(folder / PLAN_FILE)
+    plan, weights = CompressionPlan.load(folder / PLAN_FILE), folder / recorded.weights
+    if recorded.weights == CODES_FILE:
+        build = partial(_decode, dense, recorded, weights)
     else:
-        build = partial(_build, dense, plan, folder / WEIGHTS_FILE)
+        build = partial(_build, dense, plan, recorded, weights)
     return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
 
 
@@ -106,26 +221,23 @@ def resolve_recorded(source: str, where: str, *, trust: bool, above: tuple[Path,
     return sample_of(reference, source, trust=trust, above=above)
 
 
-def _source(document: Json, file: Path) -> str:
-    try:
-        check_version(document, KIND, VERSION)
-    except FileError as error:
-        raise FileError(f"{file}: {error}") from None
-    source = document.get("source")
-    if not isinstance(source, str):
-        raise FileError(f"{file}: its source is {printable(source)}, the name of a model was expected")
-    return source
+def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:
+    recorded.check_file(codes)
+    built = dense.build()
+    model = decoded(built, load(codes))
+    refuse_non_finite(codes, model.state_dict(), built.state_dict())
+    return model
 
 
-def _decode(dense: Sample, codes: Path) -> nn.Module:
-    return decoded(dense.build(), load(codes))
-
-
-def _build(dense: Sample, plan: CompressionPlan, weights: Path) -> nn.Module:
-    model = decompose(dense.build(), plan, fill=False)
+def _build(dense: Sample, plan: CompressionPlan, recorded: Recorded, weights: Path) -> nn.Module:
     state = load_weights(weights)
+    recorded.check_file(weights)
+    built = dense.build()
+    model = decompose(built, plan, fill=False)
     if set(state) != set(model.state_dict()):
         check_runs(model, dense.inputs, dense.name)  # registers the buffers that a model makes when it first runs
+    recorded.check_dtypes(weights, state, model.state_dict())
+    refuse_non_finite(weights, state, built.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

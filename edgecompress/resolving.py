@@ -32,7 +32,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs
-from edgecompress.errors import ModelError
+from edgecompress.errors import FileError, ModelError
 from edgecompress.files import sha256
 from edgecompress.models import Sample, call
 from edgecompress.resources import resource
@@ -116,6 +116,7 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
 
     Raises:
         ModelError: nothing of that name, or not a model.
+        FileError: the weights of a shipped sample or a folder are damaged.
     """
     return sample_of(parse(reference), reference, trust=trust)
 
@@ -125,9 +126,13 @@ def sample_of(reference: Reference, text: str, *, trust: bool, above: tuple[Path
 
     Raises:
         ModelError: not there, or not a model.
+        FileError: a shipped sample's weights are damaged.
     """
     match reference:
         case ShippedSample(name):
+            if not is_whole(name):
+                weights = sample_file(name, ".safetensors")
+                raise FileError(f"{weights}: missing or damaged (its sha256 differs); install edgecompress again")
             return _from_file(sample_file(name, ".py"), "model", text, name=name)
         case ModelFolder(path):
             from edgecompress.compressed import load_compressed
@@ -183,6 +188,12 @@ def presets(name: str) -> dict[str, dict[str, Any]]:
 def sample_file(name: str, suffix: str) -> Path:
     """A file of the shipped sample ``name``."""
     return resource("sample_models") / f"{name.replace('-', '_')}{suffix}"
+
+
+def is_whole(name: str) -> bool:
+    """Whether the weights of the shipped sample ``name`` are those that were shipped."""
+    file = sample_file(name, ".safetensors")
+    return file.is_file() and sha256(file) == sample_facts()[name]["sha256"]
 
 
 def _split(reference: str) -> tuple[Path, str]:

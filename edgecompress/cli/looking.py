@@ -246,17 +246,11 @@ def _data() -> dict[str, Any]:
 
 
 def _samples_whole() -> list[dict[str, Any]]:
-    from edgecompress.files import sha256
-    from edgecompress.resolving import sample_facts, sample_file
+    from edgecompress.resolving import is_whole, sample_facts
 
-    found = []
-    for name, facts in sample_facts().items():
-        file = sample_file(name, ".safetensors")
-        whole = file.is_file() and sha256(file) == facts["sha256"]
-        found.append(
-            {"name": f"sample {name}", "ok": whole, "found": "weights whole" if whole else "weights missing or damaged"}
-        )
-    return found
+    whole = {name: is_whole(name) for name in sample_facts()}
+    said = {True: "weights whole", False: "weights missing or damaged"}
+    return [{"name": f"sample {name}", "ok": ok, "found": said[ok]} for name, ok in whole.items()]
 
 
 COMMANDS = (inspect, list_entries, doctor)

@@ -14,7 +14,8 @@ from edgecompress.datasets import raw_bytes
 from edgecompress.files import written_aside
 from edgecompress.training.workers import workers
 
-VERSION = 2
+VERSION = 3
+DIGEST_BYTES = 32
 State = dict[str, Any]
 
 
@@ -28,9 +29,10 @@ def state_digest(model: nn.Module | None) -> str:
 
 
 def save(state: State, checkpoint: Path) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically: torch's file, then its SHA-256."""
     written = io.BytesIO()
     torch.save({"version": VERSION, **state}, written)
+    written.write(hashlib.sha256(written.getbuffer()).digest())
     with written_aside(checkpoint) as aside:
         aside.write_bytes(written.getbuffer())
 
@@ -40,8 +42,11 @@ def load(checkpoint: Path | None, key: str) -> State | None:
     if checkpoint is None or not checkpoint.is_file():
         return None
     try:
-        with checkpoint.open("rb") as file:  # by name torch would take *.safetensors for that format
-            state = torch.load(file, weights_only=True, map_location=workers().device)
+        content = memoryview(checkpoint.read_bytes())
+        written, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+        if hashlib.sha256(written).digest() != digest:
+            return None
+        state = torch.load(io.BytesIO(written), weights_only=True, map_location=workers().device)
     except Exception:  # a damaged file can fail in any way; the run can always start over
         return None
     known = isinstance(state, dict) and state.get("version") == VERSION and state.get("key") == key
