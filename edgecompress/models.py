@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,6 +148,13 @@ def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
                 stack.callback(module.register_forward_pre_hook(partial(begun, name)).remove)
                 stack.callback(module.register_forward_hook(ended).remove)
         yield
+
+
+def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a layer was called with, by position or by name: PyTorch's layers and its Sequential call it ``input``."""
+    given = args[0] if args else kwargs["input"]
+    assert isinstance(given, Tensor)
+    return given
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from edgecompress.datasets import Inputs, in_parts
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
-from edgecompress.models import evaluating
+from edgecompress.models import evaluating, given_to
 
 MOST_BYTES = 1 << 30
 """Of moments held at once."""
@@ -118,10 +118,12 @@ def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
 
 @contextmanager
 def _watched(sums: Mapping[str, _Sums]) -> Iterator[None]:
-    def hook_for(of_layer: _Sums) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _layer, args: of_layer.add(args[0])
+    def hook_for(of_layer: _Sums) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _layer, args, kwargs: of_layer.add(given_to(args, kwargs))
 
-    handles = [of_layer.layer.register_forward_pre_hook(hook_for(of_layer)) for of_layer in sums.values()]
+    handles = [
+        of_layer.layer.register_forward_pre_hook(hook_for(of_layer), with_kwargs=True) for of_layer in sums.values()
+    ]
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from edgecompress.decompositions.base import is_conv
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import solved
 from edgecompress.errors import ModelError, PlanError
-from edgecompress.models import evaluating
+from edgecompress.models import evaluating, given_to
 from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
@@ -131,11 +132,11 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
     targets: dict[str, _Target] = {}
     reads = Counter[str]()
 
-    def ran(name: str, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if name in targets:
             targets[name].runs += 1
         else:
-            at_once = images_at_once(layer, args[0])
+            at_once = images_at_once(layer, given_to(args, kwargs))
             rows = _finite(name, sampled_outputs(layer, output, at_once))
             targets[name] = _Target(rows, at_once, normed=is_conv(layer) or output.dim() == 2)
 
@@ -151,7 +152,7 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
 
     with evaluating(dense), torch.no_grad(), ExitStack() as stack:
         for name in names:
-            stack.callback(dense.get_submodule(name).register_forward_hook(partial(ran, name)).remove)
+            stack.callback(dense.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True).remove)
         stack.enter_context(watching_sums(dense, names, summed, normed))
         dense(*inputs)
     return _unshared({name: target for name, target in targets.items() if target.runs == 1}, reads)
@@ -193,15 +194,16 @@ class _Refit:
         waiting: dict[str, Tensor] = {}
         done: list[str] = []
 
-        def arrived(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def arrived(name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name in done:
                 return
             done.append(name)
             self.progress("refit", len(done), len(self.targets), name)
+            given = given_to(args, kwargs)
             if sums and self.targets[name].sums is not None:
-                waiting[name] = args[0]
+                waiting[name] = given
             else:
-                self._refit(name, args[0], self.targets[name].rows)
+                self._refit(name, given, self.targets[name].rows)
 
         def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
             given = waiting.pop(name, None)
@@ -213,7 +215,7 @@ class _Refit:
         with ExitStack() as stack:
             for name in self.targets:
                 module = running.get_submodule(name)
-                stack.callback(module.register_forward_pre_hook(partial(arrived, name)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(arrived, name), with_kwargs=True).remove)
             if sums:
                 stack.enter_context(watching_sums(running, tuple(self.targets), summed))
             yield

@@ -21,13 +21,14 @@ import difflib
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -102,16 +103,6 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def files_of(reference: Reference) -> tuple[Path, ...]:
-    """The files that a reference names itself: nothing may be written over them."""
-    match reference:
-        case ModelFolder(path):
-            return tuple(file for file in path.iterdir() if file.is_file())
-        case ModelFile(path, _):
-            return (path,)
-    return ()
-
-
 def runs_code(reference: Reference) -> bool:
     """Whether using it runs code that did not come with this package, apart from what a folder names in turn."""
     return isinstance(reference, ModelFile | ModelModule)
@@ -165,17 +156,22 @@ def code_digest(file: Path | None) -> str:
 def _loaded_under(folder: Path) -> dict[str, Path]:
     """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    paths = {name: Path(file).resolve() for name, file in files.items() if _is_source(file)}
+    real = {name: _real(file) for name, file in files.items() if isinstance(file, str) and file.endswith(".py")}
+    paths = {name: Path(file) for name, file in real.items() if file.startswith(f"{folder}{os.sep}")}
     return {
         name: path
         for name, path in paths.items()
-        if path.is_relative_to(folder) and "site-packages" not in path.parts and name.split(".")[0] != "edgecompress"
+        if "site-packages" not in path.parts and name.split(".")[0] != "edgecompress" and path.is_file()
     }
 
 
-def _is_source(file: object) -> TypeGuard[str]:
-    """Whether a module's ``__file__`` is a Python file; some modules carry a made-up or relative one."""
-    return isinstance(file, str) and file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
+@cache
+def _real(file: str) -> str:
+    """Where a module's file is once links are followed: asked for thousands of modules, again for each model file.
+
+    Empty for a relative or made-up name, which some modules carry.
+    """
+    return str(Path(file).resolve()) if Path(file).is_absolute() else ""
 
 
 def _file_of(module: ModuleType) -> Path | None:

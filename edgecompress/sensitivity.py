@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs, in_parts
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.models import as_outputs, evaluating
+from edgecompress.models import as_outputs, evaluating, given_to
 from edgecompress.moments import Moments, output_rows, patches
 
 Add = Callable[[str, nn.Module, Tensor, Tensor], None]
@@ -137,13 +138,13 @@ def _direction(output: Tensor, generator: torch.Generator, *, classes: bool) -> 
 def _watched(model: nn.Module, names: tuple[str, ...], add: Add) -> Iterator[None]:
     """Forward hooks that watch the gradient of each layer's output, which then needs none of a parameter's."""
 
-    def ran(name: str, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given = args[0].detach()
+    def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        given = given_to(args, kwargs).detach()
         watched = output if output.requires_grad else output.detach().requires_grad_().clone()
         watched.register_hook(lambda gradient: add(name, layer, given, gradient))
         return watched
 
-    handles = [model.get_submodule(name).register_forward_hook(partial(ran, name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True) for name in names]
     try:
         yield
     finally:

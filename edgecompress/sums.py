@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from edgecompress.models import given_to
+
 Norm = nn.modules.batchnorm._BatchNorm
 SUMS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
 NORMS = (torch.nn.functional.batch_norm, torch.batch_norm)
@@ -45,7 +47,7 @@ def watching_sums(
             if name in names:
                 stack.callback(module.register_forward_hook(partial(marks.ran, name)).remove)
             elif isinstance(module, Norm) and module.track_running_stats:
-                stack.callback(module.register_forward_hook(partial(marks.normed, name)).remove)
+                stack.callback(module.register_forward_hook(partial(marks.normed, name), with_kwargs=True).remove)
         stack.enter_context(_Sums(on_sum))
         yield
 
@@ -60,8 +62,10 @@ class _Marks(NamedTuple):
         if isinstance(output, Tensor):
             _mark(output, _Mark(next(self.order), name))
 
-    def normed(self, name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        mark = _mark_of(args[0])
+    def normed(
+        self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        mark = _mark_of(given_to(args, kwargs))
         if mark and not mark.norm:
             _mark(output, mark._replace(norm=name))
             if self.on_norm:

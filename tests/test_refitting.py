@@ -8,6 +8,7 @@ import torch
 from nets import Net
 from torch import nn
 
+from edgecompress import planning
 from edgecompress.calibrating import Calibration
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
@@ -15,6 +16,7 @@ from edgecompress.errors import ModelError
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.refitting import at_most, refit
+from edgecompress.selectors import Budget
 
 
 def plain():
@@ -247,6 +249,29 @@ def test_a_layer_that_runs_twice_keeps_the_factors_of_its_weight():
     ours, plain = refit(dense, made, CALIBRATION), decompose(dense, made)
     assert all(map(torch.equal, ours.twice.parameters(), plain.twice.parameters()))
     assert not any(map(torch.equal, weights_of(ours.head), weights_of(plain.head)))
+
+
+def test_a_layer_called_by_keyword_is_one_called_by_position():
+    """Moments, gradients, targets, shortcuts and norms alike."""
+
+    def by_keyword(net, x):
+        h = net.a(input=x)
+        return net.c(input=(h + net.norm(input=net.b(input=torch.relu(h)))).mean((2, 3)))
+
+    def by_position(net, x):
+        h = net.a(x)
+        return net.c((h + net.norm(net.b(torch.relu(h)))).mean((2, 3)))
+
+    layers = {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(8, 8, 3, padding=1, bias=False), "c": nn.Linear(8, 4)}
+    found = []
+    for run in (by_keyword, by_position):
+        dense = Net(run, **layers, norm=nn.BatchNorm2d(8)).eval()
+        made = planning.plan(dense, (images(2),), Budget(0.6), methods=["svd"], multiple=2, calibration=CALIBRATION)
+        found.append((made, refit(dense, plan_at(dense, 0.4), CALIBRATION).state_dict()))
+    (plan, state), (wanted_plan, wanted) = found
+    assert plan.layers
+    assert plan == wanted_plan
+    torch.testing.assert_close(state, wanted, rtol=0, atol=0)
 
 
 def test_a_layer_that_never_runs_gets_the_factors_of_its_weight():
