@@ -80,6 +80,8 @@ def several_aside(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """Yield the name for what is not whole yet; whatever still bears it in the end is removed."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileError(f"{path}: is no regular file, which is never replaced; choose another place")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     _sweep(path)
     try:
@@ -102,9 +104,10 @@ def remove(path: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what processes that were killed while writing ``path`` left beside it."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
-        number = left.name.split(".")[-2]
-        if number.isdigit() and not _is_alive(int(number)):
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,10}})\.partial")
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        found = name.fullmatch(left.name)
+        if found and not _is_alive(int(found[1])):
             remove(left)
 
 

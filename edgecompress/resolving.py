@@ -103,6 +103,16 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def files_of(reference: Reference) -> tuple[Path, ...]:
+    """The files that a reference names itself: nothing may be written over them."""
+    match reference:
+        case ModelFolder(path):
+            return tuple(file for file in path.iterdir() if file.is_file())
+        case ModelFile(path, _):
+            return (path,)
+    return ()
+
+
 def runs_code(reference: Reference) -> bool:
     """Whether using it runs code that did not come with this package, apart from what a folder names in turn."""
     return isinstance(reference, ModelFile | ModelModule)

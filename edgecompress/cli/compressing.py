@@ -13,6 +13,7 @@ from edgecompress.cli.options import (
     CORE,
     calibration_options,
     core_options,
+    force_option,
     json_option,
     methods_from,
     output_option,
@@ -28,6 +29,7 @@ from edgecompress.cli.options import (
     trust_option,
     tuning_from,
 )
+from edgecompress.cli.writing import file_to_write
 
 if TYPE_CHECKING:
     from edgecompress.calibrating import Calibration
@@ -60,6 +62,7 @@ SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include",
 @click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
 @trust_option
 @output_option("Write the plan as JSON to this file.", required=False)
+@force_option
 @json_option
 def plan(
     model: str,
@@ -68,12 +71,12 @@ def plan(
     why: bool,
     trust: bool,
     output: Path | None,
+    force: bool,
     as_json: bool,
     **selection: Any,
 ) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.codecs.planning import plan_storage
-    from edgecompress.files import make_folder
     from edgecompress.planning import layer_costs
     from edgecompress.planning import plan as make_plan
     from edgecompress.resolving import resolve
@@ -84,6 +87,8 @@ def plan(
     storage = storage_from(scope["methods"], selection["keep"], selection["of"], core, _typed)
     if storage is not None:
         selection["keep"] = None
+    if output is not None:
+        _check_plan_file(output, model, force=force)
     selector, sample = selector_from(**selection), resolve(model, trust=trust)
     built = sample.model()
     if storage is not None:
@@ -96,7 +101,6 @@ def plan(
                 built, sample.inputs, selector, **scope, calibration=calibration, name=sample.name, progress=progress
             )
     if output is not None:
-        make_folder(output.parent)
         made.save(output)
     if as_json:
         print_json(made.to_json())
@@ -104,6 +108,20 @@ def plan(
         _print_plan(made, layer_costs(built, sample.inputs, made))
         if why:
             _print_rivals(made)
+
+
+def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
+    """Prove that a plan may be written there, and make its folder."""
+    from edgecompress.compressed import KIND as MODEL_KIND
+    from edgecompress.compressed import MODEL_FILE, PLAN_FILE
+    from edgecompress.errors import FileError
+    from edgecompress.plans import KIND
+    from edgecompress.replacing import is_kind
+    from edgecompress.resolving import files_of, parse
+
+    if not force and output.name == PLAN_FILE and is_kind(MODEL_KIND)(output.with_name(MODEL_FILE)):
+        raise FileError(f"{output}: belongs to the compressed model there; choose another name with -o")
+    file_to_write(output, "plan", is_kind(KIND), inputs=files_of(parse(model)), force=force)
 
 
 def _calibration(sample: Sample, count: int, seed: int) -> Calibration | None:

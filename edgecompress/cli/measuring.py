@@ -11,6 +11,7 @@ from edgecompress.cli.display import print_json, print_table, say, showing_progr
 from edgecompress.cli.options import (
     Number,
     device_option,
+    force_option,
     json_option,
     output_option,
     place_options,
@@ -18,6 +19,7 @@ from edgecompress.cli.options import (
     threads_option,
     together,
 )
+from edgecompress.cli.writing import file_to_write
 
 if TYPE_CHECKING:
     from edgecompress.comparing import Check
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     "--sustained", "minutes", type=Number(0, 600), default=0.0, metavar="MIN", help="Also so many minutes under load."
 )
 @output_option("Write the JSON document to this file too.", required=False)
+@force_option
 @json_option
 def profile(
     artifact: Path,
@@ -46,22 +49,30 @@ def profile(
     device: str,
     threads: tuple[int, ...],
     output: Path | None,
+    force: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Measure an exported file: size, load time, first run, latency, memory, operators; and against a baseline."""
+    from edgecompress.artifacts import facts_path, golden_path
     from edgecompress.benching import Effort
     from edgecompress.devices import DeviceOptions, device_named
-    from edgecompress.files import make_folder, write_json
+    from edgecompress.files import write_json
+    from edgecompress.instructions import PROFILE_KIND as COUNTED
+    from edgecompress.profiles import PROFILE_KIND as TIMED
     from edgecompress.profiling import measure
+    from edgecompress.replacing import is_measured
 
+    if output is not None:
+        read = [file for file in (artifact, baseline, *given.values()) if isinstance(file, Path)]
+        read += [beside(file) for file in read for beside in (facts_path, golden_path)]
+        file_to_write(output, "profile", is_measured(TIMED, COUNTED), inputs=read, force=force)
     options = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
     place, first, more = device_named(device, options), (threads or (1,))[0], threads[1:] if threads else None
     with showing_progress() as progress:
         found = measure(artifact, baseline, place, Effort(first, **given), threads=more, progress=progress)
     document = measured_document(found)
     if output is not None:
-        make_folder(output.parent)
         write_json(output, document)
     if as_json:
         print_json(document)

@@ -59,6 +59,21 @@ class Odd(click.IntRange):
         return number
 
 
+class OutputPath(click.Path):
+    """Where to write: a name, not nothing and not standard output."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, resolve_path=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty name, which would be the current folder, and a dash."""
+        if not str(value).strip():
+            self.fail("is empty; give a name, or . for the current folder.", param, ctx)
+        if str(value) == "-":
+            self.fail("- is no name; --json prints to standard output.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 trust_option = click.option(
     "--trust", is_flag=True, help="Run the code that a compressed-model folder says it was made from."
@@ -102,9 +117,12 @@ platform_option = click.option(
 
 def output_option(help_text: str, *, required: bool = True) -> Callable[[Command], Command]:
     """``-o`` with a help text of the command's own."""
-    return click.option(
-        "-o", "--output", required=required, type=click.Path(path_type=Path, resolve_path=False), help=help_text
-    )
+    return click.option("-o", "--output", required=required, type=OutputPath(), help=help_text)
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Replace what is there, though it is another model's or no file of this kind."
+)
 
 
 def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
