@@ -96,6 +96,15 @@ def candidates_of(
     return replace(bare, candidates=tuple(found))
 
 
+def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> tuple[Cost, ...]:
+    """The dense layer's cost, then that of every chain with fewer parameters and fewer MACs; no weight is read."""
+    dense = chain_cost(item.layer, item.shapes)
+    bare = LayerCandidates(item.name, (), dense, ())
+    supported = [name for name in methods if DECOMPOSITIONS[name].supports(item.layer)]
+    costs = (cost for method in supported for cost in _chain_costs(method, item, multiple).values())
+    return dense, *filter(bare.saves, costs)
+
+
 def _in_metric(stacked: Tensor, metric: Tensor) -> Tensor:
     """Kernels whose plain squared output error is the metric's."""
     roots = torch.stack([root_and_inverse(of_group)[0] for of_group in metric])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -18,8 +18,9 @@ from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
 from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.dry_run import noticed_by_trace
 from edgecompress.errors import PlanError
-from edgecompress.layers import refuse_unusable, weighted_layers
+from edgecompress.layers import put, refuse_unusable, weighted_layers
 from edgecompress.models import copied
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
@@ -30,12 +31,15 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
 
     A layer planned for a codec stays what it is, its weight computed from factors. With ``fill=False`` only the
     structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and the compressed ``state_dict`` is
-    the compressed model bit for bit.
+    the compressed model bit for bit. A plan that no ``plan()`` made is checked for layers that the model looks at, as
+    far as that shows without inputs.
 
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
     """
     check_plan(model, plan)
+    if fill and not plan.rehearsed:
+        refuse_noticed(noticed_by_trace(model, replaced(plan)))
     changed = copied(model)
     if uses_codec(plan):
         install(changed, plan.layers, shared=CODECS[plan.layers[0].method].shared, fill=fill)
@@ -70,6 +74,21 @@ def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
         _check_layer(found[layer_plan.name].layer, layer_plan, found[layer_plan.name].refused)
     if uses_codec(plan):
         _check_one_codec(plan.layers)
+
+
+def replaced(plan: CompressionPlan) -> list[str]:
+    """The layers in whose place the plan puts chains."""
+    return [layer.name for layer in plan.layers if layer.method in DECOMPOSITIONS]
+
+
+def refuse_noticed(reasons: Mapping[str, str]) -> None:
+    """Refuse to replace layers that the model looks at; ``reasons`` by name.
+
+    Raises:
+        PlanError: there are any; it names the first.
+    """
+    for name, reason in reasons.items():
+        raise PlanError(f"{name}: {reason}; leave it dense, as `edgecompress plan` does")
 
 
 def uses_codec(plan: CompressionPlan) -> bool:
@@ -254,12 +273,3 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
             near = difflib.get_close_matches(pattern, names, 3, 0) or list(names[:3])
             raise PlanError(f"no {what} matches {pattern!r}; the nearest names are {', '.join(near) or 'none'}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """``model`` with ``layer`` at ``name``; the layer itself where the model is a single layer."""
-    if not name:
-        return layer
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, layer)
-    return model

@@ -19,7 +19,12 @@ A message names the culprit, the fact and the way out.
 
 from __future__ import annotations
 
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class EdgeCompressError(Exception):
@@ -118,7 +123,28 @@ def first_line(error: BaseException, otherwise: str = "") -> str:
 
 def raised_at(error: BaseException) -> tuple[Path, int] | None:
     """File and line an error was raised at, or None if it never was."""
+    return next(reversed(list(_frames(error))), None)
+
+
+def user_line(error: BaseException) -> tuple[Path, int] | None:
+    """The innermost line of the user's own code that an error came through, or None if it came through none.
+
+    Neither Python's library nor installed packages nor this one are the user's; a file that cannot be parsed is.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return Path(error.filename), error.lineno or 0
+    return next((place for place in reversed(list(_frames(error))) if not _is_installed(place[0])), None)
+
+
+def _is_installed(file: Path) -> bool:
+    """Is a file part of Python, of an installed package or of this one? The shipped samples are as a user's."""
+    ours = file.is_relative_to(PACKAGE) and "sample_models" not in file.parts
+    return ours or not file.is_file() or any(file.is_relative_to(folder) for folder in LIBRARIES)
+
+
+def _frames(error: BaseException) -> Iterator[tuple[Path, int]]:
+    """Files and lines, outermost first."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        yield Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
         trace = trace.tb_next
-    return (Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno) if trace is not None else None

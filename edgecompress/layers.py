@@ -46,7 +46,10 @@ def _read_directly(module: nn.Module) -> Iterator[nn.Module]:
 def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fused: set[int]) -> str:  # noqa: PLR0911
     """The reason to leave a layer alone, or an empty string."""
     if parametrize.is_parametrized(layer):
-        return "parametrized: its weight is computed on every call"
+        return (
+            "parametrized: its weight is computed on every call; torch.nn.utils.parametrize.remove_parametrizations "
+            "makes it plain"
+        )
     plain = plain_layer(layer)
     if not plain:
         return plain.reason
@@ -55,11 +58,21 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
     if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):
         return "tied: shares its weight with another layer"
     if id(layer) in fused:
-        return "nn.TransformerEncoderLayer reads its weight directly in its fast path"
+        return "nn.TransformerEncoderLayer reads its weight directly in its fast path; a block of nn.Linear does not"
     if "forward" in vars(layer):
         return "its forward was replaced, which a chain would lose"
     if layer._forward_hooks or layer._forward_pre_hooks:
-        return "carries forward hooks, which a chain would lose"
+        return f"carries forward hooks, which a chain would lose{_way_out(layer)}"
+    return ""
+
+
+def _way_out(layer: nn.Module) -> str:
+    """How to be rid of the hooks of PyTorch's own."""
+    known = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
+    for hook in layer._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            name = known.get(type(hook).__name__, "prune.remove")
+            return f"; torch.nn.utils.{name} makes its weight plain"
     return ""
 
 
@@ -69,10 +82,29 @@ def refuse_unusable(name: str, weight: torch.Tensor) -> None:
     Raises:
         PlanError: it holds NaN or infinity, or nothing but zeros.
     """
+    reason = without_numbers_to_fit(name, weight)
+    if reason:
+        raise PlanError(f"{name}: {reason}; leave it dense, or load trained weights")
+
+
+def without_numbers_to_fit(name: str, weight: torch.Tensor) -> str:
+    """Why a layer of this weight is left dense though it could be replaced, or an empty string.
+
+    Raises:
+        PlanError: it holds NaN or infinity.
+    """
     if not bool(torch.isfinite(weight).all()):
         raise PlanError(f"{name}: its weight holds NaN or infinity; train or load the model again")
-    if not bool(weight.any()):
-        raise PlanError(f"{name}: its weight is all zeros; remove the layer or load trained weights")
+    return "" if bool(weight.any()) else "its weight is all zeros: there is nothing to decompose"
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """``model`` with ``layer`` at ``name``; the layer itself where the model is a single layer."""
+    if not name:
+        return layer
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+    return model
 
 
 def describe(layer: nn.Module) -> str:

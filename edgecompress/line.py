@@ -36,15 +36,16 @@ from edgecompress.compressed import (
     save_stored,
 )
 from edgecompress.datasets import fingerprint, first, origin, size
-from edgecompress.decomposing import check_plan, decompose, uses_codec
+from edgecompress.decomposing import check_plan, decompose, refuse_noticed, replaced, uses_codec
 from edgecompress.devices import device_named
+from edgecompress.dry_run import noticed
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
 from edgecompress.exporting import export
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
 from edgecompress.models import SPLITS, Sample, check_runs
 from edgecompress.options import Options
-from edgecompress.planning import plan
+from edgecompress.planning import plan, refuse_out_of_reach, survey
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import measure
 from edgecompress.progress import Progress, silent
@@ -137,8 +138,7 @@ class Line:
             raise ModelError(
                 f"{self.sample.name}: model() gives other weights each time; load trained ones, or seed it"
             )
-        if self.options.given is not None:
-            self._check_given(self.options.given)
+        self._check_choice()
         if self.options.teacher is not None:
             self._check_teacher(self.options.teacher.model)
         if self.data is None:
@@ -158,8 +158,18 @@ class Line:
         if self.options.tuning.epochs:
             raise DataError(f"{self.sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
 
+    def _check_choice(self) -> None:
+        """The given plan fits, or there is one that meets the budget."""
+        options = self.options
+        if options.given is not None:
+            self._check_given(options.given)
+        elif options.recipe is None and options.storage is None:
+            seen = survey(self.dense_model, self.sample.inputs, options.scope)
+            refuse_out_of_reach(seen, options.selector, options.scope)
+
     def _check_given(self, given: CompressionPlan) -> None:
         check_plan(self.dense_model, given)
+        refuse_noticed(noticed(self.dense_model, self.sample.inputs, replaced(given)))
         if uses_codec(given) and self.options.storage is None:
             codec = given.layers[0].method
             raise PlanError(f"the plan is for {codec}: say how its codes are trained, with Options(storage=...)")

@@ -175,6 +175,12 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, computed)
 
 
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy with the parameters of ``model`` itself and with buffers of its own: what a run changes stays in it."""
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _loose_tensors(model) if not t.is_leaf}
+    return copy.deepcopy(model, memo | {id(parameter): parameter for parameter in model.parameters()})
+
+
 def without_numbers(model: nn.Module) -> nn.Module:
     """A copy on the meta device: its tensors have shapes but no numbers, and nothing is allocated."""
     memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}

@@ -11,17 +11,20 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of
+from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of, smaller_costs
 from edgecompress.codecs.ada_tucker import CODECS, stored_params
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import matching
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
+from edgecompress.decompositions.kernels import weight_of
+from edgecompress.dry_run import noticed
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
-from edgecompress.layers import Found, describe, weighted_layers
+from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
 from edgecompress.plans import CompressionPlan, LayerPlan, Rival, Skipped
 from edgecompress.progress import Progress, silent
+from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
 
 
@@ -76,24 +79,60 @@ def plan(  # noqa: PLR0913 - options by keyword, each with a default
     fewer MACs than the dense layer are considered.
 
     Raises:
-        PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite or all zeros.
-        BudgetError: the selector's budget cannot be met.
+        PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite.
+        ModelError: the model does not run on ``inputs``, or gives other outputs each time.
+        BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
     scope = Scope(tuple(methods), multiple, tuple(include), tuple(exclude))
+    seen = survey(model, inputs, scope)
+    refuse_out_of_reach(seen, selector, scope)
+    layers = _candidates(model, seen.items, scope, calibration if selector.weighs_losses else None, progress)
+    skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
+    return _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The layers of a model: those that may be replaced, and the ``reasons``, by name, why the others stay dense."""
+
+    total: Cost
+    found: tuple[Found, ...]
+    items: tuple[Replaceable, ...]
+    reasons: dict[str, str]
+
+
+def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
+    """What may be replaced in ``model``: what is in scope, runs on ``inputs``, and is not looked at by its code.
+
+    Raises:
+        PlanError: a pattern of ``scope`` matches no layer, or a weight is not finite.
+        ModelError: the model does not run on ``inputs``, or gives other outputs each time.
+    """
     total, shapes = cost(model, inputs), input_shapes(model, inputs)
     found = weighted_layers(model)
     matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
     reasons = {item.name: _refusal(item, shapes, scope) for item in found}
-    items = [Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name]]
-    layers = _candidates(model, items, scope, calibration if selector.weighs_losses else None, progress)
-    skipped = [Skipped(name, reason) for name, reason in reasons.items() if reason]
-    return _assemble(name, total, layers, selector.select(layers, total), skipped, found)
+    reasons |= noticed(model, inputs, [name for name, reason in reasons.items() if not reason])
+    items = (Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name])
+    return Survey(total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
 
 
 def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
-    if item.refused:
-        return item.refused
-    return scope.refusal(item.name) or ("" if item.name in shapes else "does not run on the example input")
+    refused = item.refused or scope.refusal(item.name)
+    if refused or item.name not in shapes:
+        return refused or "does not run on the example input"
+    return without_numbers_to_fit(item.name, weight_of(item.layer))
+
+
+def refuse_out_of_reach(seen: Survey, selector: Selector, scope: Scope) -> None:
+    """Refuse a budget that no plan can meet, by the candidates' costs alone: before anything is worked out.
+
+    Raises:
+        BudgetError: with the smallest fraction that can be reached, and what keeps it from being smaller.
+    """
+    if isinstance(selector, Budget):
+        costs = [smaller_costs(item, scope.methods or AUTO, scope.multiple) for item in seen.items]
+        selector.refuse_out_of_reach(costs, seen.total, seen.reasons)
 
 
 def _candidates(
@@ -130,7 +169,9 @@ def _assemble(
     order = {item.name: index for index, item in enumerate(found)}
     in_order = sorted(skipped, key=lambda skip: order[skip.name])
     beaten = tuple(rival for layer in layers for rival in rivals(layer, choices[layer.name]))
-    return CompressionPlan(name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params, beaten)
+    return CompressionPlan(
+        name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params, beaten, rehearsed=True
+    )
 
 
 def rivals(layer: LayerCandidates, choice: Choice) -> Iterator[Rival]:

@@ -115,7 +115,7 @@ class CompressionPlan:
     """What to do with every layer of ``model`` that has a weight: replaced, or skipped with a reason.
 
     ``dense_macs`` and ``macs`` (of one input), ``dense_params`` and ``params`` are of the whole model; ``rivals`` are
-    the choices that were not made.
+    the choices that were not made; ``rehearsed`` that the model was seen to run with stand-ins for these layers.
     """
 
     model: str
@@ -126,6 +126,7 @@ class CompressionPlan:
     macs: int
     params: int
     rivals: tuple[Rival, ...] = ()
+    rehearsed: bool = False
 
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
@@ -138,6 +139,7 @@ class CompressionPlan:
             "layers": [layer.to_json() for layer in self.layers],
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in self.skipped],
             "rivals": [rival.to_json() for rival in self.rivals],
+            **({"rehearsed": True} if self.rehearsed else {}),
         }
 
     @classmethod
@@ -165,6 +167,7 @@ class CompressionPlan:
             int(planned["macs"]),
             int(planned["params"]),
             tuple(Rival.from_json(rival) for rival in document["rivals"]),
+            document.get("rehearsed") is True,
         )
 
     def save(self, path: Path) -> None:

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.datasets import Inputs, first
-from edgecompress.decomposing import decompose, fill, fill_from, fitted, uses_codec
+from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import is_conv
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import solved
+from edgecompress.dry_run import noticed
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.models import evaluating, given_to
 from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
@@ -42,6 +43,9 @@ from edgecompress.threads import one_thread
 
 MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
+
+REHEARSED = 2
+"""Calibration inputs on which a plan that no ``plan()`` made is put to the dry run."""
 
 MOST_BYTES = 1 << 31
 """Of what is kept of the calibration inputs while they run; fewer inputs are used where that would be exceeded."""
@@ -79,6 +83,8 @@ def refit(
     calibration.check(dense)
     if uses_codec(plan):
         raise PlanError(f"{plan.layers[0].method}: has no chains to fit to inputs; use decompose(), and training")
+    if not plan.rehearsed:
+        refuse_noticed(noticed(dense, first(calibration.inputs, REHEARSED), replaced(plan)))
     changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
     names = tuple(planned)
     inputs = at_most(dense, calibration.inputs, names)

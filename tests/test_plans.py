@@ -611,8 +611,8 @@ def test_a_plan_cannot_force_what_planning_would_refuse(name, layer):
         decompose(model, CompressionPlan("", (forced,), skipped, 0, 0, 0, 0))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0], ids=["NaN", "infinity", "zeros"])
-def test_a_weight_that_has_no_decomposition_is_named(value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])
+def test_a_weight_that_is_not_finite_is_named(value):
     model, inputs = model_and_inputs("a chain of layers")
     made = plan(model, inputs, Energy(0.2), multiple=2)
     assert "2" in {layer.name for layer in made.layers}
@@ -720,3 +720,13 @@ def test_merging_back_what_is_not_decomposed_names_what_is():
     chosen = plan(dense, sample.inputs, Budget(0.25), name=sample.name)
     with pytest.raises(PlanError, match=r"no decomposed layer matches 'convolution'.*conv"):
         merge_back(decompose(dense, chosen), chosen, dense, sample.inputs, ["convolution"])
+
+
+def test_a_layer_of_zeros_stays_dense_and_stops_nothing():
+    model, inputs = model_and_inputs("a chain of layers")
+    with torch.no_grad():
+        model[2].weight.zero_()
+    made = plan(model, inputs, Energy(0.2), multiple=2)
+    assert "its weight is all zeros" in {skip.name: skip.reason for skip in made.skipped}["2"]
+    assert made.layers
+    assert decompose(model, made)(*inputs).isfinite().all()

@@ -9,7 +9,8 @@ left of the budget goes where it still lowers the loss most.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +19,12 @@ from edgecompress.errors import BudgetError, PlanError
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
 Of = Literal["macs", "params", "bytes"]
+
+LEAST_GAIN = 0.001
+"""What is added to the smallest fraction that can be reached, to be asked for."""
+
+MOST_REASONS = 3
+"""Why layers stay dense, in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class Budget:
             for layer, kept in zip(layers, options, strict=True)
         ]
         losses = [[0.0, *(_loss(candidate, judged=judged) for candidate in kept)] for kept in options]
-        self._refuse_impossible(sizes, room, fixed, total)
+        self._refuse_impossible(sizes, room, fixed, total, {})
         picks = solve_knapsack(losses, sizes, room)
         return {
             layer.name: kept[pick - 1] if pick else self._why_dense(kept)
@@ -67,7 +74,23 @@ class Budget:
                 kept.append(candidate)
         return kept
 
-    def _refuse_impossible(self, sizes: list[list[int]], room: int, fixed: int, total: Cost) -> None:
+    def refuse_out_of_reach(
+        self, costs: Sequence[Sequence[Cost]], total: Cost, reasons: Mapping[str, str] | None = None
+    ) -> None:
+        """Refuse a budget that the smallest of each layer's ``costs``, the dense one among them, exceed together.
+
+        ``reasons`` say, by name, why other layers stay dense.
+
+        Raises:
+            BudgetError: with the smallest fraction that can be reached.
+        """
+        sizes = [[self.size(cost) for cost in of_layer] for of_layer in costs]
+        fixed = self.size(total) - sum(of_layer[0] for of_layer in sizes)
+        self._refuse_impossible(sizes, int(self.keep * self.size(total)) - fixed, fixed, total, reasons or {})
+
+    def _refuse_impossible(
+        self, sizes: list[list[int]], room: int, fixed: int, total: Cost, reasons: Mapping[str, str]
+    ) -> None:
         least = sum(min(of_layer) for of_layer in sizes)
         if least <= room:
             return
@@ -75,8 +98,7 @@ class Budget:
         while int(nearest * self.size(total)) < least + fixed:
             nearest = math.nextafter(nearest, 2)
         raise BudgetError(
-            f"keep {self.keep:g} of the {self.of} cannot be reached: the smallest candidates keep {nearest:.3f}; "
-            f"ask for --keep {min(1, nearest + 0.001):.3f} or more, or allow more methods or a smaller --multiple",
+            f"keep {self.keep:g} of the {self.of} cannot be reached: {_way_out(nearest)}{_left_dense(reasons)}",
             nearest_keep=nearest,
         )
 
@@ -84,6 +106,27 @@ class Budget:
         if not kept:
             return "no rank makes it smaller"
         return "the budget is met at less loss by compressing other layers"
+
+
+def _way_out(nearest: float) -> str:
+    """The smallest fraction in words, and what to ask for instead."""
+    if nearest > 1 - LEAST_GAIN:
+        return "no layer of this model can be made smaller; allow more methods or a smaller --multiple"
+    return (
+        f"the smallest candidates keep {nearest:.3f}; ask for --keep {nearest + LEAST_GAIN:.3f} or more, or allow more "
+        "methods or a smaller --multiple"
+    )
+
+
+def _left_dense(reasons: Mapping[str, str]) -> str:
+    """The commonest reasons why layers stay dense, each with a layer and how many more there are."""
+    counts = Counter(reasons.values())
+    first = {reason: name for name, reason in reversed(list(reasons.items()))}
+    told = [
+        f"{first[reason] or 'the layer'}{f' and {count - 1} more' if count > 1 else ''}: {reason}"
+        for reason, count in counts.most_common(MOST_REASONS)
+    ]
+    return f" (left dense: {'; '.join(told)})" if told else ""
 
 
 def _loss(candidate: Candidate, *, judged: bool) -> float:

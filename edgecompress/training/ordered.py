@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import calibration_of, recalibrate
-from edgecompress.decomposing import decompose, put
+from edgecompress.decomposing import decompose
 from edgecompress.errors import PlanError
-from edgecompress.layers import weighted_layers
+from edgecompress.layers import put, weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.selectors import Budget
 from edgecompress.training.base import Asked, Start
@@ -102,7 +102,7 @@ def with_ranks(dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:
     """``dense`` with each layer as its SVD at full rank whose rank can be cut; computes the same."""
     names = {layer.name for layer in layers}
     rest = tuple(Skipped(item.name, "") for item in weighted_layers(dense) if item.name not in names)
-    model = decompose(dense, CompressionPlan("", tuple(layers), rest, 0, 0, 0, 0))
+    model = decompose(dense, CompressionPlan("", tuple(layers), rest, 0, 0, 0, 0, rehearsed=True))
     for layer in layers:
         chain = model.get_submodule(layer.name)
         assert isinstance(chain, nn.Sequential)

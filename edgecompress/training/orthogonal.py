@@ -20,16 +20,14 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from edgecompress.costs import input_shapes
-from edgecompress.decomposing import decompose, matching, merged
+from edgecompress.decomposing import decompose, merged
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import kept_energy
-from edgecompress.decompositions.kernels import groups_of, kernels
+from edgecompress.decompositions.kernels import groups_of, kernels, weight_of
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
-from edgecompress.layers import weighted_layers
 from edgecompress.models import copied
-from edgecompress.planning import Scope, plan
+from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import silent
 from edgecompress.refitting import refit
@@ -162,20 +160,13 @@ def full_rank_plan(
     Raises:
         PlanError: a pattern of ``scope`` matches no layer.
     """
-    layers, skipped, shapes, found = [], [], input_shapes(dense, inputs), weighted_layers(dense)
-    if scope:
-        matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
-    for item in found:
-        refused = item.refused or (scope.refusal(item.name) if scope else "")
-        if refused or item.name not in shapes:
-            skipped.append(Skipped(item.name, refused or "does not run on the example input"))
-            continue
+    layers, seen = [], survey(dense, inputs, scope or Scope())
+    for item in seen.items:
         method = form if DECOMPOSITIONS[form].supports(item.layer) else "svd"
-        weight = item.layer.weight
-        assert isinstance(weight, Tensor)
         ranks = DECOMPOSITIONS[method].max_ranks(item.layer)
-        layers.append(LayerPlan(item.name, method, ranks, tuple(weight.shape), 0.0))
-    return CompressionPlan("", tuple(layers), tuple(skipped), 0, 0, 0, 0)
+        layers.append(LayerPlan(item.name, method, ranks, tuple(weight_of(item.layer).shape), 0.0))
+    skipped = tuple(Skipped(name, reason) for name, reason in seen.reasons.items())
+    return CompressionPlan("", tuple(layers), skipped, 0, 0, 0, 0, rehearsed=True)
 
 
 def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:

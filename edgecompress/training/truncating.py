@@ -135,7 +135,7 @@ def _plan(
     skipped = sorted((*full.skipped, *dense), key=lambda skip: order.index(skip.name))
     macs = total.macs + sum(cut.cost.macs - costs[layer].macs for layer, cut in chosen.items())
     params = total.params + sum(cut.cost.params - costs[layer].params for layer, cut in chosen.items())
-    return CompressionPlan(name, layers, tuple(skipped), total.macs, total.params, macs, params)
+    return CompressionPlan(name, layers, tuple(skipped), total.macs, total.params, macs, params, rehearsed=True)
 
 
 def _folded(model: nn.Module, dense: nn.Module) -> nn.Module:
