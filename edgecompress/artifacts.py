@@ -120,6 +120,7 @@ class Artifact:
     libraries that made it, ``score`` the task score (None without data). ``parts`` are the names and digests of
     other files it needs to run, which ``size_bytes`` counts. ``parity`` compares the file with the PyTorch model it
     was made from, ``approximation`` that with the dense model; no ``parity``: its runtime is not for this machine.
+    ``notices`` are what a user should know of how the file came about, in words.
     """
 
     target: str
@@ -141,6 +142,7 @@ class Artifact:
     precision: str = "fp32"
     parts: dict[str, str] = field(default_factory=dict)
     approximation: Approximation | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def max_abs_error(self) -> float | None:
@@ -181,6 +183,7 @@ class Artifact:
             "precision": self.precision,
             "parts": self.parts,
             "approximation": self.approximation.to_json() if self.approximation else None,
+            "notices": list(self.notices),
         }
 
     def summary(self) -> Json:
@@ -198,6 +201,7 @@ class Artifact:
             "score": self.score.to_json() if self.score else None,
             "approximation": self.approximation.to_json() if self.approximation else None,
             "graph": self.graph,
+            "notices": list(self.notices),
         }
 
     def save(self) -> None:
@@ -259,6 +263,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             precision=document["precision"],
             parts={Path(name).name: digest for name, digest in document["parts"].items()},
             approximation=Approximation.from_json(document["approximation"]) if document["approximation"] else None,
+            notices=tuple(document.get("notices", ())),
         )
     except FileError as error:
         raise FileError(f"{facts}: {error}") from None

@@ -101,7 +101,9 @@ def export(
         graph = chosen.export(job, aside)
         artifact = _proved(chosen, aside, job, model, sample, known_score, progress)
         scored = artifact.score.torch if artifact.score else None
-        artifact = replace(artifact, graph=graph, approximation=approximation(model, sample, dense_score, scored))
+        notices = tuple(graph.pop("notices", ()))
+        near = approximation(model, sample, dense_score, scored)
+        artifact = replace(artifact, graph=graph, approximation=near, notices=notices)
         artifact.save()
     return replace(artifact, path=path)
 

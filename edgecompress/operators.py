@@ -9,10 +9,10 @@ from pathlib import Path
 
 from edgecompress.files import Json
 from edgecompress.profiles import Operator
+from edgecompress.targets.products import PRODUCTS
 
 CHANGED = re.compile(r"^fused |_nchwc$|_token_\d+$")
 """What ONNX Runtime adds to the name of a node that it fuses or lays out anew."""
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FUSED = ("Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 """What ONNX Runtime fuses into the product before it."""
 SLOWER = 1.05
@@ -37,7 +37,7 @@ def _layers_of_onnx(path: Path) -> dict[str, tuple[str, str]]:
     for node in onnx.load(str(path), load_external_data=False).graph.node:
         layer = node.name.rpartition("/")[0]
         before = (found[name][1] for name in node.input if name in found)
-        product = layer if node.op_type in PRODUCTS else next(before, "") if node.op_type in FUSED else ""
+        product = layer if node.op_type in PRODUCTS["onnx"] else next(before, "") if node.op_type in FUSED else ""
         found |= dict.fromkeys([node.name, *node.output], (layer, product))
     return found
 
@@ -45,7 +45,7 @@ def _layers_of_onnx(path: Path) -> dict[str, tuple[str, str]]:
 def _layer(operator: Operator, layers: dict[str, tuple[str, str]]) -> str | None:
     plain = CHANGED.sub("", CHANGED.sub("", operator.name))
     layer, product = layers.get(plain, (plain.rpartition("/")[0], ""))
-    is_product = any(operator.kind.endswith(kind) for kind in PRODUCTS)
+    is_product = any(operator.kind.endswith(kind) for kind in PRODUCTS["onnx"])
     return (product if is_product and product else layer) or None
 
 

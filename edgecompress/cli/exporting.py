@@ -119,6 +119,9 @@ def _print_artifacts(outcomes: list[Outcome]) -> None:
     header = ("target", "file", "size", "max error", "SQNR", "score, file / PyTorch")
     if rows:
         print_table("Exported and compared with PyTorch", header, rows)
+    for artifact in made:
+        for notice in artifact.notices:
+            say(f"{artifact.path.name}: {notice}")
     if made and made[0].approximation is not None:
         say(_distance(made[0].approximation))
     for outcome in outcomes:

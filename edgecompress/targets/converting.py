@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,11 +28,11 @@ from edgecompress.errors import ExportError, MissingExtra, first_line
 from edgecompress.files import Json, read_json, write_json
 from edgecompress.resources import PACKAGE
 from edgecompress.targets.base import Job, Precision, Target
+from edgecompress.targets.products import counted, products_of, told_apart
 
 TIMEOUT_S = 1800.0
 PROGRAM, SOURCE = "program.pt2", "model.onnx"
 JOB, FACTS, REASON, CALIBRATION = "job.json", "facts.json", "reason.txt", "calibration.safetensors"
-PRODUCTS = ("aten.conv", "aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm")
 
 
 class Converter(Protocol):
@@ -42,6 +41,10 @@ class Converter(Protocol):
     @property
     def name(self) -> str:
         """The key in ``TARGETS``."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its files can be proved on this machine."""
 
     def convert(self, given: Given, path: Path) -> Json:
         """In the child: write ``path`` from what was handed over; returns facts about the graph."""
@@ -113,46 +116,19 @@ def traced(job: Job, target: str) -> torch.export.ExportedProgram:
         ) from error
 
 
-def products_of(program: torch.export.ExportedProgram) -> int:
-    """Convolutions and matrix products in a traced program."""
-    called = (str(node.target) for node in program.graph.nodes if node.op == "call_function")
-    return sum(name.startswith(PRODUCTS) for name in called)
-
-
-def onnx_products(operators: Mapping[str, int]) -> int:
-    """The same in the operators of a .onnx."""
-    return sum(operators.get(name, 0) for name in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
-
-
-def check_products(target: str, operators: Counter[str], products: set[str], expected: int) -> None:
-    """Prove that a file has as many convolutions and matrix products as the program it was made from.
-
-    Raises:
-        ExportError: a chain was merged, split or lost.
-    """
-    found = sum(count for name, count in operators.items() if name in products)
-    if found != expected:
-        raise ExportError(
-            f"{target}: the model has {expected} convolutions and matrix products, the file {found}: "
-            "the converter merged or split some"
-        )
-
-
 def converted(
     converter: Converter,
     job: Job,
     path: Path,
     *,
     program: torch.export.ExportedProgram | None = None,
-    products: set[str] | None = None,
 ) -> Json:
     """Have a child write ``path`` from ``program``, or from the .onnx of the model where there is none.
 
     A .onnx is handed over in float32 where half precision is asked for: converters halve the weights themselves.
-    ``products`` are the format's convolutions and matrix products, of which as many have to arrive; None: not told.
 
     Raises:
-        ExportError: the converter refused, crashed or hung, and its log is kept; or it merged or split a product.
+        ExportError: the converter refused, crashed or hung, and its log is kept; or it lost a product, unproved.
     """
     with TemporaryDirectory() as folder:
         work = Path(folder)
@@ -164,10 +140,11 @@ def converted(
         _hand_over(job, work)
         _run(converter.name, work, path, job.log)
         facts = read_json(work / FACTS)
-    if products is not None:
-        expected = products_of(program) if program is not None else onnx_products(source["operators"])
-        check_products(converter.name, Counter(facts["operators"]), products, expected)
-    return {**source, **facts}
+    expected = counted("onnx", source["operators"]) if program is None else products_of(program)
+    operators = facts.get("operators", {})
+    told = told_apart(converter.name, operators, expected or 0, proved=converter.runs_here)
+    notices = [*source.get("notices", ()), *facts.get("notices", ()), *told]
+    return {**source, **facts, "notices": notices}
 
 
 def _source(name: str, job: Job, path: Path) -> Json:

@@ -15,7 +15,6 @@ from edgecompress.targets.base import Job, Precision, Run
 from edgecompress.targets.converting import Given, converted, require, traced
 from edgecompress.targets.runtimes import hushed
 
-PRODUCTS = {"conv", "conv_transpose", "linear", "matmul"}
 DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}
 """Of Core ML's ArrayFeatureType."""
 
@@ -40,7 +39,7 @@ class CoreML:
     def export(self, job: Job, path: Path) -> Json:
         """Trace here, convert in a child, compare the number of products."""
         require(self)
-        return converted(self, job, path, program=traced(job, self.name), products=PRODUCTS)
+        return converted(self, job, path, program=traced(job, self.name))
 
     def convert(self, given: Given, path: Path) -> Json:
         """An ML Program in the precision asked for; inputs and outputs stay float32."""

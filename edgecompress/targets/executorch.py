@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import PRODUCTS, Given, converted, require, traced
+from edgecompress.targets.converting import Given, converted, require, traced
 from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.products import is_product
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class ExecuTorch(RuntimeFile):
         return converted(self, job, path, program=traced(job, self.name))
 
     def convert(self, given: Given, path: Path) -> Json:
-        """Quantize if asked for, delegate to XNNPACK, and prove that every product is delegated."""
+        """Quantize if asked for, delegate to XNNPACK, and tell which products it left."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
@@ -46,7 +46,6 @@ class ExecuTorch(RuntimeFile):
             for name, counts in info.delegation_by_operator.items()
             if counts.non_delegated and name != "getitem"
         }
-        _check_delegated(left)
         path.write_bytes(lowered.to_executorch().buffer)
         delegated, others = info.num_delegated_nodes, info.num_non_delegated_nodes
         return {
@@ -55,14 +54,14 @@ class ExecuTorch(RuntimeFile):
             "delegates": info.num_delegated_subgraphs,
             "not_delegated": dict(sorted(left.items())),
             "batch": self.batch,
+            "notices": _slow(left),
         }
 
 
-def _check_delegated(left: dict[str, int]) -> None:
-    products = tuple(name.replace(".", "_") for name in PRODUCTS)
-    slow = [name for name in left if name.startswith(products)]
-    if slow:
-        raise ExportError(f"XNNPACK does not take {', '.join(slow)}, which would run in slow portable kernels")
+def _slow(left: dict[str, int]) -> list[str]:
+    """A notice of the products that the delegate left to ExecuTorch's own kernels, which are right but slow."""
+    slow = sorted(filter(is_product, left))
+    return [f"XNNPACK does not take {', '.join(slow)}, which run in slow portable kernels"] if slow else []
 
 
 def _quantized(given: Given) -> torch.export.ExportedProgram:

@@ -20,7 +20,6 @@ from edgecompress.targets.base import Job, Precision
 from edgecompress.targets.converting import Given, converted, require, traced
 from edgecompress.targets.files import RuntimeFile
 
-PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 SIGNATURE = "serving_default"
 
 
@@ -61,7 +60,7 @@ class LiteRT(RuntimeFile):
                 raise ExportError("litert: --channels-last is for image inputs (N, C, H, W); the model has none")
             inputs, calibration = (tuple(map(channels_last, of)) for of in (job.inputs, job.calibration))
             job = replace(job, model=ChannelsLast(job.model), inputs=inputs, calibration=calibration)
-        return converted(self, job, path, program=traced(job, self.name), products=PRODUCTS)
+        return converted(self, job, path, program=traced(job, self.name))
 
     def convert(self, given: Given, path: Path) -> Json:
         """Float32 by litert-torch, then fewer bits."""

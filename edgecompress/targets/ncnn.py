@@ -19,10 +19,6 @@ from edgecompress.targets.files import WeightsApart
 if TYPE_CHECKING:
     import onnx
 
-PRODUCTS = {
-    "Convolution", "ConvolutionDepthWise", "Convolution1D", "ConvolutionDepthWise1D", "Deconvolution",
-    "DeconvolutionDepthWise", "InnerProduct", "Gemm", "MatMul",
-}  # fmt: skip
 SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
 """The numbers of an Input line's parameters (0 width, 1 height, 2 channels) for a tensor of so many dimensions."""
 
@@ -42,7 +38,7 @@ class Ncnn(WeightsApart):
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted, and compare the operators."""
         require(self)
-        return converted(self, job, path, products=PRODUCTS)
+        return converted(self, job, path)
 
     def convert(self, given: Given, path: Path) -> Json:
         """By pnnx, after slices with steps became poolings, which ncnn has."""

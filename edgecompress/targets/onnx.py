@@ -31,12 +31,12 @@ from edgecompress.targets.base import Job, Precision, Run
 from edgecompress.targets.onnx_codes import Coded, check_folded, coded_layers, put_codes
 from edgecompress.targets.onnx_precisions import as_half, as_int8
 from edgecompress.targets.onnx_sessions import session
+from edgecompress.targets.products import PRODUCTS
 
 if TYPE_CHECKING:
     import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,6 @@ class Onnx:
             raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")
         proto = self._traced(model, job.inputs)
         self._tidy(proto, model)
-        _check_chains(proto, job.plan)
         self._check_header(proto)
         simplified = self._simplified(proto, job.plan) if self.simplify else None
         kept = simplified or proto
@@ -76,6 +75,7 @@ class Onnx:
             "ir_version": self.ir_version,
             "simplified": simplified is not None,
             "operators": dict(sorted(operators.items())),
+            "notices": broken_chains(kept, job.plan),
             **codes,
         }
 
@@ -138,7 +138,8 @@ class Onnx:
                 del simplified.metadata_props[:]
             if not valid or not _is_simpler(simplified, proto) or not _agree(proto, simplified):
                 return None
-            _check_chains(simplified, plan)
+            if broken_chains(simplified, plan) != broken_chains(proto, plan):
+                return None
             self._check_header(simplified)
         except Exception:  # an optional improvement: whatever stops it, the unsimplified model stands
             return None
@@ -285,29 +286,29 @@ def _strip(proto: onnx.ModelProto) -> None:
         del item.metadata_props[:]
 
 
-def _check_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> None:
-    """Every link of every planned layer is there, and nothing else bears its name.
+def broken_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> list[str]:
+    """In words, each link of a planned layer that is not there as it should be: merged, lost or wrapped.
 
-    A link is one Conv or Gemm; a Linear on inputs of three or more dimensions is a MatMul and, with a bias, an Add.
-
-    Raises:
-        ExportError: a chain was merged, lost or wrapped.
+    A link is one product; a Linear on inputs of three or more dimensions is a MatMul and, with a bias, an Add. Numbers
+    decide whether the file is right: a converter may write a link another way, or leave out what no output needs.
     """
     from edgecompress.decompositions import LINKS
 
+    found_broken: list[str] = []
     nodes: dict[str, list[str]] = {}
     for node in proto.graph.node:
         nodes.setdefault(node.name.rpartition("/")[0], []).append(node.op_type)
     for layer in plan.layers if plan else ():
         if layer.method in CODECS:
             continue
-        allowed = {*PRODUCTS, *(("Add",) if len(layer.shape) == 2 else ("Pad",))}
+        allowed = {*PRODUCTS["onnx"], *(("Add",) if len(layer.shape) == 2 else ("Pad",))}
         for link in LINKS[layer.method]:
             found = nodes.get(".".join(filter(None, (layer.name, link))), [])
             stray = [operator for operator in found if operator not in allowed]
-            if stray or not PRODUCTS.intersection(found):
+            if stray or not PRODUCTS["onnx"].intersection(found):
                 what = f"holds {', '.join(stray)}" if stray else "is not in the graph"
-                raise ExportError(f"onnx: {layer.name}: the link {link!r} of its {layer.method} chain {what}")
+                found_broken.append(f"{layer.name}: the link {link!r} of its {layer.method} chain {what}")
+    return found_broken
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

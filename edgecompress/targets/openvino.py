@@ -13,8 +13,6 @@ from edgecompress.targets.base import Job, Precision
 from edgecompress.targets.converting import Given, converted, require
 from edgecompress.targets.files import WeightsApart
 
-PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-
 
 @dataclass(frozen=True, slots=True)
 class OpenVINO(WeightsApart):
@@ -31,7 +29,7 @@ class OpenVINO(WeightsApart):
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx in full precision or int8, have it converted, and compare the operators."""
         require(self)
-        return converted(self, job, path, products=PRODUCTS)
+        return converted(self, job, path)
 
     def convert(self, given: Given, path: Path) -> Json:
         """By OpenVINO's own ONNX frontend."""
