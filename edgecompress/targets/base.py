@@ -77,7 +77,7 @@ class Target(Protocol):
         """Whether the runtime exists for this machine, so that a file can be proved."""
 
     def export(self, job: Job, path: Path) -> Json:
-        """Write ``path`` (and :meth:`parts` beside it) and return facts about its graph; ``notices``: what to tell of it.
+        """Write ``path`` (and :meth:`parts` beside it) and return facts about its graph (``notices``: what to tell).
 
         Raises:
             ExportError: the exporter refused, or the graph is not what it should be.

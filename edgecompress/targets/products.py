@@ -20,7 +20,8 @@ ATTENTION = "aten.scaled_dot_product_attention"
 PRODUCTS: dict[str, frozenset[str]] = {
     "onnx": frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     "litert": frozenset(
-        {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE", "FULLY_CONNECTED", "BATCH_MATMUL"}
+        {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE", "FULLY_CONNECTED",
+         "BATCH_MATMUL"}
     ),
     "openvino": frozenset(
         {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}

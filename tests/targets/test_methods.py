@@ -6,7 +6,6 @@ The fast suite has the .onnx, from which three others are made; `make test-all` 
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,13 +49,6 @@ class Rows(nn.Module):
         return x.flatten(2)
 
 
-class Mean(nn.Module):
-    """Over the positions of (N, C, L)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(2)
-
-
 def dimensions(layer: nn.Module) -> int:
     return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
 
@@ -64,23 +56,25 @@ def dimensions(layer: nn.Module) -> int:
 def compressed(method: str) -> tuple[nn.Module, Sample]:
     """One net of all kinds of layers that the method replaces, 2-D before 1-D before matrices; all replaced."""
     torch.manual_seed(0)
-    layers = [made() for made in KINDS.values()]
-    layers = [layer for layer in layers if DECOMPOSITIONS[method].supports(layer)]
-    between = {(2, 2): [nn.ReLU()], (1, 1): [nn.ReLU()], (2, 1): [nn.ReLU(), Rows()], (1, 0): [nn.ReLU(), Mean()]}
-    between[2, 0] = [Rows(), Mean()]
-    steps = [layers[0]]
-    for before, after in pairwise(layers):
-        steps += [*between[dimensions(before), dimensions(after)], after]
-    model = nn.Sequential(*steps).eval()
-    shape = (2, 8, 12, 8) if dimensions(layers[0]) == 2 else (2, 8, 24)
+    layers = [layer for made in KINDS.values() if DECOMPOSITIONS[method].supports(layer := made())]
+    x = torch.randn((2, 8, 12, 8) if dimensions(layers[0]) == 2 else (2, 8, 24))
+    inputs, steps = (x,), []
+    for layer in layers:
+        if dimensions(layer) < x.dim() - 2:
+            steps.append(Rows() if dimensions(layer) else nn.Flatten())
+            x = steps[-1](x)
+        steps.append(layer if dimensions(layer) else nn.Linear(x.shape[1], 8))
+        x = steps[-1](x)
+        steps.append(nn.ReLU())
+    model = nn.Sequential(*steps[:-1]).eval()
     planned = [
         LayerPlan(name, method, ranks_of(method, layer), tuple(layer.weight.shape), 0.0, None)
         for name, layer in model.named_children()
-        if layer in layers
+        if not isinstance(layer, Rows | nn.Flatten | nn.ReLU)
     ]
     plan = CompressionPlan(method, tuple(planned), (), 1, 1, 1, 1)
     small = decompose(model, plan).eval()
-    return small, Sample(method, method, lambda: small, (torch.randn(shape),), plan=plan)
+    return small, Sample(method, method, lambda: small, inputs, plan=plan)
 
 
 def ranks_of(method: str, layer: nn.Module) -> tuple[int, ...]:

@@ -33,10 +33,11 @@ from edgecompress.profiling import compare, profile
 from edgecompress.resolving import resolve
 from edgecompress.targets import TARGETS
 from edgecompress.targets.base import Job
-from edgecompress.targets.converting import check_products, missing
+from edgecompress.targets.converting import missing
 from edgecompress.targets.litert import LiteRT
 from edgecompress.targets.ncnn import strides_as_pooling
 from edgecompress.targets.onnx_sessions import session
+from edgecompress.targets.products import told_apart
 from edgecompress.verifying import TOLERANCES, verify
 
 pytestmark = [
@@ -380,10 +381,37 @@ class Tiny:
         self.inputs = tuple(1e-3 * tensor for tensor in sample.inputs)
 
 
-def test_a_lost_product_is_seen() -> None:
-    check_products("litert", Counter({"CONV_2D": 2, "ADD": 3}), {"CONV_2D"}, 2)
-    with pytest.raises(ExportError, match="has 3 convolutions and matrix products, the file 2"):
-        check_products("litert", Counter({"CONV_2D": 2}), {"CONV_2D"}, 3)
+def test_another_number_of_products_is_told_and_refused_only_where_no_number_can_be_had() -> None:
+    files = {"CONV_2D": 2, "ADD": 3}
+    assert told_apart("litert", files, 2, proved=True) == []
+    assert told_apart("litert", files, 3, proved=True) == [
+        "the model has 3 convolutions and matrix products, the file 2: the converter merged or split some"
+    ]
+    assert len(told_apart("coreml", {"conv": 3}, 2, proved=False)) == 1
+    with pytest.raises(ExportError, match=r"coreml: the model has 3 .* the file 1: .* lost some"):
+        told_apart("coreml", {"conv": 1, "relu": 2}, 3, proved=False)
+    assert told_apart("ncnn", {"MultiHeadAttention": 1, "InnerProduct": 1}, 7, proved=True) == []
+
+
+class Attending(nn.Module):
+    """What ncnn has as one layer: a whole attention; and a 1-D transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.attention = nn.ConvTranspose1d(8, 8, 4, 2, 1), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(x).transpose(1, 2)
+        return y + self.attention(y, y, y, need_weights=False)[0]
+
+
+def test_layers_that_hold_several_products_arrive_in_ncnn(tmp_path: Path) -> None:
+    model = Attending().eval()
+    sample = Sample("attending", "attending", lambda: model, (torch.randn(2, 8, 6),))
+    artifact = export(model, sample, tmp_path, target=there("ncnn"))
+    assert artifact.graph["operators"]["MultiHeadAttention"] == 1
+    assert artifact.graph["operators"]["Deconvolution1D"] == 1
+    assert artifact.sqnr_db > 90
 
 
 def test_channels_last_needs_an_image(tmp_path: Path) -> None:
