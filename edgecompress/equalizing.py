@@ -9,23 +9,25 @@ not always better: what is moved into a weight widens its steps. So the rounding
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from edgecompress.datasets import Inputs, in_parts
+from edgecompress.datasets import Inputs, first, in_parts
 from edgecompress.decompositions.base import is_transposed
 from edgecompress.decompositions.kernels import groups_of, weight_of
+from edgecompress.flow import bonds
 from edgecompress.models import copied
+from edgecompress.verifying import compare, run_model
 
 BALANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of a channel's range that may move into the weights after it; one is chosen for each bond."""
 BATCH = 64
+SAME = 1e-5
+"""Outputs differ by no more, as a fraction of the largest, where equal ranges changed nothing but rounding."""
 TINY = 1e-12
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
@@ -41,16 +43,55 @@ class Ranges:
 def equalized(model: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy of ``model`` that computes the same and loses less when it is rounded to int8.
 
-    ``inputs`` are calibration inputs. Each bond gets the diagonal, the identity among them, whose rounding noise is
-    predicted to be the least.
+    ``inputs`` are calibration inputs. Each bond, which is seen in a run, gets the diagonal, the identity among them,
+    whose rounding noise is predicted to be the least; what then changes an output after all is undone.
     """
-    changed = copied(model).eval()
-    bonds = list(_bonds(changed))
-    ranges = _ranges(changed, [first for first, _ in bonds], inputs)
+    changed, some = copied(model).eval(), first(inputs, BATCH)
+    layers = [layer for layer in changed.modules() if type(layer) in LAYERS]
+    found = [Bond(*pair) for pair in bonds(changed, layers, some) if _fit(*pair)]
+    ranges = _ranges(changed, [bond.before for bond in found], inputs)
+    expected = run_model(changed, some)
+
+    def same() -> bool:
+        parity = compare(len(some[0]), expected, run_model(changed, some))
+        return parity.max_abs_error <= SAME * parity.scale
+
     with torch.no_grad():
-        for (first, second), of in zip(bonds, ranges, strict=True):
-            _scale(first, second, _best(of, _by_input(second, weight_of(second))))
+        diagonals = [
+            _best(of, _by_input(bond.after, weight_of(bond.after))) for bond, of in zip(found, ranges, strict=True)
+        ]
+        _scale_while_same(found, diagonals, same)
     return changed
+
+
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """Two layers with nothing but a product between them."""
+
+    before: nn.Module
+    after: nn.Module
+
+    def numbers(self) -> list[Tensor]:
+        """The parameters that a diagonal changes."""
+        tensors = (self.before.weight, self.before.bias, self.after.weight)
+        return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+
+
+def _scale_while_same(found: Sequence[Bond], diagonals: Sequence[Tensor], same: Callable[[], bool]) -> None:
+    """Scale every bond, in place; where outputs change, undo it and try each half alone."""
+    if not found:
+        return
+    kept = [[tensor.clone() for tensor in bond.numbers()] for bond in found]
+    for bond, diagonal in zip(found, diagonals, strict=True):
+        _scale(bond.before, bond.after, diagonal)
+    if same():
+        return
+    for bond, numbers in zip(found, kept, strict=True):
+        for tensor, number in zip(bond.numbers(), numbers, strict=True):
+            tensor.copy_(number)
+    half = len(found) // 2
+    for part in (slice(0, half), slice(half, None)) if half else ():
+        _scale_while_same(found[part], diagonals[part], same)
 
 
 def _best(of: Ranges, weight: Tensor) -> Tensor:
@@ -73,16 +114,11 @@ def noise(of: Ranges, weight: Tensor, diagonal: Tensor) -> float:
     return float(inputs + steps * taps * (of.power / diagonal.square()).sum())
 
 
-def _bonds(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Layers of an ``nn.Sequential``, as every chain is one, that follow each other with nothing between."""
-    times = Counter(id(layer) for _, layer in model.named_modules(remove_duplicate=False))
-    for chain in model.modules():
-        if type(chain) is not nn.Sequential:
-            continue
-        for first, second in pairwise(chain):
-            plain = type(first) in LAYERS and type(second) in LAYERS
-            if plain and times[id(first)] == times[id(second)] == 1 and _out(first) == _in(second):
-                yield first, second
+def _fit(before: nn.Module, after: nn.Module) -> bool:
+    """Whether the output channels of one are the input channels of the other."""
+    if isinstance(before, nn.Linear) or isinstance(after, nn.Linear):
+        return type(before) is type(after) and _out(before) == _in(after)
+    return len(weight_of(before).shape) == len(weight_of(after).shape) and _out(before) == _in(after)
 
 
 def _out(layer: nn.Module) -> int:

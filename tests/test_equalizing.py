@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.equalizing import LAYERS as KINDS
 from edgecompress.equalizing import Ranges, equalized, noise
+from edgecompress.flow import bonds
 from edgecompress.plans import CompressionPlan, LayerPlan
 
 LAYERS = {
@@ -95,3 +98,134 @@ def test_a_silent_channel_stays() -> None:
     changed = equalized(small, (inputs,))
     torch.testing.assert_close(changed(inputs), small(inputs))
     assert all(torch.isfinite(parameter).all() for parameter in changed.parameters())
+
+
+def pair():
+    """Two layers of very different ranges, kept as neighbours, and a head."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12))
+    with torch.no_grad():
+        body[0].weight *= torch.logspace(-1.5, 0.5, 12).view(-1, 1)
+        body[0].bias *= 3
+    return {"body": body, "head": nn.Linear(12, 4)}
+
+
+def twice(net, x):
+    return net.head(net.body[1](net.body[0](net.body[0](x))))
+
+
+def residual(net, x):
+    y = net.body[0](x)
+    return net.head(y + net.body[1](y))
+
+
+def auxiliary(net, x):
+    y = net.body[0](x)
+    return net.head(net.body[1](y)), y.mean(1)
+
+
+def returned(net, x):
+    y = net.body[0](x)
+    return net.head(net.body[1](y)), y
+
+
+def in_place(net, x):
+    y = net.body[0](x)
+    y.relu_()
+    return net.head(net.body[1](y))
+
+
+def in_place_after(net, x):
+    y = net.body[0](x)
+    z = net.body[1](y)
+    return net.head(z + y.tanh_())
+
+
+def remembered(net, x):
+    y = net.body[0](x)
+    z = net.body[1](y)
+    y, net.last = getattr(net, "last", y), y
+    return net.head(z) + y[:, :4]
+
+
+def weight_read(net, x):
+    return net.head(net.body(x)) * net.body[0].weight.abs().mean()
+
+
+def by_keyword(net, x):
+    return net.head(net.body[1](input=net.body[0](x).sigmoid()))
+
+
+BETWEEN = {
+    "activation": lambda net, x: net.head(net.body[1](nn.functional.gelu(net.body[0](x)))),
+    "view": lambda net, x: net.head(net.body[1](net.body[0](x).flip(1))),
+    "other order": lambda net, x: net.head(net.body[0](net.body[1](x))),
+    **{
+        f.__name__: f
+        for f in (twice, residual, auxiliary, returned, in_place, in_place_after, remembered, weight_read, by_keyword)
+    },
+}
+
+
+def assert_same(model: nn.Module, inputs: torch.Tensor) -> None:
+    changed = equalized(model, (inputs,))
+    for ours, theirs in zip(outputs_of(changed, inputs), outputs_of(model, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def outputs_of(model, inputs):
+    with torch.no_grad():
+        found = model(inputs)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def of_body(net: Net, x: torch.Tensor) -> bool:
+    layers = [layer for layer in net.modules() if type(layer) in KINDS]
+    return (net.body[0], net.body[1]) in bonds(net, layers, (x,))
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_neighbours_are_no_bond_where_data_flows_otherwise(name: str) -> None:
+    net, x = Net(BETWEEN[name], **pair()).eval(), torch.randn(20, 12)
+    assert not of_body(net, x)
+    assert_same(net, x)
+
+
+def test_what_flows_from_layer_to_layer_is_a_bond_wherever_the_layers_are_kept() -> None:
+    net, x = Net(lambda net, x: net.head(net.body(x)), **pair()).eval(), torch.randn(20, 12)
+    layers = [net.head, *net.body]
+    assert bonds(net, layers, (x,)) == [(net.body[0], net.body[1]), (net.body[1], net.head)]
+    assert not torch.equal(equalized(net, (x,)).body[0].weight, net.body[0].weight)
+    assert_same(net, x)
+
+
+@pytest.mark.parametrize("spoil", ["hook", "pre-hook", "forward", "tied"])
+def test_a_layer_that_does_more_than_its_class_says_has_no_bond(spoil: str) -> None:
+    net, x = Net(lambda net, x: net.head(net.body(x)), **pair()).eval(), torch.randn(20, 12)
+    first, second = net.body
+    if spoil == "hook":
+        first.register_forward_hook(lambda _layer, _given, output: output.relu())
+    elif spoil == "pre-hook":
+        second.register_forward_pre_hook(lambda _layer, given: (given[0].relu(),))
+    elif spoil == "forward":
+        first.forward = lambda x: nn.functional.linear(x, first.weight, first.bias).relu()
+    else:
+        second.weight = first.weight
+    assert not of_body(net, x)
+    assert spoil == "forward" or assert_same(net, x) is None
+
+
+def test_axes_of_equal_length_are_not_the_same_axis() -> None:
+    model = nn.Sequential(nn.Conv1d(5, 12, 1), nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        model[0].weight *= torch.logspace(-1.5, 0.5, 12).view(-1, 1, 1)
+    assert_same(model, torch.randn(6, 5, 12))
+
+
+def test_what_changes_an_output_after_all_is_undone_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = Net(lambda net, x: net.head(net.body[1](net.body[0](x).tanh())), **pair()).eval(), torch.randn(20, 12)
+    monkeypatch.setattr("edgecompress.equalizing.bonds", lambda net, *_: [(net.body[1], net.head), tuple(net.body)])
+    changed = equalized(net, (x,))
+    assert torch.equal(changed.body[0].weight, net.body[0].weight)
+    assert not torch.equal(changed.head.weight, net.head.weight)
+    assert_same(net, x)
