@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecompress.artifacts import Artifact, golden_path, profile_path
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
 from edgecompress.instructions import profile_from
+from edgecompress.replacing import document_in
 from edgecompress.resolving import sample_facts
 from edgecompress.resources import resource
 from edgecompress.verifying import TOLERANCES, check_facts
@@ -21,33 +22,34 @@ PLATFORMS = ("pi",)
 TARGETS_OF = {"pi": ("onnx", "ort")}
 """What the runner in a bundle can run."""
 GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
+OLD = ".old"
+"""The bundle that was replaced, until it is removed."""
 
 
-def bundle(path: Path, folder: Path, *, platform: str = "pi") -> Path:
+def bundle(path: Path, folder: Path, *, platform: str = "pi", force: bool = False) -> Path:
     """Make ``folder`` a bundle of the artifact at ``path``; returns its manifest.
 
-    The folder is made aside and renamed, so it is whole or not there. An older bundle in its place is replaced,
-    anything else there is left alone.
+    The folder is made aside and renamed, so it is whole or not there. An older bundle in its place is replaced if it
+    holds what its manifest lists and nothing else (:func:`check_bundle`).
 
     Raises:
         FileError: the artifact is not whole, the platform is unknown, or the folder is taken.
     """
     if platform not in PLATFORMS:
         raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
-    artifact, folder = Artifact.load(path), folder.absolute()
+    artifact, folder = Artifact.load(path), folder.resolve()
     if artifact.target not in TARGETS_OF[platform]:
         raise FileError(
             f"{path}: the {platform} bundle runs on {' or '.join(TARGETS_OF[platform])}, this is {artifact.target}"
         )
     check_facts(artifact)
-    _refuse_taken(folder)
+    check_bundle(folder, force=force)
     make_folder(folder.parent)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
             aside = Path(parent) / folder.name
             _fill(aside, artifact, platform)
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
+            _put_in_place(aside, folder, Path(parent) / OLD)
     except OSError as error:
         raise FileError(f"cannot write the bundle {folder}: {reason(error)}") from error
     return folder / MANIFEST_FILE
@@ -65,20 +67,52 @@ def bundled_target(targets: Sequence[str], platform: str) -> str:
     raise FileError(f"the {platform} bundle runs {runnable}; add --target {TARGETS_OF[platform][0]}, or use `compress`")
 
 
-def _refuse_taken(folder: Path) -> None:
+def _put_in_place(made: Path, folder: Path, old: Path) -> None:
+    """Rename ``made`` to ``folder``; what is there goes to ``old``, and comes back if that fails."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def check_bundle(folder: Path, *, force: bool = False) -> None:
+    """Prove that a bundle may be made in ``folder``: it is not there, empty, or an older bundle and nothing else.
+
+    ``force`` also lets go of files that were changed since the older bundle was made, but of nothing it did not hold.
+
+    Raises:
+        FileError: something else is there.
+    """
+    if folder.is_symlink():
+        raise FileError(f"{folder}: is a symbolic link, which is not followed; choose another folder with -o")
     if not folder.exists():
         return
-    held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"a file"}
-    extra = sorted(held - _listed(folder / MANIFEST_FILE))
-    if extra:
-        raise FileError(f"{folder}: holds {extra[0]!r}, which no bundle put there; choose another folder with -o")
+    if not folder.is_dir():
+        raise FileError(f"{folder}: is there and no folder; choose another one with -o")
+    listed = _listed(folder / MANIFEST_FILE)
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in listed or entry.is_symlink() or not entry.is_file():
+            name = printable(repr(entry.name))
+            raise FileError(f"{folder}: holds {name}, which no bundle put there; choose another folder with -o")
+        if not force and entry.name != MANIFEST_FILE and sha256(entry) != listed[entry.name]:
+            raise FileError(
+                f"{entry}: was changed since the bundle was made; choose another folder with -o, "
+                "or replace it with --force"
+            )
 
 
-def _listed(manifest: Path) -> set[str]:
-    """The names in a bundle's folder by its manifest; none where there is no manifest of ours."""
-    if not manifest.is_file() or (document := read_json(manifest)).get("kind") != KIND:
-        return set()
-    return {MANIFEST_FILE, *(str(entry["path"]) for entry in document["files"])}
+def _listed(manifest: Path) -> dict[str, object]:
+    """The names in a bundle's folder by its manifest, with their digests; none where there is no manifest of ours."""
+    document = document_in(manifest)
+    files = document.get("files")
+    if document.get("kind") != KIND or not isinstance(files, list):
+        return {}
+    entries = [entry for entry in files if isinstance(entry, dict) and isinstance(entry.get("path"), str)]
+    return {MANIFEST_FILE: None} | {entry["path"]: entry.get("sha256") for entry in entries}
 
 
 def _fill(folder: Path, artifact: Artifact, platform: str) -> None:

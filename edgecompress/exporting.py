@@ -27,6 +27,7 @@ from edgecompress.errors import DataError, EdgeCompressError, ExportError, FileE
 from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
 from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress, silent
+from edgecompress.replacing import Replaces, check_export, is_log
 from edgecompress.scoring import score
 from edgecompress.targets import Job, Precision, Target
 from edgecompress.targets.base import NHWC
@@ -47,13 +48,14 @@ class ExportOptions:
     """How a file is written.
 
     int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
-    (``equalize``); ``channels_last`` takes images in NHWC, for litert.
+    (``equalize``); ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it.
     """
 
     precision: Precision = "fp32"
     calibration: int = 512
     equalize: bool = True
     channels_last: bool = False
+    replaces: Replaces = "same model"
 
 
 PLAIN = ExportOptions()
@@ -84,17 +86,18 @@ def export(
     Raises:
         ExportError: the exporter refused the model, there is no such target, or it has no such precision.
         ParityError: the runtime computes something else than PyTorch.
-        FileError: the folder cannot be written to, or holds a file of that name that is not ours.
+        FileError: the folder cannot be written to, or holds a file of that name that may not be replaced.
         MissingExtra: the target's libraries are not installed.
         DataError: int8 is asked for and the sample has no data.
     """
     chosen = target_named(target)
     _refuse_impossible(chosen, model, options)
     model, precision = copied(model).eval(), options.precision
-    named = stem if precision == "fp32" else f"{stem}.{precision}"
-    path = make_folder(folder) / f"{named}{chosen.suffix}"
+    path = make_folder(folder) / file_name(chosen, stem, precision)
+    check_exportable(path, chosen, sample, options.replaces)
     _forget(path, chosen)
-    job = Job(model, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=_log_path(path))
+    log = None if _log_path(path).exists() else _log_path(path)
+    job = Job(model, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=log)
     if precision == "int8":
         job = _calibrated(job, sample, options)
     with several_aside(path) as aside:
@@ -136,8 +139,11 @@ def export_each(
     """Export to several targets, of which some may fail.
 
     Raises:
-        FileError: the folder cannot be written to.
+        FileError: the folder cannot be written to, or holds what may not be replaced (:func:`export`).
     """
+    for chosen in map(target_named, targets):
+        path = folder / file_name(chosen, "model", options.precision)
+        check_exportable(path, chosen, sample, options.replaces)
     outcomes: list[Outcome] = []
     dense_score = _dense_score(sample, progress)
     for done, target in enumerate(targets):
@@ -251,25 +257,31 @@ def _refuse_half(model: nn.Module) -> None:
         raise ExportError(f"the model's weights are {', '.join(sorted(halves))}; give it in float32: model.float()")
 
 
+def file_name(target: Target, stem: str, precision: Precision = "fp32") -> str:
+    """``model.onnx``, ``model.int8.onnx``."""
+    return f"{stem if precision == 'fp32' else f'{stem}.{precision}'}{target.suffix}"
+
+
+def check_exportable(path: Path, target: Target, sample: Sample, replaces: Replaces = "same model") -> None:
+    """Prove that an export may write ``path`` and what belongs to it.
+
+    Raises:
+        FileError: something is there that may not be replaced.
+    """
+    parts, companions = target.parts(path), target.companions(path)
+    check_export(path, parts, companions, sample.source, replaces)
+
+
 def _forget(path: Path, target: Target) -> None:
     """Remove what an earlier export left, so that a failure leaves nothing that looks good.
 
     Raises:
-        FileError: a file of that name is there that no export wrote.
+        FileError: it cannot be removed.
     """
-    if path.exists() and not facts_path(path).is_file():
-        raise FileError(
-            f"{path}: is there and was not written by edgecompress; move it or choose another folder with -o"
-        )
+    beside = (golden_path(path), profile_path(path), *target.parts(path), *target.companions(path))
+    log = (_log_path(path),) if is_log(_log_path(path)) else ()
     try:
-        for old in (
-            facts_path(path),
-            path,
-            *target.parts(path),
-            golden_path(path),
-            profile_path(path),
-            _log_path(path),
-        ):
+        for old in (facts_path(path), path, *beside, *log):
             remove(old)
     except OSError as error:
         raise FileError(f"cannot replace {path}: {reason(error)}") from error

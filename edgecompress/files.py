@@ -66,13 +66,15 @@ def written_aside(path: Path) -> Iterator[Path]:
 def several_aside(path: Path) -> Iterator[Path]:
     """Yield ``path``'s place in a temporary folder beside it; on success all that lies there moves, ``path`` last.
 
+    Documents move first: they say whose the rest is, should the process end in between.
+
     Raises:
         FileError: the disk is full or the folder is not writable.
     """
     with _aside(path) as partial:
         partial.mkdir()
         yield partial / path.name
-        for made in sorted(partial.iterdir(), key=lambda made: made.name == path.name):
+        for made in sorted(partial.iterdir(), key=lambda made: (made.name == path.name, made.suffix != ".json")):
             remove(path.with_name(made.name))
             made.rename(path.with_name(made.name))
 

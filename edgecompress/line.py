@@ -21,8 +21,19 @@ from torch import nn
 
 from edgecompress.artifacts import profile_path, versions
 from edgecompress.benching import Effort
-from edgecompress.bundling import bundle, bundled_target
+from edgecompress.bundling import bundle, bundled_target, check_bundle
 from edgecompress.calibrating import Calibration, calibration_of, recalibrate_if_better
+from edgecompress.claiming import (
+    BUNDLE,
+    CHECKPOINT_FILE,
+    COMPARISON_FILE,
+    DECOMPOSED,
+    RECIPE_FILE,
+    TRAINED,
+    Owner,
+    check_claim,
+    claim,
+)
 from edgecompress.codecs.ada_tucker import refresh
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
@@ -40,7 +51,7 @@ from edgecompress.decomposing import check_plan, decompose, refuse_noticed, repl
 from edgecompress.devices import device_named
 from edgecompress.dry_run import noticed
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
-from edgecompress.exporting import export
+from edgecompress.exporting import ExportOptions, check_exportable, export, file_name
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
 from edgecompress.models import SPLITS, Sample, check_runs
@@ -50,15 +61,17 @@ from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import measure
 from edgecompress.progress import Progress, silent
 from edgecompress.refitting import refit
-from edgecompress.reporting import write_report
+from edgecompress.replacing import Replaces
+from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import score
 from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
 from edgecompress.targets.converting import require
 from edgecompress.training.base import Asked, Recipe
+from edgecompress.training.checkpoints import discard
 from edgecompress.training.staged import decomposed_in_stages, last_epochs
-from edgecompress.training.workers import workers
+from edgecompress.training.workers import shared, workers
 from edgecompress.verifying import target_named
 
 RECALIBRATED = 256
@@ -69,12 +82,13 @@ STEMS = {"dense": "dense", "compressed": "model"}
 
 @dataclass(frozen=True)
 class Line:
-    """One model on its way through the stages, in one folder."""
+    """One model on its way through the stages, in one folder; ``force``: what is there of others gives way."""
 
     sample: Sample
     folder: Path
     options: Options
     progress: Progress = silent
+    force: bool = False
 
     @property
     def stages(self) -> Stages:
@@ -125,11 +139,11 @@ class Line:
             return None
         return calibration_of(self.sample, self.options.calibrate, self.options.tuning.seed)
 
-    def check(self) -> None:
-        """Refuse at once what would be refused hours later.
+    def check(self, *, exports: bool = False) -> None:
+        """Refuse at once what would be refused hours later; ``exports``: files for targets and the bundle too.
 
         Raises:
-            FileError: the output folder is the model's own.
+            FileError: the output folder is the model's own, or holds another model or what no line wrote.
             PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
         """
         if self.folder.resolve() == Path(self.sample.source).resolve():
@@ -150,6 +164,25 @@ class Line:
         if not first.runs_here:
             raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
         bundled_target(self.options.targets, self.options.platform)
+        shared(lambda: self._claim(exports=exports))
+
+    def _claim(self, *, exports: bool) -> None:
+        """Make the folder this line's own, unless something there is in the way."""
+        model = Owner(self.sample.name, self.sample.source, self.dense_key)
+        owned = check_claim(self.folder, model, force=self.force)
+        replaces: Replaces = "anything" if self.force else "ours" if owned else "same model"
+        for role in STEMS if exports else ():
+            for target in map(target_named, self.options.targets):
+                file = self.folder / file_name(target, STEMS[role])
+                check_exportable(file, target, self.sample, replaces)
+        if exports:
+            check_bundle(self.folder / BUNDLE, force=self.force)
+        claim(self.folder, model)
+
+    @staticmethod
+    def exported_file(role: str, target: str) -> str:
+        """The name of a model's file in the folder."""
+        return file_name(target_named(target), STEMS[role])
 
     def _check_untrained(self) -> None:
         """Without data nothing is asked for that trains."""
@@ -225,7 +258,7 @@ class Line:
                 name=self.sample.name,
                 progress=self.progress,
             )
-            for stale in (MODEL_FILE, "comparison.json", "report.html", "report.md", "report.json"):
+            for stale in (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME):
                 (self.folder / stale).unlink(missing_ok=True)
             made.save(self.folder / PLAN_FILE)
             return {"layers": len(made.layers), "skipped": len(made.skipped)}
@@ -263,16 +296,16 @@ class Line:
 
         asked = options.given.to_json() if options.given else [include, exclude]
         inputs = [self.dense_key, repr(storage.unrounded), asked, seed]
-        return self.stages.do("factorize", inputs, work, (PLAN_FILE, "decomposed"))
+        return self.stages.do("factorize", inputs, work, (PLAN_FILE, DECOMPOSED))
 
     @property
     def _tuned(self) -> Path:
         """Where the fine-tuned model goes: the folder itself, or where what follows finds it."""
-        return self.folder if self.options.storage is None else self.folder / "trained"
+        return self.folder if self.options.storage is None else self.folder / TRAINED
 
     def store(self, tuned: Done, storage: Storage) -> Done:
         """``model.ectk``: the factors of ``trained/`` rounded, trained on and coded; the folder is then a MODEL."""
-        checkpoint = self.folder / "checkpoint.pt"
+        checkpoint = self.folder / CHECKPOINT_FILE
 
         def work() -> Json:
             start = rebuilt(self.sample, self._tuned)
@@ -299,12 +332,12 @@ class Line:
         inputs = [tuned.key, repr(storage), asdict(self.options.tuning)]
         written = (MODEL_FILE, PLAN_FILE, CODES_FILE)
         finished = self.stages.do("store", inputs, work, written, together=True)
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
         return finished
 
     def train_recipe(self, recipe: Recipe) -> Done:
         """``plan.json`` and ``decomposed/`` by training."""
-        options, checkpoint = self.options, self.folder / "recipe.pt"
+        options, checkpoint = self.options, self.folder / RECIPE_FILE
         scope = options.scope
         # averaged weights and portions belong to the fine-tuning
         tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, stages=1)
@@ -326,9 +359,9 @@ class Line:
             facts = {"name": recipe.name, **made.facts}
             return self._keep_start(made.model, made.plan, {"calibration": None, "recipe": facts})
 
-        written = (PLAN_FILE, "decomposed")
+        written = (PLAN_FILE, DECOMPOSED)
         finished = self.stages.do("recipe", [*inputs, *self._calibrated_by], work, written, together=True)
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
         return finished
 
     def _keep_start(self, model: nn.Module, chosen: CompressionPlan, facts: Json) -> Json:
@@ -337,7 +370,7 @@ class Line:
             return {}
         check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
         chosen.save(make_folder(self.folder) / PLAN_FILE)
-        save_compressed(self.folder / "decomposed", model, chosen, self.sample)
+        save_compressed(self.folder / DECOMPOSED, model, chosen, self.sample)
         return {"accuracy": self.test_score(model, "decomposed"), **facts}
 
     def decompose(self, planned: Done) -> Done:
@@ -351,7 +384,7 @@ class Line:
         tuning = self.options.tuning
         staged = asdict(tuning) if tuning.stages > 1 else {}
         inputs = [planned.key, *self._calibrated_by, self.options.asymmetric, staged]
-        return self.stages.do("decompose", inputs, work, ("decomposed",), together=bool(staged))
+        return self.stages.do("decompose", inputs, work, (DECOMPOSED,), together=bool(staged))
 
     def _decomposed(self, chosen: CompressionPlan) -> tuple[nn.Module, Json | None]:
         """By weights alone, or fitted to the calibration inputs, batch norms re-estimated where that helps."""
@@ -368,10 +401,10 @@ class Line:
 
     def finetune(self, decomposed: Done) -> Done:
         """The compressed model in the folder itself: fine-tuned, the best epoch by validation score."""
-        checkpoint = self.folder / "checkpoint.pt"
+        checkpoint = self.folder / CHECKPOINT_FILE
 
         def work() -> Json:
-            start = rebuilt(self.sample, self.folder / "decomposed")
+            start = rebuilt(self.sample, self.folder / DECOMPOSED)
             assert start.plan is not None
             model = start.build()
             if self.options.storage is not None:
@@ -394,15 +427,15 @@ class Line:
             training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
             return {"accuracy": reached, "training": training}
 
-        files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if self.options.storage is None else ("trained",)
+        files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if self.options.storage is None else (TRAINED,)
         inputs = [decomposed.key, asdict(self.options.tuning), *self._taught]
         finished = self.stages.do("finetune", inputs, work, files, together=True)
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
         return finished
 
     def export(self, role: str, upstream: Done) -> Done:
         """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score."""
-        files = {target: f"{STEMS[role]}{target_named(target).suffix}" for target in self.options.targets}
+        files = {target: self.exported_file(role, target) for target in self.options.targets}
 
         def work() -> Json:
             return {target: self._exported(role, target, upstream.result["accuracy"]) for target in files}
@@ -421,6 +454,7 @@ class Line:
             self.folder,
             target=target,
             stem=STEMS[role],
+            options=ExportOptions(replaces="anything" if self.force else "ours"),
             known_score=known,
             progress=_renamed(self.progress, f"{name}, score"),
         )
@@ -429,7 +463,7 @@ class Line:
     def profile(self, dense: Done, compressed: Done) -> Done:
         """Each model alone, then both taking turns, with one thread and with all unless said, on the first target."""
         options, target = self.options, self.options.targets[0]
-        files = {"dense": dense.result[target]["file"], "compressed": compressed.result[target]["file"]}
+        files = {role: self.exported_file(role, target) for role in STEMS}
         paths = {role: self.folder / file for role, file in files.items()}
 
         def work() -> Json:
@@ -447,10 +481,10 @@ class Line:
             assert found.comparison is not None
             found.profile.save(profile_path(paths["compressed"]))
             found.baseline.save(profile_path(paths["dense"]))
-            write_json(self.folder / "comparison.json", found.comparison.to_json())
+            write_json(self.folder / COMPARISON_FILE, found.comparison.to_json())
             return {"files": files, "threads": [other.summary() for other in found.more]}
 
-        written = ("comparison.json", *(profile_path(Path(file)).name for file in files.values()))
+        written = (COMPARISON_FILE, *(profile_path(Path(file)).name for file in files.values()))
         place = [options.device, repr(options.place), options.threads, options.seconds]
         return self.stages.do("profile", [dense.key, compressed.key, *place], work, written)
 
@@ -461,19 +495,19 @@ class Line:
             write_report(document, self.folder)
             return {}
 
-        return self.stages.do("report", [upstream, document], work, ("report.html", "report.md", "report.json"))
+        return self.stages.do("report", [upstream, document], work, (HTML_NAME, MARKDOWN_NAME, JSON_NAME))
 
-    def bundle(self, compressed: Done, measured: Done) -> Done:
+    def bundle(self, measured: Done) -> Done:
         """``bundle/`` of the compressed model on the first target that the platform runs."""
         target = bundled_target(self.options.targets, self.options.platform)
 
         def work() -> Json:
-            made = self.folder / "bundle"
-            file = self.folder / compressed.result[target]["file"]
-            manifest = bundle(file, made, platform=self.options.platform)
+            made = self.folder / BUNDLE
+            file = self.folder / self.exported_file("compressed", target)
+            manifest = bundle(file, made, platform=self.options.platform, force=self.force)
             return {"manifest": f"{made.name}/{manifest.name}"}
 
-        return self.stages.do("bundle", [measured.key, self.options.platform], work, ("bundle",))
+        return self.stages.do("bundle", [measured.key, self.options.platform], work, (BUNDLE,))
 
 
 def _renamed(progress: Progress, name: str) -> Progress:

@@ -6,15 +6,23 @@ written, and what is no regular file, such as a device or a pipe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
-from edgecompress.errors import FileError
-from edgecompress.files import Json, read_json
+from edgecompress.artifacts import KIND as ARTIFACT_KIND
+from edgecompress.artifacts import facts_path, golden_path, profile_path
+from edgecompress.errors import FileError, printable
+from edgecompress.files import Json, read_json, sha256
 
 LARGEST_DOCUMENT = 1 << 28
 """Bytes; no document of ours is as large."""
 
+Replaces = Literal["same model", "ours", "anything"]
+"""What an export may replace: files exported from the same MODEL and unchanged, exported files, or any files."""
+
+PROFILE_KINDS = ("edgecompress.profile", "edgecompress.instructions")
+LOG_HEADING = "# what a converter of edgecompress said when it failed\n"
 REPORT_HEADING = ": compression report"
 """What the first lines of a report of ours hold."""
 
@@ -53,6 +61,15 @@ def is_report_page(path: Path) -> bool:
     return REPORT_HEADING in head
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file is what a converter said."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(LOG_HEADING)) == LOG_HEADING.encode()
+    except OSError:
+        return False
+
+
 def nothing(path: Path) -> bool:
     """No file is of a kind that does not say so itself."""
     del path
@@ -84,3 +101,50 @@ def check_replaceable(path: Path, what: str, is_ours: Callable[[Path], bool], *,
             f"{path}: is there and is no {what} that edgecompress wrote; choose another name with -o, "
             "or replace it with --force"
         )
+
+
+def check_export(
+    path: Path,
+    parts: Iterable[Path],
+    companions: Iterable[Path],
+    source: str,
+    replaces: Replaces = "same model",
+) -> None:
+    """Prove that an export of the MODEL ``source`` may write ``path`` and what belongs to it.
+
+    What is there must be what the facts beside it describe, by its digest, and of the same MODEL; ``ours``: that there
+    are facts beside it is enough.
+
+    Raises:
+        FileError: something else is there.
+    """
+    facts, document = facts_path(path), document_in(facts_path(path))
+    ours, force = document.get("kind") == ARTIFACT_KIND, replaces == "anything"
+    if ours and replaces == "same model" and document.get("source") != source:
+        raise FileError(
+            f"{path}: was exported from {printable(document.get('source'))}, this is {printable(source)}: "
+            "choose another folder with -o, or replace it with --force"
+        )
+    digests = _digests(path, document) if ours else {}
+
+    def described(file: Path) -> bool:
+        return ours and (replaces == "ours" or sha256(file) == digests.get(file.name))
+
+    for file in (path, golden_path(path), *parts):
+        _check_exported(file, described, force=force)
+    for file in companions:
+        _check_exported(file, lambda _: ours, force=force)
+    _check_exported(facts, lambda _: ours, force=force)
+    _check_exported(profile_path(path), is_kind(*PROFILE_KINDS), force=force)
+
+
+def _digests(path: Path, facts: Json) -> dict[str, object]:
+    parts = facts.get("parts")
+    own = {path.name: facts.get("sha256"), golden_path(path).name: facts.get("golden_sha256")}
+    return own | (parts if isinstance(parts, dict) else {})
+
+
+def _check_exported(file: Path, is_ours: Callable[[Path], bool], *, force: bool) -> None:
+    """As :func:`check_replaceable`, of a format that may be a folder too, which is replaced only if it is ours."""
+    if not (file.is_dir() and not file.is_symlink() and is_ours(file)):
+        check_replaceable(file, "file", is_ours, force=force)

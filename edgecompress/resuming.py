@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version, make_folder, read_json, sha256, write_json
+from edgecompress.files import Json, check_version, dump_json, make_folder, read_json, sha256, write_json
 from edgecompress.processes import is_first
 from edgecompress.training.workers import shared
 
 VERSION = 1
 KIND = "edgecompress.stage"
+STAGES = "stages"
+"""The folder with a file for each finished stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ class Stages:
         file, result = self._file(name), work()
         written = {path: sha256(self.folder / path) for path in self._files(outputs)}
         document = {"kind": KIND, "version": VERSION, "key": key, "outputs": written, "result": result}
+        document["sha256"] = key_of(key, written, json.loads(dump_json(result)))
         write_json(make_folder(file.parent) / file.name, document)
         return result
 
     def _file(self, name: str) -> Path:
-        return self.folder / "stages" / f"{name}.json"
+        return self.folder / STAGES / f"{name}.json"
 
     def _files(self, outputs: tuple[str, ...]) -> list[str]:
         paths = [self.folder / output for output in outputs]
@@ -70,20 +73,50 @@ class Stages:
 
     def _remembered(self, name: str, key: str) -> Json | None:
         """The result of the stage if it was finished with this key and its files are still as it left them."""
+        document = self._document(self._file(name))
+        if document is None or document["key"] != key:
+            return None
+        outputs = {self.folder / path: digest for path, digest in document["outputs"].items()}
+        whole = all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
+        return document["result"] if whole else None
+
+    def _document(self, file: Path) -> Json | None:
+        """What is remembered of a stage; None where that is missing, damaged, or names what lies outside the folder."""
         try:
-            document = read_json(self._file(name))
+            document = read_json(file)
             check_version(document, KIND, VERSION)
-            outputs = {self.folder / path: digest for path, digest in document["outputs"].items()}
-            key_then, result = document["key"], document["result"]
+            key, outputs, result = (document[field] for field in ("key", "outputs", "result"))
+            whole = document.get("sha256") in (None, key_of(key, outputs, result))
+            inside = all(is_inside(path) for path in outputs)
         except (FileError, AttributeError, KeyError, TypeError):
             return None
-        whole = all(path.is_file() and sha256(path) == digest for path, digest in outputs.items())
-        return result if key_then == key and whole and isinstance(result, dict) else None
+        return document if whole and inside and isinstance(outputs, dict) and isinstance(result, dict) else None
+
+    def forget(self) -> None:
+        """Remove what stages have written and nobody has changed since, and that they are finished."""
+        for file in sorted((self.folder / STAGES).glob("*.json")):
+            document = self._document(file)
+            if document is None:
+                continue
+            for path, digest in document["outputs"].items():
+                self._forget_output(self.folder / path, digest)
+            file.unlink()
+
+    def _forget_output(self, path: Path, digest: str) -> None:
+        if path.is_file() and not path.is_symlink() and sha256(path) == digest:
+            path.unlink()
+        if path.parent != self.folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def key_of(*parts: Any) -> str:
     """A digest of anything JSON can say."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path cannot lead out of its folder by its words."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts and bool(Path(path).parts)
 
 
 @contextlib.contextmanager
@@ -96,7 +129,7 @@ def only_one(folder: Path) -> Iterator[None]:
     if not is_first():
         yield
         return
-    with (make_folder(folder) / ".lock").open("w") as stream:
+    with (make_folder(folder) / ".lock").open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

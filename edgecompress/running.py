@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgecompress.artifacts import Artifact, profile_path, versions
+from edgecompress.claiming import COMPARISON_FILE
 from edgecompress.compressed import PLAN_FILE, rebuilt
 from edgecompress.costs import cost
 from edgecompress.files import Json, read_json, zipped_bytes
@@ -21,12 +22,12 @@ from edgecompress.trying import tried
 
 def compress(line: Line) -> Json:
     """Plan, decompose, fine-tune; returns accuracy and cost. The folder is then a MODEL."""
+    line.check()
     return _compressed(line)[0]
 
 
 def _compressed(line: Line) -> tuple[Json, Done, Done]:
     """What the first stages came to, the dense model's score, and the last of them."""
-    line.check()
     dense, decomposed = line.score_dense(), line.start()
     tuned = line.finetune(decomposed)
     storage = line.options.storage
@@ -48,10 +49,11 @@ def _compressed(line: Line) -> tuple[Json, Done, Done]:
 
 def run(line: Line) -> Json:
     """All stages; returns the report's document."""
+    line.check(exports=True)
     compressed, dense, tuned = _compressed(line)
     files = {"dense": line.export("dense", dense), "compressed": line.export("compressed", tuned)}
     measured = line.profile(files["dense"], files["compressed"])
-    bundled = line.bundle(files["compressed"], measured)
+    bundled = line.bundle(measured)
     document = {
         "kind": REPORT_KIND,
         "version": REPORT_VERSION,
@@ -59,10 +61,10 @@ def run(line: Line) -> Json:
         "arguments": line.options.to_json(),
         "versions": versions(),
         "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
-        **_layers(line, measured.result["files"]),
-        "artifacts": _artifacts(line, files),
-        "profiles": {role: _profile(line, measured.result["files"][role]).to_json() for role in STEMS},
-        "comparison": comparison_from(read_json(line.folder / "comparison.json")).to_json(),
+        **_layers(line),
+        "artifacts": _artifacts(line),
+        "profiles": {role: _profile(line, role).to_json() for role in STEMS},
+        "comparison": comparison_from(read_json(line.folder / COMPARISON_FILE)).to_json(),
         "threads": measured.result["threads"],
         "bundle": bundled.result["manifest"],
     }
@@ -93,26 +95,28 @@ def _costs(line: Line) -> Json:
     return {name: cost(model, line.sample.inputs).to_json() for name, model in models.items()}
 
 
-def _artifacts(line: Line, files: dict[str, Done]) -> list[Json]:
+def _artifacts(line: Line) -> list[Json]:
     """Facts about every exported file, with paths relative to the folder."""
     found = []
-    for role, done in files.items():
-        for exported in done.result.values():
-            artifact = Artifact.load(line.folder / exported["file"])
+    for role in STEMS:
+        for file in (line.exported_file(role, target) for target in line.options.targets):
+            artifact = Artifact.load(line.folder / file)
             zipped = {"zipped_bytes": zipped_bytes(*artifact.files)}
-            found.append({"role": role, **artifact.summary(), "path": exported["file"], **zipped})
+            found.append({"role": role, **artifact.summary(), "path": file, **zipped})
     return found
 
 
-def _profile(line: Line, file: str) -> AnyProfile:
-    return profile_from(read_json(profile_path(line.folder / file)))
+def _profile(line: Line, role: str) -> AnyProfile:
+    """Of the first target's file."""
+    file = line.folder / line.exported_file(role, line.options.targets[0])
+    return profile_from(read_json(profile_path(file)))
 
 
-def _layers(line: Line, files: dict[str, str]) -> Json:
+def _layers(line: Line) -> Json:
     """Every layer with its cost, and its time before and after where the runtime tells; and that of all else."""
     plan = CompressionPlan.load(line.folder / PLAN_FILE)
     layers = layer_costs(line.dense_model, line.sample.inputs, plan)
-    profiles = {role: _profile(line, files[role]) for role in STEMS}
+    profiles = {role: _profile(line, role) for role in STEMS}
     times = {role: one.operators if isinstance(one, Profile) else () for role, one in profiles.items()}
     *timed, others = compared_layers(times["dense"], times["compressed"], [layer["name"] for layer in layers])
     for layer, taken in zip(layers, timed, strict=True):

@@ -302,7 +302,7 @@ def test_weights_called_input_or_output_do_not_collide(tmp_path: Path) -> None:
 def test_a_file_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("mine")
     sample = resolve("lenet300")
-    with pytest.raises(FileError, match="was not written by edgecompress"):
+    with pytest.raises(FileError, match="is there and is no file that edgecompress wrote"):
         export(sample.model(), sample, tmp_path)
     assert (tmp_path / "model.onnx").read_text() == "mine"
 

@@ -29,7 +29,7 @@ from edgecompress.cli.options import (
     trust_option,
     tuning_from,
 )
-from edgecompress.cli.writing import file_to_write
+from edgecompress.cli.writing import announce_folder, file_to_write
 
 if TYPE_CHECKING:
     from edgecompress.calibrating import Calibration
@@ -269,16 +269,20 @@ def _refuse_selection_beside_a_plan() -> None:
 @line_options
 @trust_option
 @output_option("Folder for the compressed model; give it as MODEL afterwards.")
+@force_option
 @json_option
-def compress(model: str, plan_file: Path | None, trust: bool, output: Path, as_json: bool, **given: Any) -> None:
+def compress(
+    model: str, plan_file: Path | None, trust: bool, output: Path, force: bool, as_json: bool, **given: Any
+) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
     from edgecompress.line import Line
     from edgecompress.resuming import only_one
     from edgecompress.running import compress as compress_line
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
+    announce_folder(output)
     with only_one(output), showing_progress() as progress:
-        document = compress_line(Line(sample, output, options, progress))
+        document = compress_line(Line(sample, output, options, progress, force))
     document = {**document, "output": str(output)}
     if as_json:
         print_json(document)

@@ -12,12 +12,14 @@ from edgecompress.cli.display import print_json, print_table, say, showing_progr
 from edgecompress.cli.options import (
     QUANTIZED,
     TARGETS,
+    force_option,
     json_option,
     output_option,
     platform_option,
     target_option,
     trust_option,
 )
+from edgecompress.cli.writing import announce_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--channels-last", is_flag=True, help="litert: take images as (N, H, W, C).")
 @trust_option
 @output_option("Folder for the exported files.")
+@force_option
 @json_option
 def export(
     model: str,
@@ -65,6 +68,7 @@ def export(
     precision: str | None,
     trust: bool,
     output: Path,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -81,7 +85,9 @@ def export(
     built = sample.model()
     if merge:
         built, sample = _merged(built, sample, merge)
+    options["replaces"] = "anything" if force else "same model"
     chosen = ExportOptions(**options, precision="fp16" if precision == "fp16" else "int8" if precision else "fp32")
+    announce_folder(output)
     with showing_progress() as progress:
         outcomes = export_each(built, sample, output, list(dict.fromkeys(targets)), options=chosen, progress=progress)
     if as_json:
@@ -217,14 +223,16 @@ def _verified(item: Verified) -> dict[str, Any]:
 @click.argument("artifact", type=click.Path(path_type=Path))
 @platform_option
 @output_option("Folder to make; an older bundle there is replaced.")
+@force_option
 @json_option
-def bundle(artifact: Path, platform: str, output: Path, as_json: bool) -> None:
+def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bool) -> None:
     """Package an exported file for an app: manifest, golden pair, and a runner that checks them anywhere."""
     from edgecompress.bundling import bundle as make_bundle
     from edgecompress.files import read_json
     from edgecompress.wording import bytes_text
 
-    manifest = make_bundle(artifact, output, platform=platform)
+    announce_folder(output)
+    manifest = make_bundle(artifact, output, platform=platform, force=force)
     document = read_json(manifest)
     if as_json:
         print_json({"bundle": str(output), "manifest": document})

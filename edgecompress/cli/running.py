@@ -11,6 +11,7 @@ from edgecompress.cli.compressing import line_options, print_before_after, sampl
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     device_option,
+    force_option,
     json_option,
     output_option,
     place_options,
@@ -21,6 +22,7 @@ from edgecompress.cli.options import (
     together,
     trust_option,
 )
+from edgecompress.cli.writing import announce_folder
 
 
 @click.command(epilog="Example: edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 3 -o out/lenet5")
@@ -34,6 +36,7 @@ from edgecompress.cli.options import (
 @platform_option
 @trust_option
 @output_option("Folder for everything the run writes.")
+@force_option
 @json_option
 def run(
     model: str,
@@ -45,6 +48,7 @@ def run(
     platform: str,
     trust: bool,
     output: Path,
+    force: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -62,8 +66,9 @@ def run(
     asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
     wanted = tuple(dict.fromkeys(targets))
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **asked)
+    announce_folder(output)
     with only_one(output), showing_progress() as progress:
-        document = run_line(Line(sample, output, options, progress))
+        document = run_line(Line(sample, output, options, progress, force))
     if as_json:
         print_json({**summary(document), "output": str(output)})
     else:
@@ -100,13 +105,17 @@ def _parity(item: dict[str, Any]) -> tuple[str, str]:
 
 @click.command(epilog="Example: edgecompress report out/lenet5")
 @click.argument("folder", type=click.Path(path_type=Path))
+@force_option
 @json_option
-def report(folder: Path, as_json: bool) -> None:
+def report(folder: Path, force: bool, as_json: bool) -> None:
     """Write a run's report.html again from its report.json, and print the verdict."""
-    from edgecompress.reporting import read_report, write_report
+    from edgecompress.replacing import check_replaceable, is_report_page
+    from edgecompress.reporting import HTML_NAME, MARKDOWN_NAME, read_report, write_report
     from edgecompress.wording import summary_sentence
 
     document = read_report(folder)
+    for name in (HTML_NAME, MARKDOWN_NAME):
+        check_replaceable(folder / name, "report", is_report_page, force=force)
     html, _, _ = write_report(document, folder)
     if as_json:
         print_json(document)

@@ -86,6 +86,9 @@ class Target(Protocol):
     def parts(self, path: Path) -> tuple[Path, ...]:
         """The other files that are needed to run ``path``."""
 
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files that are written beside ``path`` and not needed to run it."""
+
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs of a file.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from edgecompress.codecs.ada_tucker import plain
 from edgecompress.datasets import Inputs
 from edgecompress.errors import ExportError, MissingExtra, first_line
 from edgecompress.files import Json, read_json, write_json
+from edgecompress.replacing import LOG_HEADING
 from edgecompress.resources import PACKAGE
 from edgecompress.targets.base import Job, Precision, Target
 from edgecompress.targets.products import counted, products_of, told_apart
@@ -187,7 +187,7 @@ def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
             reason = f"did not end within {TIMEOUT_S:.0f} s"
     if reason:
         if log is not None:
-            shutil.copyfile(said, log)
+            log.write_bytes(LOG_HEADING.encode() + said.read_bytes())
         raise ExportError(f"{name}: the converter {reason}" + (f"; what it said is in {log}" if log else ""))
 
 

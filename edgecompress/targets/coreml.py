@@ -66,6 +66,10 @@ class CoreML:
         """None: the package is a folder."""
         return ()
 
+    def companions(self, _path: Path) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """As the package declares them."""
         try:

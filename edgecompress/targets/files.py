@@ -19,6 +19,11 @@ class RuntimeFile:
         del path
         return ()
 
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """None."""
+        del path
+        return ()
+
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """As the runtime tells them."""
         return runtimes.signature(path)

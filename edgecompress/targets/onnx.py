@@ -83,6 +83,10 @@ class Onnx:
         """None."""
         return ()
 
+    def companions(self, _path: Path) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
     def _with_codes(self, proto: onnx.ModelProto, coded: Sequence[Coded]) -> Json:
         """Weights as codes that a session folds; facts about that."""
         before = Counter(node.op_type for node in proto.graph.node)

@@ -54,6 +54,13 @@ class Ort(RuntimeFile):
                 enable_type_reduction=True,
             )
             for ending in (RUNTIME_STYLE, OPERATORS, self.suffix):
-                shutil.copyfile(made / f"{stem}{ending}", path.with_name(path.name.removesuffix(self.suffix) + ending))
-        needed = path.with_name(path.name.removesuffix(self.suffix) + OPERATORS).read_text(encoding="utf-8")
+                shutil.copyfile(made / f"{stem}{ending}", self._beside(path, ending))
+        needed = self._beside(path, OPERATORS).read_text(encoding="utf-8")
         return {"required_operators": [line for line in needed.splitlines() if line and not line.startswith("#")]}
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """The other style, and the operators a reduced build needs."""
+        return self._beside(path, RUNTIME_STYLE), self._beside(path, OPERATORS)
+
+    def _beside(self, path: Path, ending: str) -> Path:
+        return path.with_name(path.name.removesuffix(self.suffix) + ending)

@@ -37,14 +37,34 @@ def save(state: State, checkpoint: Path) -> None:
         aside.write_bytes(written.getbuffer())
 
 
+def is_checkpoint(file: Path) -> bool:
+    """Whether a file is a whole checkpoint that :func:`save` wrote."""
+    try:
+        return _written(file) is not None
+    except OSError:
+        return False
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint that is no longer needed; what is no checkpoint of ours stays."""
+    if is_checkpoint(checkpoint):
+        checkpoint.unlink(missing_ok=True)
+
+
+def _written(checkpoint: Path) -> memoryview | None:
+    """What torch wrote, if the digest behind it is right."""
+    content = memoryview(checkpoint.read_bytes())
+    written, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return written if hashlib.sha256(written).digest() == digest else None
+
+
 def load(checkpoint: Path | None, key: str) -> State | None:
     """A checkpoint of the same start; of anything else, or a damaged file, None: that means starting over."""
     if checkpoint is None or not checkpoint.is_file():
         return None
     try:
-        content = memoryview(checkpoint.read_bytes())
-        written, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-        if hashlib.sha256(written).digest() != digest:
+        written = _written(checkpoint)
+        if written is None:
             return None
         state = torch.load(io.BytesIO(written), weights_only=True, map_location=workers().device)
     except Exception:  # a damaged file can fail in any way; the run can always start over

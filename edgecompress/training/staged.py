@@ -21,6 +21,7 @@ from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.refitting import refit
+from edgecompress.training.checkpoints import discard
 from edgecompress.training.settings import FineTuning
 
 CHECKPOINT = "portion-{}.pt"
@@ -76,7 +77,7 @@ def decomposed_in_stages(
             model = tuned.model
     for number in range(1, len(parts)):
         if folder is not None:
-            (folder / CHECKPOINT.format(number)).unlink(missing_ok=True)
+            discard(folder / CHECKPOINT.format(number))
     return model
 
 
