@@ -75,10 +75,23 @@ class ExportError(EdgeCompressError):
 
 
 class ParityError(ExportError):
-    """The exported file computes something else than PyTorch does."""
+    """The exported file computes something else than PyTorch does.
 
-    def __init__(self, message: str, *, target: str, max_abs_error: float, sqnr_db: float, tolerance: float) -> None:
+    ``outputs`` are the numbers of those that differ; none: it is not told which.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str,
+        max_abs_error: float,
+        sqnr_db: float,
+        tolerance: float,
+        outputs: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(message)
+        self.outputs = outputs
         self.target = target
         self.max_abs_error = max_abs_error
         self.sqnr_db = sqnr_db

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from edgecompress.artifacts import (
     Artifact,
-    Parity,
     TensorSpec,
     facts_path,
     golden_path,
@@ -23,24 +23,25 @@ from edgecompress.calibrating import calibration_of
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
 from edgecompress.equalizing import equalized
-from edgecompress.errors import DataError, EdgeCompressError, ExportError, FileError, MissingExtra, first_line
+from edgecompress.errors import DataError, EdgeCompressError, ExportError, FileError, MissingExtra
 from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
 from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress, silent
+from edgecompress.proving import Written, written_well
 from edgecompress.replacing import Replaces, check_export, is_log
 from edgecompress.scoring import score
 from edgecompress.targets import Job, Precision, Target
-from edgecompress.targets.base import NHWC
+from edgecompress.targets.keeping import KeepFloat
 from edgecompress.verifying import (
     TOLERANCES,
     approximation,
     as_feed,
-    check_parity,
     check_score,
     probe,
     run_model,
     target_named,
 )
+from edgecompress.wording import kept_sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class ExportOptions:
     """How a file is written.
 
     int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
-    (``equalize``); ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it.
+    (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
+    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it.
     """
 
     precision: Precision = "fp32"
@@ -56,6 +58,7 @@ class ExportOptions:
     equalize: bool = True
     channels_last: bool = False
     replaces: Replaces = "same model"
+    keep_float: tuple[str, ...] = ()
 
 
 PLAIN = ExportOptions()
@@ -100,13 +103,13 @@ def export(
     job = Job(model, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=log)
     if precision == "int8":
         job = _calibrated(job, sample, options)
-    with several_aside(path) as aside:
-        graph = chosen.export(job, aside)
-        artifact = _proved(chosen, aside, job, model, sample, known_score, progress)
+    with several_aside(path) as aside, TemporaryDirectory() as scratch:
+        written = written_well(chosen, aside, replace(job, scratch=Path(scratch)), model, sample)
+        artifact = _proved(chosen, aside, job, model, sample, written, known_score, progress)
         scored = artifact.score.torch if artifact.score else None
-        notices = tuple(graph.pop("notices", ()))
+        notices = (*written.graph.pop("notices", ()), *kept_sentences(written.graph))
         near = approximation(model, sample, dense_score, scored)
-        artifact = replace(artifact, graph=graph, approximation=near, notices=notices)
+        artifact = replace(artifact, approximation=near, notices=notices)
         artifact.save()
     return replace(artifact, path=path)
 
@@ -180,6 +183,8 @@ def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions)
     _refuse_half(model)
     if options.precision not in target.precisions:
         raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
+    if options.keep_float and options.precision == "fp32":
+        raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
     if options.channels_last and target.name != CHANNELS_LAST:
         raise ExportError(f"{target.name}: --channels-last is for litert only")
 
@@ -187,7 +192,7 @@ def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions)
 def _calibrated(job: Job, sample: Sample, options: ExportOptions) -> Job:
     inputs = calibration_of(sample, options.calibration, seed=0).inputs
     model = equalized(job.model, inputs) if options.equalize else job.model
-    return replace(job, model=model, calibration=inputs)
+    return replace(job, model=model, calibration=inputs, keep=KeepFloat(options.keep_float))
 
 
 def _proved(
@@ -196,17 +201,14 @@ def _proved(
     job: Job,
     model: nn.Module,
     sample: Sample,
+    written: Written,
     known_score: float | None,
     progress: Progress,
 ) -> Artifact:
-    """The artifact at ``path``, compared with ``model`` where its runtime is for this machine."""
-    inputs, outputs = _signature(target, path)
-    if job.channels_last:
-        inputs = tuple(replace(spec, layout=NHWC) if len(spec.shape) == 4 else spec for spec in inputs)
-    parity: tuple[Parity, ...] = ()
-    scored, allowed = None, TOLERANCES[job.precision]
+    """The artifact at ``path``, scored where its runtime is for this machine."""
+    inputs, outputs, allowed = written.inputs, written.outputs, TOLERANCES[job.precision]
+    scored = None
     if target.runs_here:
-        parity = check_parity(target, path, inputs, model, sample.inputs, allowed)
         scored = check_score(target, path, inputs, model, sample, allowed, known=known_score, progress=progress)
     _write_golden(path, inputs, outputs, model, sample.inputs, target.batch)
     parts = target.parts(path)
@@ -219,8 +221,8 @@ def _proved(
         source=sample.source,
         inputs=inputs,
         outputs=outputs,
-        parity=parity,
-        graph={},
+        parity=written.parity,
+        graph=written.graph,
         cost=cost(model, sample.inputs),
         golden_sha256=sha256(golden_path(path)),
         score=scored,
@@ -230,19 +232,6 @@ def _proved(
         precision=job.precision,
         parts={part.name: sha256(part) for part in parts},
     )
-
-
-def _signature(target: Target, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What the file that was just made takes and gives.
-
-    Raises:
-        ExportError: its own runtime cannot load it.
-    """
-    try:
-        return target.signature(path)
-    except FileError as error:
-        cause = f": {first_line(error.__cause__)[:200]}" if error.__cause__ else ""
-        raise ExportError(f"{target.name}: what the converter made does not load{cause}") from error
 
 
 def _log_path(path: Path) -> Path:

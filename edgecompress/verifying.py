@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Approximation, Arrays, Artifact, Parity, Scored, TensorSpec
-from edgecompress.datasets import Inputs, origin, size
+from edgecompress.datasets import Inputs, calibration_inputs, origin, size
 from edgecompress.errors import DataError, ExportError, FileError, ParityError, first_line
+from edgecompress.judging import FEWEST, Finding, judge, lost
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import score
@@ -22,6 +23,8 @@ from edgecompress.targets import TARGETS, Target
 from edgecompress.targets.base import NHWC, Run
 
 PARITY_BATCHES = (1, 3)
+JUDGED_ITEMS, JUDGED_IN_FULL, JUDGED_NUMBERS = 64, 12, 10_000_000
+"""Inputs on which slices are compared, in fewer bits and in float32, and about how many numbers of output at most."""
 Array = np.ndarray[Any, Any]
 
 
@@ -67,6 +70,7 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
         return Verified(artifact, (), None)
     tolerance = TOLERANCES[artifact.precision]
     parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs, tolerance)
+    check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision)
     scored = check_score(target, artifact.path, artifact.inputs, model, sample, tolerance, progress=progress)
     return Verified(artifact, parity, scored)
 
@@ -116,6 +120,44 @@ def check_parity(
             raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
         found.append(parity)
     return tuple(found)
+
+
+def check_slices(
+    target: Target, path: Path, specs: tuple[TensorSpec, ...], model: nn.Module, sample: Sample, precision: str
+) -> tuple[Finding, ...]:
+    """Compare the file with PyTorch slice by slice, on more inputs than the parity batches; what could be better.
+
+    Raises:
+        ParityError: a slice of an output is lost, or an output has too much noise.
+        ExportError: the file does not run.
+    """
+    fed = judged_inputs(model, sample, precision)
+    findings = judge(run_model(model, fed), _run_file(target, target.load(path), specs, fed), precision)
+    if said := lost(findings):
+        raise ParityError(
+            f"{target.name}: {path.name} differs from PyTorch: {said}",
+            target=target.name,
+            max_abs_error=math.inf,
+            sqnr_db=-math.inf,
+            tolerance=TOLERANCES[precision].relative,
+            outputs=tuple(sorted({finding.output for finding in findings if finding.fatal})),
+        )
+    return findings
+
+
+def judged_inputs(model: nn.Module, sample: Sample, precision: str) -> Inputs:
+    """Inputs that tell slices apart: of the test split where numbers were rounded and there is data, else a probe.
+
+    So many that the outputs have at most ``JUDGED_NUMBERS``.
+    """
+    each = sum(output.size for output in run_model(model, probe(sample.inputs, 1)))
+    count = min(JUDGED_ITEMS, max(FEWEST, JUDGED_NUMBERS // max(each, 1)))
+    if precision == "fp32":
+        return probe(sample.inputs, min(count, JUDGED_IN_FULL))
+    try:
+        return calibration_inputs(sample.data("test"), count, seed=1)
+    except DataError:
+        return probe(sample.inputs, count)
 
 
 def approximation(

@@ -30,6 +30,16 @@ def findings(document: Json) -> str:
     return ", ".join(clauses) + "."
 
 
+def kept_sentences(graph: Json) -> list[str]:
+    """What stayed in float32 in a file of fewer bits, a sentence for each reason."""
+    kept: Mapping[str, Sequence[str]] = graph.get("kept_float", {})
+    return [f"in float32 stayed {_some(names)}: {why}" for why, names in kept.items()]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _fewer(before: int, after: int, what: str) -> str:
     if before == after:
         return f"as many {what} as before"

@@ -55,6 +55,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Equal ranges inside each chain before int8; the model computes the same.",
 )
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers, as in a shell: 'head.*', or kinds of operators: Concat, that stay in float32 in a file of fewer "
+    "bits; repeatable.",
+)
 @click.option("--channels-last", is_flag=True, help="litert: take images as (N, H, W, C).")
 @trust_option
 @output_option("Folder for the exported files.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -13,6 +13,7 @@ from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.datasets import Inputs
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
+from edgecompress.targets.keeping import KeepFloat
 
 Run = Callable[[Arrays], Arrays]
 """Runs a loaded file: input arrays by name to output arrays by name."""
@@ -29,7 +30,8 @@ class Job:
     """What is to be exported: a model in eval mode, an example of its inputs, and how it was compressed.
 
     ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
-    which one target can; ``log`` is where a converter's own output is kept when it fails.
+    which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
+    float; ``scratch`` is a folder where a target may keep what another try of the same job can use.
     """
 
     model: nn.Module
@@ -39,6 +41,8 @@ class Job:
     calibration: Inputs = ()
     channels_last: bool = False
     log: Path | None = None
+    keep: KeepFloat = field(default_factory=KeepFloat)
+    scratch: Path | None = None
 
 
 class Target(Protocol):

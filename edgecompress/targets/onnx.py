@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+CHECKED, SIMPLIFIED, PLAIN = "checked", "simplified", "plain"
+"""Where a job's scratch folder has the graph in full precision, and how it is called there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +64,36 @@ class Onnx:
         coded, model = coded_layers(job.model), plain(job.model)
         if coded and job.precision != "fp32":
             raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")
+        kept, simplified = self._checked(model, job)
+        operators = Counter(node.op_type for node in kept.graph.node)
+        codes = self._with_codes(kept, coded) if coded else {}
+        made, floats = _in_precision(kept, job)
+        onnx.save_model(made, path)
+        return {
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+            "simplified": simplified,
+            "operators": dict(sorted(operators.items())),
+            "notices": broken_chains(kept, job.plan),
+            **codes,
+            **floats,
+        }
+
+    def _checked(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
+        """The checked graph in full precision, and whether it was simplified; an earlier try's where there is one."""
+        import onnx
+
+        kept = job.scratch / CHECKED if job.scratch is not None else None
+        for file in kept.glob("*.onnx") if kept is not None else ():
+            return onnx.load_model(file), file.stem == SIMPLIFIED
         proto = self._traced(model, job.inputs)
         self._tidy(proto, model)
         self._check_header(proto)
         simplified = self._simplified(proto, job.plan) if self.simplify else None
-        kept = simplified or proto
-        operators = Counter(node.op_type for node in kept.graph.node)
-        codes = self._with_codes(kept, coded) if coded else {}
-        onnx.save_model(_in_precision(kept, job), path)
-        return {
-            "opset": self.opset,
-            "ir_version": self.ir_version,
-            "simplified": simplified is not None,
-            "operators": dict(sorted(operators.items())),
-            "notices": broken_chains(kept, job.plan),
-            **codes,
-        }
+        if kept is not None:
+            kept.mkdir()
+            onnx.save_model(simplified or proto, kept / f"{SIMPLIFIED if simplified else PLAIN}.onnx")
+        return simplified or proto, simplified is not None
 
     def parts(self, _path: Path) -> tuple[Path, ...]:
         """None."""
@@ -189,12 +205,14 @@ class Onnx:
         return sum(array.nbytes for array in arrays)
 
 
-def _in_precision(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-    """As it is, in half precision, or in int8."""
+def _in_precision(proto: onnx.ModelProto, job: Job) -> tuple[onnx.ModelProto, Json]:
+    """As it is, in half precision, or in int8; with facts about what stayed in float."""
     if job.precision == "fp32":
-        return proto
+        return proto, {}
     with quiet():
-        return as_half(proto) if job.precision == "fp16" else as_int8(proto, job.calibration)
+        return (
+            (as_half(proto), {}) if job.precision == "fp16" else as_int8(proto, job.calibration, job.keep, job.scratch)
+        )
 
 
 def _run_bytes(model: bytes, feed: Arrays) -> Arrays:

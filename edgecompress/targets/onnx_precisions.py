@@ -7,10 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, first
+from edgecompress.files import Json
+from edgecompress.targets.keeping import WATCHED, KeepFloat, Magnitudes, Operator, kept, told
+from edgecompress.targets.onnx_sessions import every_tensor
+from edgecompress.targets.products import PRODUCTS
 
 if TYPE_CHECKING:
     import onnx
+
+RANGES = "ranges.json"
 
 
 def as_half(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -23,33 +29,75 @@ def as_half(proto: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def as_int8(proto: onnx.ModelProto, calibration: Inputs) -> onnx.ModelProto:
-    """Static QDQ: symmetric weights per output channel, activations by their range on ``calibration``.
+def as_int8(
+    proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat, scratch: Path | None = None
+) -> tuple[onnx.ModelProto, Json]:
+    """Static QDQ, and facts about what stayed in float.
 
-    Both are signed, which ONNX Runtime's documentation names as the first choice for ARM and for x86.
+    Weights symmetric per output channel, activations by their range on ``calibration``; both are signed, which ONNX
+    Runtime's documentation names as the first choice for ARM and for x86. Ranges are kept in ``scratch`` for another
+    call with the same graph.
+
+    Raises:
+        ExportError: a pattern of ``keep`` fits nothing.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
+    from onnxruntime.quantization import quant_pre_process
 
-    names = [value.name for value in proto.graph.input]
+    names, operators = [value.name for value in proto.graph.input], operators_of(proto)
+    wide = wide_tensors(proto, calibration)
+    floats = kept("onnx", operators, [value.name for value in proto.graph.output], keep, wide)
     with TemporaryDirectory() as folder:
         plain, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "made"))
         onnx.save_model(proto, plain)
-        quant_pre_process(plain, prepared, skip_optimization=True)
-        quantize_static(
-            prepared,
-            made,
-            _Reader(names, calibration),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-        )
+        quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        _quantize(prepared, made, _Reader(names, calibration), list(floats), (scratch or Path(folder)) / RANGES)
         quantized = onnx.load_model(made)
     for item in (quantized, *quantized.graph.node):
         del item.metadata_props[:]
     quantized.producer_name, quantized.producer_version = proto.producer_name, proto.producer_version
-    return quantized
+    return quantized, told(operators, floats)
+
+
+def _quantize(prepared: Path, made: Path, reader: _Reader, floats: list[str], ranges: Path) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        prepared,
+        made,
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=floats,
+        calibration_cache_path=ranges,
+    )
+
+
+def operators_of(proto: onnx.ModelProto) -> list[Operator]:
+    """The nodes of a tidied graph, whose names begin with their layer's."""
+    return [
+        Operator(
+            node.name,
+            node.op_type,
+            node.name.rpartition("/")[0],
+            tuple(node.input),
+            tuple(node.output),
+            node.name,
+            node.op_type in PRODUCTS["onnx"],
+        )
+        for node in proto.graph.node
+    ]
+
+
+def wide_tensors(proto: onnx.ModelProto, calibration: Inputs) -> set[str]:
+    """Tensors of which some numbers are infinite or so large that one int8 scale would leave nothing of the others."""
+    found: dict[str, Magnitudes] = {}
+    feeds = _Reader([value.name for value in proto.graph.input], first(calibration, WATCHED))
+    for name, values in every_tensor(proto, feeds):
+        found.setdefault(name, Magnitudes()).add(values)
+    return {name for name, magnitudes in found.items() if magnitudes.wide()}
 
 
 class _Reader:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.artifacts import Arrays
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def session(model: str | bytes, threads: int = 0, optimised: Path | None = None) -> Any:
@@ -32,3 +38,19 @@ def operators_when_loaded(model: bytes) -> Counter[str]:
         file = Path(folder) / "optimised.onnx"
         session(model, optimised=file)
         return Counter(node.op_type for node in onnx.load_model(file).graph.node)
+
+
+def every_tensor(proto: onnx.ModelProto, feeds: Iterable[Arrays]) -> Iterator[tuple[str, Any]]:
+    """Name and numbers of each float32 tensor that a graph takes or computes, for each of the feeds."""
+    import onnx
+
+    watched = onnx.shape_inference.infer_shapes(proto)
+    known = {value.name for value in watched.graph.output}
+    for value in watched.graph.value_info:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name not in known:
+            watched.graph.output.append(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, None))
+    opened = session(watched.SerializeToString())
+    names = [output.name for output in opened.get_outputs() if output.type == "tensor(float)"]
+    for feed in feeds:
+        yield from ((name, array) for name, array in feed.items() if array.dtype == "float32")
+        yield from zip(names, opened.run(names, feed), strict=True)
