@@ -16,6 +16,7 @@ from edgecompress.costs import Cost
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, sha256, write_json, written_aside
 from edgecompress.plans import CompressionPlan
+from edgecompress.split_scores import Difference, SplitScore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,34 +82,61 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The task score on the whole test split: PyTorch's, and through the file in its runtime."""
+    """The task score on the whole test split: PyTorch's, and through the file in its runtime.
+
+    ``difference`` is the file's minus PyTorch's on the same items (None: written before that was kept). ``pair`` are
+    both scores as they can be paired with others, where they were just taken; it stays in memory.
+    """
 
     items: int
     origin: str
     torch: float
     artifact: float
+    difference: Difference | None = None
+    pair: tuple[SplitScore, SplitScore] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> Json:
         """A JSON object."""
-        return {"items": self.items, "origin": self.origin, "torch": self.torch, "artifact": self.artifact}
+        return {
+            "items": self.items,
+            "origin": self.origin,
+            "torch": self.torch,
+            "artifact": self.artifact,
+            "difference": self.difference.to_json() if self.difference else None,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Scored:
+        """The inverse of :meth:`to_json`."""
+        known = document.get("difference")
+        fields = {name: document[name] for name in ("items", "origin", "torch", "artifact")}
+        return cls(**fields, difference=Difference.from_json(known) if known else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Approximation:
-    """How far the compressed model is from the dense one, both in PyTorch; scores are on the whole test split."""
+    """How far the compressed model is from the dense one, both in PyTorch; scores are on the whole test split.
+
+    ``difference`` is the compressed model's score minus the dense one's, on the same items.
+    """
 
     parity: Parity
     dense_score: float | None = None
     score: float | None = None
+    difference: Difference | None = None
 
     def to_json(self) -> Json:
         """A JSON object."""
-        return {**self.parity.to_json(), "dense_score": self.dense_score, "score": self.score}
+        difference = self.difference.to_json() if self.difference else None
+        scores = {"dense_score": self.dense_score, "score": self.score, "difference": difference}
+        return {**self.parity.to_json(), **scores}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Approximation:
         """The inverse of :meth:`to_json`."""
-        return cls(Parity.from_json(document), document["dense_score"], document["score"])
+        known = document.get("difference")
+        scores = document["dense_score"], document["score"]
+        return cls(Parity.from_json(document), *scores, Difference.from_json(known) if known else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +284,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             graph=document["graph"],
             cost=Cost.from_json(document["cost"]),
             golden_sha256=document["golden_sha256"],
-            score=Scored(**document["score"]) if document["score"] else None,
+            score=Scored.from_json(document["score"]) if document["score"] else None,
             plan=CompressionPlan.from_json(plan) if plan else None,
             preprocessing=document["preprocessing"],
             versions=document["versions"],

@@ -20,9 +20,24 @@ from edgecompress.instructions import (
     comparison_from,
     profile_from,
 )
-from edgecompress.profiles import Comparison
+from edgecompress.profiles import QUANTILES, Comparison, Latency, quantiles
+from edgecompress.ratios import apart
 from edgecompress.reporting import JSON_NAME, KIND, VERSION
-from edgecompress.wording import accuracies, bytes_text, metric_of, milliseconds, runtime_text, score_change, score_text
+from edgecompress.split_scores import Difference, SplitScore, difference, unpaired
+from edgecompress.wording import (
+    NO_DIFFERENCE,
+    accuracies,
+    bytes_text,
+    change,
+    interval_of_scores,
+    metric_of,
+    milliseconds,
+    runtime_text,
+    score_difference,
+    score_text,
+    score_verdict,
+    time_change,
+)
 
 CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch")
 
@@ -31,7 +46,8 @@ CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "bat
 class Figures:
     """What a run's folder, its report, or a document of ``profile -o`` says of one compressed model.
 
-    ``comparison`` is against the dense model, ``accuracy`` before and after in the metric's unit.
+    ``comparison`` is against the dense model, ``accuracy`` before and after in the metric's unit on ``items`` items,
+    ``lost`` what sets both apart, ``scored`` the score after as it can be paired with that of another run.
     """
 
     source: Path
@@ -39,14 +55,21 @@ class Figures:
     comparison: AnyComparison | None
     accuracy: tuple[float | None, float | None] = (None, None)
     metric: Mapping[str, str] | None = None
+    items: int = 0
+    lost: Difference | None = None
+    scored: SplitScore | None = None
+
+    @property
+    def latency(self) -> Latency | None:
+        """Every run, when taking turns with the dense model if it did; None of an emulated core."""
+        if isinstance(self.profile, InstructionProfile):
+            return None
+        return self.comparison.candidate_latency if isinstance(self.comparison, Comparison) else self.profile.latency
 
     @property
     def latency_ms(self) -> float | None:
-        """Median wall time of one run, when taking turns with the dense model if it did."""
-        if isinstance(self.profile, InstructionProfile):
-            return None
-        taken = self.comparison.candidate_latency if isinstance(self.comparison, Comparison) else self.profile.latency
-        found: float = taken.summary()["wall"]["p50"]
+        """Median wall time of one run."""
+        found: float | None = self.latency.summary()["wall"]["p50"] if self.latency else None
         return found
 
     @property
@@ -80,9 +103,11 @@ def _of_report(path: Path, document: Json) -> Figures:
     metric, pair = metric_of(document), _comparison(document)
     if not document["profiles"]:
         raise FileError("nothing was measured in this run")
-    return Figures(
-        path, profile_from(document["profiles"]["compressed"]), pair, accuracies(document["accuracy"]), metric
-    )
+    scores = accuracies(document["accuracy"])
+    lost = None if None in scores else score_difference(document)
+    scored = SplitScore.from_json((document.get("scored") or {}).get("compressed"))
+    items = ((document["data"] or {}).get("test") or {}).get("items") or 0
+    return Figures(path, profile_from(document["profiles"]["compressed"]), pair, scores, metric, items, lost, scored)
 
 
 def _comparison(document: Json) -> AnyComparison | None:
@@ -117,15 +142,65 @@ def side_by_side(first: Figures, second: Figures) -> dict[str, tuple[Any, Any]]:
     return {name: (ours.get(name), theirs.get(name)) for name in dict.fromkeys([*ours, *theirs])}
 
 
+def accuracy_difference(first: Figures, second: Figures) -> Difference | None:
+    """The second's score minus the first's, paired where both runs kept which items count; None without scores."""
+    before, after = first.accuracy[1], second.accuracy[1]
+    if before is None or after is None or first.metric != second.metric:
+        return None
+    if first.scored and second.scored:
+        return difference(first.scored, second.scored)
+    return unpaired(before, after, first.items if first.items == second.items and (first.metric or {})["unit"] else 0)
+
+
+def changes(first: Figures, second: Figures) -> dict[str, str]:
+    """What became of each figure, in words: of what wavers from run to run only where it surely changed."""
+    rows = side_by_side(first, second)
+    found = {name: change(*pair) for name, pair in rows.items()}
+    found |= {name: time_change(ratio) for name, ratio in time_ratios(first, second).items()}
+    starts = {name: [_starts(one, name) for one in (first, second)] for name in ("load_ms", "first_run_ms")}
+    found |= {name: NO_DIFFERENCE for name, both in starts.items() if all(both) and not apart(*both)}
+    if (scores := accuracy_difference(first, second)) is not None:
+        found["accuracy"] = score_verdict(scores, (first.metric or {})["unit"])
+    if "speedup_over_dense" in rows and not _clear(first.comparison, second.comparison):
+        found["speedup_over_dense"] = NO_DIFFERENCE
+    return {name: words for name, words in found.items() if name in rows}
+
+
+def time_ratios(first: Figures, second: Figures) -> Json:
+    """The second's time over the first's by the name of the figure, as ``value`` and ``ci95``; None of too few runs."""
+    ours, theirs = first.latency, second.latency
+    if ours is None or theirs is None:
+        return {}
+    found = {f"wall_{name}_ms": one for name, one in quantiles(theirs.series, ours.series, together=False).items()}
+    if ours.cpu_ms and theirs.cpu_ms:
+        cpu = quantiles((theirs.cpu_ms, theirs.loads), (ours.cpu_ms, ours.loads), together=False)
+        found["cpu_p50_ms"] = cpu["p50"]
+    return found
+
+
+def _starts(one: Figures, name: str) -> tuple[float, ...]:
+    cold = None if isinstance(one.profile, InstructionProfile) else one.profile.cold
+    found: tuple[float, ...] = getattr(cold, name) if cold else ()
+    return found
+
+
+def _clear(first: AnyComparison | None, second: AnyComparison | None) -> bool:
+    """Whether the intervals of two speed-ups lie clear of each other."""
+    if not isinstance(first, Comparison) or not isinstance(second, Comparison):
+        return True
+    return apart((first.wall.low, first.wall.high), (second.wall.low, second.wall.high))
+
+
 def _figures(one: Figures) -> Json:
     profile = one.profile
     found: Json = {"size_bytes": profile.size_bytes, "zipped_bytes": profile.zipped_bytes, "params": profile.params}
-    found |= {"macs": profile.macs, "accuracy": one.accuracy[1], "wall_p50_ms": one.latency_ms}
+    found |= {"macs": profile.macs, "accuracy": one.accuracy[1]}
     if isinstance(profile, InstructionProfile):
         found["instructions"] = profile.counts.least
-    else:
-        cpu = profile.latency.summary()["cpu"]
-        found |= {"cpu_p50_ms": cpu and cpu["p50"], "load_ms": profile.load_ms}
+    elif one.latency is not None:
+        times = one.latency.summary()
+        found |= {f"wall_{mark}_ms": times["wall"][mark] for mark in QUANTILES}
+        found |= {"cpu_p50_ms": times["cpu"] and times["cpu"]["p50"], "load_ms": profile.load_ms}
         found |= {"first_run_ms": profile.first_run_ms, "peak_rss_bytes": profile.peak_rss_bytes}
     if isinstance(one.comparison, Comparison):
         found["speedup_over_dense"] = one.comparison.wall.value
@@ -172,10 +247,10 @@ def _drop(one: Figures, limit: float) -> Check:
     metric = one.metric or {"name": "accuracy", "unit": " %"}
     name, unit, (before, after) = f"{metric['name']} drop", metric["unit"], one.accuracy
     points = " points" if unit else ""
-    if before is None or after is None:
+    if before is None or after is None or one.lost is None:
         return Check(name, f"at most {limit:g}{points}", NOT_MEASURED, NOT_MEASURED)
     over = before - after - limit
-    found = f"{score_text(before, unit)} -> {score_text(after, unit)} ({score_change(before, after, unit)})"
+    found = f"{score_text(before, unit)} -> {score_text(after, unit)} ({interval_of_scores(one.lost, unit)})"
     return Check(name, f"at most {limit:g}{points}", found, f"by {over:.2f}{points}" if over > 1e-9 else "")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from edgecompress.artifacts import (
     Artifact,
+    Scored,
     TensorSpec,
     facts_path,
     golden_path,
@@ -29,7 +30,8 @@ from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress, silent
 from edgecompress.proving import Written, written_well
 from edgecompress.replacing import Replaces, check_export, is_log
-from edgecompress.scoring import score
+from edgecompress.scoring import split_score
+from edgecompress.split_scores import SplitScore
 from edgecompress.targets import Job, Precision, Target
 from edgecompress.targets.keeping import KeepFloat
 from edgecompress.verifying import (
@@ -75,16 +77,16 @@ def export(
     target: str = "onnx",
     stem: str = "model",
     options: ExportOptions = PLAIN,
-    known_score: float | None = None,
-    dense_score: float | None = None,
+    known_score: SplitScore | None = None,
+    dense_score: SplitScore | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Write ``folder/stem.onnx`` (or another target's suffix) with its facts and golden pair beside it.
 
     The file gets its name last, after its runtime agreed with PyTorch at batch 1 and 3 and, where the sample has data,
-    in the task score on the whole test split, both within the tolerance of the precision. A target whose runtime is
-    not for this machine is written unproved, and its facts say so. ``known_score`` is PyTorch's, if it was measured
-    before, ``dense_score`` the dense model's.
+    its task score on the whole test split was not surely worse, both within the tolerance of the precision. A target
+    whose runtime is not for this machine is written unproved, and its facts say so. ``known_score`` is PyTorch's, if it
+    was measured before, ``dense_score`` the dense model's.
 
     Raises:
         ExportError: the exporter refused the model, there is no such target, or it has no such precision.
@@ -106,7 +108,7 @@ def export(
     with several_aside(path) as aside, TemporaryDirectory() as scratch:
         written = written_well(chosen, aside, replace(job, scratch=Path(scratch)), model, sample)
         artifact = _proved(chosen, aside, job, model, sample, written, known_score, progress)
-        scored = artifact.score.torch if artifact.score else None
+        scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
         notices = (*written.graph.pop("notices", ()), *kept_sentences(written.graph))
         near = approximation(model, sample, dense_score, scored)
         artifact = replace(artifact, approximation=near, notices=notices)
@@ -151,8 +153,7 @@ def export_each(
     dense_score = _dense_score(sample, progress)
     for done, target in enumerate(targets):
         progress(f"export to {target}", done, len(targets), "")
-        scores = {outcome.artifact.score.torch for outcome in outcomes if outcome.artifact and outcome.artifact.score}
-        known = next(iter(scores), None)
+        known = next((score.pair[0] for score in _scores(outcomes) if score.pair), None)
         try:
             made = export(
                 model, sample, folder, target=target, options=options, known_score=known, dense_score=dense_score,
@@ -164,6 +165,10 @@ def export_each(
     return outcomes
 
 
+def _scores(outcomes: Sequence[Outcome]) -> list[Scored]:
+    return [one.artifact.score for one in outcomes if one.artifact and one.artifact.score]
+
+
 def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeCompressError | None:
     """The error that makes an export a failure: that of a required target, or any if nothing was made."""
     errors = [outcome for outcome in outcomes if outcome.error is not None]
@@ -171,10 +176,10 @@ def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeComp
     return next(iter(needed), None)
 
 
-def _dense_score(sample: Sample, progress: Progress) -> float | None:
+def _dense_score(sample: Sample, progress: Progress) -> SplitScore | None:
     """The dense model's score, if a compressed one and data are given."""
     try:
-        return score(sample.dense.model(), sample.dense, progress=progress) if sample.dense is not None else None
+        return split_score(sample.dense.model(), sample.dense, progress=progress) if sample.dense is not None else None
     except DataError:
         return None
 
@@ -202,7 +207,7 @@ def _proved(
     model: nn.Module,
     sample: Sample,
     written: Written,
-    known_score: float | None,
+    known_score: SplitScore | None,
     progress: Progress,
 ) -> Artifact:
     """The artifact at ``path``, scored where its runtime is for this machine."""

@@ -65,7 +65,8 @@ from edgecompress.replacing import Replaces
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from edgecompress.resolving import code_digest
 from edgecompress.resuming import Done, Stages, key_of
-from edgecompress.scoring import score
+from edgecompress.scoring import split_score
+from edgecompress.split_scores import SplitScore
 from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
 from edgecompress.targets.converting import require
 from edgecompress.training.base import Asked, Recipe
@@ -77,6 +78,8 @@ from edgecompress.verifying import target_named
 RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
 
+SCORES = ("accuracy", "scored")
+"""What a stage that scores says: the score, and what it takes to pair it with another."""
 STEMS = {"dense": "dense", "compressed": "model"}
 
 
@@ -228,11 +231,12 @@ class Line:
         outputs = check_runs(model, self.sample.inputs, name)
         return ", ".join(str(tuple(output.shape)) for output in outputs)
 
-    def test_score(self, model: nn.Module, what: str) -> float | None:
-        """Score on the whole test split, or None without data."""
+    def test_score(self, model: nn.Module, what: str) -> Json:
+        """Score on the whole test split, and as it can be paired with others; both None without data."""
         if self.data is None:
-            return None
-        return score(model, self.sample, "test", progress=_renamed(self.progress, f"score {what}"))
+            return dict.fromkeys(SCORES)
+        found = split_score(model, self.sample, progress=_renamed(self.progress, f"score {what}"))
+        return {"accuracy": found.value, "scored": found.to_json()}
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -240,7 +244,7 @@ class Line:
         """The dense model's score."""
 
         def work() -> Json:
-            return {"accuracy": self.test_score(self.dense_model, "dense")}
+            return self.test_score(self.dense_model, "dense")
 
         return self.stages.do("score_dense", [self.dense_key, self.data_key], work)
 
@@ -327,7 +331,7 @@ class Line:
             small = replace(self.sample, plan=start.plan)
             taken = StorageCost(payload_bytes, stored.numbers, onnx_bytes(model, small), start.plan.dense_params)
             history = [asdict(epoch) for epoch in done.history]
-            return {"accuracy": self.test_score(model, "stored"), "storage": taken.to_json(), "history": history}
+            return {**self.test_score(model, "stored"), "storage": taken.to_json(), "history": history}
 
         inputs = [tuned.key, repr(storage), asdict(self.options.tuning)]
         written = (MODEL_FILE, PLAN_FILE, CODES_FILE)
@@ -371,7 +375,7 @@ class Line:
         check_runs(model, self.sample.inputs, f"{self.sample.name}, decomposed,")
         chosen.save(make_folder(self.folder) / PLAN_FILE)
         save_compressed(self.folder / DECOMPOSED, model, chosen, self.sample)
-        return {"accuracy": self.test_score(model, "decomposed"), **facts}
+        return {**self.test_score(model, "decomposed"), **facts}
 
     def decompose(self, planned: Done) -> Done:
         """``decomposed/``: the chains filled, batch norms re-estimated where that helps."""
@@ -423,9 +427,10 @@ class Line:
                 return {}
             save_compressed(self._tuned, done.model, start.plan, self.sample)
             history = [asdict(epoch) for epoch in done.history]
-            reached = self.test_score(done.model, "fine-tuned") if history else decomposed.result["accuracy"]
+            before = {key: decomposed.result.get(key) for key in SCORES}
+            reached = self.test_score(done.model, "fine-tuned") if history else before
             training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
-            return {"accuracy": reached, "training": training}
+            return {**reached, "training": training}
 
         files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if self.options.storage is None else (TRAINED,)
         inputs = [decomposed.key, asdict(self.options.tuning), *self._taught]
@@ -438,13 +443,14 @@ class Line:
         files = {target: self.exported_file(role, target) for target in self.options.targets}
 
         def work() -> Json:
-            return {target: self._exported(role, target, upstream.result["accuracy"]) for target in files}
+            known = SplitScore.from_json(upstream.result.get("scored"))
+            return {target: self._exported(role, target, known) for target in files}
 
         written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
         written += tuple(part.name for target, file in files.items() for part in target_named(target).parts(Path(file)))
         return self.stages.do(f"export_{role}", [upstream.key, self.options.targets], work, written)
 
-    def _exported(self, role: str, target: str, known: float | None) -> Json:
+    def _exported(self, role: str, target: str, known: SplitScore | None) -> Json:
         sample = self.sample if role == "dense" else rebuilt(self.sample, self.folder)
         name = f"export {role} to {target}"
         self.progress(name, 0, 1, "")
@@ -458,7 +464,9 @@ class Line:
             known_score=known,
             progress=_renamed(self.progress, f"{name}, score"),
         )
-        return {"file": artifact.path.name, "accuracy": artifact.score.artifact if artifact.score else None}
+        scored = artifact.score.pair[1] if artifact.score and artifact.score.pair else None
+        reached = {"accuracy": scored.value, "scored": scored.to_json()} if scored else dict.fromkeys(SCORES)
+        return {"file": artifact.path.name, **reached}
 
     def profile(self, dense: Done, compressed: Done) -> Done:
         """Each model alone, then both taking turns, with one thread and with all unless said, on the first target."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, write_json
-from edgecompress.ratios import Blocks, Ratio, ratio_of_medians, statistics
+from edgecompress.ratios import Blocks, Ratio, Series, quantile_ratios, ratio_of_medians, statistics
 
 VERSION = 2
 PROFILE_KIND = "edgecompress.profile"
 COMPARISON_KIND = "edgecompress.comparison"
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 Provenance = Literal["measured", "emulated", "predicted"]
 Verdict = Literal["faster", "slower", "no claim"]
@@ -36,6 +39,11 @@ class Latency:
     wall_ms: Blocks
     cpu_ms: Blocks
     loads: tuple[int, ...]
+
+    @property
+    def series(self) -> Series:
+        """Wall times with the load of each block."""
+        return self.wall_ms, self.loads
 
     def all_wall_ms(self) -> list[float]:
         """Wall time of every run, in order."""
@@ -284,6 +292,14 @@ class Profile(FileProfile):
         return cls.from_json(read_json(path))
 
 
+@lru_cache(maxsize=16)
+def quantiles(above: Series, below: Series, *, together: bool = True) -> Json:
+    """Ratios of wall time by the names of quantiles, as ``value`` and ``ci95``."""
+    ratios = quantile_ratios(above, below, list(QUANTILES.values()), together=together)
+    found = zip(QUANTILES, ratios, strict=True)
+    return {name: one and {"value": one.value, "ci95": [one.low, one.high]} for name, one in found}
+
+
 @dataclass(frozen=True, slots=True)
 class FilePair:
     """What every comparison says: both files, and where they ran."""
@@ -342,6 +358,10 @@ class Comparison(FilePair):
             return "no claim"
         return "faster" if self.wall.value > 1 else "slower"
 
+    def quantiles(self) -> Json:
+        """Candidate over baseline wall time at p50, p90 and p99, with the 95 % interval; None of too few runs."""
+        return quantiles(self.candidate_latency.series, self.baseline_latency.series)
+
     @property
     def verified_on_arm(self) -> bool:
         """Whether a gain was measured on an ARM device, with times that can be trusted: nothing else is called that."""
@@ -361,6 +381,7 @@ class Comparison(FilePair):
             "unit": "milliseconds",
             "verified_on_arm": self.verified_on_arm,
             "unstable": list(self.unstable),
+            "quantiles": self.quantiles(),
             "conditions": dict(self.conditions),
             "sustained": {role: sustained.to_json() for role, sustained in self.sustained.items()},
             "blocks": len(self.candidate_latency.wall_ms),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESAMPLES = 4_000
+DRAWS = 400
+FEWEST_BEYOND = 10
+"""A quantile with fewer runs on either side of it is not compared: of p99, that needs 1,000 runs."""
 RESOLUTION = 0.01
 """A ratio nearer to 1 than this is no claim, however narrow its interval: loads of one file differ by as much."""
 
@@ -49,6 +52,11 @@ class Ratio:
         return self.low > 1 + RESOLUTION or self.high < 1 - RESOLUTION
 
 
+def apart(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether all of one lie on one side of all of the other: all that can be said of a few starts."""
+    return bool(first and second) and (max(first) < min(second) or max(second) < min(first))
+
+
 def paired_ratio(baseline: Blocks, candidate: Blocks, loads: Sequence[int], seed: int = 0) -> Ratio:
     """Baseline over candidate time with its 95 % interval.
 
@@ -81,6 +89,65 @@ def ratio_of_medians(above: Sequence[float], below: Sequence[float], seed: int =
     low, high = map(float, np.quantile(tops / bottoms, (0.025, 0.975)))
     value = median(above) / median(below)
     return Ratio(value, min(low, value), max(high, value))
+
+
+Series = tuple[Blocks, tuple[int, ...]]
+"""Runs in blocks, and of each block the load it was measured on."""
+
+
+def quantile_ratios(
+    above: Series, below: Series, fractions: Sequence[float], *, together: bool = True
+) -> list[Ratio | None]:
+    """Quantiles of all runs of ``above`` over those of ``below``, with 95 % intervals; None of too few runs.
+
+    The bootstrap draws loads, and blocks within them; the same for both where they were measured ``together``, block
+    beside block.
+    """
+    import numpy as np
+
+    generator, other = (np.random.default_rng(seed) for seed in (0, 0 if together else 1))
+    tops, bottoms = _bootstrap_quantiles(above, fractions, generator), _bootstrap_quantiles(below, fractions, other)
+    runs = [[run for block in blocks for run in block] for blocks, _ in (above, below)]
+    loads, fewest = min(len(set(loads)) for _, loads in (above, below)), min(map(len, runs))
+    widening = math.sqrt(loads / max(1, loads - 1))
+    found: list[Ratio | None] = []
+    for column, fraction in enumerate(fractions):
+        value = quantile(runs[0], fraction) / quantile(runs[1], fraction)
+        marks = np.quantile(tops[:, column] / bottoms[:, column], (0.025, 0.975))
+        low, high = (value + widening * (float(mark) - value) for mark in marks)
+        enough = fewest * min(fraction, 1 - fraction) >= FEWEST_BEYOND
+        found.append(Ratio(value, min(low, value), max(high, value)) if enough else None)
+    return found
+
+
+def _bootstrap_quantiles(
+    series: Series, fractions: Sequence[float], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Quantiles of ``DRAWS`` resamples (rows): each block counts as often as it was drawn."""
+    import numpy as np
+
+    blocks, loads = series
+    times = np.array([run for block in blocks for run in block])
+    order = np.argsort(times, kind="stable")
+    times, block_of = times[order], np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])[order]
+    by_load = np.argsort(loads, kind="stable")
+    sizes = np.unique(loads, return_counts=True)[1]
+    found = np.empty((DRAWS, len(fractions)))
+    for row in found:
+        reached = np.cumsum(_drawn(by_load, sizes, generator)[block_of])
+        row[:] = times[np.searchsorted(reached, np.array(fractions) * reached[-1])]
+    return found
+
+
+def _drawn(by_load: NDArray[np.int64], sizes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """How often each block is drawn: loads with replacement, then as many blocks of each as it has."""
+    import numpy as np
+
+    starts, loads = np.cumsum(sizes) - sizes, generator.integers(0, len(sizes), len(sizes))
+    of_each = np.repeat(loads, sizes[loads])
+    chosen = by_load[starts[of_each] + generator.integers(0, sizes[of_each])]
+    counts: NDArray[np.int64] = np.bincount(chosen, minlength=len(by_load))
+    return counts
 
 
 def _bootstrap_medians(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from edgecompress.profiles import Profile
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.resuming import Done
+from edgecompress.split_scores import SplitScore, difference
 from edgecompress.trying import tried
 
 
@@ -38,6 +39,7 @@ def _compressed(line: Line) -> tuple[Json, Done, Done]:
         "data": line.data,
         "metric": line.sample.metric,
         "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, **factors, finetuned=last),
+        **_paired(dense.result, last.result),
         "calibration": decomposed.result["calibration"],
         "recipe": decomposed.result.get("recipe", {"name": PLAIN}),
         "training": tuned.result["training"],
@@ -61,6 +63,7 @@ def run(line: Line) -> Json:
         "arguments": line.options.to_json(),
         "versions": versions(),
         "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
+        **_paired(dense.result, files["compressed"].result[line.options.targets[0]]),
         **_layers(line),
         "artifacts": _artifacts(line),
         "profiles": {role: _profile(line, role).to_json() for role in STEMS},
@@ -74,10 +77,11 @@ def run(line: Line) -> Json:
 
 
 def summary(document: Json) -> Json:
-    """A run's document without the single timings, which stay in the folder's files."""
+    """A run's document without the single timings and items, which stay in the folder's files."""
     profiles = {role: profile_from(profile).summary() for role, profile in document["profiles"].items()}
     comparison = comparison_from(document["comparison"]).summary()
-    return {**document, "profiles": profiles, "comparison": comparison}
+    scores = {"scored": None}
+    return {**document, **scores, "profiles": profiles, "comparison": comparison}
 
 
 def _with_artifact(accuracy: Json | None, exported: Json) -> Json | None:
@@ -88,6 +92,14 @@ def _with_artifact(accuracy: Json | None, exported: Json) -> Json | None:
 def _accuracy(line: Line, **stages: Done) -> Json | None:
     """Percent on the whole test split after each stage; None without data."""
     return None if line.data is None else {name: done.result["accuracy"] for name, done in stages.items()}
+
+
+def _paired(dense: Json, compressed: Json) -> Json:
+    """Both models' scores as they can be paired, and what sets them apart; None where that is not known."""
+    scores = {"dense": dense.get("scored"), "compressed": compressed.get("scored")}
+    first, second = (SplitScore.from_json(score) for score in scores.values())
+    apart = difference(first, second).to_json() if first and second else None
+    return {"scored": scores, "accuracy_difference": apart}
 
 
 def _costs(line: Line) -> Json:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from edgecompress.datasets import batches, size
+from edgecompress.datasets import batches, raw_bytes, size
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, call, evaluating
+from edgecompress.models import Sample, call, evaluating, top1
 from edgecompress.progress import Progress, silent
+from edgecompress.split_scores import BLOCKS, FEWEST_BLOCKS, SplitScore
 
 Predict = Callable[..., Any]
 """From a batch of inputs, one argument for each, to a batch of outputs."""
+SLOWEST_S = 5.0
+"""A score of the user's own that takes longer is not computed again on parts of the items."""
 
 
 def predict_with(model: nn.Module) -> Predict:
@@ -56,13 +62,68 @@ def score_on(
     progress: Progress = silent,
 ) -> float:
     """The sample's score over ``dataset``: outputs and targets are gathered and scored once."""
+    return _scored(sample, *_gathered(predict, sample, dataset, batch_size, progress))
+
+
+def split_score(
+    predict: Predict | nn.Module,
+    sample: Sample,
+    split: str = "test",
+    *,
+    batch_size: int = 256,
+    progress: Progress = silent,
+) -> SplitScore:
+    """:func:`score`, with what it takes to pair it with another model's on the same split.
+
+    Raises:
+        DataError: the sample has no such split.
+        ModelError: the score is not one finite number, or cannot be computed.
+    """
+    dataset = sample.data(split)
+    outputs, targets = _gathered(predict, sample, dataset, batch_size, progress)
+    digest = hashlib.sha256(raw_bytes(targets)).hexdigest()[:16]
+    began = time.perf_counter()
+    value, items = _scored(sample, outputs, targets), size(dataset)
+    if sample.score is top1:
+        right = np.packbits((outputs.argmax(1) == targets).cpu().numpy()).tobytes()
+        return SplitScore(value, items, digest, right)
+    if time.perf_counter() - began > SLOWEST_S:
+        return SplitScore(value, items, digest, why_not=f"one score takes more than {SLOWEST_S:g} s")
+    without, why_not = _without_blocks(sample, outputs, targets, items)
+    return SplitScore(value, items, digest, without=without, why_not=why_not)
+
+
+def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -> tuple[tuple[float, ...], str]:
+    """The score over all items but each of the blocks, which are drawn alike for all models; or why there is none."""
+    parts = (outputs,) if isinstance(outputs, Tensor) else outputs
+    if any(part.shape[:1] != (items,) for part in (*parts, targets)):
+        return (), "outputs and targets have not one row for each item"
+    if items < FEWEST_BLOCKS:
+        return (), f"there are only {items} items"
+    shuffled = torch.randperm(items, generator=torch.Generator().manual_seed(0))
+    blocks = torch.tensor_split(shuffled, min(BLOCKS, items))
+    kept = (torch.cat([other for other in blocks if other is not block]).sort().values for block in blocks)
+    try:
+        return tuple(_scored(sample, _rows(outputs, rows), targets[rows]) for rows in kept), ""
+    except ModelError:
+        return (), "score(outputs, targets) cannot be computed on part of the items"
+
+
+def _rows(outputs: Any, rows: Tensor) -> Any:
+    return outputs[rows] if isinstance(outputs, Tensor) else tuple(part[rows] for part in outputs)
+
+
+def _gathered(
+    predict: Predict | nn.Module, sample: Sample, dataset: Dataset[Any], batch_size: int, progress: Progress
+) -> tuple[Any, Tensor]:
+    """All outputs and all targets."""
     run = predict_with(predict) if isinstance(predict, nn.Module) else predict
     outputs, targets, total = [], [], size(dataset)
     for inputs, expected in batches(dataset, batch_size):
         outputs.append(call(sample.name, "running the model on its data", partial(run, *inputs)))
         targets.append(expected)
         progress("score", min(len(outputs) * batch_size, total), total, "")
-    return _scored(sample, _join(outputs), torch.cat(targets))
+    return _join(outputs), torch.cat(targets)
 
 
 def _scored(sample: Sample, outputs: Any, targets: Tensor) -> float:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from edgecompress.charts import OUTSIDE, drift_text, method_text
 from edgecompress.files import Json
+from edgecompress.ratios import apart
 from edgecompress.wording import (
     BYTES,
     COUNT,
+    NO_DIFFERENCE,
     ROLES,
     TIME,
     Unit,
@@ -27,9 +29,11 @@ from edgecompress.wording import (
     ratio_of,
     runtime_text,
     scientific,
-    score_change,
+    score_difference,
     score_text,
+    score_verdict,
     significant,
+    time_change,
     verdict_of,
 )
 
@@ -66,11 +70,12 @@ class Row:
     compressed_exact: str = ""
 
 
-def _row(label: str, values: Sequence[float | None], unit: Unit) -> Row:
-    """A row from the dense and the compressed model's value."""
+def _row(label: str, values: Sequence[float | None], unit: Unit, changed: str | None = None) -> Row:
+    """A row from the dense and the compressed model's value; ``changed`` is for what wavers from run to run."""
     before, after = values
     shown, exact = [unit.text(value) for value in values], [unit.in_full(value) for value in values]
-    return Row(label, shown[0], shown[1], change(before, after), exact[0], exact[1])
+    words = change(before, after) if changed is None else changed
+    return Row(label, shown[0], shown[1], words, exact[0], exact[1])
 
 
 # -- before and after ------------------------------------------------------------------------------------------------
@@ -107,7 +112,8 @@ def _accuracy_row(document: Json) -> Row:
     before, after = accuracies(document["accuracy"])
     if before is None or after is None:
         return Row(label, unit.text(before), unit.text(after), "")
-    return Row(label, unit.text(before), unit.text(after), minus(score_change(before, after, metric["unit"])))
+    verdict = score_verdict(score_difference(document), metric["unit"])
+    return Row(label, unit.text(before), unit.text(after), minus(verdict))
 
 
 def _model_rows(cost: Json) -> Iterator[Row]:
@@ -152,10 +158,13 @@ def _latency_rows(comparison: Json | None) -> Iterator[Row]:
         yield Row("Latency", "not measured", "not measured", "")
         return
     before, after = latencies(comparison)
+    known = comparison.get("quantiles") or {}
     for mark in ("p50", "p90", "p99", "min"):
-        yield _row(f"Wall time, {mark}", (before["wall"][mark], after["wall"][mark]), TIME)
-    if ratio_of(comparison, "cpu"):
-        yield _row("CPU time, p50", (before["cpu"]["p50"], after["cpu"]["p50"]), TIME)
+        change = time_change(known[mark]) if mark in known else ""
+        yield _row(f"Wall time, {mark}", (before["wall"][mark], after["wall"][mark]), TIME, change)
+    if cpu := ratio_of(comparison, "cpu"):
+        change = time_change({"value": 1 / cpu[0], "ci95": [1 / cpu[2], 1 / cpu[1]]})
+        yield _row("CPU time, p50", (before["cpu"]["p50"], after["cpu"]["p50"]), TIME, change)
     for clock, name in (("wall", "wall"), ("cpu", "CPU")):
         ratio = ratio_of(comparison, clock)
         if ratio:
@@ -165,9 +174,11 @@ def _latency_rows(comparison: Json | None) -> Iterator[Row]:
 
 def _process_rows(profiles: Json) -> Iterator[Row]:
     alone = {role: profile["latency"]["wall"] for role, profile in profiles.items()}
-    yield _row("Load time", _of_roles(profiles, "load_ms"), TIME)
-    yield _row("First run", _of_roles(profiles, "first_run_ms"), TIME)
-    yield _row("Wall time, p50", _of_roles(alone, "p50"), TIME)
+    for label, key in {"Load time": "load_ms", "First run": "first_run_ms"}.items():
+        starts = [(profile.get("cold") or {}).get(key) or () for profile in (profiles[role] for role in ROLES)]
+        values = _of_roles(profiles, key)
+        yield _row(label, values, TIME, change(*values) if apart(*starts) else NO_DIFFERENCE if all(starts) else "")
+    yield _row("Wall time, p50", _of_roles(alone, "p50"), TIME, "")
     yield _row("Peak memory (RSS)", _of_roles(profiles, "peak_rss_bytes"), BYTES)
     yield _row("… of which before loading", _of_roles(profiles, "runtime_rss_bytes"), BYTES)
 

@@ -18,7 +18,8 @@ from edgecompress.errors import DataError, ExportError, FileError, ParityError, 
 from edgecompress.judging import FEWEST, Finding, judge, lost
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
-from edgecompress.scoring import score
+from edgecompress.scoring import split_score
+from edgecompress.split_scores import Difference, SplitScore, difference
 from edgecompress.targets import TARGETS, Target
 from edgecompress.targets.base import NHWC, Run
 
@@ -33,7 +34,7 @@ class Tolerance:
     """How far a file may be from PyTorch.
 
     ``relative`` is the largest absolute error as a fraction of PyTorch's largest absolute value of the same output,
-    ``points`` the difference between scores in percent (for a score of the user's own, so many hundredths of it).
+    ``points`` how much worse its score in percent may be (for a score of the user's own, so many hundredths of it).
     """
 
     relative: float
@@ -161,14 +162,16 @@ def judged_inputs(model: nn.Module, sample: Sample, precision: str) -> Inputs:
 
 
 def approximation(
-    model: nn.Module, sample: Sample, dense_score: float | None = None, own_score: float | None = None
+    model: nn.Module, sample: Sample, dense_score: SplitScore | None = None, own_score: SplitScore | None = None
 ) -> Approximation | None:
     """The distance of a compressed model to the dense one it was made from; None for a dense model."""
     if sample.dense is None:
         return None
     fed = probe(sample.inputs, max(PARITY_BATCHES))
     parity = compare(len(fed[0]), run_model(sample.dense.model(), fed), run_model(model, fed))
-    return Approximation(parity, dense_score, own_score)
+    dense, own = (one.value if one else None for one in (dense_score, own_score))
+    apart = difference(dense_score, own_score) if dense_score and own_score else None
+    return Approximation(parity, dense, own, apart)
 
 
 def probe(inputs: Inputs, batch: int) -> Inputs:
@@ -257,31 +260,42 @@ def check_score(
     sample: Sample,
     allowed: Tolerance = TOLERANCES["fp32"],
     *,
-    known: float | None = None,
+    known: SplitScore | None = None,
     progress: Progress = silent,
 ) -> Scored | None:
     """Score PyTorch (unless ``known``) and the file on the whole test split; None where there is no data.
 
+    A file is never refused for a better score, and for a worse one only if it is surely worse by more than allowed:
+    on the same items, with 99 % confidence. Where no interval can be made, the plain difference decides.
+
     Raises:
-        ParityError: the scores differ by more than the tolerance.
+        ParityError: the file's score is worse than PyTorch's by more than the tolerance.
     """
     try:
         test = sample.data("test")
     except DataError:
         return None
-    ours = score(model, sample, progress=progress) if known is None else known
-    theirs = score(predict_with_file(path, target, specs), sample, batch_size=64, progress=progress)
-    tolerance = allowed.points if sample.score is top1 else allowed.points / 100 * abs(ours)
-    if abs(ours - theirs) > tolerance:
+    ours = split_score(model, sample, progress=progress) if known is None else known
+    theirs = split_score(predict_with_file(path, target, specs), sample, batch_size=64, progress=progress)
+    apart = difference(ours, theirs)
+    tolerance = allowed.points if sample.score is top1 else allowed.points / 100 * abs(ours.value)
+    if apart.worse_by_more_than(tolerance):
         raise ParityError(
-            f"{target.name}: {path.name} scores {theirs:.4g} on the test split, PyTorch "
-            f"{ours:.4g}: more than {tolerance:.2g} apart",
+            f"{target.name}: {path.name} scores {theirs.value:.4g} on the {theirs.items:,} items of the test split, "
+            f"PyTorch {ours.value:.4g}: {_surely_worse(apart)}, allowed {tolerance:.2g}",
             target=target.name,
-            max_abs_error=abs(ours - theirs),
+            max_abs_error=abs(apart.value),
             sqnr_db=-math.inf,
             tolerance=tolerance,
         )
-    return Scored(size(test), origin(test), ours, theirs)
+    return Scored(size(test), origin(test), ours.value, theirs.value, apart, (ours, theirs))
+
+
+def _surely_worse(apart: Difference) -> str:
+    flips = f"{apart.flips[0]:,} of them became wrong and {apart.flips[1]:,} right, " if apart.flips else ""
+    if apart.at_best is None:
+        return f"{-apart.value:.3g} worse (no interval: {apart.why_not})"
+    return f"{flips}with 99 % confidence at least {-apart.at_best:.3g} worse"
 
 
 def predict_with_file(

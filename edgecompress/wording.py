@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecompress.files import Json
+from edgecompress.ratios import Ratio
+from edgecompress.split_scores import Difference, unpaired
 
 ROLES = ("dense", "compressed")
 RUNTIME_TITLES = {"onnxruntime": "ONNX Runtime"}
@@ -24,7 +26,7 @@ def findings(document: Json) -> str:
     clauses = (
         _fewer(before["macs"], after["macs"], "MACs"),
         _fewer(before["params"], after["params"], "parameters"),
-        _accuracy_clause(document["accuracy"], metric_of(document)),
+        _accuracy_clause(document),
         latency_clause(document["comparison"]),
     )
     return ", ".join(clauses) + "."
@@ -63,12 +65,43 @@ def score_change(before: float, after: float, unit: str) -> str:
     return f"{after - before:+.2f} points" if unit else f"{after - before:+.5g}"
 
 
-def _accuracy_clause(accuracy: Json | None, metric: Mapping[str, str]) -> str:
-    before, after = accuracies(accuracy)
-    name, unit = metric["name"], metric["unit"]
+def _accuracy_clause(document: Json) -> str:
+    """Both scores and their difference with its interval, which is called a difference only if it is one."""
+    before, after = accuracies(document["accuracy"])
+    name, unit = metric_of(document)["name"], metric_of(document)["unit"]
     if before is None or after is None:
         return f"{name} not measured"
-    return f"{name} {score_text(before, unit)} -> {score_text(after, unit)} ({score_change(before, after, unit)})"
+    apart = score_difference(document)
+    scores = f"{score_text(before, unit)} -> {score_text(after, unit)} ({interval_of_scores(apart, unit)})"
+    return f"{name} {scores}" if apart.resolved or not apart.interval else f"{NO_DIFFERENCE} in {name}: {scores}"
+
+
+def score_difference(document: Json) -> Difference:
+    """What sets the two scores of a run apart, which are known."""
+    known: Json | None = document.get("accuracy_difference")
+    if known:
+        return Difference.from_json(known)
+    before, after = accuracies(document["accuracy"])
+    if before is None or after is None:
+        raise ValueError("scores that are not known have no difference")
+    items = ((document["data"] or {}).get("test") or {}).get("items") or 0
+    return unpaired(before, after, items if metric_of(document)["unit"] else 0)
+
+
+def interval_of_scores(apart: Difference, unit: str) -> str:
+    """A difference of scores with its 95 % interval, or why there is none."""
+    change = score_change(0.0, apart.value, unit)
+    if apart.interval is None:
+        return f"{change}; no interval: {apart.why_not}"
+    low, high = (f"{mark:+.2f}" if unit else f"{mark:+.5g}" for mark in apart.interval)
+    wider = f" or wider, {apart.why_not}" if apart.why_not else ""
+    return f"{change}, 95 % interval {low} to {high}{wider}"
+
+
+def score_verdict(apart: Difference, unit: str) -> str:
+    """The same, after whether there is a difference at all."""
+    unmeasurable = apart.interval is not None and not apart.resolved
+    return f"{f'{NO_DIFFERENCE}: ' if unmeasurable else ''}{interval_of_scores(apart, unit)}"
 
 
 def accuracies(accuracy: Json | None) -> tuple[float | None, float | None]:
@@ -101,7 +134,7 @@ def _measured_clause(comparison: Json) -> str:
     if comparison["verdict"] == "no claim":
         cpu = ratio_of(comparison, "cpu")
         also = f", of CPU time {interval_text(*cpu)}" if cpu else ""
-        return f"no measurable difference in latency: speed-up of wall time {interval_text(*wall)}{also}, on {place}"
+        return f"{NO_DIFFERENCE} in latency: speed-up of wall time {interval_text(*wall)}{also}, on {place}"
     value, low, high = wall
     if comparison["verdict"] == "slower":
         value, low, high = 1 / value, 1 / high, 1 / low
@@ -230,6 +263,22 @@ def change(before: float | None, after: float | None) -> str:
     if percent == 0:
         return "no change"
     return minus(f"{percent:+.1f} %" if abs(percent) >= 0.05 else f"{percent:+.1g} %")
+
+
+NO_DIFFERENCE, TOO_FEW = "no measurable difference", "not compared: too few runs"
+
+
+def time_change(ratio: Json | None) -> str:
+    """The relative change of a time in percent with its 95 % interval, if that lies clear of none.
+
+    ``ratio`` is after over before, as ``value`` and ``ci95``; None of too few runs.
+    """
+    if ratio is None:
+        return TOO_FEW
+    if not Ratio(ratio["value"], *ratio["ci95"]).resolved:
+        return NO_DIFFERENCE
+    value, low, high = (minus(f"{100 * (mark - 1):+.1f}") for mark in (ratio["value"], *ratio["ci95"]))
+    return f"{value} % ({low} to\N{NO-BREAK SPACE}{high})"
 
 
 def minus(text: str) -> str:

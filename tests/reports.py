@@ -7,6 +7,7 @@ from dataclasses import replace
 from edgecompress.instructions import Counts, InstructionComparison, InstructionProfile
 from edgecompress.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Sustained
 from edgecompress.ratios import Ratio
+from edgecompress.split_scores import of_flips
 
 DEVICE = DeviceFacts(
     "local", "measured", "x86_64", "Example CPU", 4, "Linux 6", "3.11.7",
@@ -109,6 +110,7 @@ def document():
         "versions": {"edgecompress": "0.1.0", "torch": "2.13.0"},
         "data": {"test": {"items": 10_000, "origin": "CIFAR-10 test, whole"}},
         "accuracy": {"dense": 91.73, "decomposed": 77.0, "finetuned": 90.1, "artifact": 90.1},
+        "accuracy_difference": of_flips(400, 237, 10_000).to_json(),
         "calibration": {"items": 1024, "asymmetric": True, "recalibrated": True},
         "training": {
             "epochs": 2,

@@ -5,12 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import reports
 
-from edgecompress.comparing import LIMITS, check_table, checks, differences, figures_of, refuse_different, side_by_side
+from edgecompress.comparing import (
+    LIMITS,
+    accuracy_difference,
+    changes,
+    check_table,
+    checks,
+    differences,
+    figures_of,
+    refuse_different,
+    side_by_side,
+    time_ratios,
+)
 from edgecompress.errors import FileError
 from edgecompress.files import write_json
+from edgecompress.split_scores import SplitScore
 from edgecompress.trying import tried
 
 Document = dict[str, Any]
@@ -114,6 +127,59 @@ def test_side_by_side_shows_what_both_or_one_has(tmp_path: Path, document: Docum
 def test_limits_are_kept_or_missed(tmp_path: Path, document: Document, limits: dict[str, float], met: bool) -> None:
     (row,) = checks(figures_of(written(tmp_path, document)), limits)
     assert row.met is met
+
+
+def test_a_limit_on_accuracy_says_the_interval(tmp_path: Path, document: Document) -> None:
+    (row,) = checks(figures_of(written(tmp_path, document)), {"max_acc_drop": 1.5})
+    assert row.found == "91.73 % -> 90.10 % (-1.63 points, 95 % interval -2.12 to -1.14)"
+    assert row.missed == "by 0.13 points"
+    del document["accuracy_difference"]
+    (row,) = checks(figures_of(written(tmp_path, document)), {"max_acc_drop": 2})
+    assert row.met
+    assert row.found.endswith("(-1.63 points; no interval: not paired item by item)")
+
+
+def scored(value: float, wrong: range) -> Document:
+    """A score as it can be paired: right on all of 1,000 items but some."""
+    bits = np.packbits(~np.isin(np.arange(1000), list(wrong))).tobytes()
+    return {"compressed": SplitScore(value, 1000, "of these", bits).to_json()}
+
+
+def test_two_runs_are_compared_on_the_same_items(tmp_path: Path, document: Document) -> None:
+    """Ten images lost are a difference; twelve lost and two won, which accuracies alone cannot tell apart, are too."""
+    document["data"]["test"]["items"] = 1000
+    document |= {"accuracy": {"dense": 99.0, "artifact": 99.0}, "scored": scored(99.0, range(10))}
+    first = figures_of(written(tmp_path / "a", document))
+    document |= {"accuracy": {"dense": 99.0, "artifact": 98.0}, "scored": scored(98.0, range(2, 22))}
+    second = figures_of(written(tmp_path / "b", document))
+    found = accuracy_difference(first, second)
+    assert found is not None
+    assert found.flips == (12, 2)
+    assert changes(first, second)["accuracy"] == "-1.00 points, 95 % interval -1.78 to -0.22"
+    document |= {"accuracy": {"dense": 99.0, "artifact": 98.8}, "scored": scored(98.8, range(12))}
+    third = figures_of(written(tmp_path / "c", document))
+    assert changes(first, third)["accuracy"].startswith("no measurable difference: -0.20 points")
+    document["scored"] = None
+    fourth = figures_of(written(tmp_path / "d", document))
+    assert changes(first, fourth)["accuracy"].endswith("or wider, not paired item by item")
+    assert set(changes(first, fourth)) == set(side_by_side(first, fourth))
+
+
+def test_times_of_two_runs_are_compared_only_with_an_interval(tmp_path: Path, document: Document) -> None:
+    runs = {
+        name: reports.comparison(wall, wall, blocks=40, size=40).to_json()
+        for name, wall in (("a", 1.0), ("b", 1.0), ("c", 1.5))
+    }
+    first, same, other = (
+        figures_of(written(tmp_path / name, {**document, "comparison": pair})) for name, pair in runs.items()
+    )
+    assert {changes(first, same)[f"wall_{mark}_ms"] for mark in ("p50", "p90", "p99")} == {"no measurable difference"}
+    assert changes(first, other)["wall_p99_ms"].startswith("−3")
+    assert changes(first, other)["load_ms"] == "no measurable difference"
+    assert time_ratios(first, other)["wall_p99_ms"]["ci95"][1] < 0.7
+    short = figures_of(written(tmp_path / "d", document))
+    assert changes(short, short)["wall_p99_ms"] == "not compared: too few runs"
+    assert changes(first, same)["speedup_over_dense"] == "no measurable difference"
 
 
 def test_it_is_said_by_how_much_a_limit_is_missed(tmp_path: Path, document: Document) -> None:

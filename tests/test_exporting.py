@@ -20,6 +20,7 @@ from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.resolving import resolve
+from edgecompress.scoring import split_score
 from edgecompress.selectors import Budget
 from edgecompress.targets import TARGETS, Job
 from edgecompress.targets.onnx import Onnx
@@ -309,8 +310,10 @@ def test_a_file_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_score_that_differs_leaves_no_file(tmp_path: Path) -> None:
     sample = resolve("lenet300")
-    with pytest.raises(ParityError, match=r"scores 9\d.* on the test split, PyTorch 50"):
-        export(sample.model(), sample, tmp_path, known_score=50.0)
+    own = split_score(sample.model(), sample)
+    perfect = replace(own, value=100.0, right=b"\xff" * (own.items // 8))
+    with pytest.raises(ParityError, match=r"scores 9\d.* on the [\d,]+ items of the test split, PyTorch 100: "):
+        export(sample.model(), sample, tmp_path, known_score=perfect)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,6 +26,8 @@ from edgecompress.reporting import (
     render_markdown,
     write_report,
 )
+from edgecompress.split_scores import Difference, of_flips
+from edgecompress.tables import before_and_after
 from edgecompress.wording import latency_clause, summary_sentence
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
@@ -148,7 +150,8 @@ def test_runs_beyond_the_axis_are_counted(document):
 
 def test_sentence_of_a_faster_model(document):
     assert summary_sentence(document) == (
-        "example: 50.0 % fewer MACs, 44.3 % fewer parameters, accuracy 91.73 % -> 90.10 % (-1.63 points), "
+        "example: 50.0 % fewer MACs, 44.3 % fewer parameters, accuracy 91.73 % -> 90.10 % "
+        "(-1.63 points, 95 % interval -2.12 to -1.14), "
         "measured 1.25x faster (95 % interval 1.23 to 1.27) on Example CPU, 1 thread, ONNX Runtime 1.31.1."
     )
 
@@ -200,8 +203,71 @@ def test_growth_is_not_hidden(document):
 @pytest.mark.parametrize("stage", ["decomposed", "finetuned"])
 def test_last_known_accuracy_counts(document, stage):
     document["accuracy"] = {"dense": 91.0, stage: 80.0, "artifact": None}
-    assert "accuracy 91.00 % -> 80.00 % (-11.00 points)" in summary_sentence(document)
+    document["accuracy_difference"] = None
+    expected = "accuracy 91.00 % -> 80.00 % (-11.00 points; no interval: not paired item by item)"
+    assert expected in summary_sentence(document)
     Page(render_html(document))
+
+
+@pytest.mark.parametrize("flips", [(2, 0), (0, 2), (12, 10), (0, 0)])
+def test_a_few_images_are_no_headline(document, flips):
+    """Two of 1,000 images, either way, with pairs and in a document of before there were pairs."""
+    lost, won = flips
+    document["accuracy"] = {"dense": 91.0, "artifact": 91.0 + (won - lost) / 10}
+    document["data"]["test"]["items"] = 1_000
+    for paired in (of_flips(lost, won, 1_000).to_json(), None):
+        document["accuracy_difference"] = paired
+        assert "no measurable difference in accuracy: 91.00 % -> " in summary_sentence(document)
+        for text in (words(render_html(document)), render_markdown(document)):
+            assert "no measurable difference: " in text
+        assert ("or wider, not paired" in summary_sentence(document)) == (paired is None)
+
+
+def test_a_loss_of_a_few_images_that_is_sure_is_told(document):
+    document["accuracy"] = {"dense": 91.0, "artifact": 90.0}
+    document["accuracy_difference"] = of_flips(105, 5, 10_000).to_json()
+    assert "accuracy 91.00 % -> 90.00 % (-1.00 points, 95 % interval -1.21 to -0.79)" in summary_sentence(document)
+
+
+def test_a_score_of_the_users_own_has_its_interval(document):
+    document["metric"] = {"name": "score", "unit": ""}
+    document["accuracy"] = {"dense": 0.5, "artifact": 0.4993}
+    document["accuracy_difference"] = Difference(-0.0007, 50, (-0.002, 0.0006), 0.0005).to_json()
+    expected = "no measurable difference in score: 0.5 -> 0.4993 (-0.0007, 95 % interval -0.002 to +0.0006)"
+    assert expected in summary_sentence(document)
+    document["accuracy_difference"] = Difference(-0.0007, 50, why_not="one score takes more than 5 s").to_json()
+    assert "score 0.5 -> 0.4993 (-0.0007; no interval: one score takes more" in summary_sentence(document)
+
+
+def changes_in(document):
+    """By the label of its row, in the first group that has it."""
+    groups = reversed(before_and_after(document))
+    return {row.label: row.change for _, rows in groups for row in rows}
+
+
+def test_times_change_only_where_their_interval_says_so(document):
+    document["comparison"] = comparison(1.25, 1.25, blocks=40, size=40).to_json()
+    rows = changes_in(document)
+    assert re.fullmatch(r"−(19|20)\.\d % \(−20\.\d to\s−(19|20)\.\d\)", rows["Wall time, p99"])
+    assert rows["Wall time, min"] == ""
+    same = comparison(1.0001, 1.0001, blocks=40, size=40).to_json()
+    document["comparison"] = same
+    rows = changes_in(document)
+    assert {rows[f"Wall time, {mark}"] for mark in ("p50", "p90", "p99")} == {"no measurable difference"}
+    document["comparison"] = comparison().to_json()
+    rows = changes_in(document)
+    assert rows["Wall time, p99"] == "not compared: too few runs"
+    del document["comparison"]["quantiles"]
+    rows = changes_in(document)
+    assert rows["Wall time, p50"] == ""
+
+
+def test_a_few_starts_are_compared_only_where_they_lie_apart(document):
+    rows = changes_in(document)
+    assert rows["Load time"] == "no measurable difference"
+    document["profiles"]["compressed"]["cold"]["load_ms"] = [3.0, 4.0, 5.0]
+    rows = changes_in(document)
+    assert rows["Load time"] == "no change"
 
 
 def test_optional_parts_may_be_missing(document):
@@ -530,7 +596,8 @@ def test_markdown_has_the_same_facts(document):
         assert shown in text
     cells, html = rendered(text)
     assert html.count("<table>") == 14
-    assert ["Wall time, p50", "1.012 ms", "0.8076 ms", "−20.2 %"] in cells
+    (p99,) = (row for row in cells if row[:1] == ["Wall time, p99"])
+    assert p99[-1] == "not compared: too few runs"
     assert ["1", "faster", "1.250× (1.230 to 1.270)", "1.250× (1.230 to 1.270)", "1.012 ms", "0.8076 ms"] in cells
 
 

@@ -300,7 +300,7 @@ def print_before_after(document: Json) -> None:
     ]
     accuracy = document["accuracy"]
     if accuracy is not None:
-        rows[:0] = _score_rows(accuracy, document["metric"], document["data"]["test"]["items"])
+        rows[:0] = _score_rows(document)
     if storage := document.get("storage"):
         rows += _storage_rows(storage, 4 * dense["params"])
     print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
@@ -321,12 +321,13 @@ def _storage_rows(storage: Json, dense_bytes: int) -> list[tuple[object, ...]]:
     ]
 
 
-def _score_rows(accuracy: Json, metric: dict[str, str], items: int) -> list[tuple[object, ...]]:
-    from edgecompress.wording import score_change, score_text
+def _score_rows(document: Json) -> list[tuple[object, ...]]:
+    from edgecompress.wording import score_difference, score_text, score_verdict
 
+    accuracy, metric, items = document["accuracy"], document["metric"], document["data"]["test"]["items"]
     unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]
     factors = accuracy.get("factors")
-    change = score_change(accuracy["dense"], last, unit)
+    change = score_verdict(score_difference(document), unit)
     dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
     return [
         (metric["name"], dense, after, f"{change} on {items:,} test items"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgecompress.artifacts import Approximation, Artifact, Scored
     from edgecompress.exporting import Outcome
     from edgecompress.models import Sample
+    from edgecompress.split_scores import Difference
     from edgecompress.verifying import Verified
 
 
@@ -147,11 +148,21 @@ def _distance(found: Approximation) -> str:
     text = f"compressed against dense, both in PyTorch: SQNR {found.parity.sqnr_db:.0f} dB"
     if found.score is None or found.dense_score is None:
         return text
-    return f"{text}, score {found.score:.2f} against {found.dense_score:.2f}"
+    apart = f" ({_apart(found.difference)})" if found.difference else ""
+    return f"{text}, score {found.score:.2f} against {found.dense_score:.2f}{apart}"
 
 
 def _score(scored: Scored | None) -> str:
-    return f"{scored.artifact:.2f} / {scored.torch:.2f} on {scored.items:,}" if scored else "no data"
+    if scored is None:
+        return "no data"
+    apart = f" ({_apart(scored.difference)})" if scored.difference else ""
+    return f"{scored.artifact:.2f} / {scored.torch:.2f} on {scored.items:,}{apart}"
+
+
+def _apart(found: Difference) -> str:
+    from edgecompress.wording import score_verdict
+
+    return score_verdict(found, " %" if found.flips else "")
 
 
 @click.command(epilog="Example: edgecompress verify out/lenet5 --model lenet5")

@@ -183,18 +183,28 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
 
     They were measured at different times: for a speed-up with an interval use `profile A --baseline B`.
     """
-    from edgecompress.comparing import differences, figures_of, refuse_different, side_by_side
-    from edgecompress.wording import change
+    from edgecompress.comparing import (
+        accuracy_difference,
+        changes,
+        differences,
+        figures_of,
+        refuse_different,
+        side_by_side,
+        time_ratios,
+    )
 
     ours, theirs = figures_of(first), figures_of(second)
     if not anyway:
         refuse_different(ours, theirs)
     unlike, rows = differences(ours, theirs), side_by_side(ours, theirs)
     if as_json:
+        scores = accuracy_difference(ours, theirs)
         print_json({"circumstances": [ours.circumstances, theirs.circumstances], "different": list(unlike),
-                    "figures": rows})  # fmt: skip
+                    "figures": rows, "time_ratios": time_ratios(ours, theirs),
+                    "accuracy_difference": scores.to_json() if scores else None})  # fmt: skip
         return
-    table = [(name, *pair, change(*pair)) for name, pair in rows.items()]
+    words = changes(ours, theirs)
+    table = [(name, *pair, words[name]) for name, pair in rows.items()]
     print_table("Side by side", ("", str(first), str(second), "change"), table)
     for key, pair in unlike.items():
         say(f"different {key}: {pair[0]} and {pair[1]}")
