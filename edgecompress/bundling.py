@@ -21,7 +21,7 @@ KIND = "edgecompress.bundle"
 PLATFORMS = ("pi",)
 TARGETS_OF = {"pi": ("onnx", "ort")}
 """What the runner in a bundle can run."""
-GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
+GOLDEN_FILE, MANIFEST_FILE, RUNNER_FILE = "golden.npz", "manifest.json", "run.py"
 OLD = ".old"
 """The bundle that was replaced, until it is removed."""
 
@@ -147,6 +147,7 @@ def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
         "licence": sample_facts().get(artifact.model, {}).get("licence"),
         "model_file": artifact.path.name,
         "golden_file": GOLDEN_FILE,
+        "runner": RUNNER_FILE,
         "tolerance": TOLERANCES[artifact.precision].relative,
         "files": [_entry(file) for file in sorted(folder.iterdir())],
         **{key: facts[key] for key in copied},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +32,50 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile(artifact.path, Local(), runs=5, seconds=0.01).save(profile_path(artifact.path))
     bundle(artifact.path, folder / "app")
     return folder / "app"
+
+
+@pytest.fixture
+def app(made: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that may be spoilt."""
+    return shutil.copytree(made, tmp_path / "app")
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(app: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``python run.py`` of the copy, in this process: exit code, stdout and one line of stderr, never an exception."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        monkeypatch.setattr(sys, "path", [str(app), *sys.path])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(app / "run.py"), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = -1 if not isinstance(stop.code, int) else stop.code
+        out, err = capsys.readouterr()
+        assert err.count("\n") == bool(code), err
+        return code, out, err
+
+    return answer
+
+
+def rewrite(app: Path, **fields: Any) -> None:
+    """Other fields in the manifest, and right digests of whatever it lists that is there."""
+    manifest = {**read_json(app / "manifest.json"), **fields}
+    manifest["files"] = [{**entry, "sha256": sha256(app / entry["path"])} for entry in manifest["files"]]
+    (app / "manifest.json").write_text(json.dumps(manifest))
+
+
+def other_golden(app: Path, change: Callable[[str, Any], Any]) -> None:
+    """Another golden pair, with its digest in the manifest; an array that becomes None is left out."""
+    with np.load(app / "golden.npz") as golden:
+        arrays = {key: change(key, golden[key].copy()) for key in golden.files}
+    np.savez(app / "golden.npz", **{key: array for key, array in arrays.items() if array is not None})
+    rewrite(app)
 
 
 def run_bundle(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,46 +109,220 @@ def test_the_bundle_reads_an_image(made: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["label"] == [str(int(test.labels[0]))]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("victim", ["model.onnx", "golden.npz", "run.py"])
-def test_damage_is_noticed(made: Path, tmp_path: Path, victim: str) -> None:
-    copy = tmp_path / "app"
-    shutil.copytree(made, copy)
-    content = bytearray((copy / victim).read_bytes())
-    content[-1] ^= 1
-    (copy / victim).write_bytes(bytes(content) + (b"\n" if victim == "run.py" else b""))
-    done = (
-        run_bundle(copy)
-        if victim != "run.py"
-        else subprocess.run(
-            [sys.executable, "-I", "-c", f"import runpy; runpy.run_path({str(made / 'run.py')!r}, run_name='x')"],
-            check=False,
-        )
-    )
-    assert victim == "run.py" or (done.returncode == 1 and "was changed or damaged" in str(done.stderr))
+@pytest.mark.parametrize("victim", ["model.onnx", "golden.npz", "run.py", "requirements.txt"])
+def test_damage_is_noticed(app: Path, run: Run, victim: str) -> None:
+    content = bytearray((app / victim).read_bytes())
+    content[len(content) // 2] ^= 1
+    if victim == "run.py":
+        content = bytearray((app / victim).read_bytes() + b"\n")
+    (app / victim).write_bytes(bytes(content))
+    code, _, said = run()
+    assert code == 1
+    assert f"{victim} was changed or damaged" in said
 
 
-def test_a_wrong_answer_fails_the_golden_check(made: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "app"
-    shutil.copytree(made, copy)
-    with np.load(copy / "golden.npz") as golden:
-        arrays = {key: golden[key] * (1.01 if key.startswith("output") else 1) for key in golden.files}
-    np.savez(copy / "golden.npz", **arrays)
-    manifest = read_json(copy / "manifest.json")
-    for entry in manifest["files"]:
-        entry["sha256"] = sha256(copy / entry["path"])
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    done = run_bundle(copy)
-    assert done.returncode == 1
-    assert "the golden pair differs" in done.stderr
+def test_a_wrong_answer_fails_the_golden_check(app: Path, run: Run) -> None:
+    other_golden(app, lambda key, array: array * (1.01 if key.startswith("output") else 1))
+    code, _, said = run()
+    assert code == 1
+    assert "the golden pair differs" in said
 
 
-def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "app"
-    shutil.copytree(made, copy)
-    (copy / "model.onnx").unlink()
-    done = run_bundle(copy)
-    assert done.returncode == 2
-    assert "model.onnx is missing" in done.stderr
+def test_a_missing_file_is_named(app: Path, run: Run) -> None:
+    (app / "model.onnx").unlink()
+    code, _, said = run()
+    assert code == 2
+    assert "model.onnx is missing" in said
+
+
+@pytest.mark.parametrize(
+    "extra", ["numpy.py", "notes.txt", "x.npy", "onnxruntime/__init__.py", ".hidden", "model.onnx.data"]
+)
+def test_a_file_that_is_not_listed_is_refused_and_never_imported(app: Path, run: Run, extra: str) -> None:
+    (app / extra).parent.mkdir(exist_ok=True)
+    (app / extra).write_text("raise ImportError('this ran')")
+    for code, said in ((done.returncode, done.stderr) for done in [run_bundle(app)]):
+        assert code == 2
+        assert f"{extra.partition('/')[0]} is not listed in the manifest; move it out" in said
+    plain = subprocess.run([sys.executable, str(app / "run.py")], capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert "this ran" not in plain.stderr
+
+
+def test_caches_and_the_input_may_lie_in_the_folder(app: Path, run: Run) -> None:
+    (app / "__pycache__").mkdir()
+    (app / ".DS_Store").touch()
+    test = resolve("lenet300").data("test")
+    np.save(app / "digit.npy", test.pixels[0, 0].numpy()[:, :, None])  # type: ignore[attr-defined]
+    code, out, _ = run("--input", str(app / "digit.npy"))
+    assert code == 0
+    assert json.loads(out)["label"] == [str(int(test.labels[0]))]  # type: ignore[attr-defined]
+
+
+WRONG = (
+    None,
+    True,
+    0,
+    -1,
+    2,
+    0.5,
+    "",
+    "x",
+    "../model.onnx",
+    "/etc/passwd",
+    [],
+    {},
+    [None],
+    [[]],
+    {"a": 1},
+    [{}],
+    "a\x1b[2J\n",
+)
+UNUSED = {"platform", "licence", "parity", "graph", "cost", "plan", "versions", "profile", "target", "precision"}
+UNUSED |= {"size_bytes", "layout"}
+"""Of the manifest's fields, what run.py does not look at."""
+HARMLESS = {("preprocessing", dict), ("model", str), ("tolerance", float)}
+"""Values of another kind of model that say nothing against this one."""
+
+
+def used(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Where each field is that run.py looks at, with those of the first file, input and output."""
+    below = [(key, field) for key in ("files", "inputs", "outputs") for field in manifest[key][0]]
+    return [place for place in [*((key,) for key in manifest), *below] if place[-1] not in UNUSED]
+
+
+def test_a_manifest_with_any_field_wrong_or_missing_is_one_line(app: Path, run: Run) -> None:
+    text = (app / "manifest.json").read_text()
+    for place in used(json.loads(text)):
+        for value in (*WRONG, "dropped"):
+            document = json.loads(text)
+            holder = document if len(place) == 1 else document[place[0]][0]
+            holder[place[-1]] = value
+            if value == "dropped":
+                del holder[place[-1]]
+            elif (place[0], type(value)) in HARMLESS:
+                continue
+            (app / "manifest.json").write_text(json.dumps(document))
+            code, _, said = run()
+            assert code in (1, 2), (place, value)
+            assert said.startswith("run.py: "), (place, value)
+            assert said.strip().isprintable(), (place, value)
+
+
+def test_fields_that_are_not_looked_at_may_be_missing(app: Path, run: Run) -> None:
+    document = read_json(app / "manifest.json")
+    (app / "manifest.json").write_text(json.dumps({key: document[key] for key in document if key not in UNUSED}))
+    assert run()[0] == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"kind": "x"}', "[" * 100_000, "\0", '{"a": NaN}'])
+def test_what_is_no_manifest_is_one_line(app: Path, run: Run, text: str) -> None:
+    (app / "manifest.json").write_text(text)
+    code, _, said = run()
+    assert code == 2
+    assert "manifest.json" in said
+
+
+def test_only_what_is_listed_inside_the_folder_is_opened(app: Path, run: Run) -> None:
+    files = read_json(app / "manifest.json")["files"]
+    shutil.copy(app / "model.onnx", app.parent / "model.onnx")
+    for fields in (
+        {"files": []},
+        {"files": [entry for entry in files if entry["path"] != "model.onnx"]},
+        {"files": [entry for entry in files if entry["path"] != "golden.npz"]},
+        {"files": [entry for entry in files if entry["path"] != "run.py"]},
+        {"files": [*files, files[0]]},
+        {"files": [*files, {"path": "../model.onnx", "sha256": sha256(app / "model.onnx")}]},
+        {"model_file": "../model.onnx"},
+        {"model_file": str(app.parent / "model.onnx")},
+        {"model_file": "golden.npz"},
+        {"golden_file": "model.onnx"},
+        {"runner": "requirements.txt"},
+    ):
+        shutil.copy(app.parent / "model.onnx", app / "model.onnx")
+        whole = (app / "manifest.json").read_text()
+        (app / "manifest.json").write_text(json.dumps({**json.loads(whole), **fields}))
+        code, _, said = run()
+        assert code in (1, 2), fields
+        assert said
+        (app / "manifest.json").write_text(whole)
+    (app / "model.onnx").unlink()
+    (app / "model.onnx").symlink_to(app.parent / "model.onnx")
+    code, _, said = run()
+    assert code == 2
+    assert "model.onnx is missing, or is a link" in said
+
+
+def test_inputs_and_outputs_are_those_of_the_model(app: Path, run: Run) -> None:
+    whole = read_json(app / "manifest.json")
+    spec = whole["outputs"][0]
+    for side in ("inputs", "outputs"):
+        for specs in (
+            [],
+            [*whole[side], {**spec, "name": "more"}],
+            [{**whole[side][0], "name": "other"}],
+            [{**whole[side][0], "dtype": "float64"}],
+            [{**whole[side][0], "shape": [1, 2, 3]}],
+            [{**whole[side][0], "shape": ["batch", 7]}],
+            [whole[side][0], whole[side][0]],
+        ):
+            rewrite(app, **{side: specs})
+            code, _, said = run()
+            assert code == 2
+            assert f"manifest.json is malformed: {side}" in said
+        rewrite(app, **{side: whole[side]})
+    assert run()[0] == 0
+
+
+NO_GOLDEN: dict[str, Callable[[str, Any], Any]] = {
+    "no output": lambda key, array: None if key.startswith("output") else array,
+    "no input": lambda key, array: None if key.startswith("input") else array,
+    "nothing": lambda key, array: None,
+    "no items": lambda key, array: array[:0],
+    "NaN output": lambda key, array: array * (np.float32("nan") if key.startswith("output") else 1),
+    "NaN input": lambda key, array: array * (np.float32("nan") if key.startswith("input") else 1),
+    "infinite output": lambda key, array: array + (np.float32("inf") if key.startswith("output") else 0),
+    "other type": lambda key, array: array.astype(np.float64),
+    "fewer items of output": lambda key, array: array[:1] if key.startswith("output") else array,
+    "text": lambda key, array: np.array(["a"]),
+}
+
+
+@pytest.mark.parametrize("name", NO_GOLDEN)
+def test_a_golden_pair_that_proves_nothing_is_refused(app: Path, run: Run, name: str) -> None:
+    other_golden(app, NO_GOLDEN[name])
+    code, _, said = run()
+    assert code in (1, 2)
+    assert "golden.npz" in said or "output" in said
+
+
+INPUTS = {
+    "NaN": (np.full((1, 784), np.nan, np.float32), "holds NaN"),
+    "text": (np.array(["a"]), "no .npy array of numbers"),
+    "other sizes": (np.zeros((1, 3), np.float32), "has shape [1, 3]"),
+    "complex": (np.zeros((1, 784), np.complex64), "no .npy array of numbers"),
+    "too large to be a number": (np.full((1, 784), 3e38, np.float32), "output"),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_answer_is_given_that_is_no_number(app: Path, run: Run, name: str) -> None:
+    array, says = INPUTS[name]
+    shape = [size if isinstance(size, int) else 1 for size in read_json(app / "manifest.json")["inputs"][0]["shape"]]
+    np.save(app.parent / "x.npy", array.reshape(shape) if array.size == np.prod(shape) else array)
+    code, out, said = run("--input", str(app.parent / "x.npy"))
+    assert code in (1, 2), out
+    assert says in said
+    assert out == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04", None])
+def test_an_input_that_cannot_be_read_is_one_line(app: Path, run: Run, content: bytes | None) -> None:
+    if content is not None:
+        (app.parent / "x.npy").write_bytes(content)
+    code, _, said = run("--input", str(app.parent / "x.npy"))
+    assert code == 2
+    assert "no .npy array of numbers" in said
 
 
 def test_only_an_older_bundle_is_replaced(made: Path, tmp_path: Path) -> None:
