@@ -22,7 +22,7 @@ class Calibration:
     classes: bool = True
 
     def check(self, model: nn.Module) -> None:
-        """Prove that ``model`` runs on one of the inputs.
+        """Prove that ``model`` runs on one or two of the inputs.
 
         Raises:
             ModelError: it does not, or there are none.
@@ -31,7 +31,13 @@ class Calibration:
         if not self.inputs or not all(len(tensor) for tensor in self.inputs):
             raise ModelError(f"{name}: there are no calibration inputs; give at least one")
         with evaluating(model):
-            check_runs(model, first(self.inputs, 1), name, "calibration inputs")
+            try:
+                check_runs(model, first(self.inputs, 1), name, "calibration inputs")
+            except ModelError as of_one:
+                try:
+                    check_runs(model, first(self.inputs, 2), name, "calibration inputs")
+                except ModelError:
+                    raise of_one from of_one.__cause__
 
 
 def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:

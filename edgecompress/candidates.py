@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
@@ -16,11 +18,12 @@ from edgecompress.costs import Cost, Shape, chain_cost
 from edgecompress.datasets import Inputs, first
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
-from edgecompress.decompositions.base import squared_norm
-from edgecompress.decompositions.kernels import kernels
+from edgecompress.decompositions.base import NUMERICAL, squared_norm
+from edgecompress.decompositions.kernels import kernels, weight_of
 from edgecompress.decompositions.weighted import root_and_inverse, squared_outputs
+from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
-from edgecompress.moments import Moments, collect, in_passes
+from edgecompress.moments import Moments, collect, in_passes, mean_diagonal
 from edgecompress.plans import Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
@@ -49,6 +52,10 @@ WIDE = 1024
 
 MOST_WIDE = {"ranks": 10, "judged": 6}
 """Ranks of a method, and candidates whose loss is worked out, for a layer of wide patches."""
+
+BY_WEIGHT = "judged by its weight alone"
+STEADY_NOTE = f"{BY_WEIGHT}: its inputs do not vary on the calibration inputs"
+UNSEEN_NOTE = "no change of it reaches the model's output on the calibration inputs"
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -134,6 +141,8 @@ def _errors(method: str, judged: Tensor, candidates: Sequence[Ranks], moments: T
         if size > 0:
             errors += size * torch.tensor(DECOMPOSITIONS[method].errors(kernel, candidates, own), dtype=torch.float64)
         total += size
+    if not (math.isfinite(total) and bool(errors.isfinite().all())):
+        raise FloatingPointError(f"the errors of {method} are not finite")
     return (errors / total).tolist() if total else [0.0] * len(candidates)
 
 
@@ -218,15 +227,36 @@ def calibrated_candidates(
 def _calibrated(
     item: Replaceable, methods: Sequence[str], multiple: int, moments: Moments | None, metric: Tensor | None
 ) -> LayerCandidates:
-    second = None if moments is None else centred(moments)
-    return candidates_of(item, methods, multiple, second, metric)
+    """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
+    if moments is None:
+        return weighed(item, methods, multiple)
+    note = STEADY_NOTE if bool(moments.steady().all()) else ""
+    try:
+        return replace(candidates_of(item, methods, multiple, centred(moments), metric), note=note)
+    except NUMERICAL as error:
+        return replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
+
+
+def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCandidates:
+    """A layer's candidates by its weight alone; none, with the reason, where that leads to no numbers."""
+    try:
+        return candidates_of(item, methods, multiple)
+    except NUMERICAL as error:
+        dense = chain_cost(item.layer, item.shapes)
+        shape = tuple(weight_of(item.layer).shape)
+        return LayerCandidates(item.name, shape, dense, (), note=f"no decomposition of its weight: {first_line(error)}")
 
 
 def centred(moments: Moments) -> Tensor:
-    """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected."""
-    second = moments.second - moments.mean[:, :, None] * moments.mean[:, None]
-    mean = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    return second + RIDGE * mean * torch.eye(second.shape[-1], dtype=second.dtype)
+    """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected.
+
+    A group whose inputs do not vary counts as one whose inputs vary alike in all directions, as little as the damping.
+    """
+    second, steady = moments.spread(), moments.steady()
+    mean = mean_diagonal(second)
+    usual = float(mean[~steady].max()) if not steady.all() else 1.0
+    own = RIDGE * torch.where(steady, usual, mean)[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
+    return torch.where(steady[:, None, None], own, second + own)
 
 
 def _judged(
@@ -242,27 +272,39 @@ def _judged(
     chosen = {name: worth_judging(layer.candidates, _most_judged(layer)) for name, layer in layers.items()}
     judged = [name for name in layers if chosen[name] and name in moments]
 
-    def change(name: str) -> Tensor:
-        return _changes(layers[name], chosen[name], centred(moments[name]), metrics.get(name))
+    def change(name: str) -> Tensor | None:
+        return _changes_of(layers[name], chosen[name], centred(moments[name]), metrics.get(name))
 
-    changes = {}
-    for name, of_layer in zip(judged, in_parallel(change, judged), strict=True):
-        changes[name] = of_layer
-        progress("judge", len(changes), len(judged), name)
+    changes: dict[str, Tensor] = {}
+    for done, (name, of_layer) in enumerate(zip(judged, in_parallel(change, judged), strict=True), start=1):
+        changes |= {name: of_layer} if of_layer is not None else {}
+        progress("judge", done, len(judged), name)
     losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
-    known = {
-        name: {(c.method, c.ranks): loss for c, loss in zip(chosen[name], losses[name].tolist(), strict=True)}
-        for name in losses
-    }
-    return {name: _with_losses(layer, known.get(name, {})) for name, layer in layers.items()}
+    return {name: _with_losses(layer, chosen[name], losses.get(name)) for name, layer in layers.items()}
 
 
-def _with_losses(layer: LayerCandidates, known: Mapping[tuple[str, Ranks], float]) -> LayerCandidates:
+def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Tensor | None) -> LayerCandidates:
+    if losses is None:
+        return layer
+    known = {(c.method, c.ranks): loss for c, loss in zip(chosen, losses.tolist(), strict=True)}
     judged = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
-    return replace(layer, candidates=tuple(judged))
+    note = layer.note if bool(losses.any()) else layer.note or UNSEEN_NOTE
+    return replace(layer, candidates=tuple(judged), note=note)
 
 
-def _changes(layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None) -> Tensor:
+def _changes_of(
+    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None
+) -> Tensor | None:
+    """What each candidate changes of the kernels, fitted to its weight alone where nothing else can be; else None."""
+    for known in ((second, metric), (None, None)):
+        with suppress(*NUMERICAL):
+            return _changes(layer, chosen, *known)
+    return None
+
+
+def _changes(
+    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor | None, metric: Tensor | None
+) -> Tensor:
     """(candidates, groups, T, D): what each candidate changes of the kernels."""
     dense = layer.kernels.double()
     weights = [fitted(_quick(DECOMPOSITIONS[c.method]), c.ranks, dense, second, metric)[1] for c in chosen]

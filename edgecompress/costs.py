@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.codecs.ada_tucker import baked
 from edgecompress.datasets import Inputs, first
+from edgecompress.errors import ModelError
 from edgecompress.files import Json
-from edgecompress.models import copied, without_numbers
+from edgecompress.models import check_runs, copied, without_numbers
 
 Shape = tuple[int, ...]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
@@ -54,11 +55,15 @@ class Cost:
 
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:
-    """Count a whole model for one input; ``inputs`` may hold any batch size."""
+    """Count a whole model for one input; ``inputs`` may hold any batch size.
+
+    Raises:
+        ModelError: the model does not run on ``inputs``.
+    """
     counter = FlopCounterMode(display=False)
-    _watch_run(model, inputs, lambda _: counter)
+    batch = _watch_run(model, inputs, lambda _: counter)
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(params, counter.get_total_flops() // 2, weight_bytes(model))
+    return Cost(params, counter.get_total_flops() // 2 // batch, weight_bytes(model))
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -68,14 +73,27 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:
-    """The shapes of the input (batch 1) to every leaf module, one for each time it runs, by dotted name."""
+    """The shapes of the input (batch 1) to every leaf module, one for each time it runs, by dotted name.
+
+    Raises:
+        ModelError: the model does not run on ``inputs``.
+    """
     seen: dict[str, list[Shape]] = {}
 
     def see(name: str, given: Tensor) -> None:
         seen.setdefault(name, []).append(tuple(given.shape))
 
-    _watch_run(model, inputs, lambda ran: _hooked(ran, see))
-    return seen
+    def watch(ran: nn.Module) -> AbstractContextManager[None]:
+        seen.clear()
+        return _hooked(ran, see)
+
+    batch = _watch_run(model, inputs, watch)
+    return {name: [_of_one(shape, batch) for shape in shapes] for name, shapes in seen.items()}
+
+
+def _of_one(shape: Shape, batch: int) -> Shape:
+    """The shape for one input, where the first axis counts those of a batch (and what else lies along it)."""
+    return shape if shape[0] % batch else (shape[0] // batch, *shape[1:])
 
 
 def chain_cost(chain: nn.Module, shapes: list[Shape]) -> Cost:
@@ -160,19 +178,45 @@ def _conv_length(layer: nn.modules.conv._ConvNd, axis: int, length: int) -> int:
     return (length + 2 * padding - reach) // layer.stride[axis] + 1
 
 
-def _watch_run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:
+def _watch_run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> int:
     """Run a copy of ``model`` on one input under ``watch(copy)``, without arithmetic where that is possible.
 
-    A model that looks at values cannot run on the meta device; a real copy is run instead.
+    A model that looks at values cannot run on the meta device; a real copy is run instead. One that cannot run on a
+    single input, as with batch norms that keep no statistics, runs on all of them. Returns the size of the batch.
+
+    Raises:
+        ModelError: it runs on neither.
     """
-    one = first(inputs, 1)
-    meta = tuple(tensor.to("meta") for tensor in one)
+    _refuse_others(model, inputs)
+    for batch in (first(inputs, 1), inputs):
+        for dry in (True, False):
+            if _ran(model, batch, watch, dry=dry):
+                return len(batch[0])
+    check_runs(model, inputs, type(model).__name__)
+    raise ModelError(f"{type(model).__name__}: a copy of it does not run on the example, where the model itself does")
+
+
+def _refuse_others(model: nn.Module, inputs: Inputs) -> None:
+    for given in inputs:
+        if not isinstance(given, Tensor):
+            raise ModelError(
+                f"{type(model).__name__}: takes a {type(given).__name__}; inputs are tensors, batch first: wrap the "
+                "model so that it takes those"
+            )
+
+
+def _ran(
+    model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]], *, dry: bool
+) -> bool:
+    """Run a copy under ``watch``; ``dry``: on the meta device. A model fails in its own way on what it cannot see."""
     try:
-        _run(without_numbers(model), meta, lambda _: nullcontext())
-    except Exception:  # anything a model does with values can fail in its own way; the real run decides
-        _run(copied(model), one, watch)
-    else:
-        _run(without_numbers(model), meta, watch)
+        if dry:
+            inputs = tuple(tensor.to("meta") for tensor in inputs)
+            _run(without_numbers(model), inputs, lambda _: nullcontext())
+        _run(without_numbers(model) if dry else copied(model), inputs, watch)
+    except Exception:
+        return False
+    return True
 
 
 def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:

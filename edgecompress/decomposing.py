@@ -16,10 +16,11 @@ from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
+from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
 from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.dry_run import noticed_by_trace
-from edgecompress.errors import PlanError
+from edgecompress.errors import PlanError, first_line
 from edgecompress.layers import put, refuse_unusable, weighted_layers
 from edgecompress.models import copied
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
@@ -171,10 +172,16 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
     """Fill ``chain`` with the factors of the layer's weight, and its bias.
 
     Raises:
-        PlanError: the weight is not finite or all zeros.
+        PlanError: the weight is not finite or all zeros, or has no factors of this method.
     """
     refuse_unusable(plan.name, weight_of(layer).detach())
-    fill(chain, plan, fitted(DECOMPOSITIONS[plan.method], plan.ranks, kernels(layer))[0])
+    try:
+        fill(chain, plan, fitted(DECOMPOSITIONS[plan.method], plan.ranks, kernels(layer))[0])
+    except NUMERICAL as error:
+        raise PlanError(
+            f"{plan.name}: {plan.method} finds no factors of its weight ({first_line(error)}); use another method, or "
+            "leave it dense"
+        ) from error
     last = chain.get_submodule(DECOMPOSITIONS[plan.method].links[-1])
     if layer.bias is not None:
         assert isinstance(layer.bias, Tensor)
@@ -188,11 +195,17 @@ def fitted(
     """Each link's kernels (groups, ...) for the kernels (groups, T, C, *taps) of a layer, and those they stand for.
 
     ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` (groups, T, T) says what an output error costs.
+    A group of zeros has factors of zeros.
+
+    Raises:
+        LinAlgError, ArithmeticError: the numbers have no answer.
     """
     each = []
     for group, kernel in enumerate(stacked.cpu()):
-        own = None if moments is None else moments[group]
+        own = None if moments is None or not bool(kernel.any()) else moments[group]
         each.append(_fitted(method, kernel, ranks, own, None if metric is None else metric[group]))
+    if not all(bool(factor.isfinite().all()) for factors in each for factor in factors):
+        raise FloatingPointError(f"the factors of {method.name} are not finite")
     return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
 
 

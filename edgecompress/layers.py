@@ -93,6 +93,7 @@ def without_numbers_to_fit(name: str, weight: torch.Tensor) -> str:
     Raises:
         PlanError: it holds NaN or infinity.
     """
+    weight = weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise PlanError(f"{name}: its weight holds NaN or infinity; train or load the model again")
     return "" if bool(weight.any()) else "its weight is all zeros: there is nothing to decompose"

@@ -27,6 +27,15 @@ from edgecompress.models import evaluating, given_to
 MOST_BYTES = 1 << 30
 """Of moments held at once."""
 
+LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e30
+"""Sums of squares that float32 holds, products of two rows included."""
+
+LEAST_SPREAD = 1e-3
+"""Of the mean square, about the mean: less is lost among float32's seven digits."""
+
+STEADY = 1e-10
+"""A spread below this share of the squared mean is rounding: the inputs do not vary."""
+
 MOST_POSITIONS = 256
 """Of an image's output positions, spread evenly with another offset each batch: neighbours tell much the same."""
 
@@ -42,6 +51,19 @@ class Moments:
     second: Tensor
     mean: Tensor
     count: int
+
+    def spread(self) -> Tensor:
+        """(groups, D, D): second moments about the mean."""
+        return self.second - self.mean[:, :, None] * self.mean[:, None]
+
+    def steady(self) -> Tensor:
+        """(groups,): is a group given the same numbers all the time, so that inputs tell nothing of its errors?"""
+        return ~(mean_diagonal(self.spread()) > STEADY * self.mean.square().mean(1))
+
+
+def mean_diagonal(stacked: Tensor) -> Tensor:
+    """(groups,) of (groups, D, D)."""
+    return stacked.diagonal(dim1=1, dim2=2).mean(1)
 
 
 def moment_bytes(layer: nn.Module) -> int:
@@ -87,15 +109,31 @@ class _Sums:
 
     def add(self, given: Tensor) -> None:
         for rows in sampled_patches(self.layer, given, images_at_once(self.layer, given), self.seen):
-            self.second += (rows @ rows.mT).double().cpu()
-            self.mean += rows.sum(2).double().cpu()
-            self.count += rows.shape[2]
+            (held,) = held_by(rows)
+            self.second += (held @ held.mT).double().cpu()
+            self.mean += held.sum(2).double().cpu()
+            self.count += held.shape[2]
         self.seen += 1
 
     def moments(self, name: str) -> Moments:
         if not bool(torch.isfinite(self.second).all()):
             raise ModelError(f"{name}: is given NaN or infinity on the calibration inputs; check data and weights")
         return Moments(self.second / self.count, self.mean / self.count, self.count)
+
+
+def held_by(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Each of ``rows`` (groups, S, n) as it is, or all in float64 where sums of products would not fit into float32.
+
+    They overflow, vanish, or lose the spread about a mean far larger than it.
+    """
+    return rows if all(map(_holds, rows)) else tuple(of.double() for of in rows)
+
+
+def _holds(rows: Tensor) -> bool:
+    """Do sums of products of ``rows`` (groups, S, n) fit into their dtype?"""
+    squares, sums = float(rows.square().sum()), rows.sum(2)
+    offset = float(sums.square().sum()) / rows.shape[2]
+    return LEAST_SQUARES < squares < MOST_SQUARES and offset < (1 - LEAST_SPREAD) * squares
 
 
 def images_at_once(layer: nn.Module, given: Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.candidates import Replaceable, calibrated_candidates, candidates_of, smaller_costs
+from edgecompress.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.codecs.ada_tucker import CODECS, stored_params
 from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
 from edgecompress.datasets import Inputs
@@ -144,7 +144,7 @@ def _candidates(
     layers = []
     for done, item in enumerate(items, start=1):
         progress("plan", done, len(items), item.name)
-        layers.append(candidates_of(item, methods, scope.multiple))
+        layers.append(weighed(item, methods, scope.multiple))
     return layers
 
 
@@ -161,11 +161,14 @@ def _assemble(
     for layer in layers:
         choice = choices[layer.name]
         if isinstance(choice, str):
-            skipped.append(Skipped(layer.name, choice if layer.candidates else "no rank makes it smaller"))
+            skipped.append(
+                Skipped(layer.name, choice if layer.candidates else layer.note or "no rank makes it smaller")
+            )
             continue
         macs += choice.cost.macs - layer.dense.macs
         params += choice.cost.params - layer.dense.params
-        chosen.append(LayerPlan(layer.name, choice.method, choice.ranks, layer.shape, choice.error, choice.loss))
+        method, ranks, error, loss = choice.method, choice.ranks, choice.error, choice.loss
+        chosen.append(LayerPlan(layer.name, method, ranks, layer.shape, error, loss, note=layer.note))
     order = {item.name: index for index, item in enumerate(found)}
     in_order = sorted(skipped, key=lambda skip: order[skip.name])
     beaten = tuple(rival for layer in layers for rival in rivals(layer, choices[layer.name]))
@@ -204,10 +207,11 @@ def _why_beaten(rival: Candidate, choice: Choice) -> str:
 
 
 def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
-    """For every layer of ``plan``, in the model's order: kind, method, ranks, reason, and cost before and after."""
+    """For every layer of ``plan``, in the model's order: kind, method, ranks, reason or note, and cost."""
     shapes = input_shapes(model, inputs)
     chosen = {layer.name: layer for layer in plan.layers}
     reasons = {skip.name: skip.reason for skip in plan.skipped}
+    reasons |= {layer.name: layer.note for layer in plan.layers if layer.note}
     rows = []
     for item in weighted_layers(model):
         layer_plan, runs = chosen.get(item.name), shapes.get(item.name, [])

@@ -27,7 +27,7 @@ class LayerPlan:
     ``name`` is its dotted path in ``model.named_modules()``, ``method`` a key of ``DECOMPOSITIONS`` or ``CODECS``,
     ``shape`` its weight's shape, ``dims`` the sizes a codec reshapes it to (empty: balanced ones); ``error`` is the
     predicted relative squared error of the weight or, where the plan was made with calibration inputs, of the outputs,
-    and ``loss`` then what the model's output is expected to lose.
+    and ``loss`` then what the model's output is expected to lose. ``note`` says what was out of the ordinary.
     """
 
     name: str
@@ -37,6 +37,7 @@ class LayerPlan:
     error: float
     loss: float | None = None
     dims: tuple[int, ...] = ()
+    note: str = ""
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -48,6 +49,7 @@ class LayerPlan:
             "error": self.error,
             "loss": self.loss,
             **({"dims": list(self.dims)} if self.dims else {}),
+            **({"note": self.note} if self.note else {}),
         }
 
     @classmethod
@@ -57,7 +59,8 @@ class LayerPlan:
         error, loss = _finite(document["error"]), document["loss"]
         known = None if loss is None else _finite(loss)
         dims = tuple(_whole(value) for value in document.get("dims", ()))
-        return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known, dims)
+        note = str(document.get("note", ""))
+        return cls(str(document["name"]), str(document["method"]), ranks, shape, error, known, dims, note)
 
 
 def _finite(value: object) -> float:

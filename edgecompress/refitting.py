@@ -28,13 +28,22 @@ from edgecompress.calibrating import Calibration
 from edgecompress.datasets import Inputs, first
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import is_conv
+from edgecompress.decompositions.base import NUMERICAL, is_conv
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import solved
 from edgecompress.dry_run import noticed
 from edgecompress.errors import ModelError, PlanError
+from edgecompress.layers import refuse_unusable
 from edgecompress.models import evaluating, given_to
-from edgecompress.moments import MOST_POSITIONS, images_at_once, sampled_outputs, sampled_patches
+from edgecompress.moments import (
+    MOST_POSITIONS,
+    STEADY,
+    held_by,
+    images_at_once,
+    mean_diagonal,
+    sampled_outputs,
+    sampled_patches,
+)
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.sensitivity import METRIC_INPUTS, output_metrics
@@ -45,7 +54,7 @@ MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
 
 REHEARSED = 2
-"""Calibration inputs on which a plan that no ``plan()`` made is put to the dry run."""
+"""Calibration inputs that are run to see what a model does: some cannot run on one."""
 
 MOST_BYTES = 1 << 31
 """Of what is kept of the calibration inputs while they run; fewer inputs are used where that would be exceeded."""
@@ -115,7 +124,7 @@ def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
     with evaluating(model), torch.no_grad(), ExitStack() as stack:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(partial(ran, name)).remove)
-        model(*first(inputs, 1))
+        model(*first(inputs, REHEARSED))
     count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
     return first(inputs, count)
 
@@ -241,20 +250,29 @@ class _Refit:
         if not target.norm:
             return missing
         scale, shift = _affine(self.model.get_submodule(target.norm), len(missing))
-        return (missing - shift) / scale
+        return (missing - shift) / scale if bool(scale.any()) else target.rows
 
     def _refit(self, name: str, given: Tensor, rows: Tensor) -> None:
         """Fit one chain to ``rows`` (groups, T, n), wanted of it for the input ``given``."""
         layer, target = self.dense.get_submodule(name), self.targets[name]
         averages = _averages(layer, given, rows, target.at_once)
         takes_mean = isinstance(layer.bias, Tensor) or bool(target.norm)
-        weight, second = (averages.centred() if takes_mean else averages).solution(kernels(layer).double().flatten(2))
-        reached = self._put(name, weight.reshape(kernels(layer).shape), second)
+        reached = self._fit(name, averages.centred() if takes_mean else averages)
         if takes_mean:
             mean = averages.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), averages.mean)
             self._put_mean(name, mean.flatten())
 
-    def _put(self, name: str, weight: Tensor, second: Tensor) -> Tensor:
+    def _fit(self, name: str, averages: _Averages) -> Tensor:
+        """Fit the chain to the averages, to its weight where those have no answer; returns what it now stands for."""
+        dense = kernels(self.dense.get_submodule(name)).double()
+        try:
+            weight, second = averages.solution(dense.flatten(2))
+            return self._put(name, weight.reshape(dense.shape), second)
+        except NUMERICAL:
+            refuse_unusable(name, dense)
+            return self._put(name, dense, None)
+
+    def _put(self, name: str, weight: Tensor, second: Tensor | None) -> Tensor:
         """Fit the chain to the weight; returns the kernels it now stands for."""
         plan = self.planned[name]
         with one_thread():
@@ -291,14 +309,19 @@ class _Averages:
         return _Averages(second, cross, self.mean, self.mean_rows, self.count)
 
     def solution(self, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (groups, T, D) of least squares, pulled towards ``dense``, and the metric it is best in."""
+        """The weight (groups, T, D) of least squares, pulled towards ``dense``, and the metric it is best in.
+
+        A group whose inputs do not vary keeps its weight.
+        """
         size = self.second.shape[-1]
         spread = max(RIDGE, FEW * size / self.count) * self.second.diagonal(dim1=1, dim2=2).mean(1)
         unsure = FEW * size / self.count**2 * self.mean.square().mean(1)  # one patch alone has no spread about its mean
         pull = (spread + unsure)[:, None, None]
         second = self.second + pull * torch.eye(size, dtype=torch.float64)
         weights = [solved(own, cross) for own, cross in zip(second, self.cross + pull * dense, strict=True)]
-        return torch.stack(weights), second
+        steady = ~(mean_diagonal(self.second) > STEADY * self.mean.square().mean(1))[:, None, None]
+        identity = torch.eye(size, dtype=torch.float64)
+        return torch.where(steady, dense, torch.stack(weights)), torch.where(steady, identity, second)
 
 
 def _averages(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _Averages:
@@ -306,10 +329,11 @@ def _averages(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _A
     second = torch.zeros(groups, size, size, dtype=torch.float64)
     cross = torch.zeros(groups, outputs, size, dtype=torch.float64)
     mean, start = torch.zeros(groups, size, dtype=torch.float64), 0
-    for patches in sampled_patches(layer, given, at_once):
-        stop = start + patches.shape[2]
+    for sampled in sampled_patches(layer, given, at_once):
+        stop = start + sampled.shape[2]
+        patches, wanted = held_by(sampled, rows[:, :, start:stop])
         second += (patches @ patches.mT).double()
-        cross += (rows[:, :, start:stop] @ patches.mT).double()
+        cross += (wanted @ patches.mT).double()
         mean += patches.sum(2).double()
         start = stop
     return _Averages(second / start, cross / start, mean / start, rows.double().mean(2), start)

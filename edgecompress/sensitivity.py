@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.datasets import Inputs, in_parts
+from edgecompress.datasets import Inputs, first, in_parts
 from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.models import as_outputs, evaluating, given_to
 from edgecompress.moments import Moments, output_rows, patches
@@ -35,6 +35,9 @@ DAMPING = 0.1
 
 METRIC_INPUTS = 128
 """Enough inputs for output metrics: every position of each adds to them."""
+
+FEW_INPUTS = 16
+"""Enough to see whether a layer's output reaches the model's."""
 
 BATCH = 64
 MOST_GRADIENT_BYTES = 1 << 26
@@ -51,8 +54,8 @@ def change_losses(
 ) -> dict[str, Tensor]:
     """For each layer the loss (candidates,) of its ``changes`` (candidates, groups, T, D): W' - W.
 
-    The mean error of the outputs counts as corrected. Layers that no finite gradient reaches have none; empty for a
-    model that cannot be differentiated.
+    The mean error of the outputs counts as corrected. A layer whose output reaches none of the model's loses nothing;
+    one that no finite gradient reaches has no loss otherwise. Empty for a model that cannot be differentiated.
     """
     sums: dict[str, Tensor] = {}
 
@@ -65,10 +68,13 @@ def change_losses(
             of_each = torch.einsum("gtnl,gdnl->ngtd", g, u).flatten(1)
             sums[name] = sums.get(name, 0) + (of_each @ changes[name].flatten(1).T).double().square().sum(0)
 
-    differentiable = _run_backward(model, inputs, tuple(changes), add, classes=classes)
-    return (
-        {name: total / (2 * len(inputs[0])) for name, total in sums.items() if _tells(total)} if differentiable else {}
-    )
+    if not _run_backward(model, inputs, tuple(changes), add, classes=classes) or not any(map(_tells, sums.values())):
+        return {}
+    unreached = [name for name in changes if name not in sums and not _reaches_output(model, inputs, name)]
+    unseen = {name: torch.zeros(len(changes[name]), dtype=torch.float64) for name in unreached}
+    return {
+        name: total / (2 * len(inputs[0])) for name, total in (sums | unseen).items() if bool(total.isfinite().all())
+    }
 
 
 def output_metrics(
@@ -87,6 +93,23 @@ def output_metrics(
 
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
     return {name: _damped(total) for name, total in sums.items() if _tells(total)} if differentiable else {}
+
+
+def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:
+    """Does another output of a layer change any of the model's? Code may stop gradients, and not numbers."""
+
+    def changed(_layer: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return 2 * output + 1
+
+    few, layer = first(inputs, FEW_INPUTS), model.get_submodule(name)
+    with evaluating(model), torch.no_grad():
+        expected = as_outputs(model(*few))
+        handle = layer.register_forward_hook(changed)
+        try:
+            reached = as_outputs(model(*few))
+        finally:
+            handle.remove()
+    return not all(map(torch.equal, expected, reached))
 
 
 def _tells(total: Tensor) -> bool:
@@ -110,17 +133,19 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
     generator = torch.Generator().manual_seed(0)
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for parameter, _ in asked:
-            parameter.requires_grad_(False)
+        for parameter, wanted in asked:
+            if wanted and not parameter.is_inference():
+                parameter.requires_grad_(False)
         with evaluating(model), torch.enable_grad(), _watched(model, names, add):
             for part in in_parts(inputs, BATCH):
-                outputs = as_outputs(model(*part))
+                outputs = [output for output in as_outputs(model(*part)) if output.requires_grad]
                 torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
     except RuntimeError:
         return False
     finally:
         for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
     return True
 
 
@@ -139,6 +164,8 @@ def _watched(model: nn.Module, names: tuple[str, ...], add: Add) -> Iterator[Non
     """Forward hooks that watch the gradient of each layer's output, which then needs none of a parameter's."""
 
     def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output
         given = given_to(args, kwargs).detach()
         watched = output if output.requires_grad else output.detach().requires_grad_().clone()
         watched.register_hook(lambda gradient: add(name, layer, given, gradient))

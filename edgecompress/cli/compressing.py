@@ -164,7 +164,7 @@ def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
         )
         for layer in layers
     ]
-    header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense")
+    header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense, or note")
     print_table(f"Plan for {made.model}", header, rows)
     say(
         f"MACs {made.dense_macs:,} -> {made.macs:,} ({percent(made.macs, made.dense_macs)} kept), "

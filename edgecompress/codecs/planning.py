@@ -17,7 +17,7 @@ from edgecompress.datasets import Inputs
 from edgecompress.decomposing import matching
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, PlanError
-from edgecompress.layers import weighted_layers
+from edgecompress.layers import weighted_layers, without_numbers_to_fit
 from edgecompress.models import copied
 from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -50,6 +50,9 @@ def plan_storage(
     codec = CODECS[storage.codec]
     reasons = {
         item.name: item.refused or scope.refusal(item.name) or codec.supports(item.layer).reason for item in found
+    }
+    reasons |= {
+        item.name: without_numbers_to_fit(item.name, weight_of(item.layer)) for item in found if not reasons[item.name]
     }
     shapes = {item.name: tuple(weight_of(item.layer).shape) for item in found if not reasons[item.name]}
     if not shapes:

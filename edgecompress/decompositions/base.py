@@ -21,6 +21,10 @@ Factors = tuple[Tensor, ...]
 CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
+NUMERICAL: tuple[type[Exception], ...] = (torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
+"""What numbers without an answer end in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Support:
     """Whether a method can replace a layer; falsy with the reason in words where it cannot."""

@@ -34,7 +34,7 @@ class LayerCandidates:
     """A layer, what it costs dense, and every candidate with fewer parameters and fewer MACs.
 
     ``kernels`` (groups, T, C, *taps) are its weight and ``at`` prices any other ranks of one of ``methods``, for
-    rules that read ranks off the weight.
+    rules that read ranks off the weight; ``note`` says what was out of the ordinary.
     """
 
     name: str
@@ -44,6 +44,7 @@ class LayerCandidates:
     methods: tuple[str, ...] = ()
     kernels: Tensor = field(default_factory=lambda: torch.empty(0), compare=False)
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
+    note: str = ""
 
     def saves(self, cost: Cost) -> bool:
         """Is ``cost`` both fewer MACs and fewer parameters than the dense layer's?"""

@@ -1,7 +1,7 @@
 """One budget for the whole model, spent where it buys most: a multiple-choice knapsack.
 
 Each layer takes one candidate or stays dense; the sum of their losses is least while the whole model stays within the
-budget. A loss is the estimated change of the model's output where every layer has one, else the relative error.
+budget. A loss is the estimated change of the model's output; the relative error where there is no such estimate.
 Solved by bisection on the price of a unit of cost (Lagrange relaxation; Shoham & Gersho 1988), then repaired: what is
 left of the budget goes where it still lowers the loss most.
 """
@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal, get_args
 
 from edgecompress.costs import Cost
@@ -45,15 +46,15 @@ class Budget:
 
     def select(self, layers: Sequence[LayerCandidates], total: Cost) -> dict[str, Choice]:
         """A candidate or a reason for every layer, within the budget."""
-        judged = all(any(c.loss is not None for c in layer.candidates) for layer in layers if layer.candidates)
-        options = [self._options(layer, judged=judged) for layer in layers]
+        typical = typical_loss(layers)
+        options = [self._options(layer, typical) for layer in layers]
         fixed = self.size(total) - sum(self.size(layer.dense) for layer in layers)
         room = int(self.keep * self.size(total)) - fixed
         sizes = [
             [self.size(layer.dense), *(self.size(c.cost) for c in kept)]
             for layer, kept in zip(layers, options, strict=True)
         ]
-        losses = [[0.0, *(_loss(candidate, judged=judged) for candidate in kept)] for kept in options]
+        losses = [[0.0, *(_loss(candidate, typical) for candidate in kept)] for kept in options]
         self._refuse_impossible(sizes, room, fixed, total, {})
         picks = solve_knapsack(losses, sizes, room)
         return {
@@ -65,12 +66,12 @@ class Budget:
         """The cost that the budget is of."""
         return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes}[self.of]
 
-    def _options(self, layer: LayerCandidates, *, judged: bool) -> list[Candidate]:
+    def _options(self, layer: LayerCandidates, typical: float | None) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
-        known = [candidate for candidate in layer.candidates if candidate.loss is not None or not judged]
+        judged = [candidate for candidate in layer.candidates if candidate.loss is not None]
         kept: list[Candidate] = []
-        for candidate in sorted(known, key=lambda c: (self.size(c.cost), _loss(c, judged=judged))):
-            if not kept or _loss(candidate, judged=judged) < _loss(kept[-1], judged=judged):
+        for candidate in sorted(judged or layer.candidates, key=lambda c: (self.size(c.cost), _loss(c, typical))):
+            if not kept or _loss(candidate, typical) < _loss(kept[-1], typical):
                 kept.append(candidate)
         return kept
 
@@ -129,8 +130,17 @@ def _left_dense(reasons: Mapping[str, str]) -> str:
     return f" (left dense: {'; '.join(told)})" if told else ""
 
 
-def _loss(candidate: Candidate, *, judged: bool) -> float:
-    return candidate.loss if judged and candidate.loss is not None else candidate.error
+def typical_loss(layers: Sequence[LayerCandidates]) -> float | None:
+    """What a relative error of 1 costs, in the median over all candidates with a loss; None where there are none."""
+    known = [c.loss / c.error for layer in layers for c in layer.candidates if c.loss is not None and c.error > 0]
+    return median(known) if known else None
+
+
+def _loss(candidate: Candidate, typical: float | None) -> float:
+    """Its loss; where it has none beside others that do, what its error costs elsewhere; without any, its error."""
+    if candidate.loss is not None:
+        return candidate.loss
+    return candidate.error if typical is None else candidate.error * typical
 
 
 def solve_knapsack(losses: list[list[float]], sizes: list[list[int]], room: int) -> list[int]:
