@@ -8,6 +8,7 @@ by running the model on the meta device: no arithmetic is done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.codecs.ada_tucker import baked
+from edgecompress.codecs.coding import code_bits
+from edgecompress.codecs.payload import Stored, heads_of, sequences_of
 from edgecompress.datasets import Inputs, first
 from edgecompress.errors import ModelError
 from edgecompress.files import Json
@@ -68,8 +71,30 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers, shared ones once."""
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    return _bytes_of((*model.parameters(), *model.buffers()))
+
+
+def param_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters, shared ones once."""
+    return _bytes_of(tuple(model.parameters()))
+
+
+def _bytes_of(tensors: tuple[Tensor, ...]) -> int:
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+
+
+def coded_bytes(stored: Stored) -> dict[str, int]:
+    """Bytes of each layer in a file of codes: its head, and its codes at the length they are coded in.
+
+    A shared core counts for the first layer that has it. What is not a layer's (other tensors, checksum) is left out.
+    """
+    heads, found = iter(heads_of(stored)), {}
+    bits = code_bits(sequences_of(stored))
+    taken = iter(bits)
+    for at, layer in enumerate(stored.layers):
+        count = len(layer.codes) - bool(stored.shared and at) + bool(len(layer.bias))
+        found[layer.name] = len(next(heads)) + math.ceil(sum(next(taken) for _ in range(count)) / 8)
+    return found
 
 
 def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:

@@ -46,6 +46,7 @@ from edgecompress.compressed import (
     save_compressed,
     save_stored,
 )
+from edgecompress.costs import param_bytes
 from edgecompress.datasets import fingerprint, first, origin, size
 from edgecompress.decomposing import check_plan, decompose, refuse_noticed, replaced, uses_codec
 from edgecompress.devices import device_named
@@ -329,7 +330,13 @@ class Line:
             payload_bytes = save_stored(self.folder, stored, start.plan, self.sample)
             model = decoded(self.dense_model, stored)
             small = replace(self.sample, plan=start.plan)
-            taken = StorageCost(payload_bytes, stored.numbers, onnx_bytes(model, small), start.plan.dense_params)
+            taken = StorageCost(
+                payload_bytes,
+                stored.numbers,
+                onnx_bytes(model, small),
+                start.plan.dense_params,
+                param_bytes(self.dense_model),
+            )
             history = [asdict(epoch) for epoch in done.history]
             return {**self.test_score(model, "stored"), "storage": taken.to_json(), "history": history}
 

@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.calibrating import Calibration
 from edgecompress.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.codecs.ada_tucker import CODECS, stored_params
-from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes
+from edgecompress.costs import Cost, Shape, chain_cost, cost, input_shapes, weight_bytes
 from edgecompress.datasets import Inputs
 from edgecompress.decomposing import matching
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
@@ -234,15 +234,18 @@ def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list
 def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
     if plan.method in CODECS:
         kept = countable_cost(layer, shapes)
-        return {**kept, "params": kept["params"] - prod(plan.shape) + stored_params([plan], shared=False)}
+        fewer = prod(plan.shape) - stored_params([plan], shared=False)
+        size = weight_of(layer).element_size()
+        return {**kept, "params": kept["params"] - fewer, "bytes": kept["bytes"] - size * fewer}
     with torch.device("meta"):
         return countable_cost(DECOMPOSITIONS[plan.method].chain(layer, plan.ranks), shapes)
 
 
 def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
-    """Parameters, and MACs where they are known (None: no closed form, or the layer itself was not seen running)."""
+    """Parameters, bytes, and MACs where they are known (None: no closed form, or the layer was not seen running)."""
     try:
         macs: int | None = chain_cost(layer, shapes).macs if shapes else None
     except TypeError:
         macs = None
-    return {"macs": macs, "params": sum(parameter.numel() for parameter in layer.parameters())}
+    params = sum(parameter.numel() for parameter in layer.parameters())
+    return {"macs": macs, "params": params, "bytes": weight_bytes(layer)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.claiming import COMPARISON_FILE
-from edgecompress.compressed import PLAN_FILE, rebuilt
-from edgecompress.costs import cost
+from edgecompress.codecs.payload import load
+from edgecompress.compressed import CODES_FILE, PLAN_FILE, rebuilt
+from edgecompress.costs import coded_bytes, cost
 from edgecompress.files import Json, read_json, zipped_bytes
 from edgecompress.instructions import AnyProfile, comparison_from, profile_from
 from edgecompress.line import STEMS, Line
@@ -125,14 +126,20 @@ def _profile(line: Line, role: str) -> AnyProfile:
 
 
 def _layers(line: Line) -> Json:
-    """Every layer with its cost, and its time before and after where the runtime tells; and that of all else."""
+    """Every layer with its cost, and its time before and after where the runtime tells; and that of all else.
+
+    Bytes are those of the weights as they are; of a layer stored as codes those in the file of codes.
+    """
     plan = CompressionPlan.load(line.folder / PLAN_FILE)
     layers = layer_costs(line.dense_model, line.sample.inputs, plan)
+    coded = coded_bytes(load(line.folder / CODES_FILE)) if line.options.storage is not None else {}
     profiles = {role: _profile(line, role) for role in STEMS}
     times = {role: one.operators if isinstance(one, Profile) else () for role, one in profiles.items()}
     *timed, others = compared_layers(times["dense"], times["compressed"], [layer["name"] for layer in layers])
     for layer, taken in zip(layers, timed, strict=True):
         layer["slower"] = taken["slower"]
         for role in STEMS:
-            layer[role] = {**layer[role], "bytes": 4 * layer[role]["params"], "wall_ms": taken[role]}
+            layer[role] = {**layer[role], "wall_ms": taken[role]}
+        if layer["name"] in coded:
+            layer["compressed"]["bytes"] = coded[layer["name"]]
     return {"layers": layers, "outside_layers": {role: others[role] for role in STEMS}}

@@ -268,16 +268,17 @@ class StorageCost:
     numbers: int
     onnx_bytes: int
     dense_params: int
+    dense_bytes: int
 
     def to_json(self) -> Json:
         """A JSON object.
 
-        ``ratio`` is 32 bits times the dense parameters over all bits of the file, ``bits_per_weight`` all bits over
-        the dense parameters; ``params_ratio`` compares numbers with numbers.
+        ``ratio`` is the bytes of the dense parameters over those of the file, ``bits_per_weight`` all bits over the
+        number of dense parameters; ``params_ratio`` compares numbers with numbers.
         """
         return {
             "payload_bytes": self.payload_bytes,
-            "ratio": 4 * self.dense_params / self.payload_bytes,
+            "ratio": self.dense_bytes / self.payload_bytes,
             "bits_per_weight": 8 * self.payload_bytes / self.dense_params,
             "params_ratio": self.dense_params / self.numbers,
             "onnx_bytes": self.onnx_bytes,

@@ -9,8 +9,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgecompress.costs import Cost, chain_cost, cost, input_shapes, layer_macs, output_shape, weight_bytes
+from edgecompress.costs import (
+    Cost,
+    chain_cost,
+    cost,
+    input_shapes,
+    layer_macs,
+    output_shape,
+    param_bytes,
+    weight_bytes,
+)
 from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.planning import layer_costs
+from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.resolving import resolve
 
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
@@ -213,6 +224,30 @@ class Twice(nn.Module):
 
     def forward(self, x):
         return self.conv(self.conv(x)[:, :, ::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_bytes_of_a_layer_are_those_of_its_numbers(dtype):
+    """Before and after, in every type, with a buffer or a bias and without."""
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 36, 32, bias=False)).to(dtype)
+    layers = [
+        LayerPlan("0", "tucker2", (4, 4), (16, 8, 3, 3), 0.1),
+        LayerPlan("2", "ada_tucker", (2, 2, 2), (32, 576), 0.1, dims=(32, 24, 24)),
+    ]
+    made = CompressionPlan("m", tuple(layers), (), 1, 1, 1, 1)
+    conv, linear = layer_costs(model, (torch.zeros(1, 8, 8, 8, dtype=dtype),), made)
+    size = torch.finfo(dtype).bits // 8
+    for role in ("dense", "compressed"):
+        assert conv[role]["bytes"] == size * conv[role]["params"]
+        assert linear[role]["bytes"] == size * linear[role]["params"]
+    assert conv["dense"]["bytes"] == size * (16 * 8 * 9 + 16)
+    assert linear["compressed"]["params"] == 8 + 2 * (32 + 24 + 24)
+
+
+def test_bytes_of_parameters_leave_buffers_out():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)).double()
+    assert param_bytes(model) == 8 * (12 + 8)
+    assert weight_bytes(model) == param_bytes(model) + 8 * 8 + 8
 
 
 def test_a_layer_that_runs_twice_counts_twice():

@@ -23,6 +23,7 @@ import gc
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -602,7 +603,6 @@ def machine():
     lines = read("/proc/cpuinfo").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
     board = read("/proc/device-tree/model").strip("\0")
-    maker = read("/sys/class/dmi/id/sys_vendor")
     memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")]
     fastest = [int(text) / 1e3 for text in cpufreq("cpuinfo_max_freq") if text.isdigit()]
     return {
@@ -613,7 +613,7 @@ def machine():
         "python": platform.python_version(),
         "more": {
             "board": board or None,
-            "virtual": "QEMU" in maker or "dummy-virt" in board,
+            "virtual": is_virtual(),
             "governors": sorted(set(cpufreq("scaling_governor"))),
             "highest_clock_mhz": max(fastest) if fastest else None,
             "memory_bytes": int(memory[0]) * 1024 if memory else None,
@@ -621,6 +621,48 @@ def machine():
             "numpy": np.__version__,
         },
     }
+
+
+FIRMWARE = ["/sys/class/dmi/id/" + name for name in ("sys_vendor", "product_name", "board_vendor", "bios_vendor")]
+FIRMWARE += ["/proc/device-tree/model", "/proc/device-tree/compatible"]
+HYPERVISOR = ["/sys/hypervisor/type", "/proc/device-tree/hypervisor/compatible"]
+GUEST = re.compile(
+    r"(?<![a-z])(qemu|kvm|vmware|virtualbox|innotek|xen|bochs|parallels|bhyve|hyper-v|virtual machine|"
+    r"apple virtualization|google compute engine|amazon ec2|openstack|kubevirt|alibaba cloud ecs|digitalocean|"
+    r"crosvm|cloud hypervisor|firecracker|dummy-virt|user mode linux|microsoft-standard-wsl2)(?![a-z])",
+    re.IGNORECASE,
+)
+"""What virtual machines say of their maker, product, board or processor."""
+
+
+def is_virtual():
+    """Whether this is a virtual machine, by its processor, firmware or board; None where nothing tells.
+
+    A container is none: it says what the machine says that it runs on.
+    """
+    if sys.platform == "darwin":
+        return {"1": True, "0": False}.get(sysctl("kern.hv_vmm_present"))
+    cpuinfo, firmware = read("/proc/cpuinfo"), " ".join(filter(None, map(read, FIRMWARE)))
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    if flags and "hypervisor" in flags.group(1).split():
+        return True
+    rented_whole = ".metal" in firmware
+    if any(map(read, HYPERVISOR)) or GUEST.search(cpuinfo + " " + platform.release()):
+        return True
+    if GUEST.search(firmware):
+        return not rented_whole
+    return False if flags or firmware else None
+
+
+def sysctl(name):
+    """A value of a BSD kernel, or nothing."""
+    import subprocess
+
+    try:
+        told = subprocess.run(["/usr/sbin/sysctl", "-n", name], check=False, stdout=subprocess.PIPE, timeout=10)
+        return told.stdout.decode(errors="replace").strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def main():

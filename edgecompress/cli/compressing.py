@@ -302,13 +302,14 @@ def print_before_after(document: Json) -> None:
     if accuracy is not None:
         rows[:0] = _score_rows(document)
     if storage := document.get("storage"):
-        rows += _storage_rows(storage, 4 * dense["params"])
+        rows += _storage_rows(storage)
     print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
     if storage:
         say("stored as codes: it takes fewer bytes at rest; MACs and latency are those of the dense model")
 
 
-def _storage_rows(storage: Json, dense_bytes: int) -> list[tuple[object, ...]]:
+def _storage_rows(storage: Json) -> list[tuple[object, ...]]:
+    dense_bytes = round(storage["ratio"] * storage["payload_bytes"])
     ratio = f"{storage['ratio']:.0f}x fewer, {storage['bits_per_weight']:.3f} bits a weight"
     return [
         ("file of codes, bytes", dense_bytes, storage["payload_bytes"], ratio),

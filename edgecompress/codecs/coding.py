@@ -73,6 +73,19 @@ def encode(sequences: Sequence[tuple[Codes, int]]) -> bytes:
     return bytes(coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
 
 
+def code_bits(sequences: Sequence[tuple[Codes, int]]) -> list[float]:
+    """The length of each sequence in what :func:`encode` gives, in bits; together they are that but for its end."""
+    learned, found = Counts(), []
+    for codes, largest in sequences:
+        counts, bits = learned.start(largest), 0.0
+        for block in blocks(len(codes)):
+            bits -= float(np.log2(chances(counts)[codes[block] + largest]).sum())
+            counts += UNIT * np.bincount(np.abs(codes[block]), minlength=largest + 1)
+        learned.end(codes)
+        found.append(bits)
+    return found
+
+
 def decode(data: bytes, asked: Sequence[tuple[int, int]]) -> list[Codes]:
     """The inverse of :func:`encode`; ``asked`` are (length, largest) of each sequence."""
     from constriction import stream

@@ -68,21 +68,26 @@ class Stored:
     @property
     def numbers(self) -> int:
         """Codes, the shared core's once, scales, and the numbers of all others."""
-        codes = sum(len(part) for part, _ in _sequences(self))
+        codes = sum(len(part) for part, _ in sequences_of(self))
         return codes + len(self.layers) + sum(other.size for other in self.others.values())
 
 
 def to_bytes(stored: Stored) -> bytes:
     """The file."""
     head = [MAGIC, bytes([VERSION]), *map(_number, (len(stored.layers), len(stored.others), int(stored.shared)))]
-    before: list[Ranks] = [(), *(layer.ranks for layer in stored.layers)]
-    head += [_layer(layer, ranks) for layer, ranks in zip(stored.layers, before, strict=False)]
+    head += heads_of(stored)
     head += [_other(name, array) for name, array in stored.others.items()]
-    body = b"".join(head) + encode(_sequences(stored))
+    body = b"".join(head) + encode(sequences_of(stored))
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def _sequences(stored: Stored) -> list[tuple[Codes, int]]:
+def heads_of(stored: Stored) -> list[bytes]:
+    """What is written of each layer beside its codes."""
+    before: list[Ranks] = [(), *(layer.ranks for layer in stored.layers)]
+    return [_layer(layer, ranks) for layer, ranks in zip(stored.layers, before, strict=False)]
+
+
+def sequences_of(stored: Stored) -> list[tuple[Codes, int]]:
     """All codes in the order they are written in, each sequence with its largest code."""
     sequences: list[tuple[Codes, int]] = []
     for at, layer in enumerate(stored.layers):

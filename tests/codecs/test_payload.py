@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgecompress.codecs.coding import Codes, decode, encode
 from edgecompress.codecs.payload import MAGIC, Stored, StoredLayer, from_bytes, load, save, to_bytes
+from edgecompress.costs import coded_bytes
 from edgecompress.errors import FileError
 
 sequences = st.lists(
@@ -72,6 +73,18 @@ def same(one: Stored, two: Stored) -> bool:
             return False
     pairs = [(one.others[name], two.others[name]) for name in one.others]
     return one.shared == two.shared and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_layers_take_the_bytes_that_the_file_has_for_them(shared: bool) -> None:
+    """Each layer's, and what is no layer's, are the file; without a layer it is shorter by about that layer's."""
+    whole = stored(shared=shared)
+    taken = coded_bytes(whole)
+    others = len(to_bytes(Stored((), whole.others, shared)))
+    assert others + sum(taken.values()) == pytest.approx(len(to_bytes(whole)), abs=8)
+    shorter = len(to_bytes(replace(whole, layers=whole.layers[:1])))
+    assert len(to_bytes(whole)) - shorter == pytest.approx(taken["größer.fc2"], abs=8)
+    assert taken["größer.fc2"] < 60 if shared else taken["größer.fc2"] < 70
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,0 +1,84 @@
+"""What the stand-alone runner says of the machine: virtual, not virtual, or not known."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from edgecompress.benching import runner
+
+X86 = "processor\t: 0\nmodel name\t: Example CPU\nflags\t\t: fpu sse2 avx2{more}\nbugs\t\t: hypervisor\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd crc32\nCPU implementer\t: 0x41\n"
+DMI, TREE = "/sys/class/dmi/id/", "/proc/device-tree/"
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """What the runner makes of a machine whose files hold this, and nothing else."""
+    spec = importlib.util.spec_from_file_location("bench_runner", runner())
+    assert spec is not None
+    assert spec.loader is not None
+    bench: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+
+    def virtual(files: dict[str, str], *, platform: str = "linux", release: str = "6.8.0", sysctl: str = "") -> object:
+        monkeypatch.setattr(bench, "read", lambda path: files.get(path, ""))
+        monkeypatch.setattr(bench.sys, "platform", platform)
+        monkeypatch.setattr(bench.platform, "release", lambda: release)
+        monkeypatch.setattr(bench, "sysctl", lambda _: sysctl)
+        return bench.is_virtual()
+
+    return virtual
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"/proc/cpuinfo": X86.format(more=" hypervisor lahf_lm")},
+        {"/proc/cpuinfo": X86.format(more=""), DMI + "sys_vendor": "QEMU"},
+        {"/proc/cpuinfo": X86.format(more=""), DMI + "product_name": "VMware20,1"},
+        {"/proc/cpuinfo": X86.format(more=""), DMI + "bios_vendor": "innotek GmbH"},
+        {"/proc/cpuinfo": X86.format(more=""), "/sys/hypervisor/type": "xen"},
+        {DMI + "sys_vendor": "Microsoft Corporation", DMI + "product_name": "Virtual Machine"},
+        {"/proc/cpuinfo": ARM, DMI + "sys_vendor": "Amazon EC2", DMI + "product_name": "c7g.large"},
+        {"/proc/cpuinfo": ARM, DMI + "product_name": "Google Compute Engine"},
+        {"/proc/cpuinfo": ARM, DMI + "product_name": "Apple Virtualization Generic Platform"},
+        {"/proc/cpuinfo": ARM, TREE + "compatible": "linux,dummy-virt\0"},
+        {"/proc/cpuinfo": ARM, TREE + "hypervisor/compatible": "xen,xen-4.17\0xen,xen\0"},
+        {"/proc/cpuinfo": "processor : 0\nmachine : CHRP IBM pSeries (emulated by qemu)\n"},
+    ],
+)
+def test_a_virtual_machine_is_told_by_processor_firmware_or_board(
+    told: Callable[..., object], files: dict[str, str]
+) -> None:
+    assert told(files) is True
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"/proc/cpuinfo": X86.format(more="")},
+        {"/proc/cpuinfo": X86.format(more=""), DMI + "sys_vendor": "Dell Inc.", DMI + "product_name": "Xenon 5"},
+        {"/proc/cpuinfo": ARM, TREE + "model": "Raspberry Pi 4 Model B Rev 1.5\0"},
+        {"/proc/cpuinfo": ARM, DMI + "sys_vendor": "Amazon EC2", DMI + "product_name": "c7g.metal"},
+        {DMI + "sys_vendor": "Ampere Computing"},
+    ],
+)
+def test_what_is_no_virtual_machine_says_so(told: Callable[..., object], files: dict[str, str]) -> None:
+    assert told(files) is False
+
+
+def test_where_nothing_tells_it_is_not_known(told: Callable[..., object]) -> None:
+    assert told({}) is None
+    assert told({"/proc/cpuinfo": ARM}) is None
+    assert told({}, platform="win32") is None
+    assert told({}, platform="darwin") is None
+
+
+def test_other_systems_are_asked_their_own_way(told: Callable[..., object]) -> None:
+    assert told({"/proc/cpuinfo": ARM}, release="5.15.153.1-microsoft-standard-WSL2") is True
+    assert told({}, platform="darwin", sysctl="1") is True
+    assert told({}, platform="darwin", sysctl="0") is False
