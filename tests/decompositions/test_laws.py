@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.decomposing import decompose, fitted, merged, replacement
+from edgecompress.decomposing import decompose, merged, replacement
 from edgecompress.decompositions import DECOMPOSITIONS, LINKS
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.files import load_weights, save_weights
@@ -87,14 +87,18 @@ def label(geometry):
     return " ".join([kind, f"{channels_in}->{channels_out}", *(f"{k}={v}" for k, v in options.items())])
 
 
-def pairs(all_geometries):
-    """(method, geometry) for every method and every geometry it supports."""
+def pairs(all_geometries, *, together=False):
+    """(method, geometry) for every method and every geometry it supports; ``together``: in one process."""
     return [
-        pytest.param(method, geometry, id=f"{name} {label(geometry)}")
+        pytest.param(method, geometry, id=f"{name} {label(geometry)}", marks=_group(name, geometry) if together else ())
         for name, method in DECOMPOSITIONS.items()
         for geometry in all_geometries
         if method.supports(build(geometry))
     ]
+
+
+def _group(name, geometry):
+    return pytest.mark.xdist_group(f"{name} {label(geometry)}")
 
 
 GEOMETRIES = list(filter(exists, geometries()))
@@ -113,7 +117,7 @@ SPECTRAL = ("svd", "spatial_svd")
 """What is cut off a spectrum is known exactly; the other methods alternate, and predict a bound."""
 
 everywhere = pytest.mark.parametrize(("method", "geometry"), pairs(GEOMETRIES))
-at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES))
+at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES, together=True))
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
 
 
@@ -138,10 +142,25 @@ def filled(method, layer, ranks):
     return replacement(layer, LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0))
 
 
-def approximation(method, layer, ranks):
-    """The weight, in the layer's own layout, that the factors stand for."""
-    groups = [method.reconstruct(method.factors(kernel, ranks)) for kernel in kernels(layer)]
-    return weight_from(layer, torch.stack(groups))
+def factors(method, layer, ranks):
+    """The factors of each group of a layer."""
+    return [method.factors(kernel, ranks) for kernel in kernels(layer)]
+
+
+_FACTORS = {}
+
+
+def known_factors(method, geometry, ranks):
+    """The same of the layer of a geometry: they are what several laws are about, and take the time."""
+    key = method.name, label(geometry), ranks
+    if key not in _FACTORS:
+        _FACTORS[key] = factors(method, build(geometry), ranks)
+    return _FACTORS[key]
+
+
+def approximation(method, layer, of_groups):
+    """The weight, in the layer's own layout, that factors stand for."""
+    return weight_from(layer, torch.stack([method.reconstruct(group) for group in of_groups]))
 
 
 def predictions(method, layer, grid):
@@ -179,7 +198,7 @@ def test_the_chain_is_the_dense_layer_with_the_reconstructed_weight(method, geom
 def test_the_error_never_grows_with_any_rank(method, geometry):
     layer = build(geometry)
     error = {
-        ranks: relative_error(layer.weight, approximation(method, layer, ranks))
+        ranks: relative_error(layer.weight, approximation(method, layer, known_factors(method, geometry, ranks)))
         for ranks in ranks_between(method, layer)
     }
     for smaller, larger in product(error, error):
@@ -192,7 +211,8 @@ def test_the_predicted_error_bounds_the_true_one(method, geometry):
     layer = build(geometry)
     grid = ranks_between(method, layer)
     predicted = predictions(method, layer, grid)
-    true = [relative_error(layer.weight, approximation(method, layer, ranks)) for ranks in grid]
+    known = [approximation(method, layer, known_factors(method, geometry, ranks)) for ranks in grid]
+    true = [relative_error(layer.weight, weight) for weight in known]
     assert all(bound >= error - 1e-12 for bound, error in zip(predicted, true, strict=True))
     assert predicted[-1] == pytest.approx(0, abs=1e-12)
     if method.name in SPECTRAL:
@@ -252,10 +272,10 @@ def test_the_layer_is_left_as_it_was(method, geometry):
 
 @at_all_sizes
 def test_equal_weights_give_equal_factors(method, geometry):
-    first, second = build(geometry).weight.detach(), build(geometry).weight.detach().clone()
-    for ranks in ranks_between(method, build(geometry)):
-        for a, b in zip(method.factors(first, ranks), method.factors(second, ranks), strict=True):
-            assert torch.equal(a, b)
+    layer = build(geometry)
+    for ranks in ranks_between(method, layer):
+        for once, again in zip(known_factors(method, geometry, ranks), factors(method, layer, ranks), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
 @at_all_sizes
@@ -264,7 +284,7 @@ def test_the_structure_needs_no_numbers(method, geometry):
     for ranks in ranks_between(method, layer):
         with torch.device("meta"):
             structure = method.chain(layer, ranks)
-        weights, _ = fitted(method, ranks, kernels(layer))
+        weights = [torch.stack(link) for link in zip(*known_factors(method, geometry, ranks), strict=True)]
         assert all(parameter.is_meta for parameter in structure.parameters())
         filled = [weight_from(link, factor) for link, factor in zip(links_of(structure), weights, strict=True)]
         assert [link.weight.shape for link in links_of(structure)] == [weight.shape for weight in filled]
@@ -296,8 +316,9 @@ def test_only_the_last_link_has_a_bias_and_only_if_the_layer_has_one(method, geo
 def test_the_memory_format_of_the_weight_does_not_matter(method):
     layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": k})) for k in (3, 1))))
     ranks = ranks_between(method, layer)[0]
-    plain = approximation(method, layer, ranks)
-    torch.testing.assert_close(approximation(method, layer.to(memory_format=torch.channels_last), ranks), plain)
+    plain = approximation(method, layer, factors(method, layer, ranks))
+    layer = layer.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(approximation(method, layer, factors(method, layer, ranks)), plain)
 
 
 def network(seed):
