@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from edgecompress.calling import call
+from edgecompress.errors import DataError
+
 Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 
 FINGERPRINTED_ITEMS = 256
+EXPECTED = "an item is (input, target), the input a tensor or a tuple of tensors"
+"""What a dataset gives."""
 
 
 def size(dataset: Dataset[Any]) -> int:
@@ -32,15 +39,87 @@ def as_inputs(inputs: Tensor | Sequence[Tensor]) -> Inputs:
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
 
 
+@dataclass(frozen=True)
+class Split(Dataset[Any]):
+    """A dataset of the user's, with the names of the sample and of the function that gave it, for messages."""
+
+    sample: str
+    what: str
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"dataset", "sample", "what"}:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @classmethod
+    def of(cls, dataset: Dataset[Any]) -> Split:
+        """``dataset`` itself, or under the name of its type."""
+        return dataset if isinstance(dataset, cls) else cls(type(dataset).__name__, "the dataset", dataset)
+
+
 def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
-    """The items at ``indices`` as one batch: the inputs (one or several tensors) and the targets."""
-    if hasattr(dataset, "batch"):
-        inputs, targets = dataset.batch(indices)
-    elif isinstance(dataset, TensorDataset):
-        *inputs, targets = dataset[indices]
+    """The items at ``indices`` as one batch: the inputs (one or several tensors, in float32) and the targets.
+
+    Raises:
+        DataError: items are not (input, target), or cannot be put into one batch; it names the split and the fact.
+    """
+    split = Split.of(dataset)
+    if hasattr(split.dataset, "batch"):
+        pair = call(split.sample, f"{split.what}.batch(indices)", lambda: split.dataset.batch(indices), DataError)
+    elif isinstance(split.dataset, TensorDataset):
+        *several, last = call(split.sample, split.what, lambda: split.dataset[indices], DataError)
+        pair = several, last
     else:
-        inputs, targets = default_collate([dataset[int(index)] for index in indices])
-    return as_inputs(inputs), targets
+        pair = _collated(split, [_item(split, int(index)) for index in indices])
+    return _checked(split, pair, len(indices))
+
+
+def _item(split: Split, index: int) -> Any:
+    """One item of a dataset of the user's."""
+    item = call(split.sample, f"item {index} of {split.what}", lambda: split.dataset[index], DataError)
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        fact = f"has {len(item)} parts" if isinstance(item, tuple | list) else f"is a {type(item).__name__}"
+        raise DataError(f"{split.sample}: item {index} of {split.what} {fact}; {EXPECTED}")
+    return item
+
+
+def _collated(split: Split, items: Sequence[Any]) -> Any:
+    """Items as one batch; inputs and targets apart, so that it is said which of them do not fit together."""
+    parts = {"inputs": [given for given, _ in items], "targets": [wanted for _, wanted in items]}
+    words = "putting the {} of {} into one batch"
+    return tuple(
+        call(split.sample, words.format(name, split.what), partial(default_collate, part), DataError)
+        for name, part in parts.items()
+    )
+
+
+def _checked(split: Split, pair: Any, count: int) -> Batch:
+    """Inputs and targets as they are to be: tensors, a row for each item, floating inputs in float32."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise DataError(f"{split.sample}: {split.what} gives a {type(pair).__name__} as a batch; {EXPECTED}")
+    inputs, targets = pair
+    given = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    for what, tensors in (("inputs", given), ("targets", (targets,))):
+        wrong = [tensor for tensor in tensors if not isinstance(tensor, Tensor)]
+        if wrong or not tensors:
+            kind = type(wrong[0]).__name__ if wrong else "none"
+            raise DataError(f"{split.sample}: the {what} of {split.what} are no tensors ({kind}); {EXPECTED}")
+        if any(tensor.shape[:1] != (count,) for tensor in tensors):
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise DataError(f"{split.sample}: the {what} of {split.what} have shape {shapes} for {count} items")
+    return tuple(map(single, given)), targets
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Floating numbers in float32, in which models run here; others as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | None = None) -> Iterator[Batch]:

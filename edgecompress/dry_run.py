@@ -24,10 +24,7 @@ from edgecompress.datasets import Inputs
 from edgecompress.decompositions.base import placement
 from edgecompress.errors import ModelError, first_line, user_line
 from edgecompress.layers import put
-from edgecompress.models import shared_copy
-
-TOLERANCE = 1e-5
-"""Of the largest value of an output: a stand-in computes by the very same operations."""
+from edgecompress.models import same, shared_copy, tensors_of
 
 ATTRIBUTE = re.compile(r"'Sequential' object has no attribute '(\w+)'")
 SEED = 0
@@ -141,7 +138,7 @@ class _Trial:
                     stack.callback(changed.get_submodule(name).register_forward_pre_hook(_counting(calls, name)).remove)
                 changed.train(self.training)
                 torch.manual_seed(SEED)
-                return _Ran(list(_tensors(changed(*self.inputs))), calls)
+                return _Ran(list(tensors_of(changed(*self.inputs))), calls)
         except Exception as error:  # whatever a model raises where it meets a stand-in is what is looked for
             return error
 
@@ -206,33 +203,8 @@ def _failure(error: Exception) -> str:
     return f"does not run with a chain in its place: {type(error).__name__}: {first_line(error, 'no message')}{where}"
 
 
-def _tensors(outputs: object) -> Iterator[Tensor]:
-    """All tensors of an output, however they are nested."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, tuple | list):
-        for value in outputs:
-            yield from _tensors(value)
-
-
 def _alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     return len(ours) == len(theirs) and all(map(same, ours, theirs))
-
-
-def same(ours: Tensor, theirs: Tensor) -> bool:
-    """The same shape, dtype and, but for rounding, numbers; NaN and infinity are equal to themselves."""
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return False
-    if torch.equal(ours, theirs) or not ours.numel():
-        return True
-    if not (ours.is_floating_point() or ours.is_complex()):
-        return False
-    finite = theirs[theirs.isfinite()]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    return torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE * largest, equal_nan=True)
 
 
 # -- stand-ins ---------------------------------------------------------------------------------------------------

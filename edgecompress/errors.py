@@ -13,6 +13,7 @@
      │  └ ParityError           1    exported numbers differ from PyTorch's
      ├ DeviceError              4    unreachable, or a command failed there
      └ MissingExtra             3    an optional dependency is not installed (also an ImportError)
+    any other exception        70    a defect of this package
 
 A message names the culprit, the fact and the way out.
 """
@@ -146,10 +147,10 @@ def user_line(error: BaseException) -> tuple[Path, int] | None:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename), error.lineno or 0
-    return next((place for place in reversed(list(_frames(error))) if not _is_installed(place[0])), None)
+    return next((place for place in reversed(list(_frames(error))) if not is_installed(place[0])), None)
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
     """Is a file part of Python, of an installed package or of this one? The shipped samples are as a user's."""
     ours = file.is_relative_to(PACKAGE) and "sample_models" not in file.parts
     return ours or not file.is_file() or any(file.is_relative_to(folder) for folder in LIBRARIES)

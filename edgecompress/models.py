@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.datasets import Inputs
-from edgecompress.errors import DataError, EdgeCompressError, ModelError, first_line, raised_at
+from edgecompress.calling import call, defined, told
+from edgecompress.datasets import Inputs, Split
+from edgecompress.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -25,6 +26,9 @@ Outputs = tuple[Tensor, ...]
 Loss = Callable[[Any, Tensor], Tensor]
 Score = Callable[[Any, Tensor], float]
 Augment = Callable[[Any, torch.Generator], Any]
+
+ROUNDING = 1e-5
+"""Of the largest value of an output: what the very same operations may differ by."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,7 +83,8 @@ class Sample:
         """
         model = call(self.name, "model()", self.build)
         if not isinstance(model, nn.Module):
-            raise ModelError(f"{self.name}: model() gave a {type(model).__name__}, a torch.nn.Module was expected")
+            what = f"model(){defined(self.build)} gave a {type(model).__name__}"
+            raise ModelError(f"{self.name}: {what}, a torch.nn.Module was expected")
         model.eval()
         check_runs(model, self.inputs, self.name)
         return model
@@ -94,10 +99,18 @@ class Sample:
             raise DataError(
                 f"{self.name}: has no data; define `def data(split): ...` beside model() to train or score it"
             )
-        dataset: Dataset[Any] = call(self.name, f"data({split!r})", lambda: self.splits(split))  # type: ignore[misc]
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
-            raise DataError(f"{self.name}: data({split!r}) must give a non-empty dataset with a length and indexing")
-        return dataset
+        splits, what = self.splits, f"data({split!r})"
+        dataset = call(self.name, what, lambda: splits(split), DataError)
+        if isinstance(dataset, Split):
+            return dataset
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(
+                f"{self.name}: {what}{defined(splits)} gave a {type(dataset).__name__}; a dataset with length and "
+                "indexing was expected"
+            )
+        if not call(self.name, f"the length of {what}", lambda: len(dataset), DataError):
+            raise DataError(f"{self.name}: {what}{defined(splits)} must give a non-empty dataset; it has no items")
+        return Split(self.name, f"{what}{defined(splits)}", dataset)
 
 
 def as_outputs(outputs: object, name: str = "the model") -> Outputs:
@@ -115,6 +128,31 @@ def as_outputs(outputs: object, name: str = "the model") -> Outputs:
     return tuple(items)
 
 
+def tensors_of(outputs: object) -> Iterator[Tensor]:
+    """All tensors of an output, however they are nested."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from tensors_of(value)
+    elif isinstance(outputs, tuple | list):
+        for value in outputs:
+            yield from tensors_of(value)
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    """The same shape, dtype and, but for rounding, numbers; NaN and infinity are equal to themselves."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    if torch.equal(ours, theirs) or not ours.numel():
+        return True
+    if not (ours.is_floating_point() or ours.is_complex()):
+        return False
+    finite = theirs[theirs.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(ours, theirs, rtol=0, atol=ROUNDING * largest, equal_nan=True)
+
+
 def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> Outputs:
     """Run ``model`` once, in eval mode, on ``inputs``, for its outputs; ``what`` the inputs are, for the message.
 
@@ -128,7 +166,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
             outputs = model.eval()(*inputs)
     except Exception as error:
         where = f" (in layer {running[-1]!r})" if running else ""
-        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {_first_line(error)}{where}") from error
+        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {told(error)}{where}") from error
     return as_outputs(outputs, name)
 
 
@@ -191,29 +229,3 @@ def without_numbers(model: nn.Module) -> nn.Module:
 def _loose_tensors(model: nn.Module) -> list[Tensor]:
     """Tensors that are plain attributes of a module, neither parameters nor buffers."""
     return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-
-
-def call(name: str, what: str, function: Callable[[], Any]) -> Any:
-    """Run the user's code; whatever it raises becomes a ModelError that names it.
-
-    Raises:
-        ModelError: with the first line of the original error and where it was raised.
-    """
-    try:
-        return function()
-    except EdgeCompressError:
-        raise
-    except SystemExit as error:
-        raise ModelError(f"{name}: {what} called sys.exit({error.code!r})") from error
-    except Exception as error:
-        raise ModelError(f"{name}: {what} failed: {_first_line(error)}{_where(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error, 'no message')}"
-
-
-def _where(error: BaseException) -> str:
-    """The line of the user's code that an error was raised at."""
-    place = raised_at(error)
-    return f" (at {place[0].name}:{place[1]})" if place else ""

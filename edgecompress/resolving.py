@@ -32,10 +32,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgecompress.calling import call
 from edgecompress.datasets import Inputs
 from edgecompress.errors import FileError, ModelError
 from edgecompress.files import sha256
-from edgecompress.models import Sample, call
+from edgecompress.models import Sample
 from edgecompress.resources import resource
 
 

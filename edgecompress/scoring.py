@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from edgecompress.calling import call, defined
 from edgecompress.datasets import batches, raw_bytes, size
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, call, evaluating, top1
+from edgecompress.models import Sample, as_outputs, evaluating, top1
 from edgecompress.progress import Progress, silent
 from edgecompress.split_scores import BLOCKS, FEWEST_BLOCKS, SplitScore
 
@@ -123,18 +124,30 @@ def _gathered(
         outputs.append(call(sample.name, "running the model on its data", partial(run, *inputs)))
         targets.append(expected)
         progress("score", min(len(outputs) * batch_size, total), total, "")
-    return _join(outputs), torch.cat(targets)
+    joined = call(sample.name, "putting the outputs of all batches together", partial(_join, outputs))
+    return joined, call(sample.name, "putting the targets of all batches together", partial(torch.cat, targets))
 
 
 def _scored(sample: Sample, outputs: Any, targets: Tensor) -> float:
-    value = call(sample.name, "score(outputs, targets)", lambda: float(sample.score(outputs, targets)))
-    if not math.isfinite(value):
-        raise ModelError(f"{sample.name}: score(outputs, targets) gave {value}; a finite number was expected")
-    return float(value)
+    value = call(sample.name, "score(outputs, targets)", lambda: sample.score(outputs, targets))
+    name = f"{sample.name}: score(outputs, targets){defined(sample.score)}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ModelError(f"{name} gave {_what(value)}; a number was expected") from None
+    if not math.isfinite(number):
+        raise ModelError(f"{name} gave {number}; a finite number was expected")
+    return number
+
+
+def _what(value: Any) -> str:
+    """What something is, in few words."""
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    return "None" if value is None else f"a {type(value).__name__}{shape}"
 
 
 def _join(outputs: list[Any]) -> Any:
     """Batches of outputs end to end; a model with several outputs keeps its tuple."""
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
-    return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return tuple(torch.cat(parts) for parts in zip(*map(as_outputs, outputs), strict=True))

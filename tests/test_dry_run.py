@@ -15,9 +15,10 @@ from edgecompress.calibrating import Calibration
 from edgecompress.codecs.planning import plan_storage
 from edgecompress.codecs.settings import Storage
 from edgecompress.decomposing import decompose
-from edgecompress.dry_run import noticed, same
+from edgecompress.dry_run import noticed
 from edgecompress.errors import BudgetError, ModelError, PlanError
 from edgecompress.layers import weighted_layers
+from edgecompress.models import same
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.refitting import refit

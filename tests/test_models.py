@@ -226,7 +226,7 @@ def test_preprocessing_must_be_json(tmp_path: Path) -> None:
 
 BAD_SCORES = {
     "nan": ("float('nan')", "gave nan; a finite number"),
-    "text": ("'good'", "score(outputs, targets) failed: ValueError"),
+    "text": ("'good'", "gave a str; a number was expected"),
     "raises": ("1 / 0", "score(outputs, targets) failed: ZeroDivisionError"),
 }
 

@@ -18,10 +18,14 @@ from edgecompress.cli import compressing, exporting, looking, measuring, running
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
 
 INTERRUPTED = 130
+DEFECT = 70
+"""Of this package: neither the user's code nor the input is to blame."""
+
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate", "unable to allocate")
 
 EPILOG = """\b
 Exit codes: 0 done, 1 a check failed (parity, budget), 2 usage or bad input, 3 a missing extra,
-4 device, 130 interrupted.
+4 device, 70 a defect of edgecompress itself, 130 interrupted.
 \b
 Example:
   edgecompress run lenet5 --keep 0.25 --epochs 3 -o out/lenet5
@@ -56,6 +60,22 @@ for module in (running, compressing, exporting, measuring, looking):
         group.add_command(command)
 
 
+def _unexpected(error: Exception) -> int:
+    """Out of memory in words, anything else as a defect with its place."""
+    said = first_line(error, "no message")
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in OUT_OF_MEMORY):
+        click.echo(
+            f"error: out of memory ({said[:200]}); use fewer --calibrate inputs, a smaller --batch-size, or a machine "
+            "with more memory",
+            err=True,
+        )
+        return 2
+    place = raised_at(error)
+    where = f" ({place[0]}:{place[1]})" if place else ""
+    click.echo(f"error: unexpected {type(error).__name__}: {said}{where}; this is a defect of edgecompress", err=True)
+    return DEFECT
+
+
 def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return an exit code
     """Run and return the exit code; every error is one message on stderr, never a traceback."""
     try:
@@ -77,9 +97,6 @@ def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR091
             f"error: {error.filename or 'writing the output'}: {(error.strerror or str(error)).lower()}", err=True
         )
         return 2
-    except Exception as error:  # the last resort: a defect of ours, or user code where none was expected
-        place = raised_at(error)
-        where = f" ({place[0]}:{place[1]})" if place else ""
-        click.echo(f"error: unexpected {type(error).__name__}: {first_line(error, 'no message')}{where}", err=True)
-        return 1
+    except Exception as error:  # the last resort
+        return _unexpected(error)
     return result if isinstance(result, int) else 0

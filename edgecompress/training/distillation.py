@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress.calling import call, defined
 from edgecompress.datasets import Inputs
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import is_transposed
 from edgecompress.decompositions.kernels import kernels, weight_of
 from edgecompress.errors import ModelError
-from edgecompress.models import Loss, Sample, call, copied
+from edgecompress.models import Loss, Sample, copied, tensors_of
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.training.augmenting import mixed
 from edgecompress.training.loop import Objective
@@ -73,8 +74,7 @@ class Distilled(Objective):
         return loss
 
     def _task(self, outputs: Any, targets: Tensor) -> Tensor:
-        value: Tensor = call(self.sample.name, "loss(outputs, targets)", partial(self.task_loss, outputs, targets))
-        return value
+        return asked_loss(self.sample.name, self.task_loss, outputs, targets)
 
     def _said(self, inputs: Inputs) -> Tensor:
         said: Tensor = self._asked(inputs) if self.recall is None else self.recall.of(inputs, self._asked)
@@ -85,7 +85,28 @@ class Distilled(Objective):
     @torch.no_grad()
     def _asked(self, inputs: Inputs) -> Any:
         assert self.teacher is not None
-        return self.teacher(*inputs)
+        return call(self.sample.name, "running the teacher on its data", partial(self.teacher, *inputs))
+
+
+def asked_loss(name: str, function: Loss, outputs: Any, targets: Tensor) -> Tensor:
+    """The loss of one batch, by a function of the user's.
+
+    Raises:
+        ModelError: it fails, or gives anything but a scalar tensor that depends on the outputs.
+    """
+    value = call(name, "loss(outputs, targets)", partial(function, outputs, targets))
+    fact = ""
+    if not isinstance(value, Tensor):
+        fact = "None" if value is None else f"a {type(value).__name__}"
+    elif value.numel() != 1 or not value.is_floating_point():
+        fact = f"a {value.dtype} tensor of shape {tuple(value.shape)}".replace("torch.", "")
+    elif not value.requires_grad and any(output.requires_grad for output in tensors_of(outputs)):
+        fact = "a tensor without gradients"
+    if fact:
+        what = f"loss(outputs, targets){defined(function)} gave {fact}"
+        raise ModelError(f"{name}: {what}; a scalar that depends on the outputs was expected")
+    assert isinstance(value, Tensor)
+    return value.reshape(())
 
 
 class FeatureDistilled(Distilled):

@@ -23,9 +23,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, in_parts, size
-from edgecompress.errors import TrainingError
-from edgecompress.models import Sample, call, copied
+from edgecompress.calling import call, defined
+from edgecompress.datasets import Batch, Inputs, as_inputs, batches, fingerprint, in_parts, single, size
+from edgecompress.errors import ModelError, TrainingError
+from edgecompress.models import Sample, copied
 from edgecompress.progress import Progress
 from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
@@ -277,10 +278,24 @@ def _augmented(task: _Task, inputs: Inputs, generator: torch.Generator) -> Input
     augment, side = task.sample.augment, task.settings.cutout
     if augment is not None:
         given = call(task.sample.name, "augment(inputs, generator)", partial(augment, given, generator))
-    tensors = as_inputs(given)
+        _check_augmented(f"{task.sample.name}: augment(inputs, generator){defined(augment)}", given, inputs)
+    tensors = tuple(map(single, as_inputs(given)))
     if side:
         tensors = tuple(cutout(tensor, side, generator) if tensor.dim() == 4 else tensor for tensor in tensors)
     return tuple(_channels_last(tensor).to(workers().device) for tensor in tensors)
+
+
+def _check_augmented(name: str, given: Any, inputs: Inputs) -> None:
+    """As many tensors of as many items as there were."""
+    tensors = given if isinstance(given, tuple | list) else (given,)
+    fits = len(tensors) == len(inputs) and all(
+        isinstance(ours, Tensor) and ours.shape[:1] == theirs.shape[:1]
+        for ours, theirs in zip(tensors, inputs, strict=False)
+    )
+    if not fits:
+        gave = ", ".join(str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__ for t in tensors)
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise ModelError(f"{name} gave {gave or 'nothing'} for inputs of shape {shapes}")
 
 
 def _channels_last(inputs: Tensor) -> Tensor:
@@ -293,6 +308,14 @@ def _channels_last(inputs: Tensor) -> Tensor:
     return torch.empty_like(inputs, memory_format=torch.channels_last).copy_(inputs)
 
 
+def _backward(name: str, loss: Tensor) -> None:
+    """Gradients; of one process alone, an error is the model's, of several it may be another process that ended."""
+    if workers().count > 1:
+        workers().backward(loss)
+    else:
+        call(name, "the gradient of its loss", partial(workers().backward, loss))
+
+
 def _update(run: _Run, task: _Task, inputs: Inputs, targets: Tensor) -> float:
     """One update of the weights from one batch, in parts; returns the loss."""
     run.optimizer.zero_grad(set_to_none=True)
@@ -301,7 +324,7 @@ def _update(run: _Run, task: _Task, inputs: Inputs, targets: Tensor) -> float:
     for number, (*some, wanted) in enumerate(parts, start=1):
         with workers().apart(run.step) if number < len(parts) else nullcontext():
             loss = run.step(tuple(some), wanted) * (len(wanted) / len(targets))
-            workers().backward(loss)
+            _backward(task.sample.name, loss)
         total += float(loss.detach())
     workers().clip(list(run.model.parameters()), task.settings.clip)
     run.optimizer.step()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from edgecompress.calling import call
 from edgecompress.costs import Cost
 from edgecompress.datasets import size, take
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions.kernels import weight_from
 from edgecompress.files import Json
-from edgecompress.models import Sample, call, copied
+from edgecompress.models import Sample, copied
 from edgecompress.planning import plan
 from edgecompress.progress import Progress
 from edgecompress.refitting import refit
@@ -28,6 +30,7 @@ from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.continuous import Continuous, Settled, choose
 from edgecompress.selectors.ladders import PREFERRED
 from edgecompress.training.base import Asked, Start
+from edgecompress.training.distillation import asked_loss
 
 UNTOLD = ("name", "summary", "weighs_losses")
 
@@ -91,9 +94,10 @@ class ValidationBatches:
         """The loss with the kernels ``mixed`` (groups, T, C, *taps) of the layers named."""
         drawn = torch.randperm(size(self.dataset), generator=self.generator)[: self.batch_size]
         inputs, targets = take(self.dataset, drawn)
-        outputs = functional_call(self.model, dict(map(self._weight, mixed.items())), inputs)
-        loss: Tensor = call(self.sample.name, "loss(outputs, targets)", lambda: self.sample.loss(outputs, targets))
-        return loss
+        weights = dict(map(self._weight, mixed.items()))
+        run = partial(functional_call, self.model, weights, inputs)
+        outputs = call(self.sample.name, "running the model on its data", run)
+        return asked_loss(self.sample.name, self.sample.loss, outputs, targets)
 
     def _weight(self, named: tuple[str, Tensor]) -> tuple[str, Tensor]:
         """A layer's kernels as its parameter, by the parameter's name."""

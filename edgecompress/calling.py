@@ -1,0 +1,55 @@
+"""Running the user's code: what it raises is told with the function, the file and the line; what it sets is undone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecompress.errors import EdgeCompressError, ModelError, first_line, is_installed, user_line
+
+
+def call(name: str, what: str, function: Callable[[], Any], error: type[ModelError] = ModelError) -> Any:
+    """What ``function``, which is or runs the user's code, gives; ``name`` and ``what`` are told if it fails.
+
+    Raises:
+        ModelError: or the given ``error``, with the first line of the original one and where it was raised.
+    """
+    try:
+        with _settings_kept():
+            return function()
+    except (EdgeCompressError, KeyboardInterrupt):
+        raise
+    except SystemExit as raised:
+        raise error(f"{name}: {what} called sys.exit({raised.code!r})") from raised
+    except BaseException as raised:  # user code may raise anything, and some of it is no Exception
+        raise error(f"{name}: {what} failed: {told(raised)}") from raised
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: its type, the first line of what it says, and the user's line it was raised at."""
+    place = user_line(error)
+    where = f" (at {place[0].name}:{place[1]})" if place else ""
+    return f"{type(error).__name__}: {first_line(error, 'no message')}{where}"
+
+
+def defined(function: object) -> str:
+    """Where a function of the user's is written, for messages about what it gave; empty for any other."""
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    place = (Path(code.co_filename), code.co_firstlineno) if code else None
+    return "" if place is None or is_installed(place[0]) else f" (defined at {place[0].name}:{place[1]})"
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """PyTorch's settings of this process as they were: user code may change them for all that comes after."""
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
