@@ -139,6 +139,19 @@ def in_parts(inputs: Inputs, size: int) -> Iterator[Inputs]:
     yield from zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
 
 
+def of_batch(inputs: Inputs, batch: int) -> Inputs:
+    """So many rows of an example, the first again where there are fewer; in memory in the order of their axes."""
+    rows = (tensor[torch.arange(batch) % len(tensor)] for tensor in inputs)
+    return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in rows)
+
+
+def in_batches(inputs: Inputs, batch: int) -> Iterator[Inputs]:
+    """All rows in batches of exactly that size, the last filled up with the first rows."""
+    count = len(inputs[0])
+    for start in range(0, count, batch):
+        yield tuple(tensor[torch.arange(start, start + batch) % count] for tensor in inputs)
+
+
 def origin(dataset: Dataset[Any]) -> str:
     """Where the data comes from, in words, for reports."""
     return str(getattr(dataset, "origin", type(dataset).__name__))

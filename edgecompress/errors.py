@@ -10,6 +10,7 @@
      ├ BudgetError              1    no plan meets the budget; carries the nearest feasible point
      ├ TrainingError            1    training diverged
      ├ ExportError              1    the exporter refused; ``__cause__`` kept
+     │  ├ BatchError            1    the file holds for one batch size only
      │  └ ParityError           1    exported numbers differ from PyTorch's
      ├ DeviceError              4    unreachable, or a command failed there
      └ MissingExtra             3    an optional dependency is not installed (also an ImportError)
@@ -73,6 +74,15 @@ class TrainingError(EdgeCompressError):
 
 class ExportError(EdgeCompressError):
     """The exporter refused the model; the original exception is ``__cause__``."""
+
+
+class BatchError(ExportError):
+    """The file holds for batches of one size only; ``batch`` is a size that may do, ``fact`` why no other does."""
+
+    def __init__(self, message: str, *, batch: int, fact: str) -> None:
+        super().__init__(message)
+        self.batch = batch
+        self.fact = fact
 
 
 class ParityError(ExportError):

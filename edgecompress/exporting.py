@@ -22,11 +22,21 @@ from edgecompress.artifacts import (
 )
 from edgecompress.calibrating import calibration_of
 from edgecompress.costs import cost
-from edgecompress.datasets import Inputs
+from edgecompress.datasets import Inputs, of_batch
 from edgecompress.equalizing import equalized
-from edgecompress.errors import DataError, EdgeCompressError, ExportError, FileError, MissingExtra
+from edgecompress.errors import (
+    BatchError,
+    DataError,
+    EdgeCompressError,
+    ExportError,
+    FileError,
+    MissingExtra,
+    ModelError,
+    first_line,
+)
 from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
-from edgecompress.models import Sample, copied
+from edgecompress.models import Sample, check_runs, copied, evaluating
+from edgecompress.preparing import prepared
 from edgecompress.progress import Progress, silent
 from edgecompress.proving import Written, written_well
 from edgecompress.replacing import Replaces, check_export, is_log
@@ -35,6 +45,7 @@ from edgecompress.split_scores import SplitScore
 from edgecompress.targets import Job, Precision, Target
 from edgecompress.targets.keeping import KeepFloat
 from edgecompress.verifying import (
+    PARITY_BATCHES,
     TOLERANCES,
     approximation,
     as_feed,
@@ -52,7 +63,8 @@ class ExportOptions:
 
     int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
     (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
-    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it.
+    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``batch`` is the one
+    batch size of the file (None: any, or one where the target has no free one).
     """
 
     precision: Precision = "fp32"
@@ -61,10 +73,13 @@ class ExportOptions:
     channels_last: bool = False
     replaces: Replaces = "same model"
     keep_float: tuple[str, ...] = ()
+    batch: int | None = None
 
 
 PLAIN = ExportOptions()
 GOLDEN_BATCH = 3
+ONE_AT_A_TIME = "ncnn"
+"""The target that takes one item at a time, whatever is asked for."""
 CHANNELS_LAST = "litert"
 """The target that can take images in NHWC."""
 
@@ -97,20 +112,75 @@ def export(
     """
     chosen = target_named(target)
     _refuse_impossible(chosen, model, options)
-    model, precision = copied(model).eval(), options.precision
+    batch, fact = _batch_of(model, sample, options)
+    try:
+        fixed = replace(options, batch=batch)
+        _refuse_impossible(chosen, model, fixed)
+        made = _exported(chosen, model, sample, folder, stem, fixed, known_score, dense_score, progress)
+    except BatchError as error:
+        if batch is not None:
+            raise
+        batch, fact = error.batch, error.fact
+        fixed = replace(options, batch=batch)
+        made = _exported(chosen, model, sample, folder, stem, fixed, known_score, dense_score, progress)
+    return _noted(made, f"takes batches of {batch} only: {fact}") if batch is not None else made
+
+
+def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> tuple[int | None, str]:
+    """The one batch size that a file is to be made for, and why; None: any.
+
+    Raises:
+        ModelError: the model does not run on its example, or not at the batch size that is asked for.
+    """
+    rows = len(sample.inputs[0])
+    with evaluating(tried := copied(model)):
+        check_runs(tried, sample.inputs, sample.name)
+        wanted = options.batch
+        if wanted is not None:
+            check_runs(tried, of_batch(sample.inputs, wanted), sample.name, f"a batch of {wanted}")
+            return wanted, "as asked for with --batch"
+        try:
+            check_runs(tried, of_batch(sample.inputs, 1), sample.name)
+        except ModelError as error:
+            return rows, f"PyTorch runs the model on its example of so many items and not on one: {first_line(error)}"
+    return None, ""
+
+
+def _noted(artifact: Artifact, notice: str) -> Artifact:
+    """With one more notice, in the facts beside the file too."""
+    noted = replace(artifact, notices=(*artifact.notices, notice))
+    noted.save()
+    return noted
+
+
+def _exported(
+    chosen: Target,
+    model: nn.Module,
+    sample: Sample,
+    folder: Path,
+    stem: str,
+    options: ExportOptions,
+    known_score: SplitScore | None,
+    dense_score: SplitScore | None,
+    progress: Progress,
+) -> Artifact:
+    """:func:`export` for any batch size, or for the one of the options."""
+    (given, left_out), precision = prepared(model, sample.inputs), options.precision
+    model = copied(model).eval()  # a converter may leave something in the one it traces
     path = make_folder(folder) / file_name(chosen, stem, precision)
     check_exportable(path, chosen, sample, options.replaces)
     _forget(path, chosen)
     log = None if _log_path(path).exists() else _log_path(path)
-    job = Job(model, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=log)
+    job = Job(given, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=log)
+    job = replace(job, batch=options.batch)
     if precision == "int8":
         job = _calibrated(job, sample, options)
     with several_aside(path) as aside, TemporaryDirectory() as scratch:
         written = written_well(chosen, aside, replace(job, scratch=Path(scratch)), model, sample)
         artifact = _proved(chosen, aside, job, model, sample, written, known_score, progress)
         scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
-        notices = (*written.graph.pop("notices", ()), *kept_sentences(written.graph))
-        near = approximation(model, sample, dense_score, scored)
+        notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))
+        near = approximation(model, sample, dense_score, scored, options.batch or max(PARITY_BATCHES))
         artifact = replace(artifact, approximation=near, notices=notices)
         artifact.save()
     return replace(artifact, path=path)
@@ -145,7 +215,9 @@ def export_each(
 
     Raises:
         FileError: the folder cannot be written to, or holds what may not be replaced (:func:`export`).
+        ModelError: the model does not run, or has no data that is needed.
     """
+    make_folder(folder)
     for chosen in map(target_named, targets):
         path = folder / file_name(chosen, "model", options.precision)
         check_exportable(path, chosen, sample, options.replaces)
@@ -160,7 +232,9 @@ def export_each(
                 progress=progress,
             )  # fmt: skip
             outcomes.append(Outcome(target, made))
-        except (ExportError, MissingExtra) as error:
+        except EdgeCompressError as error:
+            if isinstance(error, ModelError) and not outcomes:
+                raise  # it is of the model, and no file is lost by it
             outcomes.append(Outcome(target, error=error))
     return outcomes
 
@@ -190,6 +264,8 @@ def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions)
         raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
     if options.keep_float and options.precision == "fp32":
         raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
+    if options.batch not in (None, 1) and target.name == ONE_AT_A_TIME:
+        raise ExportError(f"{target.name}: takes one item at a time; drop --batch or choose another target")
     if options.channels_last and target.name != CHANNELS_LAST:
         raise ExportError(f"{target.name}: --channels-last is for litert only")
 
@@ -214,8 +290,10 @@ def _proved(
     inputs, outputs, allowed = written.inputs, written.outputs, TOLERANCES[job.precision]
     scored = None
     if target.runs_here:
-        scored = check_score(target, path, inputs, model, sample, allowed, known=known_score, progress=progress)
-    _write_golden(path, inputs, outputs, model, sample.inputs, target.batch)
+        scored = check_score(
+            target, path, inputs, model, sample, allowed, known=known_score, batch=job.batch, progress=progress
+        )
+    _write_golden(path, inputs, outputs, model, sample.inputs, job.batch or target.batch)
     parts = target.parts(path)
     return Artifact(
         target=target.name,

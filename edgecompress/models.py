@@ -114,12 +114,13 @@ class Sample:
 
 
 def as_outputs(outputs: object, name: str = "the model") -> Outputs:
-    """A model's output as a tuple of tensors.
+    """A model's output as a tuple of tensors; what is None is left out.
 
     Raises:
         ModelError: it is neither a tensor nor a flat tuple or list of tensors.
     """
-    items = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    items: list[Any] = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    items = [item for item in items if item is not None] if len(items) > 1 else items
     if not items or not all(isinstance(item, Tensor) for item in items):
         raise ModelError(
             f"{name}: returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
@@ -153,12 +154,29 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=0, atol=ROUNDING * largest, equal_nan=True)
 
 
+def check_batch(inputs: Inputs, name: str, what: str = "its example") -> None:
+    """Prove that every input has the batch in front.
+
+    Raises:
+        ModelError: one has no axes, or another number of rows than the first.
+    """
+    rows = [len(tensor) if tensor.dim() else None for tensor in inputs]
+    for index, count in enumerate(rows):
+        if count is None or count != rows[0]:
+            fact = "has no axes" if count is None else f"has {count} rows, input 0 has {rows[0]}"
+            raise ModelError(
+                f"{name}: input {index} of {what} {fact}: the batch comes first in every input; keep what is not of "
+                "the items, as anchors, in the model (register_buffer), or give it one row for each item"
+            )
+
+
 def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> Outputs:
     """Run ``model`` once, in eval mode, on ``inputs``, for its outputs; ``what`` the inputs are, for the message.
 
     Raises:
         ModelError: it fails, or its output is not made of tensors.
     """
+    check_batch(inputs, name, what)
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
     running: list[str] = []
     try:

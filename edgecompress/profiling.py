@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.benching import Bench, Effort, ProgramBench, bench, refuse_unlike
 from edgecompress.devices import CountingSession, Device
 from edgecompress.files import Json
@@ -23,8 +24,9 @@ def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
         FileError: it cannot be read.
         DeviceError: the device or the runner failed.
     """
+    wanted = _for_batch_of([path], Effort(**effort))
     with bench(device, path) as there:
-        return there.profile(path, Effort(**effort))
+        return there.profile(path, wanted)
 
 
 def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> AnyComparison:
@@ -35,11 +37,12 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
         DeviceError: the device or the runner failed.
     """
     refuse_unlike(candidate, baseline)
+    wanted = _for_batch_of([candidate, baseline], Effort(**effort))
     with bench(device, candidate) as there:
         if isinstance(there.session, CountingSession):
-            ours, theirs = (there.profile(path, Effort(**effort)) for path in (candidate, baseline))
+            ours, theirs = (there.profile(path, wanted) for path in (candidate, baseline))
             return instruction_comparison(ours, theirs)
-        return there.compare(candidate, baseline, Effort(**effort))
+        return there.compare(candidate, baseline, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def measure(
         DeviceError: the device or the runner failed.
     """
     files = [path] if baseline is None else [path, baseline]
+    effort = _for_batch_of(files, effort)
     if baseline is not None:
         refuse_unlike(path, baseline)
     progress("profile", 0, len(files) + 1, f"connect to {device.name}")
@@ -89,6 +93,13 @@ def measure(
         more = _more(there, path, baseline, effort, threads, ours)
         progress("profile", 3, 3, pair.verdict)
         return Measured(ours, theirs, pair, more)
+
+
+def _for_batch_of(files: Sequence[Path], effort: Effort) -> Effort:
+    """The effort with the batch of a file that takes one size only, where no other was asked for."""
+    known = (Artifact.load(path) for path in files if effort.batch == 1 and facts_path(path).is_file())
+    sizes = [size for one in known if isinstance(size := one.inputs[0].shape[0], int) and size > 1]
+    return replace(effort, batch=sizes[0]) if sizes else effort
 
 
 def _more(

@@ -9,13 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from edgecompress.artifacts import Parity, TensorSpec
-from edgecompress.errors import ExportError, FileError, ParityError, first_line
+from edgecompress.errors import ExportError, ParityError, first_line
 from edgecompress.files import Json
 from edgecompress.judging import Finding
 from edgecompress.models import Sample
 from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
-from edgecompress.verifying import TOLERANCES, check_parity, check_slices, probe, run_model
+from edgecompress.targets.refusing import refusing
+from edgecompress.verifying import PARITY_BATCHES, TOLERANCES, check_parity, check_slices, fixed_batch, probe, run_model
 
 DEPTHS = (0, 1, 2)
 """How many products deep what feeds a failing output is left in float, one try after the other."""
@@ -55,14 +56,18 @@ def written_well(target: Target, path: Path, job: Job, model: nn.Module, sample:
 
 def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
     """Write ``path`` and compare its numbers with ``model``'s where its runtime is for this machine."""
-    graph = target.export(job, path)
-    inputs, outputs = _signature(target, path)
+    with refusing(target.name, "the converter"):
+        graph = target.export(job, path)
+    with refusing(target.name, "what the converter made does not load:"):
+        inputs, outputs = target.signature(path)
     if job.channels_last:
         inputs = tuple(replace(spec, layout=NHWC) if len(spec.shape) == 4 else spec for spec in inputs)
     if not target.runs_here:
         return Written(graph, inputs, outputs)
-    parity = check_parity(target, path, inputs, model, sample.inputs, TOLERANCES[job.precision])
-    findings = check_slices(target, path, inputs, model, sample, job.precision)
+    batches = PARITY_BATCHES if job.batch is None else (job.batch,)
+    with refusing(target.name, "its runtime"):
+        parity = check_parity(target, path, inputs, model, sample.inputs, TOLERANCES[job.precision], batches)
+        findings = check_slices(target, path, inputs, model, sample, job.precision, fixed_batch(batches))
     return Written(graph, inputs, outputs, parity, findings)
 
 
@@ -95,16 +100,3 @@ def _bettered(target: Target, path: Path, job: Job, model: nn.Module, sample: Sa
             if not other.findings:
                 return other
     return _written(target, path, job, model, sample)
-
-
-def _signature(target: Target, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What the file that was just made takes and gives.
-
-    Raises:
-        ExportError: its own runtime cannot load it.
-    """
-    try:
-        return target.signature(path)
-    except FileError as error:
-        cause = f": {first_line(error.__cause__)[:200]}" if error.__cause__ else ""
-        raise ExportError(f"{target.name}: what the converter made does not load{cause}") from error

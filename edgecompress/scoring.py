@@ -97,7 +97,7 @@ def split_score(
 def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -> tuple[tuple[float, ...], str]:
     """The score over all items but each of the blocks, which are drawn alike for all models; or why there is none."""
     parts = (outputs,) if isinstance(outputs, Tensor) else outputs
-    if any(part.shape[:1] != (items,) for part in (*parts, targets)):
+    if any(part is not None and part.shape[:1] != (items,) for part in (*parts, targets)):
         return (), "outputs and targets have not one row for each item"
     if items < FEWEST_BLOCKS:
         return (), f"there are only {items} items"
@@ -111,7 +111,11 @@ def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -
 
 
 def _rows(outputs: Any, rows: Tensor) -> Any:
-    return outputs[rows] if isinstance(outputs, Tensor) else tuple(part[rows] for part in outputs)
+    return (
+        outputs[rows]
+        if isinstance(outputs, Tensor)
+        else tuple(None if part is None else part[rows] for part in outputs)
+    )
 
 
 def _gathered(
@@ -150,4 +154,6 @@ def _join(outputs: list[Any]) -> Any:
     """Batches of outputs end to end; a model with several outputs keeps its tuple."""
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
-    return tuple(torch.cat(parts) for parts in zip(*map(as_outputs, outputs), strict=True))
+    for output in outputs:
+        as_outputs(output)
+    return tuple(None if parts[0] is None else torch.cat(parts) for parts in zip(*outputs, strict=True))

@@ -13,8 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.artifacts import SQNR_OF_EQUAL_DB, Approximation, Arrays, Artifact, Parity, Scored, TensorSpec
-from edgecompress.datasets import Inputs, calibration_inputs, origin, size
-from edgecompress.errors import DataError, ExportError, FileError, ParityError, first_line
+from edgecompress.datasets import Inputs, calibration_inputs, in_batches, origin, size
+from edgecompress.errors import (
+    BatchError,
+    DataError,
+    EdgeCompressError,
+    ExportError,
+    FileError,
+    ParityError,
+    first_line,
+)
 from edgecompress.judging import FEWEST, Finding, judge, lost
 from edgecompress.models import Sample, as_outputs, top1
 from edgecompress.progress import Progress, silent
@@ -26,7 +34,11 @@ from edgecompress.targets.base import NHWC, Run
 PARITY_BATCHES = (1, 3)
 JUDGED_ITEMS, JUDGED_IN_FULL, JUDGED_NUMBERS = 64, 12, 10_000_000
 """Inputs on which slices are compared, in fewer bits and in float32, and about how many numbers of output at most."""
+BAKED = 100.0
+"""So many times beyond the tolerance at one batch size and not at another: numbers of that batch are in the graph."""
 Array = np.ndarray[Any, Any]
+WHOLE = "biu"
+"""Kinds of dtypes whose values are compared one by one: true or not, and whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +82,12 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
     if not target.runs_here:
         return Verified(artifact, (), None)
     tolerance = TOLERANCES[artifact.precision]
-    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs, tolerance)
-    check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision)
-    scored = check_score(target, artifact.path, artifact.inputs, model, sample, tolerance, progress=progress)
+    batches = tuple(parity.batch for parity in artifact.parity) or PARITY_BATCHES
+    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs, tolerance, batches)
+    check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision, fixed_batch(batches))
+    scored = check_score(
+        target, artifact.path, artifact.inputs, model, sample, tolerance, batch=batches[0], progress=progress
+    )
     return Verified(artifact, parity, scored)
 
 
@@ -106,34 +121,44 @@ def check_parity(
     model: nn.Module,
     inputs: Inputs,
     tolerance: Tolerance = TOLERANCES["fp32"],
+    batches: Sequence[int] = PARITY_BATCHES,
 ) -> tuple[Parity, ...]:
-    """Compare the file with PyTorch at each of the parity batch sizes; the worst output of each comes back.
+    """Compare the file with PyTorch at each of the batch sizes; the worst output of each comes back.
 
     Raises:
         ParityError: an output differs by more than the tolerance, or in shape, dtype or number.
+        BatchError: the file holds at one of the batch sizes only.
         ExportError: the file does not run.
     """
-    run, found = target.load(path), []
-    for batch in PARITY_BATCHES:
-        fed = probe(inputs, batch)
-        parity = compare(batch, run_model(model, fed), _run_file(target, run, specs, fed))
-        if not parity.max_abs_error <= tolerance.relative * parity.scale:
-            raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
-        found.append(parity)
+    run, found, failed = loaded(target, path), [], []
+    for batch in batches:
+        try:
+            found.append(_parity_at(batch, target, path, run, specs, model, inputs, tolerance))
+        except ExportError as error:
+            failed.append(error)
+    _refuse_failed(target, found, failed)
     return tuple(found)
 
 
 def check_slices(
-    target: Target, path: Path, specs: tuple[TensorSpec, ...], model: nn.Module, sample: Sample, precision: str
+    target: Target,
+    path: Path,
+    specs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    sample: Sample,
+    precision: str,
+    batch: int | None = None,
 ) -> tuple[Finding, ...]:
     """Compare the file with PyTorch slice by slice, on more inputs than the parity batches; what could be better.
+
+    Inputs go through PyTorch in batches of ``batch``, None: in one.
 
     Raises:
         ParityError: a slice of an output is lost, or an output has too much noise.
         ExportError: the file does not run.
     """
-    fed = judged_inputs(model, sample, precision)
-    findings = judge(run_model(model, fed), _run_file(target, target.load(path), specs, fed), precision)
+    fed = judged_inputs(model, sample, precision, batch or 1)
+    findings = judge(_run_in_batches(model, fed, batch), _run_file(target, target.load(path), specs, fed), precision)
     if said := lost(findings):
         raise ParityError(
             f"{target.name}: {path.name} differs from PyTorch: {said}",
@@ -146,13 +171,25 @@ def check_slices(
     return findings
 
 
-def judged_inputs(model: nn.Module, sample: Sample, precision: str) -> Inputs:
+def fixed_batch(batches: Sequence[int]) -> int | None:
+    """The one batch size that a file was proved at, None: it was at all that are asked for."""
+    return None if tuple(batches) == PARITY_BATCHES else batches[0]
+
+
+def _run_in_batches(model: nn.Module, inputs: Inputs, batch: int | None) -> list[Array]:
+    if batch is None:
+        return run_model(model, inputs)
+    parts = [run_model(model, part) for part in in_batches(inputs, batch)]
+    return [_joined(side, batch, len(inputs[0])) for side in zip(*parts, strict=True)]
+
+
+def judged_inputs(model: nn.Module, sample: Sample, precision: str, batch: int = 1) -> Inputs:
     """Inputs that tell slices apart: of the test split where numbers were rounded and there is data, else a probe.
 
     So many that the outputs have at most ``JUDGED_NUMBERS``.
     """
-    each = sum(output.size for output in run_model(model, probe(sample.inputs, 1)))
-    count = min(JUDGED_ITEMS, max(FEWEST, JUDGED_NUMBERS // max(each, 1)))
+    each = sum(output.size for output in run_model(model, probe(sample.inputs, batch))) / batch
+    count = min(JUDGED_ITEMS, max(FEWEST, int(JUDGED_NUMBERS / max(each, 1))))
     if precision == "fp32":
         return probe(sample.inputs, min(count, JUDGED_IN_FULL))
     try:
@@ -161,13 +198,84 @@ def judged_inputs(model: nn.Module, sample: Sample, precision: str) -> Inputs:
         return probe(sample.inputs, count)
 
 
+def loaded(target: Target, path: Path) -> Run:
+    """A file by its own runtime.
+
+    Raises:
+        ExportError: it cannot be loaded.
+    """
+    try:
+        return target.load(path)
+    except (FileError, ExportError) as error:
+        cause = first_line(error.__cause__ or error)
+        raise ExportError(f"{target.name}: {path.name} does not load in its runtime: {cause}") from error
+
+
+def _refuse_failed(target: Target, found: Sequence[Parity], failed: Sequence[ExportError]) -> None:
+    if not failed:
+        return
+    near = any(isinstance(e, ParityError) and e.max_abs_error <= BAKED * e.tolerance for e in failed)
+    if near or not found:
+        raise failed[0]
+    batch, fact = found[0].batch, f"for others {first_line(failed[0])}"
+    raise BatchError(f"{target.name}: the file holds at batch {batch} only: {fact}", batch=batch, fact=fact)
+
+
+def _parity_at(
+    batch: int,
+    target: Target,
+    path: Path,
+    run: Run,
+    specs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    inputs: Inputs,
+    tolerance: Tolerance,
+) -> Parity:
+    fed = probe(inputs, batch)
+    try:
+        expected = run_model(model, fed)
+    except EdgeCompressError:
+        raise
+    except Exception as error:  # the user's code runs
+        raise ExportError(
+            f"{target.name}: PyTorch cannot run the model at batch {batch}: {first_line(error)}"
+        ) from error
+    theirs = _run_file(target, run, specs, fed)
+    _refuse_other_shapes(target.name, path, batch, expected, theirs)
+    parity = compare(batch, expected, theirs)
+    if not parity.max_abs_error <= tolerance.relative * parity.scale:
+        raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
+    return parity
+
+
+def _refuse_other_shapes(
+    target: str, path: Path, batch: int, expected: Sequence[Array], found: Sequence[Array]
+) -> None:
+    """Say which output is another than PyTorch's in shape, dtype or number."""
+    if alike(expected, found):
+        return
+    ours, theirs = (", ".join(f"{a.dtype} {a.shape}" for a in side) for side in (expected, found))
+    raise ParityError(
+        f"{target}: {path.name} gives other outputs than PyTorch at batch {batch}: {theirs} for {ours}; "
+        "the converter or the runtime changed them",
+        target=target,
+        max_abs_error=math.inf,
+        sqnr_db=-math.inf,
+        tolerance=0.0,
+    )
+
+
 def approximation(
-    model: nn.Module, sample: Sample, dense_score: SplitScore | None = None, own_score: SplitScore | None = None
+    model: nn.Module,
+    sample: Sample,
+    dense_score: SplitScore | None = None,
+    own_score: SplitScore | None = None,
+    batch: int = max(PARITY_BATCHES),
 ) -> Approximation | None:
     """The distance of a compressed model to the dense one it was made from; None for a dense model."""
     if sample.dense is None:
         return None
-    fed = probe(sample.inputs, max(PARITY_BATCHES))
+    fed = probe(sample.inputs, batch)
     parity = compare(len(fed[0]), run_model(sample.dense.model(), fed), run_model(model, fed))
     dense, own = (one.value if one else None for one in (dense_score, own_score))
     apart = difference(dense_score, own_score) if dense_score and own_score else None
@@ -205,8 +313,21 @@ def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: I
 
 
 def as_feed(specs: tuple[TensorSpec, ...], inputs: Inputs) -> Arrays:
-    """Tensors as named arrays, in the layout the file takes."""
-    return {spec.name: _laid_out(tensor, spec).numpy() for spec, tensor in zip(specs, inputs, strict=True)}
+    """Tensors as named arrays, in the layout and, for whole numbers, in the dtype that the file takes.
+
+    Raises:
+        ExportError: a whole number is too large for the file's dtype.
+    """
+    return {spec.name: _cast(_laid_out(tensor, spec).numpy(), spec) for spec, tensor in zip(specs, inputs, strict=True)}
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
+    if array.dtype.kind not in WHOLE or array.dtype == spec.dtype or np.dtype(spec.dtype).kind not in WHOLE:
+        return array
+    cast: Array = array.astype(spec.dtype)
+    if not np.array_equal(cast, array):
+        raise ExportError(f"{spec.name}: the file takes {spec.dtype}, which cannot hold {array.max()}")
+    return cast
 
 
 def _laid_out(tensor: Tensor, spec: TensorSpec) -> Tensor:
@@ -214,27 +335,55 @@ def _laid_out(tensor: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def run_rows(run: Run, specs: tuple[TensorSpec, ...], feed: Arrays) -> Arrays:
-    """Run a batch of any size; item by item where the file takes one at a time."""
-    count = len(next(iter(feed.values())))
-    if specs[0].shape[:1] != (1,) or count == 1:
+    """Run a batch of any size; in parts where the file takes batches of one size, the last filled up with its last row.
+
+    An output that has not as many rows as the parts does not depend on the items, and is that of the first part.
+    """
+    count, size = len(next(iter(feed.values()))), specs[0].shape[0]
+    if not isinstance(size, int) or count == size:
         return run(feed)
-    each = [run({name: array[row : row + 1] for name, array in feed.items()}) for row in range(count)]
-    return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
+    rows = (np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size))
+    each = [run({name: array[part] for name, array in feed.items()}) for part in rows]
+    return {name: _joined([found[name] for found in each], size, count) for name in each[0]}
+
+
+def _joined(parts: Sequence[Array], size: int, count: int) -> Array:
+    return np.concatenate(parts)[:count] if parts[0].shape[:1] == (size,) else parts[0]
 
 
 def compare(batch: int, expected: Sequence[Array], found: Sequence[Array]) -> Parity:
     """The output that is worst in proportion to its own scale; infinite error where shapes, dtypes or counts differ."""
-    if [(a.shape, a.dtype) for a in expected] != [(a.shape, a.dtype) for a in found]:
+    if not alike(expected, found):
         return Parity(batch, math.inf, -math.inf, 0.0)
     each = [_compare_one(batch, ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
     return max(each, key=lambda parity: parity.max_abs_error / parity.scale)
 
 
+def alike(expected: Sequence[Array], found: Sequence[Array]) -> bool:
+    """Whether outputs are as many, of the same shapes and of dtypes that hold the same values.
+
+    Whole numbers may come in another dtype: a format may know int32 alone, or floats alone.
+    """
+    return len(expected) == len(found) and all(
+        ours.shape == theirs.shape and (ours.dtype == theirs.dtype or ours.dtype.kind in WHOLE)
+        for ours, theirs in zip(expected, found, strict=True)
+    )
+
+
 def _compare_one(batch: int, expected: Array, found: Array) -> Parity:
-    signal = expected.astype(np.float64).ravel()
-    error = found.astype(np.float64).ravel() - signal
-    if not np.isfinite(error).all():
+    """Of whole numbers, the share that differs: labels and indices are near to nothing but themselves.
+
+    Infinities and NaN are equal to themselves; an output that is nothing but NaN proves nothing.
+    """
+    signal, other = (side.astype(np.float64).ravel() for side in (expected, found))
+    same = (signal == other) | (np.isnan(signal) & np.isnan(other))
+    if expected.dtype.kind in WHOLE:
+        share = 1 - float(same.mean()) if same.size else 0.0
+        return Parity(batch, share, SQNR_OF_EQUAL_DB if share == 0 else -10 * math.log10(share), 1.0)
+    error = np.subtract(other, signal, out=np.zeros_like(signal), where=~same)
+    if not np.isfinite(error).all() or (signal.size and np.isnan(signal).all()):
         return Parity(batch, math.inf, -math.inf, 1.0)
+    signal = np.where(np.isfinite(signal), signal, 0)
     energy, wrong = float(np.square(signal).sum()), float(np.square(error).sum())
     sqnr = 10 * math.log10(max(energy, 1e-30) / wrong) if wrong else SQNR_OF_EQUAL_DB
     scale = max(float(np.abs(signal).max(initial=0)), 1e-6)
@@ -261,6 +410,7 @@ def check_score(
     allowed: Tolerance = TOLERANCES["fp32"],
     *,
     known: SplitScore | None = None,
+    batch: int | None = None,
     progress: Progress = silent,
 ) -> Scored | None:
     """Score PyTorch (unless ``known``) and the file on the whole test split; None where there is no data.
@@ -276,7 +426,10 @@ def check_score(
     except DataError:
         return None
     ours = split_score(model, sample, progress=progress) if known is None else known
-    theirs = split_score(predict_with_file(path, target, specs), sample, batch_size=64, progress=progress)
+    with torch.no_grad():
+        example = model(*probe(sample.inputs, batch or 1))
+    run = predict_with_file(path, target, specs, like=example)
+    theirs = split_score(run, sample, batch_size=64, progress=progress)
     apart = difference(ours, theirs)
     tolerance = allowed.points if sample.score is top1 else allowed.points / 100 * abs(ours.value)
     if apart.worse_by_more_than(tolerance):
@@ -299,16 +452,28 @@ def _surely_worse(apart: Difference) -> str:
 
 
 def predict_with_file(
-    path: Path, target: Target, specs: tuple[TensorSpec, ...], *, threads: int = 0
+    path: Path, target: Target, specs: tuple[TensorSpec, ...], *, threads: int = 0, like: Any = None
 ) -> Callable[..., Any]:
     """An exported file as a function from a batch of inputs to a batch of outputs.
 
-    ``threads`` 0: one where items are run one by one, else the runtime's choice.
+    ``threads`` 0: one where items are run one by one, else the runtime's choice. ``like`` is an output of PyTorch's
+    model, whose form and dtypes the outputs get.
     """
     run = target.load(path, threads=threads or int(target.batch is not None))
 
     def predict(*inputs: Tensor) -> Any:
         outputs = [torch.from_numpy(array) for array in run_rows(run, specs, as_feed(specs, inputs)).values()]
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        if like is None:
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        return _formed(outputs, like)
 
     return predict
+
+
+def _formed(outputs: Sequence[Tensor], like: Any) -> Any:
+    """Outputs as a model gives them: alone or in its tuple or list, None where it gives None, in its dtypes."""
+    if isinstance(like, Tensor):
+        return outputs[0].to(like.dtype)
+    left = iter(outputs)
+    filled = [None if item is None else next(left).to(item.dtype) for item in like]
+    return type(like)(*filled) if hasattr(like, "_fields") else type(like)(filled)

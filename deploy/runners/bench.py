@@ -186,7 +186,9 @@ class ExecuTorch:
     def spec(self, stem, index, about):
         """``about`` gives sizes and the number of a dtype, in PyTorch's order."""
         kinds = ["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
-        return Spec("%s_%d" % (stem, index), kinds[int(about.dtype())], about.sizes())
+        number = int(about.dtype())
+        kind = {11: "bool"}.get(number) or kinds[number]
+        return Spec("%s_%d" % (stem, index), kind, about.sizes())
 
     def run(self, feed):
         """Arrays by name to arrays by name."""

@@ -24,7 +24,7 @@ from edgecompress.cli.writing import announce_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgecompress.artifacts import Approximation, Artifact, Scored
+    from edgecompress.artifacts import Approximation, Artifact, Parity, Scored
     from edgecompress.exporting import Outcome
     from edgecompress.models import Sample
     from edgecompress.split_scores import Difference
@@ -62,6 +62,11 @@ if TYPE_CHECKING:
     metavar="PATTERN",
     help="Layers, as in a shell: 'head.*', or kinds of operators: Concat, that stay in float32 in a file of fewer "
     "bits; repeatable.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="The one batch size of the files, for code that fixes it; default: any, or one.",
 )
 @click.option("--channels-last", is_flag=True, help="litert: take images as (N, H, W, C).")
 @trust_option
@@ -186,13 +191,17 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
         print_json({"verified": [_verified(item) for item in checked]})
         return
     rows = [
-        (item.artifact.path.name, *(f"{p.max_abs_error:.1e}" for p in item.parity), _score(item.score))
+        (item.artifact.path.name, "; ".join(map(_error_at, item.parity)), _score(item.score))
         if item.parity
-        else (item.artifact.path.name, "whole; not run here", "", "")
+        else (item.artifact.path.name, "whole; not run here", "")
         for item in checked
     ]
-    header = ("file", "max error, batch 1", "max error, batch 3", "score, file / PyTorch")
+    header = ("file", "max error", "score, file / PyTorch")
     print_table("Verified", header, rows)
+
+
+def _error_at(parity: Parity) -> str:
+    return f"{parity.max_abs_error:.1e} at batch {parity.batch}"
 
 
 def _artifacts_in(path: Path) -> list[Artifact]:

@@ -31,7 +31,8 @@ class Job:
 
     ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
     which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
-    float; ``scratch`` is a folder where a target may keep what another try of the same job can use.
+    float; ``scratch`` is a folder where a target may keep what another try of the same job can use; ``batch`` is the
+    one batch size of the file, None: any, or one where the target has no free one.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Job:
     log: Path | None = None
     keep: KeepFloat = field(default_factory=KeepFloat)
     scratch: Path | None = None
+    batch: int | None = None
 
 
 class Target(Protocol):

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgecompress.codecs.ada_tucker import plain
-from edgecompress.datasets import Inputs
-from edgecompress.errors import ExportError, MissingExtra, first_line
+from edgecompress.datasets import Inputs, in_batches, of_batch
+from edgecompress.errors import BatchError, ExportError, MissingExtra, first_line
 from edgecompress.files import Json, read_json, write_json
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.resources import PACKAGE
@@ -69,10 +69,9 @@ class Given:
         return torch.export.load(self.folder / PROGRAM)
 
     def calibration(self) -> Iterator[Inputs]:
-        """Calibration inputs, one item at a time."""
+        """Calibration inputs, in batches of the program's size."""
         tensors = tuple(tensor for _, tensor in sorted(load_file(self.folder / CALIBRATION).items()))
-        for index in range(len(tensors[0])):
-            yield tuple(tensor[index : index + 1] for tensor in tensors)
+        yield from in_batches(tensors, self.shapes[0][0])
 
 
 def missing(target: Target) -> list[str]:
@@ -99,7 +98,7 @@ def require(target: Target) -> None:
 
 
 def traced(job: Job, target: str) -> torch.export.ExportedProgram:
-    """The model as a program for a batch of one.
+    """The model as a program for a batch of the job's size, or of one.
 
     Raises:
         ExportError: PyTorch cannot trace it.
@@ -108,7 +107,7 @@ def traced(job: Job, target: str) -> torch.export.ExportedProgram:
 
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(plain(job.model).eval(), tuple(tensor[:1].contiguous() for tensor in job.inputs))
+            return torch.export.export(plain(job.model).eval(), of_batch(job.inputs, job.batch or 1))
     except Exception as error:  # user code of any kind is traced
         cause = error.__cause__ or error
         raise ExportError(
@@ -152,12 +151,14 @@ def _source(name: str, job: Job, path: Path) -> Json:
 
     try:
         return Onnx().export(replace(job, precision="int8" if job.precision == "int8" else "fp32"), path)
+    except BatchError as error:
+        raise BatchError(f"{name}: {error}", batch=error.batch, fact=error.fact) from error
     except ExportError as error:
         raise ExportError(f"{name}: {error}") from error
 
 
 def _hand_over(job: Job, work: Path) -> None:
-    shapes = [[1, *tensor.shape[1:]] for tensor in job.inputs]
+    shapes = [[job.batch or 1, *tensor.shape[1:]] for tensor in job.inputs]
     write_json(work / JOB, {"precision": job.precision, "shapes": shapes})
     if job.precision == "int8":
         _save(work / CALIBRATION, job.calibration)

@@ -102,7 +102,11 @@ def _quantize(given: Given, path: Path) -> None:
     else:
         _as_int8(recipe)
         names = _input_names(path)
-        feeds = [{n: t.numpy() for n, t in zip(names, item, strict=True)} for item in given.calibration()]
+        kinds = _input_dtypes(path)
+        feeds = [
+            {n: t.numpy().astype(kinds[n], copy=False) for n, t in zip(names, item, strict=True)}
+            for item in given.calibration()
+        ]
         watched = calibrator.Calibrator(str(path), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         watched.calibrate({SIGNATURE: feeds}, recipe)
         ranges = watched.get_model_qsvs()
@@ -138,6 +142,14 @@ def _input_names(path: Path) -> list[str]:
 
     names: list[str] = Interpreter(model_path=str(path)).get_signature_list()[SIGNATURE]["inputs"]
     return names
+
+
+def _input_dtypes(path: Path) -> dict[str, Any]:
+    """By name; a .tflite may take int32 where PyTorch takes int64."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    details = Interpreter(model_path=str(path)).get_signature_runner().get_input_details()
+    return {name: about["dtype"] for name, about in details.items()}
 
 
 def operators_of(path: Path) -> Counter[str]:

@@ -23,8 +23,8 @@ from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.codecs.ada_tucker import CODECS, plain
-from edgecompress.datasets import Inputs
-from edgecompress.errors import ExportError, FileError, first_line
+from edgecompress.datasets import of_batch
+from edgecompress.errors import BatchError, ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
 from edgecompress.targets.base import Job, Precision, Run
@@ -86,7 +86,7 @@ class Onnx:
         kept = job.scratch / CHECKED if job.scratch is not None else None
         for file in kept.glob("*.onnx") if kept is not None else ():
             return onnx.load_model(file), file.stem == SIMPLIFIED
-        proto = self._traced(model, job.inputs)
+        proto = self._traced(model, job)
         self._tidy(proto, model)
         self._check_header(proto)
         simplified = self._simplified(proto, job.plan) if self.simplify else None
@@ -110,21 +110,27 @@ class Onnx:
         self._check_header(proto)
         return {"codes": {**facts, "operators_when_loaded": check_folded(proto, before)}}
 
-    def _traced(self, model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
-        """PyTorch's exporter on a batch of at least two (a batch of one would be taken as fixed)."""
-        pairs = tuple(torch.cat([tensor, tensor])[: max(2, len(tensor))].contiguous() for tensor in inputs)
-        batch = torch.export.Dim("batch")
+    def _traced(self, model: nn.Module, job: Job) -> onnx.ModelProto:
+        """PyTorch's exporter on a batch of the job's size, or of at least two (one would be taken as fixed).
+
+        Raises:
+            ExportError: it refused.
+            BatchError: the batch was to be free, and the model's code fixes it.
+        """
+        inputs, batch = job.inputs, torch.export.Dim("batch")
+        given = of_batch(inputs, job.batch or max(2, len(inputs[0])))
+        free = None if job.batch else tuple({0: batch} for _ in inputs)
         try:
             with quiet():
                 program = torch.onnx.export(
                     model,
-                    pairs,
+                    given,
                     dynamo=True,
                     verbose=False,
                     external_data=False,
                     opset_version=self.opset,
                     input_names=_names("input", len(inputs), taken={name for name, _ in model.named_parameters()}),
-                    dynamic_shapes=tuple({0: batch} for _ in inputs),
+                    dynamic_shapes=free,
                 )
         except Exception as error:
             cause = error.__cause__ or error
@@ -132,7 +138,12 @@ class Onnx:
                 f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
             ) from error
         assert program is not None
-        return program.model_proto
+        proto = program.model_proto
+        sizes = {spec.shape[0] for spec in map(_spec, proto.graph.input)}
+        if job.batch is None and any(isinstance(size, int) for size in sizes):
+            fact = "the model's code fixes the batch size"
+            raise BatchError(f"{self.name}: {fact}", batch=1, fact=fact)
+        return proto
 
     def _tidy(self, proto: onnx.ModelProto, model: nn.Module) -> None:
         """Names that lead back to the layers; no stack traces or other traces of the machine."""
@@ -265,17 +276,32 @@ def _agree(proto: onnx.ModelProto, simplified: onnx.ModelProto) -> bool:
 
 
 def _rename_outputs(proto: onnx.ModelProto) -> None:
-    """Call the outputs ``output`` or ``output_0``, ``output_1`` ... (an input passed through keeps its name)."""
+    """Call the outputs ``output`` or ``output_0``, ``output_1`` ...
+
+    What is an input, a constant or an output already becomes an output of its own.
+    """
     graph = proto.graph
-    inputs = {value.name for value in graph.input}
+    _own_outputs(graph)
     taken = {name for node in graph.node for name in node.input} | {tensor.name for tensor in graph.initializer}
     wanted = _names("output", len(graph.output), taken - {value.name for value in graph.output})
-    renamed = {v.name: new for v, new in zip(graph.output, wanted, strict=True) if v.name not in inputs}
+    renamed = {value.name: new for value, new in zip(graph.output, wanted, strict=True)}
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
     for value in graph.output:
         value.name = renamed.get(value.name, value.name)
+
+
+def _own_outputs(graph: onnx.GraphProto) -> None:
+    import onnx
+
+    taken = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for index, value in enumerate(graph.output):
+        if value.name in taken:
+            name = f"{value.name}_as_output_{index}"
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [name], f"output_{index}/Identity"))
+            value.name = name
+        taken.add(value.name)
 
 
 def _source(node: onnx.NodeProto, layers: dict[str, bool]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.datasets import Inputs, first
+from edgecompress.datasets import Inputs, first, in_batches
 from edgecompress.files import Json
 from edgecompress.targets.keeping import WATCHED, KeepFloat, Magnitudes, Operator, kept, told
 from edgecompress.targets.onnx_sessions import every_tensor
@@ -51,7 +51,8 @@ def as_int8(
         plain, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "made"))
         onnx.save_model(proto, plain)
         quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        _quantize(prepared, made, _Reader(names, calibration), list(floats), (scratch or Path(folder)) / RANGES)
+        feeds = _Reader(names, calibration, batch_of(proto))
+        _quantize(prepared, made, feeds, list(floats), (scratch or Path(folder)) / RANGES)
         quantized = onnx.load_model(made)
     for item in (quantized, *quantized.graph.node):
         del item.metadata_props[:]
@@ -60,8 +61,12 @@ def as_int8(
 
 
 def _quantize(prepared: Path, made: Path, reader: _Reader, floats: list[str], ranges: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    whole = {
+        name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in _of_one_scale(onnx.load_model(prepared))
+    }
     quantize_static(
         prepared,
         made,
@@ -72,7 +77,28 @@ def _quantize(prepared: Path, made: Path, reader: _Reader, floats: list[str], ra
         weight_type=QuantType.QInt8,
         nodes_to_exclude=floats,
         calibration_cache_path=ranges,
+        extra_options={"TensorQuantOverrides": whole} if whole else {},
     )
+
+
+def _of_one_scale(proto: onnx.ModelProto) -> set[str]:
+    """Weights that get one scale for all their channels: of transposed convolutions in groups.
+
+    Their axis 1 holds the output channels of one group, so that a scale for each does not fit the bias's.
+    """
+    groups = {"group": 1}
+    found = set()
+    for node in proto.graph.node:
+        if node.op_type == "ConvTranspose":
+            given = groups | {attribute.name: attribute.i for attribute in node.attribute}
+            found |= {node.input[1]} if given["group"] > 1 else set()
+    return found
+
+
+def batch_of(proto: onnx.ModelProto) -> int:
+    """The batch size of a graph; one where it is free."""
+    size = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    return int(size.dim_value) or 1
 
 
 def operators_of(proto: onnx.ModelProto) -> list[Operator]:
@@ -94,19 +120,19 @@ def operators_of(proto: onnx.ModelProto) -> list[Operator]:
 def wide_tensors(proto: onnx.ModelProto, calibration: Inputs) -> set[str]:
     """Tensors of which some numbers are infinite or so large that one int8 scale would leave nothing of the others."""
     found: dict[str, Magnitudes] = {}
-    feeds = _Reader([value.name for value in proto.graph.input], first(calibration, WATCHED))
+    feeds = _Reader([value.name for value in proto.graph.input], first(calibration, WATCHED), batch_of(proto))
     for name, values in every_tensor(proto, feeds):
         found.setdefault(name, Magnitudes()).add(values)
     return {name for name, magnitudes in found.items() if magnitudes.wide()}
 
 
 class _Reader:
-    """What ``quantize_static`` asks for calibration data, one item at a time."""
+    """What ``quantize_static`` asks for calibration data, in batches of the graph's size."""
 
-    def __init__(self, names: list[str], calibration: Inputs) -> None:
+    def __init__(self, names: list[str], calibration: Inputs, batch: int) -> None:
         self.items: Iterator[dict[str, Any]] = (
-            {name: tensor[index : index + 1].numpy() for name, tensor in zip(names, calibration, strict=True)}
-            for index in range(len(calibration[0]))
+            {name: tensor.numpy() for name, tensor in zip(names, part, strict=True)}
+            for part in in_batches(calibration, batch)
         )
 
     def get_next(self) -> dict[str, Any] | None:

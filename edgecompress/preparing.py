@@ -1,0 +1,81 @@
+"""A model as converters take it: plain tensors, inputs by name, outputs that are tensors."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.datasets import Inputs
+from edgecompress.models import as_outputs, copied
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
+    """A copy in eval mode that computes the same, and in words what is left out of it.
+
+    Parameters, buffers and other tensors lie in memory in the order of their axes: converters take the bytes as they
+    are, and some stumble over others. ``forward(*inputs)`` gets so many named inputs; outputs that are None are left
+    out.
+    """
+    changed = copied(model).eval()
+    _lay_out(changed)
+    with torch.no_grad():
+        outputs = changed(*inputs)
+    missing = [index for index, item in enumerate(outputs) if item is None] if isinstance(outputs, tuple | list) else []
+    if missing or _takes_any_number(type(changed)):
+        _wrap(changed, len(inputs))
+    if not missing:
+        return changed, []
+    which = ", ".join(map(str, missing))
+    left = ", ".join(str(index) for index, item in enumerate(outputs) if item is not None)
+    said = f"of the model's {len(outputs)} outputs {which} is None and left out; those in the file are {left}, in order"
+    return changed, [said]
+
+
+def _lay_out(model: nn.Module) -> None:
+    """Give every tensor of a model its plain strides, in place."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    for tensor in (*model.parameters(), *model.buffers(), *kept):
+        if tensor.layout == torch.strided and tensor.stride() != _strides(tensor):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Of a tensor of this shape whose last axis lies closest."""
+    return torch.empty(tensor.shape, device="meta").stride()
+
+
+def _takes_any_number(kind: type[nn.Module]) -> bool:
+    """Whether ``forward`` is defined as ``forward(*inputs)``, or takes such beside others."""
+    try:
+        return any(given.kind in VARIADIC for given in inspect.signature(kind.forward).parameters.values())
+    except (TypeError, ValueError):  # not written in Python
+        return False
+
+
+def _wrap(model: nn.Module, count: int) -> None:
+    """Make ``forward`` take ``count`` named inputs and give the outputs that are there, in place.
+
+    A class of its own, not a function on the object, so that a copy of the model runs the copy.
+    """
+    kind = type(model)
+
+    def forward(self: nn.Module, *inputs: Tensor) -> Any:
+        outputs = kind.forward(self, *inputs)
+        return outputs if isinstance(outputs, Tensor) else as_outputs(outputs)
+
+    names = _input_names(kind, count)
+    order = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    forward.__signature__ = inspect.Signature([inspect.Parameter(name, order) for name in ("self", *names)])  # type: ignore[attr-defined]
+    model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _input_names(kind: type[nn.Module], count: int) -> list[str]:
+    """As ``forward`` calls its inputs, and ``input_N`` where it takes any number."""
+    own = [given for given in inspect.signature(kind.forward).parameters.values() if given.kind not in VARIADIC]
+    names = [given.name for given in own if given.kind != inspect.Parameter.KEYWORD_ONLY][1 : count + 1]
+    return names + [f"input_{index}" for index in range(len(names), count)]

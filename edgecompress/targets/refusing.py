@@ -1,0 +1,40 @@
+"""One wrapper around every converter and runtime: whatever they raise is an ExportError that names the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgecompress.errors import EdgeCompressError, ExportError, FileError, first_line
+
+NO_MEMORY = ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
+"""What libraries say, in lower case, that have no MemoryError of their own."""
+
+
+@contextmanager
+def refusing(target: str, what: str) -> Iterator[None]:
+    """Turn whatever is raised in ``what``, in words, into an ExportError; files there are are temporary ones.
+
+    Raises:
+        ExportError: in place of a FileError and of every exception that is not ours; an OSError stays, which is the
+            disk's.
+    """
+    try:
+        yield
+    except FileError as error:
+        cause = error.__cause__ or error
+        raise ExportError(f"{target}: {what} {first_line(cause)[:300]}; {WAY_OUT}") from error
+    except (EdgeCompressError, OSError):
+        raise
+    except Exception as error:  # converters and runtimes may raise anything
+        raise ExportError(f"{target}: {what} {_said(error)}") from error
+
+
+WAY_OUT = "try another target"
+
+
+def _said(error: Exception) -> str:
+    text = f"{type(error).__name__}: {first_line(error)[:300]}"
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+        return f"ran out of memory ({text}); export a smaller model or batch, or on a larger machine"
+    return f"failed: {text}; {WAY_OUT}"
