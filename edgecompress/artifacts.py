@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.costs import Cost
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, check_version, read_json, sha256, write_json, written_aside
 from edgecompress.plans import CompressionPlan
 from edgecompress.split_scores import Difference, SplitScore
@@ -270,6 +270,7 @@ def _from_json(facts: Path, path: Path) -> Artifact:
     document = read_json(facts)
     try:
         check_version(document, KIND, VERSION)
+        _check_texts(document)
         plan = document["plan"]
         return Artifact(
             target=document["target"],
@@ -289,14 +290,27 @@ def _from_json(facts: Path, path: Path) -> Artifact:
             preprocessing=document["preprocessing"],
             versions=document["versions"],
             precision=document["precision"],
-            parts={Path(name).name: digest for name, digest in document["parts"].items()},
+            parts=dict(document["parts"]),
             approximation=Approximation.from_json(document["approximation"]) if document["approximation"] else None,
             notices=tuple(document.get("notices", ())),
         )
     except FileError as error:
         raise FileError(f"{facts}: {error}") from None
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise FileError(f"{facts}: field missing or malformed: {error}") from None
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise FileError(f"{facts}: field missing or malformed: {printable(error)}") from None
+
+
+def _check_texts(document: Json) -> None:
+    """Names and digests are text, other files lie beside this one; else TypeError or ValueError."""
+    for key in ("target", "model", "source", "precision", "sha256", "golden_sha256"):
+        if not isinstance(document[key], str):
+            raise TypeError(f"{key} is no text")
+    for key in ("preprocessing", "versions"):
+        if not isinstance(document[key], dict):
+            raise TypeError(f"{key} is no object")
+    for name, digest in document["parts"].items():
+        if name != Path(name).name or not isinstance(digest, str):
+            raise ValueError(f"{name!r} is no file beside this one")
 
 
 def facts_path(path: Path) -> Path:

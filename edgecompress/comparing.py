@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, check_version, read_json
 from edgecompress.instructions import (
     AnyComparison,
@@ -20,6 +20,7 @@ from edgecompress.instructions import (
     comparison_from,
     profile_from,
 )
+from edgecompress.markdown import escape
 from edgecompress.profiles import QUANTILES, Comparison, Latency, quantiles
 from edgecompress.ratios import apart
 from edgecompress.reporting import JSON_NAME, KIND, VERSION
@@ -89,14 +90,28 @@ def figures_of(path: Path) -> Figures:
     file = path / JSON_NAME if path.is_dir() else path
     document = read_json(file)
     try:
-        if path.is_dir() or document.get("kind") == KIND:
-            check_version(document, KIND, VERSION)
-            return _of_report(path, document)
-        return Figures(path, profile_from(document.get("profile", document)), _comparison(document))
+        found = _of_document(path, document)
+        _prove(found)
+        return found
     except FileError as error:
         raise FileError(f"{file}: {error}") from None
-    except (AttributeError, KeyError, TypeError) as error:
-        raise FileError(f"{file}: neither a report nor a profile ({error} is missing or malformed)") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = printable(error)
+        raise FileError(f"{file}: neither a report nor a profile ({what} is missing or malformed)") from None
+
+
+def _of_document(path: Path, document: Json) -> Figures:
+    if path.is_dir() or document.get("kind") == KIND:
+        check_version(document, KIND, VERSION)
+        return _of_report(path, document)
+    return Figures(path, profile_from(document.get("profile", document)), _comparison(document))
+
+
+def _prove(figures: Figures) -> None:
+    """Make all that is ever told of figures once: what is malformed is found here, whatever is asked for."""
+    side_by_side(figures, figures)
+    differences(figures, figures)
+    check_table(figures, checks(figures, dict.fromkeys(LIMITS, 1.0)))
 
 
 def _of_report(path: Path, document: Json) -> Figures:
@@ -307,8 +322,9 @@ def _table_lines(figures: Figures, rows: list[Check]) -> Iterator[str]:
     yield "| check | limit | found | |"
     yield "|---|---|---|---|"
     for row in rows:
-        yield f"| {row.name} | {row.limit} | {row.found} | {'met' if row.met else f'**missed** {row.missed}'} |"
+        verdict = "met" if row.met else f"**missed** {escape(row.missed)}"
+        yield f"| {escape(row.name)} | {escape(row.limit)} | {escape(row.found)} | {verdict} |"
     yield ""
     threads = f"{profile.threads} thread{'s' if profile.threads != 1 else ''}"
     place = f"{profile.device.provenance} on {profile.device.name} ({where}), {threads}"
-    yield f"{profile.file}, {place}, {runtime_text(profile.runtime)}"
+    yield escape(f"{profile.file}, {place}, {runtime_text(profile.runtime)}")

@@ -190,9 +190,15 @@ def files_in(path: Path) -> list[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in chunks; of a folder, that of its files' names and digests."""
+    """Hex digest of a file, read in chunks; of a folder, that of its files' names and digests.
+
+    Raises:
+        FileError: a link in the folder, behind which anything may lie.
+    """
     digest = hashlib.sha256()
     if path.is_dir():
+        for link in (entry for entry in path.rglob("*") if entry.is_symlink()):
+            raise FileError(f"{link}: is a symbolic link; put what it leads to in its place")
         for file in files_in(path):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\0".encode())
         return digest.hexdigest()

@@ -92,13 +92,16 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
 
 
 def check_facts(artifact: Artifact) -> None:
-    """Prove that the facts beside a file are its own: its inputs and outputs, and its golden pair.
+    """Prove that the facts beside a file are its own: the files it needs, its inputs and outputs, its golden pair.
 
     Raises:
         FileError: they are not.
         ExportError: there is no such target.
     """
-    if target_named(artifact.target).signature(artifact.path) != (artifact.inputs, artifact.outputs):
+    target = target_named(artifact.target)
+    if artifact.precision not in TOLERANCES or set(artifact.parts) != {p.name for p in target.parts(artifact.path)}:
+        raise FileError(f"{artifact.path}: its precision or parts are not those of {target.name}; export it again")
+    if target.signature(artifact.path) != (artifact.inputs, artifact.outputs):
         raise FileError(f"{artifact.path}: its inputs or outputs are not those in the facts beside it; export it again")
     artifact.golden()
 

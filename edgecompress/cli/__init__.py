@@ -15,6 +15,7 @@ import click
 
 from edgecompress import __version__
 from edgecompress.cli import compressing, exporting, looking, measuring, running
+from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
 
 INTERRUPTED = 130
@@ -87,7 +88,7 @@ def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR091
         click.echo("\ninterrupted; run and compress go on from where they were when given again", err=True)
         return INTERRUPTED
     except EdgeCompressError as error:
-        click.echo(f"error: {error}", err=True)
+        complain(f"error: {error}")
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()

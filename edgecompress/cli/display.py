@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
 Row = Sequence[object]
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What steers a terminal or turns its writing around; names in files may hold it."""
+
+
+def shown(text: str) -> str:
+    """Text of any origin as a terminal may have it: what would steer it is spelled out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """A line on the real stdout: while a command runs, what a model file prints goes to stderr."""
     if is_first():
-        click.echo(text, file=sys.__stdout__)
+        click.echo(shown(text), file=sys.__stdout__)
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    click.echo(shown(" ".join(text.splitlines())), err=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -40,10 +55,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    table = Table(title=escape(shown(title)), title_justify="left", header_style="bold")
     for index, name in enumerate(header):
         numeric = any(_is_number(row[index]) for row in rows)
-        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(shown(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(cell)) for cell in row))
     if not is_first():
@@ -62,7 +77,7 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, int):
         return f"{cell:,}"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4g}" if isinstance(cell, float) else shown(str(cell))
 
 
 def percent(part: float, whole: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.display import print_json, print_table, say, showing_progress
+from edgecompress.cli.display import complain, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     QUANTIZED,
     TARGETS,
@@ -145,7 +145,7 @@ def _print_artifacts(outcomes: list[Outcome]) -> None:
         say(_distance(made[0].approximation))
     for outcome in outcomes:
         if outcome.error is not None:
-            click.echo(f"error: {outcome.error}", err=True)
+            complain(f"error: {outcome.error}")
 
 
 def _distance(found: Approximation) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import click
-
+from edgecompress.cli.display import complain
 from edgecompress.processes import is_first
 
 
 def announce_folder(folder: Path) -> None:
     """Say on stderr that a folder is new, before anything is written into it."""
     if is_first() and not folder.exists():
-        click.echo(f"new folder: {folder}", err=True)
+        complain(f"new folder: {folder}")
 
 
 def file_to_write(

@@ -24,7 +24,7 @@ from torch import nn
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.codecs.ada_tucker import CODECS, plain
 from edgecompress.datasets import of_batch
-from edgecompress.errors import BatchError, ExportError, FileError, first_line
+from edgecompress.errors import BatchError, ExportError, FileError, first_line, printable
 from edgecompress.files import Json
 from edgecompress.plans import CompressionPlan
 from edgecompress.targets.base import Job, Precision, Run
@@ -233,14 +233,39 @@ def _run_bytes(model: bytes, feed: Arrays) -> Arrays:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    """A whole model in one file.
+
+    Raises:
+        FileError: it cannot be read, or keeps weights in another file.
+    """
     import onnx
 
     try:
-        proto = onnx.load_model(path)
+        proto = onnx.load_model(path, load_external_data=False)
+        _refuse_elsewhere(path, proto.graph)
         onnx.checker.check_model(proto)
+    except FileError:
+        raise
     except Exception as error:
         raise _unreadable(path, error) from error
     return proto
+
+
+def _refuse_elsewhere(path: Path, graph: onnx.GraphProto) -> None:
+    """Weights in other files are not covered by a digest or a size of this one, and may lie anywhere."""
+    for tensor in graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            raise FileError(
+                f"{path}: keeps {printable(tensor.name)} in another file ({printable(where)}); make it one file: "
+                "onnx.save_model(onnx.load_model(FILE), FILE, save_as_external_data=False)"
+            )
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == attribute.GRAPH:
+                _refuse_elsewhere(path, attribute.g)
+            if attribute.type == attribute.TENSOR and attribute.t.data_location == attribute.t.EXTERNAL:
+                raise FileError(f"{path}: keeps a constant in another file; make it one file")
 
 
 def _unreadable(path: Path, error: Exception) -> FileError:
