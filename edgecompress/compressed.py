@@ -223,7 +223,7 @@ def resolve_recorded(source: str, where: str, *, trust: bool, above: tuple[Path,
 
 def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:
     recorded.check_file(codes)
-    built = dense.build()
+    built = dense.built()
     model = decoded(built, load(codes))
     refuse_non_finite(codes, model.state_dict(), built.state_dict())
     return model
@@ -232,7 +232,7 @@ def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:
 def _build(dense: Sample, plan: CompressionPlan, recorded: Recorded, weights: Path) -> nn.Module:
     state = load_weights(weights)
     recorded.check_file(weights)
-    built = dense.build()
+    built = dense.built()
     model = decompose(built, plan, fill=False)
     if set(state) != set(model.state_dict()):
         check_runs(model, dense.inputs, dense.name)  # registers the buffers that a model makes when it first runs

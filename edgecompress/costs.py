@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgecompress.accepting import unwrapped
 from edgecompress.codecs.ada_tucker import baked
 from edgecompress.codecs.coding import code_bits
 from edgecompress.codecs.payload import Stored, heads_of, sequences_of
@@ -63,7 +64,7 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
     Raises:
         ModelError: the model does not run on ``inputs``.
     """
-    counter = FlopCounterMode(display=False)
+    model, counter = unwrapped(model), FlopCounterMode(display=False)
     batch = _watch_run(model, inputs, lambda _: counter)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(params, counter.get_total_flops() // 2 // batch, weight_bytes(model))
@@ -112,7 +113,7 @@ def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:
         seen.clear()
         return _hooked(ran, see)
 
-    batch = _watch_run(model, inputs, watch)
+    batch = _watch_run(unwrapped(model), inputs, watch)
     return {name: [_of_one(shape, batch) for shape in shapes] for name, shapes in seen.items()}
 
 

@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from edgecompress.accepting import unwrapped
 from edgecompress.codecs.ada_tucker import CODECS, Codec, dims_of, install
 from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
@@ -38,6 +39,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
     """
+    model = unwrapped(model)
     check_plan(model, plan)
     if fill and not plan.rehearsed:
         refuse_noticed(noticed_by_trace(model, replaced(plan)))
@@ -59,7 +61,7 @@ def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
     Raises:
         PlanError: the first thing that does not fit.
     """
-    found = {item.name: item for item in weighted_layers(model)}
+    found = {item.name: item for item in weighted_layers(unwrapped(model))}
     named = [layer.name for layer in plan.layers] + [skip.name for skip in plan.skipped]
     _refuse_twice(named)
     missing = [name for name in named if name not in found]

@@ -8,8 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.fx
 from torch import nn
 
+from edgecompress.accepting import accepted
 from edgecompress.artifacts import (
     Artifact,
     Scored,
@@ -21,6 +23,7 @@ from edgecompress.artifacts import (
     write_golden,
 )
 from edgecompress.calibrating import calibration_of
+from edgecompress.codecs.ada_tucker import plain
 from edgecompress.costs import cost
 from edgecompress.datasets import Inputs, of_batch
 from edgecompress.equalizing import equalized
@@ -110,12 +113,12 @@ def export(
         MissingExtra: the target's libraries are not installed.
         DataError: int8 is asked for and the sample has no data.
     """
-    chosen = target_named(target)
-    _refuse_impossible(chosen, model, options)
+    chosen, model = target_named(target), accepted(model, sample.name)
+    _refuse_impossible(chosen, options)
     batch, fact = _batch_of(model, sample, options)
     try:
         fixed = replace(options, batch=batch)
-        _refuse_impossible(chosen, model, fixed)
+        _refuse_impossible(chosen, fixed)
         made = _exported(chosen, model, sample, folder, stem, fixed, known_score, dense_score, progress)
     except BatchError as error:
         if batch is not None:
@@ -184,6 +187,34 @@ def _exported(
         artifact = replace(artifact, approximation=near, notices=notices)
         artifact.save()
     return replace(artifact, path=path)
+
+
+def check_traceable(model: nn.Module, inputs: Inputs, name: str) -> None:
+    """Prove that PyTorch can trace ``model``, as every target asks: what it computes must not depend on values.
+
+    What ``torch.fx`` traces symbolically, in no time, does not.
+
+    Raises:
+        ExportError: with the first thing that cannot be traced.
+    """
+    try:
+        torch.fx.symbolic_trace(copied(model))
+    except Exception:  # much of what torch.fx cannot trace is traced by torch.export
+        _check_exported(model, inputs, name)
+
+
+def _check_exported(model: nn.Module, inputs: Inputs, name: str) -> None:
+    from edgecompress.targets.onnx import quiet
+
+    try:
+        with quiet(), torch.no_grad():
+            torch.export.export(plain(copied(model)).eval(), tuple(tensor.contiguous() for tensor in inputs))
+    except Exception as error:  # user code of any kind is traced
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"{name}: PyTorch cannot trace the model, as an export has to: {type(cause).__name__}: "
+            f"{first_line(cause)[:300]}; where its code chooses by values, use torch.where or torch.cond"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +289,7 @@ def _dense_score(sample: Sample, progress: Progress) -> SplitScore | None:
         return None
 
 
-def _refuse_impossible(target: Target, model: nn.Module, options: ExportOptions) -> None:
-    _refuse_half(model)
+def _refuse_impossible(target: Target, options: ExportOptions) -> None:
     if options.precision not in target.precisions:
         raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
     if options.keep_float and options.precision == "fp32":
@@ -320,13 +350,6 @@ def _proved(
 def _log_path(path: Path) -> Path:
     """Where what a converter said is kept, if it fails."""
     return path.with_name(path.name + ".log")
-
-
-def _refuse_half(model: nn.Module) -> None:
-    """Half precision is a property of the file, chosen at export, not of the model."""
-    halves = {str(p.dtype) for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
-    if halves:
-        raise ExportError(f"the model's weights are {', '.join(sorted(halves))}; give it in float32: model.float()")
 
 
 def file_name(target: Target, stem: str, precision: Precision = "fp32") -> str:

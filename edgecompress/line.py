@@ -52,7 +52,7 @@ from edgecompress.decomposing import check_plan, decompose, refuse_noticed, repl
 from edgecompress.devices import device_named
 from edgecompress.dry_run import noticed
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
-from edgecompress.exporting import ExportOptions, check_exportable, export, file_name
+from edgecompress.exporting import ExportOptions, check_exportable, check_traceable, export, file_name
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning import finetune, state_digest
 from edgecompress.models import SPLITS, Sample, check_runs
@@ -169,6 +169,17 @@ class Line:
             raise ExportError(f"{first.name}: cannot be measured on this machine; give another --target before it")
         bundled_target(self.options.targets, self.options.platform)
         shared(lambda: self._claim(exports=exports))
+        if exports:
+            self._check_traceable()
+
+    def _check_traceable(self) -> None:
+        """PyTorch can trace the model, which is seen once."""
+
+        def work() -> Json:
+            check_traceable(self.dense_model, self.sample.inputs, self.sample.name)
+            return {}
+
+        self.stages.do("trace", [self.dense_key], work)
 
     def _claim(self, *, exports: bool) -> None:
         """Make the folder this line's own, unless something there is in the way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress.accepting import accepted
 from edgecompress.calling import call, defined, told
-from edgecompress.datasets import Inputs, Split
+from edgecompress.datasets import Inputs, Split, single
 from edgecompress.errors import DataError, ModelError
+from edgecompress.progress import notice
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -69,6 +72,13 @@ class Sample:
     dense: Sample | None = None
     validation_seen: bool = False
 
+    def __post_init__(self) -> None:
+        """Floating inputs in float32, in which models run here."""
+        kinds = {str(given.dtype) for given in self.inputs if given is not single(given)}
+        if kinds:
+            notice(f"{self.name}: its example in {', '.join(sorted(kinds))} is taken in float32".replace("torch.", ""))
+            object.__setattr__(self, "inputs", tuple(map(single, self.inputs)))
+
     @property
     def metric(self) -> dict[str, str]:
         """Name and unit of the score: accuracy in percent, or a score of the user's own without a unit."""
@@ -76,18 +86,23 @@ class Sample:
         return {"name": "accuracy" if ours else "score", "unit": " %" if ours else ""}
 
     def model(self) -> nn.Module:
-        """Build the model, in eval mode, and prove that it runs on its example.
+        """Build the model, in eval mode, and prove that it runs on its example, and alike each time.
 
         Raises:
-            ModelError: it cannot be built, is no ``nn.Module``, or does not run.
+            ModelError: it cannot be built, is no ``nn.Module`` or a sealed one, does not run, gives NaN, or other
+                outputs each time.
         """
-        model = call(self.name, "model()", self.build)
-        if not isinstance(model, nn.Module):
-            what = f"model(){defined(self.build)} gave a {type(model).__name__}"
-            raise ModelError(f"{self.name}: {what}, a torch.nn.Module was expected")
-        model.eval()
-        check_runs(model, self.inputs, self.name)
+        model = self.built()
+        check_steady(model, self.inputs, self.name, check_runs(model, self.inputs, self.name))
         return model
+
+    def built(self) -> nn.Module:
+        """The model in eval mode, without wrappers and in float32, not yet run.
+
+        Raises:
+            ModelError: it cannot be built, is no ``nn.Module``, or one whose layers cannot be reached.
+        """
+        return accepted(call(self.name, "model()", self.build), self.name, defined(self.build)).eval()
 
     def data(self, split: str) -> Dataset[Any]:
         """One of the splits ``train``, ``validation``, ``test``.
@@ -186,6 +201,44 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
         where = f" (in layer {running[-1]!r})" if running else ""
         raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {told(error)}{where}") from error
     return as_outputs(outputs, name)
+
+
+def check_steady(model: nn.Module, inputs: Inputs, name: str, outputs: Outputs) -> None:
+    """Prove that ``outputs``, of one run on ``inputs``, hold no NaN and come again.
+
+    Raises:
+        ModelError: with the first layer whose output is NaN, or another each time.
+    """
+    if any(output.is_floating_point() and bool(output.isnan().any()) for output in outputs):
+        values = _values(model, inputs)
+        where = next((layer for layer, value in values if math.isnan(value)), "")
+        raise ModelError(f"{name}: gives NaN on its example{_in_layer(where)}; check the weights and the example")
+    again = check_runs(model, inputs, name)
+    if len(again) != len(outputs) or not all(map(same, again, outputs)):
+        pairs = zip(_values(model, inputs), _values(model, inputs), strict=False)
+        where = next((ours[0] for ours, theirs in pairs if ours != theirs), "")
+        raise ModelError(
+            f"{name}: gives other outputs each time it runs on its example{_in_layer(where)}; take what is random, or "
+            "remembers earlier calls, out of forward (dropout: training=self.training)"
+        )
+
+
+def _in_layer(name: str) -> str:
+    return f" (from {name!r} on)" if name else ""
+
+
+def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
+    """For each module, in the order in which they end, a number made of its outputs."""
+    found: list[tuple[str, float]] = []
+
+    def ended(name: str, _module: nn.Module, _args: object, output: object) -> None:
+        found.append((name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(output)))))
+
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(partial(ended, name)).remove)
+        model(*inputs)
+    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import nn
 
+from edgecompress.accepting import refuse_sealed, unwrapped
 from edgecompress.calibrating import Calibration
 from edgecompress.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.codecs.ada_tucker import CODECS, stored_params
@@ -83,7 +84,7 @@ def plan(  # noqa: PLR0913 - options by keyword, each with a default
         ModelError: the model does not run on ``inputs``, or gives other outputs each time.
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
-    scope = Scope(tuple(methods), multiple, tuple(include), tuple(exclude))
+    scope, model = Scope(tuple(methods), multiple, tuple(include), tuple(exclude)), unwrapped(model)
     seen = survey(model, inputs, scope)
     refuse_out_of_reach(seen, selector, scope)
     layers = _candidates(model, seen.items, scope, calibration if selector.weighs_losses else None, progress)
@@ -108,6 +109,7 @@ def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
         PlanError: a pattern of ``scope`` matches no layer, or a weight is not finite.
         ModelError: the model does not run on ``inputs``, or gives other outputs each time.
     """
+    refuse_sealed(model, type(model).__name__)
     total, shapes = cost(model, inputs), input_shapes(model, inputs)
     found = weighted_layers(model)
     matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
@@ -208,6 +210,7 @@ def _why_beaten(rival: Candidate, choice: Choice) -> str:
 
 def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
     """For every layer of ``plan``, in the model's order: kind, method, ranks, reason or note, and cost."""
+    model = unwrapped(model)
     shapes = input_shapes(model, inputs)
     chosen = {layer.name: layer for layer in plan.layers}
     reasons = {skip.name: skip.reason for skip in plan.skipped}

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress.accepting import unwrapped
 from edgecompress.calibrating import Calibration
 from edgecompress.datasets import Inputs, first
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
@@ -89,6 +90,7 @@ def refit(
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
+    dense = unwrapped(dense)
     calibration.check(dense)
     if uses_codec(plan):
         raise PlanError(f"{plan.layers[0].method}: has no chains to fit to inputs; use decompose(), and training")

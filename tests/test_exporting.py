@@ -317,15 +317,6 @@ def test_a_score_that_differs_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_model_in_half_precision_is_refused_with_the_way_out(tmp_path: Path, dtype: torch.dtype) -> None:
-    model = nn.Linear(4, 4).to(dtype).eval()
-    sample = Sample("half", "half", lambda: model, (torch.zeros(2, 4, dtype=dtype),))
-    with pytest.raises(ExportError, match=r"give it in float32: model\.float\(\)"):
-        export(model, sample, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("mode", ["reflect", "circular"])
 def test_other_padding_modes_and_conv1d_export(tmp_path: Path, mode: str) -> None:
     model = nn.Sequential(nn.Conv1d(16, 24, 5, padding=2, padding_mode=mode), nn.ReLU(), nn.Conv1d(24, 32, 3)).eval()
