@@ -457,16 +457,33 @@ class Line:
         return finished
 
     def export(self, role: str, upstream: Done) -> Done:
-        """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score."""
+        """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score.
+
+        A target may fail, unless it is the one that is measured or bundled; its result is then the reason.
+        """
         files = {target: self.exported_file(role, target) for target in self.options.targets}
 
         def work() -> Json:
             known = SplitScore.from_json(upstream.result.get("scored"))
-            return {target: self._exported(role, target, known) for target in files}
+            return self._all_exported(role, list(files), known)
 
         written = tuple(f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz"))
         written += tuple(part.name for target, file in files.items() for part in target_named(target).parts(Path(file)))
         return self.stages.do(f"export_{role}", [upstream.key, self.options.targets], work, written)
+
+    def _all_exported(self, role: str, targets: list[str], known: SplitScore | None) -> Json:
+        needed = {targets[0], bundled_target(targets, self.options.platform)}
+        made: Json = {}
+        errors: list[ExportError] = []
+        for target in targets:
+            try:
+                made[target] = self._exported(role, target, known)
+            except ExportError as error:
+                made[target] = {"failed": str(error)}
+                errors += [error] if target in needed else []
+        if errors:  # only now, so that the other files are there
+            raise errors[0]
+        return made
 
     def _exported(self, role: str, target: str, known: SplitScore | None) -> Json:
         sample = self.sample if role == "dense" else rebuilt(self.sample, self.folder)

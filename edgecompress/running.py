@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.claiming import COMPARISON_FILE
 from edgecompress.codecs.payload import load
@@ -55,6 +57,12 @@ def run(line: Line) -> Json:
     line.check(exports=True)
     compressed, dense, tuned = _compressed(line)
     files = {"dense": line.export("dense", dense), "compressed": line.export("compressed", tuned)}
+    failed = [
+        {"role": role, "target": target, "reason": made["failed"]}
+        for role, done in files.items()
+        for target, made in done.result.items()
+        if "failed" in made
+    ]
     measured = line.profile(files["dense"], files["compressed"])
     bundled = line.bundle(measured)
     document = {
@@ -66,7 +74,8 @@ def run(line: Line) -> Json:
         "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
         **_paired(dense.result, files["compressed"].result[line.options.targets[0]]),
         **_layers(line),
-        "artifacts": _artifacts(line),
+        "artifacts": _artifacts(line, files),
+        "failed": failed,
         "profiles": {role: _profile(line, role).to_json() for role in STEMS},
         "comparison": comparison_from(read_json(line.folder / COMPARISON_FILE)).to_json(),
         "threads": measured.result["threads"],
@@ -108,11 +117,12 @@ def _costs(line: Line) -> Json:
     return {name: cost(model, line.sample.inputs).to_json() for name, model in models.items()}
 
 
-def _artifacts(line: Line) -> list[Json]:
+def _artifacts(line: Line, files: Mapping[str, Done]) -> list[Json]:
     """Facts about every exported file, with paths relative to the folder."""
     found = []
-    for role in STEMS:
-        for file in (line.exported_file(role, target) for target in line.options.targets):
+    for role, done in files.items():
+        for target in (target for target, made in done.result.items() if "failed" not in made):
+            file = line.exported_file(role, target)
             artifact = Artifact.load(line.folder / file)
             zipped = {"zipped_bytes": zipped_bytes(*artifact.files)}
             found.append({"role": role, **artifact.summary(), "path": file, **zipped})

@@ -260,7 +260,7 @@ def _refuse_other_shapes(
     ours, theirs = (", ".join(f"{a.dtype} {a.shape}" for a in side) for side in (expected, found))
     raise ParityError(
         f"{target}: {path.name} gives other outputs than PyTorch at batch {batch}: {theirs} for {ours}; "
-        "the converter or the runtime changed them",
+        "the converter or the runtime changed them; try another target",
         target=target,
         max_abs_error=math.inf,
         sqnr_db=-math.inf,

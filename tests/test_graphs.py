@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -319,3 +320,44 @@ def test_the_command_line_takes_a_batch(tmp_path: Path, capfd: pytest.CaptureFix
     assert run_command_line(["verify", str(tmp_path / "o"), "--trust"]) == 0
     assert "at batch 3" in capfd.readouterr().out
     assert TARGETS["onnx"].signature(tmp_path / "o" / "model.onnx")[0][0].shape == (3, 6)
+
+
+def test_int8_of_transposed_convolutions_in_groups(tmp_path: Path) -> None:
+    net = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, groups=2)
+    )
+    with torch.no_grad():
+        net[0].weight *= torch.logspace(-1, 0, 6).view(1, -1, 1, 1)
+        net[2].bias += torch.randn(4)
+    images = torch.randn(32, 4, 6, 6)
+    data = TensorDataset(images, images)
+    sample = sample_of(net, images[:2], splits=lambda _: data, score=lambda outputs, _: float(outputs.mean()))
+    artifact = export(net, sample, tmp_path, options=ExportOptions("int8", calibration=16))
+    assert artifact.sqnr_db > 30
+    proto = onnx.load_model(artifact.path)
+    scales = {tensor.name: onnx.numpy_helper.to_array(tensor).size for tensor in proto.graph.initializer}
+    weights = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and "weight" in node.input[0]]
+    assert sorted(scales[node.input[1]] for node in weights) == [1, 6]
+
+
+class Cached(nn.Module):
+    """A buffer made for the batch of the last call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.ones = nn.Linear(12, 8), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ones is None or len(self.ones) != len(x):
+            self.ones = torch.ones(len(x), 8)
+        return self.linear(x) + self.ones
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ort", "openvino"])
+@pytest.mark.parametrize("kind", [Baked, Cached, OnlyTwo])
+def test_code_that_fixes_the_batch_in_the_other_formats(kind: type[nn.Module], target: str, tmp_path: Path) -> None:
+    sample = sample_of(kind(), torch.randn(2, 12))
+    artifact = export(sample.model(), sample, tmp_path, target=target)
+    assert artifact.inputs[0].shape == (2 if kind is OnlyTwo else 1, 12)
+    assert verify(Artifact.load(artifact.path), sample).parity == artifact.parity

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from processes import ROOT, Answer, command
 
 from edgecompress.devices.emulation import ready
+from edgecompress.errors import ExportError
 from edgecompress.files import load_weights, read_json
+from edgecompress.line import Line
 from edgecompress.resolving import resolve
 
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
@@ -312,3 +315,23 @@ def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(tiny_fi
     gate = command("check", tmp_path, "--min-speedup", "1.1", "--min-instruction-ratio", "1.0")
     assert gate.code == 1
     assert "instructions are no time" in gate.out
+
+
+@pytest.mark.parametrize(("bad", "reason"), [("ncnn", None), ("onnx", "onnx: no"), ("both", "onnx: no")])
+def test_of_several_targets_those_that_work_are_written_and_the_measured_one_must(bad: str, reason: str | None) -> None:
+    tried = []
+
+    def exported(_role: str, target: str, _known: object) -> dict[str, str]:
+        tried.append(target)
+        if bad in (target, "both"):
+            raise ExportError(f"{target}: no")
+        return {"file": f"dense.{target}"}
+
+    line = SimpleNamespace(options=SimpleNamespace(platform="pi"), _exported=exported)
+    if reason is None:
+        made = Line._all_exported(line, "dense", ["onnx", "ncnn", "ort"], None)
+        assert made == {"onnx": {"file": "dense.onnx"}, "ncnn": {"failed": "ncnn: no"}, "ort": {"file": "dense.ort"}}
+    else:
+        with pytest.raises(ExportError, match=reason):
+            Line._all_exported(line, "dense", ["onnx", "ncnn", "ort"], None)
+    assert tried == ["onnx", "ncnn", "ort"]

@@ -86,6 +86,8 @@ def print_run(document: dict[str, Any], output: Path) -> None:
         for item in document["artifacts"]
     ]  # fmt: skip
     print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
+    for item in document["failed"]:
+        click.echo(f"error: {item['role']}: {item['reason']}", err=True)
     say(summary_sentence(document))
     paths = {
         "model": next(item["path"] for item in document["artifacts"] if item["role"] == "compressed"),
