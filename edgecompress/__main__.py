@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
+
+if sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 - before anything is imported that could lie there
+    del sys.path[0]  # `python -m` puts it first; a received folder one works in gives no module in place of a library
+
+import signal
 from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143

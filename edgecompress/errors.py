@@ -21,6 +21,7 @@ A message names the culprit, the fact and the way out.
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,14 @@ class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better
     exit_code = 3
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What steers a terminal or turns its writing around; names in files may hold it."""
 SHOWN = 300
+
+
+def shown(text: str) -> str:
+    """Text of any origin as a terminal may have it: what would steer it is spelled out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def printable(value: object) -> str:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +65,7 @@ from edgecompress.progress import Progress, silent
 from edgecompress.refitting import refit
 from edgecompress.replacing import Replaces
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from edgecompress.resolving import code_digest
+from edgecompress.resolving import code_digest, folder_of
 from edgecompress.resuming import Done, Stages, key_of
 from edgecompress.scoring import split_score
 from edgecompress.split_scores import SplitScore
@@ -150,8 +151,7 @@ class Line:
             FileError: the output folder is the model's own, or holds another model or what no line wrote.
             PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
         """
-        if self.folder.resolve() == Path(self.sample.source).resolve():
-            raise FileError(f"{self.folder}: is the model itself; choose another folder with -o")
+        self._refuse_inputs()
         if state_digest(self.sample.model()) != state_digest(self.dense_model):
             raise ModelError(
                 f"{self.sample.name}: model() gives other weights each time; load trained ones, or seed it"
@@ -180,6 +180,17 @@ class Line:
             return {}
 
         self.stages.do("trace", [self.dense_key], work)
+
+    def _refuse_inputs(self) -> None:
+        """Nothing that the line reads lies where it writes."""
+        read = [folder_of(source) for source in _sources(self.sample)]
+        if self.options.teacher is not None:
+            read.append(folder_of(self.options.teacher.name))
+        for folder in (folder for folder in read if folder is not None):
+            if folder == self.folder.resolve():
+                raise FileError(f"{self.folder}: is the model itself; choose another folder with -o")
+            if folder.is_relative_to(self.folder.resolve()):
+                raise FileError(f"{self.folder}: holds the model {folder} itself; choose another folder with -o")
 
     def _claim(self, *, exports: bool) -> None:
         """Make the folder this line's own, unless something there is in the way."""
@@ -551,6 +562,13 @@ class Line:
             return {"manifest": f"{made.name}/{manifest.name}"}
 
         return self.stages.do("bundle", [measured.key, self.options.platform], work, (BUNDLE,))
+
+
+def _sources(sample: Sample) -> Iterator[str]:
+    """Where a model comes from, and where what it was made from does."""
+    yield sample.source
+    if sample.dense is not None:
+        yield from _sources(sample.dense)
 
 
 def _renamed(progress: Progress, name: str) -> Progress:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress import charts, tables
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, shown
 from edgecompress.files import Json, check_version, make_folder, read_json, write_json, write_text
 from edgecompress.markdown import before_after, escape, table
 from edgecompress.ratios import RESOLUTION
@@ -93,9 +93,27 @@ def _rendered(document: Json, name: str, **settings: Any) -> str:
     )
     environment.filters |= FILTERS
     try:
+        document = _harmless(document)
         return environment.get_template(TEMPLATES[name]).render(document | _view(document))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UndefinedError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        UndefinedError,
+    ) as error:
         raise FileError(f"report: field missing or malformed: {error}") from error
+
+
+def _harmless(value: Any) -> Any:
+    """The same document without what would steer a terminal that shows the report."""
+    if isinstance(value, dict):
+        return {_harmless(key): _harmless(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_harmless(inner) for inner in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 FILTERS: dict[str, Callable[..., str]] = {

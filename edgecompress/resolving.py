@@ -114,6 +114,15 @@ def files_of(reference: Reference) -> tuple[Path, ...]:
     return ()
 
 
+def folder_of(text: str) -> Path | None:
+    """The compressed-model folder that a MODEL names, if it is one."""
+    try:
+        reference = parse(text)
+    except ModelError:
+        return None
+    return reference.path.resolve() if isinstance(reference, ModelFolder) else None
+
+
 def runs_code(reference: Reference) -> bool:
     """Whether using it runs code that did not come with this package, apart from what a folder names in turn."""
     return isinstance(reference, ModelFile | ModelModule)
@@ -266,6 +275,9 @@ def _make_importable(folder: Path) -> None:
 
 
 def _from_module(module_name: str, attribute: str, reference: str) -> Sample:
+    working = str(Path.cwd())
+    if working not in sys.path:  # behind everything that is installed
+        sys.path.append(working)
     try:
         module = call(reference, "importing it", lambda: importlib.import_module(module_name))
     except ModelError as error:

@@ -34,9 +34,22 @@ def _remembered(file: Path, model_key: str) -> list[Json]:
         document = read_json(file)
         check_version(document, KIND, VERSION)
         points: list[Json] = document["points"]
-        return points if document["model_key"] == model_key and all("key" in point for point in points) else []
+        return points if document["model_key"] == model_key and all(map(_is_point, points)) else []
     except (FileError, KeyError, TypeError):
         return []
+
+
+NUMBERS = ("accuracy", "macs", "size_bytes", "wall_ms")
+
+
+def _is_point(point: object) -> bool:
+    """Whether this is what :func:`_point` makes."""
+    if not isinstance(point, dict) or not isinstance(point.get("chosen"), bool):
+        return False
+    texts, numbers = (point.get(key) for key in ("key", "name", "place")), (point.get(key, "") for key in NUMBERS)
+    return all(isinstance(text, str) for text in texts) and all(
+        number is None or type(number) in (int, float) for number in numbers
+    )
 
 
 def _point(document: Json) -> Json:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,19 +17,21 @@ import pytest
 import reports
 import torch
 from onnx import TensorProto, helper
+from processes import ROOT
 
 from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.cli import run_command_line
-from edgecompress.cli.display import shown
 from edgecompress.comparing import LIMITS, check_table, checks, figures_of, side_by_side
 from edgecompress.compressed import MODEL_FILE, load_compressed
-from edgecompress.errors import EdgeCompressError, FileError, ModelError
+from edgecompress.errors import EdgeCompressError, FileError, ModelError, shown
 from edgecompress.exporting import export
 from edgecompress.files import Json, read_json, sha256, write_json, write_text
 from edgecompress.models import Sample
+from edgecompress.reporting import render_html, render_markdown
 from edgecompress.resolving import ModelFile, ModelFolder, ModelModule, ShippedSample, parse, resolve
 from edgecompress.resuming import Stages, key_of
 from edgecompress.targets import TARGETS
+from edgecompress.trying import tried
 from edgecompress.verifying import check_facts
 
 OLD = Path(__file__).parent / "data" / "compressed_lenet300"
@@ -151,6 +156,24 @@ def test_a_folder_made_from_a_sample_needs_no_trust_where_files_have_its_name(gi
     (gift.parent / "lenet300.py").write_text(HOSTILE)
     assert resolve(str(gift)).name == "lenet300"
     assert not Path("RAN").exists()
+
+
+def test_nothing_in_the_folder_one_works_in_is_imported_in_place_of_a_library(gift: Path) -> None:
+    made_from(gift, "lenet300")
+    for name in ("torch", "rich", "click", "numpy", "safetensors", "json5", "tomllib"):
+        (gift / f"{name}.py").write_text(HOSTILE)
+    argv = [sys.executable, "-m", "edgecompress", "inspect", "."]
+    done = subprocess.run(argv, cwd=gift, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert not (gift / "RAN").exists()
+
+
+def test_a_module_in_the_folder_one_works_in_is_a_model(
+    gift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_net_here.py").write_text(HOSTILE)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert resolve("my_net_here:model").name == "my_net_here:model"
 
 
 def test_code_runs_with_trust(gift: Path) -> None:
@@ -328,6 +351,17 @@ def test_names_in_files_do_not_steer_a_terminal(tmp_path: Path, capfd: pytest.Ca
     assert len(said.splitlines()) == 1
 
 
+def test_names_in_a_report_are_text(tmp_path: Path) -> None:
+    document = reports.document()
+    hostile = "\x1b[2J<script>alert(1)</script>\n| x"
+    document["model"] = document["layers"][0]["name"] = document["versions"]["torch"] = hostile
+    document["arguments"][hostile] = hostile
+    for text in (render_html(document), render_markdown(document)):
+        assert "alert(1)" in text
+        assert "<script>" not in text.replace(r"\<script\>", "")
+        assert "\x1b" not in text
+
+
 # -- a run's folder ----------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +387,21 @@ def test_a_stage_remembers_nothing_outside_its_folder(path: str, tmp_path: Path)
     write_json(file, document)
     stages.forget()
     assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "points", [None, 3, [3], [{"key": "k"}], [{"key": [], "name": 1, "place": {}, "chosen": True}]]
+)
+def test_what_was_tried_is_forgotten_where_it_is_malformed(points: object, tmp_path: Path) -> None:
+    document = reports.document()
+    (own,) = tried(tmp_path, "key", document)
+    told = read_json(tmp_path / "tried.json")
+    assert tried(tmp_path, "key", document) == [own]
+    other = {**own, "key": "other"}
+    write_json(tmp_path / "tried.json", {**told, "points": [other]})
+    assert tried(tmp_path, "key", document) == [{**other, "chosen": False}, own]
+    write_json(tmp_path / "tried.json", {**told, "points": points})
+    assert tried(tmp_path, "key", document) == [own]
 
 
 def test_a_stages_result_that_was_changed_is_made_again(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.errors import shown
 from edgecompress.processes import is_first
 from edgecompress.progress import silent
 
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from edgecompress.progress import Progress
 
 Row = Sequence[object]
-
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What steers a terminal or turns its writing around; names in files may hold it."""
-
-
-def shown(text: str) -> str:
-    """Text of any origin as a terminal may have it: what would steer it is spelled out."""
-    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def say(text: str) -> None:

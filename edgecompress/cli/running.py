@@ -111,13 +111,14 @@ def _parity(item: dict[str, Any]) -> tuple[str, str]:
 @json_option
 def report(folder: Path, force: bool, as_json: bool) -> None:
     """Write a run's report.html again from its report.json, and print the verdict."""
-    from edgecompress.replacing import check_replaceable, is_report_page
-    from edgecompress.reporting import HTML_NAME, MARKDOWN_NAME, read_report, write_report
+    from edgecompress.replacing import check_replaceable, is_kind, is_report_page
+    from edgecompress.reporting import HTML_NAME, JSON_NAME, KIND, MARKDOWN_NAME, read_report, write_report
     from edgecompress.wording import summary_sentence
 
     document = read_report(folder)
-    for name in (HTML_NAME, MARKDOWN_NAME):
-        check_replaceable(folder / name, "report", is_report_page, force=force)
+    ours = {JSON_NAME: is_kind(KIND), HTML_NAME: is_report_page, MARKDOWN_NAME: is_report_page}
+    for name, is_ours in ours.items():
+        check_replaceable(folder / name, "report", is_ours, force=force)
     html, _, _ = write_report(document, folder)
     if as_json:
         print_json(document)

@@ -192,6 +192,19 @@ def test_another_models_result_is_replaced_only_by_force(net: Path, tmp_path: Pa
     assert [(out / place / "notes.txt").read_text() for place in (".", "decomposed")] == ["mine", "mine"]
 
 
+def test_a_folder_with_what_is_read_is_not_written_to(net: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    assert says("compress", net, *BRIEFLY, "0.5", "-o", out)[0] == 0
+    again = tmp_path / "again"
+    assert says("compress", out / "decomposed", "--trust", *BRIEFLY, "0.9", "-o", again)[0] == 0
+    before = contents(out)
+    for model in (out / "decomposed", again):
+        code, said = says("compress", model, "--trust", *BRIEFLY, "0.9", "-o", out, "--force")
+        assert code == 2
+        assert f"{out}: holds the model {out / 'decomposed'} itself" in said
+    assert contents(out) == before
+
+
 def test_a_model_that_was_moved_or_trained_on_keeps_its_folder(net: Path, tmp_path: Path, says: Says) -> None:
     out = tmp_path / "out"
     assert says("compress", net, *BRIEFLY, "0.5", "-o", out)[0] == 0
