@@ -17,9 +17,11 @@ from edgecompress.artifacts import Artifact
 from edgecompress.errors import ExportError, ParityError
 from edgecompress.exporting import ExportOptions, export
 from edgecompress.models import Sample
-from edgecompress.targets.keeping import MASKED, KeepFloat
+from edgecompress.targets import TARGETS
+from edgecompress.targets.converting import missing
+from edgecompress.targets.keeping import MASKED, KeepFloat, plain_kind
 from edgecompress.targets.onnx import Onnx
-from edgecompress.verifying import run_model, verify
+from edgecompress.verifying import as_feed, run_model, run_rows, verify
 
 IMAGES = torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 INT8 = ExportOptions("int8", calibration=64)
@@ -44,7 +46,8 @@ def sample_of(model: nn.Module) -> Sample:
 def correlations(artifact: Artifact, model: nn.Module) -> np.ndarray:
     """Of each channel of the file's output with PyTorch's."""
     (ours,) = run_model(model, (IMAGES,))
-    (theirs,) = Onnx().load(artifact.path)({"input": IMAGES.numpy()}).values()
+    run = TARGETS[artifact.target].load(artifact.path)
+    (theirs,) = run_rows(run, artifact.inputs, as_feed(artifact.inputs, (IMAGES,))).values()
     pairs = zip(np.moveaxis(ours, 1, 0), np.moveaxis(theirs, 1, 0), strict=True)
     return np.array([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs])
 
@@ -79,6 +82,22 @@ def test_a_file_whose_scores_are_lost_is_refused_by_verify_and_export(tmp_path: 
     Onnx().export(job, made.path)
     with pytest.raises(ParityError, match=lost):
         verify(made, sample_of(model))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the runtimes
+@pytest.mark.parametrize("name", ["openvino", "litert", "executorch"])
+def test_every_format_keeps_in_float_what_it_is_told_and_what_would_set_a_range(name: str, tmp_path: Path) -> None:
+    if lacking := missing(TARGETS[name]):
+        pytest.skip(f"needs {', '.join(lacking)}")
+    model = detector(640.0).eval()
+    options = ExportOptions("int8", calibration=32, keep_float=("score",))
+    artifact = export(model, sample_of(model), tmp_path, target=name, options=options)
+    assert correlations(artifact, model).min() > 0.95
+    kept = {
+        why: [plain_kind(n.rpartition("/")[2]) for n in names] for why, names in artifact.graph["kept_float"].items()
+    }
+    assert "concat" in kept[MASKED]
+    assert kept["--keep-float score"][-1:] == ["conv"]
 
 
 def attention(mask: float) -> nn.Module:

@@ -28,6 +28,7 @@ from edgecompress.files import Json, read_json, write_json
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.resources import PACKAGE
 from edgecompress.targets.base import Job, Precision, Target
+from edgecompress.targets.keeping import KeepFloat
 from edgecompress.targets.products import counted, products_of, told_apart
 
 TIMEOUT_S = 1800.0
@@ -58,6 +59,9 @@ class Given:
         job = read_json(folder / JOB)
         self.precision: Precision = job["precision"]
         self.shapes: list[list[int]] = job["shapes"]
+        self.keep = KeepFloat.from_json(job["keep"])
+        self.scratch = Path(job["scratch"] or folder)
+        """Where what another try of the same job can use is kept."""
 
     @property
     def source(self) -> Path:
@@ -159,7 +163,9 @@ def _source(name: str, job: Job, path: Path) -> Json:
 
 def _hand_over(job: Job, work: Path) -> None:
     shapes = [[job.batch or 1, *tensor.shape[1:]] for tensor in job.inputs]
-    write_json(work / JOB, {"precision": job.precision, "shapes": shapes})
+    scratch = str(job.scratch.absolute()) if job.scratch is not None else ""
+    facts = {"precision": job.precision, "shapes": shapes, "keep": job.keep.to_json(), "scratch": scratch}
+    write_json(work / JOB, facts)
     if job.precision == "int8":
         _save(work / CALIBRATION, job.calibration)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
 from edgecompress.targets.converting import Given, converted, require, traced
 from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.keeping import WATCHED, kept, told
 from edgecompress.targets.products import is_product
+from edgecompress.targets.programs import operators_of, outputs_of, wide_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class ExecuTorch(RuntimeFile):
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
-        program = _quantized(given) if given.precision == "int8" else given.program()
+        program, floats = _quantized(given) if given.precision == "int8" else (given.program(), {})
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(lowered.exported_program().graph_module)
         left = {
@@ -55,6 +59,7 @@ class ExecuTorch(RuntimeFile):
             "not_delegated": dict(sorted(left.items())),
             "batch": self.batch,
             "notices": _slow(left),
+            **floats,
         }
 
 
@@ -64,18 +69,43 @@ def _slow(left: dict[str, int]) -> list[str]:
     return [f"XNNPACK does not take {', '.join(slow)}, which run in slow portable kernels"] if slow else []
 
 
-def _quantized(given: Given) -> torch.export.ExportedProgram:
-    """Symmetric int8, weights per output channel, activations by the ranges of the calibration inputs."""
+def _quantized(given: Given) -> tuple[torch.export.ExportedProgram, Json]:
+    """Symmetric int8, and facts about what stayed in float.
+
+    Weights have a scale per output channel, activations the ranges of the calibration inputs.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+    module: Any = given.program().module(check_guards=False)
+    operators = operators_of(module)
+    wide = wide_nodes(module, islice(given.calibration(), WATCHED))
+    floats = kept("executorch", operators, outputs_of(module), given.keep, wide)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    model: Any = prepare_pt2e(given.program().module(check_guards=False), quantizer)
+    _leave_alone(quantizer, floats)
+    model: Any = prepare_pt2e(module, quantizer)
     item: Any = ()
     with torch.no_grad():
         for item in given.calibration():
             model(*item)
-        return torch.export.export(convert_pt2e(model), tuple(item))
+        return torch.export.export(convert_pt2e(model), tuple(item)), told(operators, floats)
+
+
+def _leave_alone(quantizer: Any, names: Collection[str]) -> None:
+    """Have a quantizer find these nodes marked as done, with nothing to quantize; its filter is not asked for all."""
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    annotate = quantizer.annotate
+
+    def marked(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        for node in module.graph.nodes:
+            if node.name in names:
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+        found: torch.fx.GraphModule = annotate(module)
+        return found
+
+    quantizer.annotate = marked

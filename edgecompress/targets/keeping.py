@@ -56,14 +56,14 @@ class KeepFloat:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator of a format's graph: its own name there, its kind, the layer it comes from, and its tensors.
+    """An operator of a format's graph: its own name there, its kind, the layers it comes from, and its tensors.
 
     ``label`` is what people are told, as ``head.score/Sigmoid``.
     """
 
     name: str
     kind: str
-    layer: str
+    layers: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     label: str
@@ -71,12 +71,17 @@ class Operator:
 
     def answers_to(self, pattern: str) -> bool:
         """Whether a pattern, as in a shell, is its kind, its layer or one that this lies in."""
-        parts = self.layer.split(".")
-        layers = [".".join(parts[: count + 1]) for count in range(len(parts))]
-        named = [*filter(None, layers), self.name, self.label]
+        around = [above for layer in self.layers for above in with_parents(layer)]
+        named = [*around, self.name, self.label]
         return any(fnmatchcase(name, pattern) for name in named) or fnmatchcase(
             plain_kind(self.kind), plain_kind(pattern)
         )
+
+
+def with_parents(layer: str) -> list[str]:
+    """``a``, ``a.b`` and ``a.b.c`` for the last."""
+    parts = layer.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))] if layer else []
 
 
 def plain_kind(kind: str) -> str:
@@ -115,7 +120,7 @@ def told(operators: Sequence[Operator], reasons: dict[str, str]) -> Json:
 def _matching(target: str, operators: Sequence[Operator], pattern: str) -> list[str]:
     names = [operator.name for operator in operators if operator.answers_to(pattern)]
     if not names:
-        layers = sorted({operator.layer for operator in operators if operator.layer})
+        layers = sorted({layer for operator in operators for layer in operator.layers if layer})
         kinds = sorted({operator.kind for operator in operators})
         raise ExportError(
             f"{target}: --keep-float {pattern!r} fits no layer and no kind of operator; layers are {_some(layers)}, "

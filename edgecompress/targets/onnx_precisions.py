@@ -107,7 +107,7 @@ def operators_of(proto: onnx.ModelProto) -> list[Operator]:
         Operator(
             node.name,
             node.op_type,
-            node.name.rpartition("/")[0],
+            (node.name.rpartition("/")[0],),
             tuple(node.input),
             tuple(node.output),
             node.name,

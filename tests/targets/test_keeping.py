@@ -7,11 +7,12 @@ import pytest
 
 from edgecompress.errors import ExportError
 from edgecompress.targets.keeping import MASKED, KeepFloat, Magnitudes, Operator, kept, told
+from edgecompress.targets.litert import layers_in
 
 
 def operator(name: str, inputs: str, output: str, *, product: bool = False) -> Operator:
     layer, _, kind = name.rpartition("/")
-    return Operator(name, kind, layer, tuple(inputs.split()), (output,), name, product)
+    return Operator(name, kind, (layer,), tuple(inputs.split()), (output,), name, product)
 
 
 GRAPH = [
@@ -87,3 +88,12 @@ def test_a_mask_among_other_numbers_makes_a_tensor_wide(values: np.ndarray, wide
     magnitudes.add(values.astype(np.float32))
     assert magnitudes.wide() is wide
     assert KeepFloat.from_json(KeepFloat(("a",), (1,), 2, "b").to_json()) == KeepFloat(("a",), (1,), 2, "b")
+
+
+def test_layers_are_read_from_the_names_a_tflite_gives_its_tensors() -> None:
+    layers = {"body.0", "body.1", "self_attn.out_proj", "my.deep_block"}
+    folded = "pkg.Net/torch.nn.Sequential_body/torch.nn.ReLU_1;;n"
+    assert layers_in([folded, "pkg.Net/torch.nn.Sequential_body/torch.nn.Conv2d_0;"], layers) == ("body.1", "body.0")
+    assert layers_in(["a.Net/b.MultiheadAttention_self_attn/c.Linear_out_proj;2"], layers) == ("self_attn.out_proj",)
+    assert layers_in(["a.Net/b.My_Block_my/c.Sub_Block_deep_block"], layers) == ("my.deep_block",)
+    assert layers_in(["serving_default_output_0_output", "a.Net;4"], layers) == ()
