@@ -86,7 +86,7 @@ def judge(expected: Sequence[Array], found: Sequence[Array], precision: str) -> 
     """Compare a file's outputs with PyTorch's, batch first; integers and shapes that differ are others' matter."""
     findings: list[Finding] = []
     for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        if np.issubdtype(ours.dtype, np.floating) and ours.shape == theirs.shape and ours.size:
+        if np.issubdtype(ours.dtype, np.floating) and ours.shape == theirs.shape and ours.size and ours.ndim:
             name = "output" if len(expected) == 1 else f"output_{index}"
             sides = [side.astype(np.float64).reshape(len(side), *(side.shape[1:] or (1,))) for side in (ours, theirs)]
             findings += _judge_one(index, name, sides[0], sides[1], BOUNDS[precision])

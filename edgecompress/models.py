@@ -196,7 +196,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
     running: list[str] = []
     try:
         with torch.no_grad(), _noting(model, running):
-            outputs = model.eval()(*inputs)
+            outputs = model.eval()(*(tensor.clone() for tensor in inputs))  # it may write into them
     except Exception as error:
         where = f" (in layer {running[-1]!r})" if running else ""
         raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {told(error)}{where}") from error

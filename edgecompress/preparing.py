@@ -24,7 +24,7 @@ def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
     changed = copied(model).eval()
     _lay_out(changed)
     with torch.no_grad():
-        outputs = changed(*inputs)
+        outputs = changed(*(tensor.clone() for tensor in inputs))
     missing = [index for index, item in enumerate(outputs) if item is None] if isinstance(outputs, tuple | list) else []
     if missing or _takes_any_number(type(changed)):
         _wrap(changed, len(inputs))

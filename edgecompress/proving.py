@@ -16,6 +16,7 @@ from edgecompress.models import Sample
 from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
 from edgecompress.targets.refusing import refusing
+from edgecompress.targets.runtimes import refuse_crashing
 from edgecompress.verifying import PARITY_BATCHES, TOLERANCES, check_parity, check_slices, fixed_batch, probe, run_model
 
 DEPTHS = (0, 1, 2)
@@ -58,6 +59,8 @@ def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
     """Write ``path`` and compare its numbers with ``model``'s where its runtime is for this machine."""
     with refusing(target.name, "the converter"):
         graph = target.export(job, path)
+    if target.runs_here:
+        refuse_crashing(target.name, path, job.batch or 1)
     with refusing(target.name, "what the converter made does not load:"):
         inputs, outputs = target.signature(path)
     if job.channels_last:

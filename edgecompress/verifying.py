@@ -300,9 +300,9 @@ def probe(inputs: Inputs, batch: int) -> Inputs:
 
 
 def run_model(model: nn.Module, inputs: Inputs) -> list[Array]:
-    """PyTorch's outputs as arrays."""
+    """PyTorch's outputs as arrays; a model may write into its inputs, so that it gets copies."""
     with torch.no_grad():
-        outputs = as_outputs(model(*inputs))
+        outputs = as_outputs(model(*(tensor.clone() for tensor in inputs)))
     return [output.numpy() for output in outputs]
 
 

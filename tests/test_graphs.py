@@ -24,6 +24,7 @@ from edgecompress.preparing import prepared
 from edgecompress.profiling import profile
 from edgecompress.targets import TARGETS
 from edgecompress.targets.refusing import refusing
+from edgecompress.targets.runtimes import refuse_crashing
 from edgecompress.verifying import as_feed, check_parity, compare, run_rows, verify
 
 
@@ -361,3 +362,46 @@ def test_code_that_fixes_the_batch_in_the_other_formats(kind: type[nn.Module], t
     artifact = export(sample.model(), sample, tmp_path, target=target)
     assert artifact.inputs[0].shape == (2 if kind is OnlyTwo else 1, 12)
     assert verify(Artifact.load(artifact.path), sample).parity == artifact.parity
+
+
+class InPlace(nn.Module):
+    """Writes into its input; gives a single number too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.linear(x.mul_(2).add_(1))
+        return y, y.new_ones(()) * 3
+
+
+def test_a_model_may_write_into_its_input_and_give_a_number(tmp_path: Path) -> None:
+    given = torch.randn(2, 6)
+    sample, before = sample_of(InPlace(), given), given.clone()
+    artifact = export(sample.model(), sample, tmp_path)
+    assert artifact.outputs[1].shape == ()
+    assert verify(Artifact.load(artifact.path), sample).parity == artifact.parity
+    assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("os.kill(os.getpid(), 11)", r"crashed \(SIGSEGV\)"), ("time.sleep(9)", "hangs")]
+)
+def test_a_runtime_that_crashes_or_hangs_takes_nothing_along(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bench.py"
+    fake.write_text(f"import os, time\n{script}\n")
+    monkeypatch.setattr("edgecompress.targets.runtimes.runner", lambda: fake)
+    monkeypatch.setattr("edgecompress.targets.runtimes.RUN_TIMEOUT_S", 2.0)
+    with pytest.raises(ExportError, match=f"ncnn: its runtime {said} on the file; try another target"):
+        refuse_crashing("ncnn", tmp_path / "model.ncnn.param", 1)
+    refuse_crashing("onnx", tmp_path / "model.onnx", 1)
+
+
+def test_weights_that_no_onnx_can_hold_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecompress.targets.onnx.LARGEST_BYTES", 1000)
+    sample = sample_of(nn.Linear(64, 64), torch.randn(2, 64))
+    with pytest.raises(ExportError, match=r"onnx: the weights take .* GB, one \.onnx holds .*; compress more"):
+        export(sample.model(), sample, tmp_path)

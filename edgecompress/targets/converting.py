@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import signal
 import subprocess
 import sys
 import traceback
@@ -30,6 +29,7 @@ from edgecompress.resources import PACKAGE
 from edgecompress.targets.base import Job, Precision, Target
 from edgecompress.targets.keeping import KeepFloat
 from edgecompress.targets.products import counted, products_of, told_apart
+from edgecompress.targets.runtimes import crashed
 
 TIMEOUT_S = 1800.0
 PROGRAM, SOURCE = "program.pt2", "model.onnx"
@@ -195,14 +195,15 @@ def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
     if reason:
         if log is not None:
             log.write_bytes(LOG_HEADING.encode() + said.read_bytes())
-        raise ExportError(f"{name}: the converter {reason}" + (f"; what it said is in {log}" if log else ""))
+        kept = f"; what it said is in {log}" if log else ""
+        raise ExportError(f"{name}: the converter {reason}{kept}; try another target")
 
 
 def _reason(work: Path, code: int) -> str:
     """Why a child ended with ``code``: what it wrote down, or the signal that killed it."""
     if (work / REASON).is_file():
         return f"refused the model: {(work / REASON).read_text(encoding='utf-8')}"
-    return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+    return crashed(code) if code < 0 else f"ended with {code}"
 
 
 def main(arguments: list[str]) -> int:
@@ -215,7 +216,8 @@ def main(arguments: list[str]) -> int:
         facts = converter.convert(Given(Path(folder)), Path(path))
     except Exception as error:  # whatever a converter raises is its reason
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {first_line(error)[:300]}"
+        said = first_line(error)[:300]
+        reason = said if isinstance(error, ExportError) else f"{type(error).__name__}: {said}"
         (Path(folder) / REASON).write_text(reason, encoding="utf-8")
         return 1
     write_json(Path(folder) / FACTS, facts)

@@ -47,18 +47,18 @@ class Ncnn(WeightsApart):
         proto = onnx.load_model(given.source)
         kinds = {value.type.tensor_type.elem_type for value in proto.graph.input}
         if kinds != {onnx.TensorProto.FLOAT}:
-            raise ExportError("ncnn: takes float inputs only")
+            raise ExportError("it takes float inputs only")
         strides_as_pooling(proto)
         onnx.save_model(proto, given.source)
         shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in given.shapes)
         program = Path(sys.executable).with_name("pnnx")
         half = int(given.precision == "fp16")
-        subprocess.run(
-            [program, given.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=given.folder, check=True
-        )
+        code = subprocess.run(
+            [program, given.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=given.folder, check=False
+        ).returncode
         made = given.source.with_suffix(self.suffix)
-        if not made.is_file():
-            raise ExportError("pnnx wrote no file")
+        if code or not made.is_file():
+            raise ExportError(f"pnnx ended with {code}" if code else "pnnx wrote no file")
         path.write_text(_with_shapes(made.read_text(encoding="utf-8"), given.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}

@@ -36,6 +36,8 @@ from edgecompress.targets.products import PRODUCTS
 if TYPE_CHECKING:
     import onnx
 
+LARGEST_BYTES = 2**31 - 2**20
+"""A protobuf has at most 2 GiB; a little of that is the graph."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 CHECKED, SIMPLIFIED, PLAIN = "checked", "simplified", "plain"
 """Where a job's scratch folder has the graph in full precision, and how it is called there."""
@@ -62,6 +64,7 @@ class Onnx:
         import onnx
 
         coded, model = coded_layers(job.model), plain(job.model)
+        _refuse_large(model)
         if coded and job.precision != "fp32":
             raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")
         kept, simplified = self._checked(model, job)
@@ -214,6 +217,20 @@ class Onnx:
 
         arrays = (onnx.numpy_helper.to_array(tensor) for tensor in _read(path).graph.initializer)
         return sum(array.nbytes for array in arrays)
+
+
+def _refuse_large(model: nn.Module) -> None:
+    """Refuse at once what no single .onnx can hold.
+
+    Raises:
+        ExportError: the weights are too large.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if size > LARGEST_BYTES:
+        raise ExportError(
+            f"onnx: the weights take {size / 1e9:.1f} GB, one .onnx holds {LARGEST_BYTES / 1e9:.1f} GB at most, as do "
+            "targets made from it; compress more, or choose litert or executorch"
+        )
 
 
 def _in_precision(proto: onnx.ModelProto, job: Job) -> tuple[onnx.ModelProto, Json]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +16,14 @@ from types import ModuleType
 from typing import Any
 
 from edgecompress.artifacts import TensorSpec
-from edgecompress.errors import FileError, first_line
+from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.resources import resource
 from edgecompress.targets.base import Run
 
 RUNNER = Path("runners") / "bench.py"
+NATIVE = ("litert", "executorch", "openvino", "ncnn")
+"""Targets whose runtimes may crash on a file."""
+RUN_TIMEOUT_S = 900.0
 
 
 def runner() -> Path:
@@ -76,6 +81,35 @@ def load(path: Path, threads: int = 0) -> Run:
     """
     run: Run = opened(path, threads).run
     return run
+
+
+def refuse_crashing(target: str, path: Path, batch: int) -> None:
+    """Load and run a new file in a process of its own, where a runtime may crash without taking this one along.
+
+    Only crashes are told: whatever else is wrong shows here too. ONNX Runtime, which refuses what it cannot run, is
+    not tried.
+
+    Raises:
+        ExportError: the runtime crashed or hung.
+    """
+    if target not in NATIVE:
+        return
+    argv = [sys.executable, str(runner()), str(path), "--pass", "start", "--threads", "1", "--batch", str(batch)]
+    nowhere = subprocess.DEVNULL
+    try:
+        code = subprocess.run(
+            argv, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=RUN_TIMEOUT_S, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        raise ExportError(f"{target}: its runtime hangs on the file; try another target") from None
+    if code < 0:
+        raise ExportError(f"{target}: its runtime {crashed(code)} on the file; try another target")
+
+
+def crashed(code: int) -> str:
+    """What the signal -``code`` that ended a process was."""
+    name = signal.Signals(-code).name
+    return f"crashed ({name}{', as where memory runs out' if name == 'SIGKILL' else ''})"
 
 
 @contextmanager
