@@ -11,7 +11,7 @@ from torch import nn
 
 from edgecompress.datasets import Inputs, calibration_inputs, first
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, as_outputs, check_runs, copied, evaluating
+from edgecompress.models import Sample, as_outputs, calibrated, check_runs, copied, evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
         layer.train()
     with torch.no_grad():
         for part in _equal_parts(inputs, batch_size) if norms else ():
-            changed(*part)
+            calibrated(changed, part)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return changed.eval()
@@ -94,6 +94,8 @@ def _distance(model: nn.Module, dense: nn.Module, inputs: Inputs, batch_size: in
     total = 0.0
     with evaluating(model), evaluating(dense), torch.no_grad():
         for part in _equal_parts(inputs, batch_size):
-            for ours, theirs in zip(as_outputs(model(*part)), as_outputs(dense(*part)), strict=True):
+            for ours, theirs in zip(
+                as_outputs(calibrated(model, part)), as_outputs(calibrated(dense, part)), strict=True
+            ):
                 total += float((ours - theirs).double().pow(2).sum())
     return total

@@ -266,6 +266,15 @@ def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return given
 
 
+def calibrated(model: nn.Module, inputs: Inputs) -> Any:
+    """What ``model`` gives for calibration inputs.
+
+    Raises:
+        ModelError: it fails on them.
+    """
+    return call(type(model).__name__, "running the model on calibration inputs", partial(model, *inputs))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode for a while, then every module's own mode again."""

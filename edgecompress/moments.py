@@ -22,7 +22,7 @@ from edgecompress.datasets import Inputs, in_parts
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
-from edgecompress.models import evaluating, given_to
+from edgecompress.models import calibrated, evaluating, given_to
 
 MOST_BYTES = 1 << 30
 """Of moments held at once."""
@@ -94,7 +94,7 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     sums = {name: _Sums(model.get_submodule(name)) for name in names}
     with evaluating(model), torch.no_grad(), _watched(sums):
         for part in in_parts(inputs, BATCH):
-            model(*part)
+            calibrated(model, part)
     return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
 
 

@@ -35,7 +35,7 @@ from edgecompress.decompositions.weighted import solved
 from edgecompress.dry_run import noticed
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
-from edgecompress.models import evaluating, given_to
+from edgecompress.models import calibrated, evaluating, given_to
 from edgecompress.moments import (
     MOST_POSITIONS,
     STEADY,
@@ -106,7 +106,7 @@ def refit(
     running = changed if asymmetric else dense
     work = _Refit(dense, changed, planned, targets, metrics, progress)
     with evaluating(running), torch.no_grad(), work.watching(running, sums=asymmetric):
-        running(*inputs)
+        calibrated(running, inputs)
     return changed
 
 
@@ -126,7 +126,7 @@ def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
     with evaluating(model), torch.no_grad(), ExitStack() as stack:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(partial(ran, name)).remove)
-        model(*first(inputs, REHEARSED))
+        calibrated(model, first(inputs, REHEARSED))
     count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
     return first(inputs, count)
 
@@ -171,7 +171,7 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
         for name in names:
             stack.callback(dense.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True).remove)
         stack.enter_context(watching_sums(dense, names, summed, normed))
-        dense(*inputs)
+        calibrated(dense, inputs)
     return _unshared({name: target for name, target in targets.items() if target.runs == 1}, reads)
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs, first, in_parts
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.models import as_outputs, evaluating, given_to
+from edgecompress.errors import ModelError
+from edgecompress.models import as_outputs, calibrated, evaluating, given_to
 from edgecompress.moments import Moments, output_rows, patches
 
 Add = Callable[[str, nn.Module, Tensor, Tensor], None]
@@ -103,10 +104,10 @@ def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:
 
     few, layer = first(inputs, FEW_INPUTS), model.get_submodule(name)
     with evaluating(model), torch.no_grad():
-        expected = as_outputs(model(*few))
+        expected = as_outputs(calibrated(model, few))
         handle = layer.register_forward_hook(changed)
         try:
-            reached = as_outputs(model(*few))
+            reached = as_outputs(calibrated(model, few))
         finally:
             handle.remove()
     return not all(map(torch.equal, expected, reached))
@@ -138,9 +139,9 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
                 parameter.requires_grad_(False)
         with evaluating(model), torch.enable_grad(), _watched(model, names, add):
             for part in in_parts(inputs, BATCH):
-                outputs = [output for output in as_outputs(model(*part)) if output.requires_grad]
+                outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
                 torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
-    except RuntimeError:
+    except (RuntimeError, ModelError):
         return False
     finally:
         for parameter, wanted in asked:

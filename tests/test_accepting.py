@@ -285,7 +285,7 @@ ALL_DENSE = {
 def test_a_model_of_which_nothing_can_be_replaced_says_why_and_the_way_out(build, said):
     with pytest.raises(BudgetError) as raised:
         plan(build().eval(), (torch.randn(2, 5, 16),), Budget(0.5))
-    assert "no layer of this model can be made smaller" in str(raised.value)
+    assert "no layer of this model can be replaced (left dense: " in str(raised.value)
     assert said in str(raised.value)
     assert "--keep 1.000" not in str(raised.value)
 

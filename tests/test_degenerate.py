@@ -248,6 +248,23 @@ def test_a_batch_that_the_code_names_is_counted_as_one():
     assert cost(net, (torch.randn(4, 64),)).macs == 8 * 8 * 16
 
 
+def test_calibration_on_which_a_model_fails_is_a_model_error():
+    def run(net, x):
+        if len(x) > 2 and not x.requires_grad:
+            raise ValueError("too many")
+        return net.fc(x)
+
+    net = Net(run, fc=nn.Linear(16, 16)).eval()
+    calibration = Calibration((torch.randn(8, 16),), classes=False)
+    with pytest.raises(
+        ModelError, match=r"on calibration inputs failed: ValueError: too many \(at test_degenerate.py:"
+    ):
+        plan(net, (torch.randn(1, 16),), Budget(0.7), multiple=1, calibration=calibration)
+    made = plan(net, (torch.randn(1, 16),), Budget(0.7), multiple=1)
+    with pytest.raises(ModelError, match="on calibration inputs failed: ValueError: too many"):
+        refit(net, made, calibration)
+
+
 def test_inputs_that_are_no_tensors_are_refused():
     with pytest.raises(ModelError, match="takes a dict; inputs are tensors"):
         cost(nn.Linear(2, 2), ({"x": torch.zeros(1, 2)},))

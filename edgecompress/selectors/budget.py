@@ -99,7 +99,7 @@ class Budget:
         while int(nearest * self.size(total)) < least + fixed:
             nearest = math.nextafter(nearest, 2)
         raise BudgetError(
-            f"keep {self.keep:g} of the {self.of} cannot be reached: {_way_out(nearest)}{_left_dense(reasons)}",
+            f"keep {self.keep:g} of the {self.of} cannot be reached: {_way_out(nearest, sizes)}{_left_dense(reasons)}",
             nearest_keep=nearest,
         )
 
@@ -109,8 +109,10 @@ class Budget:
         return "the budget is met at less loss by compressing other layers"
 
 
-def _way_out(nearest: float) -> str:
-    """The smallest fraction in words, and what to ask for instead."""
+def _way_out(nearest: float, sizes: list[list[int]]) -> str:
+    """The smallest fraction in words, and what to ask for instead; ``sizes`` of each layer that may be replaced."""
+    if not sizes:
+        return "no layer of this model can be replaced"
     if nearest > 1 - LEAST_GAIN:
         return "no layer of this model can be made smaller; allow more methods or a smaller --multiple"
     return (
