@@ -1,0 +1,44 @@
+"""Sessions of ONNX Runtime compute on every processor what they compute on ARM."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecompress.targets.onnx_sessions import session
+
+
+def eight_bit_product(size: int) -> bytes:
+    """``x @ ones(size, 1)`` with ``x`` in 0..255 / 255 and both sides in int8."""
+    numbers = {
+        "step": np.float32(1 / 255),
+        "zero": np.int8(-128),
+        "weight": np.full((size, 1), 127, np.int8),
+        "weight_step": np.float32(1 / 127),
+        "weight_zero": np.int8(0),
+        "output_step": np.float32(size / 255),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_step", "weight_zero"], ["w"]),
+        helper.make_node("MatMul", ["d", "w"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "output_step", "zero"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "output_step", "zero"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, size])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def test_sums_of_eight_bit_products_do_not_overflow() -> None:
+    (output,) = session(eight_bit_product(64), 1).run(None, {"x": np.ones((1, 64), np.float32)})
+    assert abs(output.item() - 64) <= 64 / 255
