@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from edgecompress.codecs.payload import SUFFIX, Stored, load, save
@@ -133,7 +132,7 @@ class Recorded:
             )
 
     def check_dtypes(self, file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-        """Prove that weights are of the recorded types, else of those of the model they are for.
+        """Prove that weights are of the recorded types, and floating where the model's are.
 
         Raises:
             FileError: they are not.
@@ -141,9 +140,9 @@ class Recorded:
         if self.dtypes is not None and _dtypes(state) != self.dtypes:
             raise FileError(f"{file}: holds {_counted(_dtypes(state))}, but {_counted(self.dtypes)} were written")
         for name in state.keys() & expected.keys():
-            kept = (state[name].dtype, expected[name].dtype)
-            if kept[0] != kept[1] and not all(dtype in (torch.float32, torch.float64) for dtype in kept):
-                raise FileError(f"{file}: {name} is {kept[0]}, the model has {kept[1]} there; make it again")
+            kept, wanted = state[name].dtype, expected[name].dtype
+            if kept != wanted and not (kept.is_floating_point and wanted.is_floating_point):
+                raise FileError(f"{file}: {name} is {kept}, the model has {wanted} there; make it again")
 
 
 def _counted(dtypes: Mapping[str, object]) -> str:

@@ -66,17 +66,20 @@ def written_aside(path: Path) -> Iterator[Path]:
 def several_aside(path: Path) -> Iterator[Path]:
     """Yield ``path``'s place in a temporary folder beside it; on success all that lies there moves, ``path`` last.
 
-    Documents move first: they say whose the rest is, should the process end in between.
+    Documents move first: they say whose the rest is, should the process end in between. Nothing is replaced.
 
     Raises:
-        FileError: the disk is full or the folder is not writable.
+        FileError: the disk is full, the folder is not writable, or one of the names is taken.
     """
     with _aside(path) as partial:
         partial.mkdir()
         yield partial / path.name
-        for made in sorted(partial.iterdir(), key=lambda made: (made.name == path.name, made.suffix != ".json")):
-            remove(path.with_name(made.name))
-            made.rename(path.with_name(made.name))
+        moves = {made: path.with_name(made.name) for made in partial.iterdir()}
+        for there in moves.values():
+            if there.exists() or there.is_symlink():
+                raise FileError(f"{there}: is in the way; move it or choose another folder")
+        for made in sorted(moves, key=lambda made: (made.name == path.name, made.suffix != ".json")):
+            made.rename(moves[made])
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from edgecompress.files import (
     make_folder,
     read_json,
     save_weights,
+    several_aside,
     write_json,
     write_text,
     written_aside,
@@ -112,3 +114,35 @@ def test_zipped_size_is_that_of_deflate(tmp_path: Path) -> None:
     file = tmp_path / "zeros"
     file.write_bytes(bytes(3_000_000))
     assert 0 < zipped_bytes(file) < 10_000
+
+
+def test_several_files_move_together_and_replace_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with several_aside(tmp_path / "m.onnx") as aside:
+            for name in ("m.onnx", "m.bin", "m.onnx.json"):
+                aside.with_name(name).write_text("new")
+
+    (tmp_path / "m.bin").write_text("mine")
+    with pytest.raises(FileError, match=r"m\.bin: is in the way"):
+        write()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.bin"]
+    assert (tmp_path / "m.bin").read_text() == "mine"
+    (tmp_path / "m.bin").unlink()
+    write()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m.bin", "m.onnx", "m.onnx.json"]
+
+
+def test_what_a_killed_process_left_goes_and_nothing_that_looks_alike(tmp_path: Path) -> None:
+    left, alike = ".a*.999999999.partial", (".a*.x.partial", ".ab.999999999.partial", ".a*.1.2.partial", "a*.9.partial")
+    for name in (left, *alike):
+        (tmp_path / name).write_text("x")
+    write_text(tmp_path / "a*", "new")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a*", *alike}
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/null"])
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="is no regular file, which is never replaced"):
+        write_text(tmp_path / name, "x")
+    assert Path("/dev/null").is_char_device()

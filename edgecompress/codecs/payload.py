@@ -216,6 +216,8 @@ def _read_layer(reader: _Reader, before: Ranks) -> tuple[StoredLayer, int]:
     scale, sizes = reader.float(), reader.take(3)
     largest = (sizes[0], sizes[1], sizes[2])
     step = reader.float() if largest[2] else 0.0
+    if not np.isfinite((scale, step)).all():
+        raise ValueError(f"{name}: a scale or a step is no number")
     if len(dims) != len(ranks) or not shape or prod(dims) < prod(shape) or max(largest) > LARGEST:
         raise ValueError(f"{name}: sizes {shape}, {dims}, {ranks} or largest codes {largest} do not fit")
     return StoredLayer(name, shape, dims, ranks, scale, largest, (), step=step), shape[0] if largest[2] else 0
