@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from edgecompress.ablating import with_dense_layer
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.costs import Cost
 from edgecompress.devices import CountingSession, Device, Session
@@ -32,7 +34,8 @@ from edgecompress.profiles import (
     Sustained,
     family,
 )
-from edgecompress.ratios import paired_ratio
+from edgecompress.progress import Progress, silent
+from edgecompress.ratios import Ratio, paired_ratio
 from edgecompress.runners import RunnerAnswer, as_latency, runner_of
 from edgecompress.stability import FEWEST_RUNS, unstable
 from edgecompress.targets import TARGETS, Target
@@ -102,7 +105,7 @@ class Bench:
         if isinstance(self.session, CountingSession):
             return self._counted(path, effort, self.session)
         starts = [self.answer(path, None, "start", effort) for _ in range(COLD_STARTS)]
-        operators = self._operators(path, effort)
+        operators, whole_ms = self._operators(path, effort)
         long = self.answer(path, None, "sustained", effort) if effort.minutes else None
         answer = self.answer(path, None, "latency", effort)
         latency = Latency.from_json(answer["models"][0])
@@ -115,18 +118,44 @@ class Bench:
             latency=latency,
             unstable=unstable(answer, [latency]),
             operators=operators,
+            whole_ms=whole_ms,
             sustained=Sustained.from_json(long["sustained"]["candidate"]) if long else None,
             conditions=answer["conditions"],
         )
 
     def again(self, path: Path, found: Profile, effort: Effort) -> Profile:
         """A profile with a second round of its operators' times."""
-        second = self._operators(path, effort) if found.operators else ()
-        return replace(found, operators=with_second_round(found.operators, second))
+        if not found.operators:
+            return found
+        second, whole_ms = self._operators(path, effort)
+        both = with_second_round(found.operators, second)
+        return found if both == found.operators else replace(found, operators=both, whole_again_ms=whole_ms)
 
-    def _operators(self, path: Path, effort: Effort) -> tuple[Operator, ...]:
-        rows = self.answer(path, None, "operators", effort)["operators"] or ()
-        return with_layers(path, [Operator(**row) for row in rows])
+    def _operators(self, path: Path, effort: Effort) -> tuple[tuple[Operator, ...], float | None]:
+        """Every operator, and what the whole file takes beside them."""
+        answer = self.answer(path, None, "operators", effort)
+        return with_layers(path, [Operator(**row) for row in answer["operators"] or ()]), answer["whole_ms"]
+
+    def ablated(self, candidate: Path, baseline: Path, layers: Sequence[str], names: Sequence[str], effort: Effort,
+                progress: Progress = silent) -> dict[str, Ratio]:  # fmt: skip
+        """Of each of ``layers`` that can be put back, the time of ``candidate`` with it dense over that without.
+
+        The interval holds those of wall and of CPU time.
+        """
+        found = {}
+        with TemporaryDirectory() as folder:
+            for done, layer in enumerate(layers):
+                progress("profile", done, len(layers), f"{layer} dense again, in turns")
+                file = Path(folder) / f"ablated-{done}{candidate.suffix}"
+                try:
+                    with_dense_layer(candidate, baseline, layer, names, file)
+                except FileError:
+                    continue
+                pair = self.compare(candidate, file, effort)
+                both = [ratio for ratio in (pair.wall, pair.cpu) if ratio]
+                low, high = min(one.low for one in both), max(one.high for one in both)
+                found[layer] = Ratio(pair.wall.value, low, high)
+        return found
 
     def compare(self, candidate: Path, baseline: Path, effort: Effort) -> Comparison:
         """Measure two files in interleaved blocks of one process: the speed-up, its interval, and a verdict.
@@ -374,7 +403,7 @@ def refuse_unlike(candidate: Path, baseline: Path) -> None:
 ANSWERS: dict[Pass, tuple[str, ...]] = {
     "latency": ("models", "clocks_mhz", "preempted"),
     "start": ("load_ms", "first_run_ms", "peak_rss_bytes", "rss_before_load_bytes"),
-    "operators": ("operators",),
+    "operators": ("operators", "whole_ms"),
     "sustained": ("sustained",),
     "count": ("intervals",),
 }

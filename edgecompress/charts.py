@@ -90,11 +90,14 @@ QUANTITIES: Mapping[str, tuple[str, Unit]] = {
     "wall_ms": ("Time in the runtime", TIME),
     "bytes": ("Bytes of weights", BYTES),
 }
-OUTSIDE = "outside any layer"
+OUTSIDE, OUTSIDE_OPERATORS = "outside any layer", "outside all operators"
 
 
-def layer_panels(layers: Sequence[Json], outside: Json | None) -> list[Panel]:
-    """A panel for every quantity that is known of any layer, and one for the error."""
+def layer_panels(layers: Sequence[Json], outside: Mapping[str, Json]) -> list[Panel]:
+    """A panel for every quantity that is known of any layer, and one for the error.
+
+    ``outside`` are times that are no layer's, by what they are.
+    """
     panels = [_layer_panel(layers, outside, key) for key in QUANTITIES if _is_known(layers, key)]
     return [*panels, _error_panel(layers)] if any(layer["error"] is not None for layer in layers) else panels
 
@@ -103,19 +106,19 @@ def _is_known(layers: Sequence[Json], key: str) -> bool:
     return any(layer[role].get(key) is not None for layer in layers for role in ROLES)
 
 
-def _layer_panel(layers: Sequence[Json], outside: Json | None, key: str) -> Panel:
+def _layer_panel(layers: Sequence[Json], outside: Mapping[str, Json], key: str) -> Panel:
     title, unit = QUANTITIES[key]
     pairs = [(layer["dense"].get(key), layer["compressed"].get(key)) for layer in layers]
-    rest = [(outside["dense"], outside["compressed"])] if outside and key == "wall_ms" else []
-    full = max(value or 0 for pair in (*pairs, *rest) for value in pair)
+    rest = {name: (one["dense"], one["compressed"]) for name, one in outside.items() if key == "wall_ms"}
+    full = max(value or 0 for pair in (*pairs, *rest.values()) for value in pair)
     bars = [_layer_bar(layer, pair, full, unit, key) for layer, pair in zip(layers, pairs, strict=True)]
-    bars += [Bar(OUTSIDE, "", change(*pair), _widths(pair, full), _values(pair, unit), quiet=True) for pair in rest]
+    bars += [Bar(name, "", "", _widths(pair, full), _values(pair, unit), quiet=True) for name, pair in rest.items()]
     return Panel(key, title, unit.show(full), tuple(bars))
 
 
 def _layer_bar(layer: Json, pair: Pair, full: float, unit: Unit, key: str) -> Bar:
     slower = key == "wall_ms" and layer.get("slower") is True
-    note = change(*pair) if layer["method"] or key == "wall_ms" else ""
+    note = change(*pair) if layer["method"] else ""
     note = f"▲ slower, {note}" if slower else note
     kept = not layer["method"]
     return Bar(layer["name"], method_text(layer), note, _widths(pair, full), _values(pair, unit), kept, slower)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from edgecompress.files import Json
-from edgecompress.profiles import Operator
+from edgecompress.profiles import Latency, Operator, Profile
+from edgecompress.ratios import Ratio
 from edgecompress.targets.products import PRODUCTS
 
 CHANGED = re.compile(r"^fused |_nchwc$|_token_\d+$")
@@ -17,7 +19,7 @@ FUSED = ("Add", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 """What ONNX Runtime fuses into the product before it."""
 SLOWER = 1.05
 NOTICED_MS = 0.002
-"""A layer got slower if it takes so many times as long, and so much longer: times are whole microseconds."""
+"""A layer seems slower if it takes so many times as long, and so much longer: times are whole microseconds."""
 
 
 def with_layers(path: Path, operators: Iterable[Operator]) -> tuple[Operator, ...]:
@@ -57,15 +59,61 @@ def source_layer(layer: str | None, names: Iterable[str]) -> str | None:
     return max(mine, key=len, default=None)
 
 
-def layer_times(operators: Sequence[Operator], names: Sequence[str]) -> dict[str | None, tuple[float, float]]:
-    """Milliseconds of each of the model's layers, in the quicker and in the slower round; under None of all others."""
+@dataclass(frozen=True, slots=True)
+class FileTimes:
+    """A file's operators, and what the whole file takes in milliseconds.
+
+    ``whole_ms`` is that beside each round of the operators, without a profiler; empty where it is not known: times of
+    operators then hold what the profiler adds, and nothing may be said of them. ``latency_ms`` is the median of the
+    file when it takes turns with the other one; operators' times are brought to that, so that what the machine did
+    meanwhile cancels and layers add up to the latency the verdict is about.
+    """
+
+    operators: tuple[Operator, ...] = ()
+    whole_ms: tuple[float, ...] = ()
+    latency_ms: float | None = None
+
+    def scales(self) -> tuple[float, float]:
+        """What the times of the first and of the second round are multiplied by."""
+        if not self.whole_ms or self.latency_ms is None:
+            return 1.0, 1.0
+        return self.latency_ms / self.whole_ms[0], self.latency_ms / self.whole_ms[-1]
+
+    def outside_ms(self) -> float | None:
+        """What the file takes outside all operators."""
+        if not self.whole_ms or self.latency_ms is None:
+            return None
+        return max(0.0, self.latency_ms - sum(sum(both) / 2 for both in layer_times(self, ()).values()))
+
+    def overhead_ms(self, layer: str | None, names: Sequence[str]) -> float:
+        """What the profiler added to the operators of a layer."""
+        mine = [one for one in self.operators if source_layer(one.layer, names) == layer]
+        return sum((one.profiled_ms or one.wall_ms) - one.wall_ms for one in mine)
+
+    def links(self, layer: str | None, names: Sequence[str]) -> set[str | None]:
+        """The names of the links that a layer has here; of a dense one its own."""
+        return {one.layer for one in self.operators if source_layer(one.layer, names) == layer}
+
+
+def file_times(profile: Profile | None, latency: Latency | None = None) -> FileTimes:
+    """What a profile, and the latency of the file when taking turns, say of its layers."""
+    if profile is None:
+        return FileTimes()
+    both = (profile.whole_ms, profile.whole_again_ms)
+    whole = tuple(one for one in both if one is not None)
+    return FileTimes(profile.operators, whole, median(latency.all_wall_ms()) if latency else None)
+
+
+def layer_times(file: FileTimes, names: Sequence[str]) -> dict[str | None, tuple[float, float]]:
+    """Milliseconds of each of the model's layers, in the first and in the second round; under None of all others."""
     rounds: dict[str | None, tuple[float, float]] = {}
-    for operator in operators:
+    now, then = file.scales()
+    for operator in file.operators:
         layer = source_layer(operator.layer, names)
         first, second = rounds.get(layer, (0.0, 0.0))
         again_ms = operator.wall_ms if operator.again_ms is None else operator.again_ms
-        rounds[layer] = first + operator.wall_ms, second + again_ms
-    return {layer: (min(both), max(both)) for layer, both in rounds.items()}
+        rounds[layer] = first + now * operator.wall_ms, second + then * again_ms
+    return rounds
 
 
 def with_second_round(first: Sequence[Operator], second: Sequence[Operator]) -> tuple[Operator, ...]:
@@ -78,23 +126,61 @@ def with_second_round(first: Sequence[Operator], second: Sequence[Operator]) -> 
     return tuple(replace(one, again_ms=again.wall_ms) for one, again in zip(first, second, strict=True))
 
 
-def is_slower(before_ms: float | None, after_ms: float | None) -> bool | None:
-    """Whether a layer got slower by more than such times waver; None if one is not known."""
-    if before_ms is None or after_ms is None:
-        return None
+def is_slower(before_ms: float, after_ms: float) -> bool:
+    """Whether a layer got slower by more than such times waver."""
     return after_ms > SLOWER * before_ms and after_ms - before_ms > NOTICED_MS
 
 
-def compared_layers(dense: Sequence[Operator], compressed: Sequence[Operator], names: Sequence[str]) -> list[Json]:
+def suspects(dense: FileTimes, compressed: FileTimes, names: Sequence[str]) -> list[str]:
+    """Layers that were replaced and seem slower, in the quicker round than before in the slower; the most so first."""
+    before, after = (layer_times(file, names) for file in (dense, compressed))
+    excess = {name: min(after[name]) - max(before[name]) for name in names if name in before and name in after}
+    seeming = [name for name in excess if is_slower(max(before[name]), min(after[name]))]
+    replaced = [name for name in seeming if dense.links(name, names) != compressed.links(name, names)]
+    return sorted(replaced, key=lambda name: -excess[name])
+
+
+def compared_layers(
+    dense: FileTimes, compressed: FileTimes, names: Sequence[str], ablations: Mapping[str, Ratio] | None = None
+) -> list[Json]:
     """Each layer's milliseconds before and after, and whether it got slower; last, without a name, all others.
 
-    Times are those of the quicker round; slower is what in its quicker round takes longer than before in the slower.
+    ``ablations`` are ratios of the time of the whole compressed file with the dense layer in place of its chain over
+    that of the file: where there is one it decides. Without one, only what stays slower if the profiler added twice as
+    much is called slower; True and False are shown, None is not.
     """
-    unknown = None, None
-    before, after = (layer_times(operators, names) for operators in (dense, compressed))
+    known = ablations or {}
+    before, after = (layer_times(file, names) for file in (dense, compressed))
     rows = []
     for name in [*names, None]:
-        (dense_ms, at_most_ms), (compressed_ms, _) = before.get(name, unknown), after.get(name, unknown)
-        slower = is_slower(at_most_ms, compressed_ms)
-        rows.append({"name": name, "dense": dense_ms, "compressed": compressed_ms, "slower": slower})
+        times = {"dense": before.get(name), "compressed": after.get(name)}
+        means = {role: both and sum(both) / 2 for role, both in times.items()}
+        row: Json = {"name": name, **means, "slower": None}
+        if name is not None and name in known:
+            row |= {"slower": known[name].resolved and known[name].value < 1, "ablation": _told(known[name])}
+        elif name is not None:
+            row["slower"] = _seems_slower(name, dense, compressed, names, *times.values())
+        rows.append(row)
     return rows
+
+
+def _told(ratio: Ratio) -> Json:
+    return {"speedup": ratio.value, "ci95": [ratio.low, ratio.high]}
+
+
+def _seems_slower(
+    name: str,
+    dense: FileTimes,
+    compressed: FileTimes,
+    names: Sequence[str],
+    before: tuple[float, float] | None,
+    after: tuple[float, float] | None,
+) -> bool | None:
+    """False if it does not, True if it does however much the profiler added; None of what cannot be told."""
+    if before is None or after is None or not dense.whole_ms or not compressed.whole_ms:
+        return None
+    if not is_slower(max(before), min(after)):
+        return False
+    replaced = dense.links(name, names) != compressed.links(name, names)
+    spare = compressed.overhead_ms(name, names) * max(compressed.scales())
+    return True if replaced and is_slower(max(before), min(after) - spare) else None

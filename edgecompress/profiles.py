@@ -115,7 +115,9 @@ class DeviceFacts:
 class Operator:
     """One operator of a file as its runtime runs it: ``layer`` is the model's layer it comes from, if any.
 
-    ``again_ms`` is its time in a second round, after the other file's turn: what both differ by is the machine's.
+    ``wall_ms`` is without what the profiler adds to each, ``profiled_ms`` with it; None: written before these were told
+    apart, with it. ``again_ms`` is the time in a second round, after the other file's turn: what both differ by is the
+    machine's.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Operator:
     wall_ms: float
     layer: str | None = None
     again_ms: float | None = None
+    profiled_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +222,8 @@ class Profile(FileProfile):
 
     ``peak_rss_bytes`` is a process with the runtime that runs the model a few times, of which ``runtime_rss_bytes``
     were there before the model was loaded. ``unstable`` are the reasons not to trust the times, none if they can be
-    trusted. ``operators`` were timed in a run of their own, which is slower: they are no latency. What a runner of the
-    user's does not tell is None.
+    trusted. ``operators`` were timed in a run of their own, beside which the whole file took ``whole_ms`` without a
+    profiler (``whole_again_ms`` in the second round). What a runner of the user's does not tell is None.
     """
 
     cold: ColdStart | None
@@ -231,6 +234,8 @@ class Profile(FileProfile):
     operators: tuple[Operator, ...] = ()
     sustained: Sustained | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    whole_ms: float | None = None
+    whole_again_ms: float | None = None
 
     @property
     def load_ms(self) -> float | None:
@@ -256,6 +261,8 @@ class Profile(FileProfile):
             "first_run_ms": self.first_run_ms,
             "cold": {key: list(values) for key, values in asdict(self.cold).items()} if self.cold else None,
             "operators": [asdict(operator) for operator in self.operators],
+            "whole_ms": self.whole_ms,
+            "whole_again_ms": self.whole_again_ms,
             "sustained": self.sustained.to_json() if self.sustained else None,
             "latency": self.latency.to_json(),
         }
@@ -273,6 +280,7 @@ class Profile(FileProfile):
         """
         check_version(document, PROFILE_KIND, VERSION)
         try:
+            document = {"whole_ms": None, "whole_again_ms": None, **document}
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             made = {
                 "device": DeviceFacts(**fields["device"]),
@@ -334,7 +342,8 @@ class Comparison(FilePair):
     """Two models measured in interleaved blocks of one process on one device.
 
     ``cpu`` is None where a runner of the user's does not tell CPU time. ``sustained`` are both models' minutes under
-    load, taking turns; ``unstable`` are reasons not to trust the times.
+    load, taking turns; ``unstable`` are reasons not to trust the times. ``ablations`` are, of layers that seemed
+    slower, the time of the candidate with the baseline's layer over that of the candidate, taking turns: below 1 it is.
     """
 
     wall: Ratio
@@ -344,6 +353,7 @@ class Comparison(FilePair):
     unstable: tuple[str, ...] = ()
     sustained: Mapping[str, Sustained] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    ablations: Mapping[str, Ratio] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -382,6 +392,7 @@ class Comparison(FilePair):
             "verified_on_arm": self.verified_on_arm,
             "unstable": list(self.unstable),
             "quantiles": self.quantiles(),
+            "ablations": {name: asdict(ratio) for name, ratio in self.ablations.items()},
             "conditions": dict(self.conditions),
             "sustained": {role: sustained.to_json() for role, sustained in self.sustained.items()},
             "blocks": len(self.candidate_latency.wall_ms),
@@ -413,6 +424,7 @@ class Comparison(FilePair):
                 unstable=tuple(document["unstable"]),
                 sustained={role: Sustained.from_json(sustained) for role, sustained in document["sustained"].items()},
                 conditions=document["conditions"],
+                ablations={name: Ratio(**ratio) for name, ratio in document.get("ablations", {}).items()},
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileError(f"comparison: field missing or malformed: {error}") from None

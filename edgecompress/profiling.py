@@ -12,7 +12,7 @@ from edgecompress.benching import Bench, Effort, ProgramBench, bench, refuse_unl
 from edgecompress.devices import CountingSession, Device
 from edgecompress.files import Json
 from edgecompress.instructions import AnyComparison, AnyProfile, InstructionComparison, InstructionProfile
-from edgecompress.operators import compared_layers
+from edgecompress.operators import compared_layers, file_times, suspects
 from edgecompress.profiles import Comparison, Profile
 from edgecompress.progress import Progress, silent
 
@@ -89,7 +89,7 @@ def measure(
         progress("profile", 2, 3, "both, in turns")
         if isinstance(there, Bench) and isinstance(theirs, Profile):
             theirs, ours = there.again(baseline, theirs, effort), there.again(path, ours, effort)
-        pair = there.compare(path, baseline, effort)
+        pair = _with_ablations(there, there.compare(path, baseline, effort), ours, theirs, (path, baseline), effort)
         more = _more(there, path, baseline, effort, threads, ours)
         progress("profile", 3, 3, pair.verdict)
         return Measured(ours, theirs, pair, more)
@@ -100,6 +100,34 @@ def _for_batch_of(files: Sequence[Path], effort: Effort) -> Effort:
     known = (Artifact.load(path) for path in files if effort.batch == 1 and facts_path(path).is_file())
     sizes = [size for one in known if isinstance(size := one.inputs[0].shape[0], int) and size > 1]
     return replace(effort, batch=sizes[0]) if sizes else effort
+
+
+OUTSIDE_OPERATORS = "(outside operators)"
+MOST_ABLATIONS = 8
+"""Layers that are put back one by one: each takes as long as the comparison."""
+
+
+def _with_ablations(
+    there: Bench | ProgramBench,
+    pair: Comparison,
+    ours: AnyProfile,
+    theirs: AnyProfile,
+    files: tuple[Path, Path],
+    effort: Effort,
+) -> Comparison:
+    """The comparison with what became of the layers that seem slower when each is dense again, in its place."""
+    if not isinstance(there, Bench) or not isinstance(ours, Profile) or not isinstance(theirs, Profile):
+        return pair
+    if files[0].suffix != ".onnx" or pair.device.provenance != "measured":
+        return pair
+    names = _names(theirs)
+    seeming = suspects(file_times(theirs, pair.baseline_latency), file_times(ours, pair.candidate_latency), names)
+    shorter = replace(effort, minutes=0, seconds=min(effort.seconds, 1.0))
+    return replace(pair, ablations=there.ablated(*files, seeming[:MOST_ABLATIONS], names, shorter))
+
+
+def _names(profile: Profile) -> list[str]:
+    return list(dict.fromkeys(operator.layer for operator in profile.operators if operator.layer))
 
 
 def _more(
@@ -144,5 +172,10 @@ def layers_of(found: Measured) -> list[Json]:
     ours, theirs = found.profile, found.baseline
     if not isinstance(ours, Profile) or not isinstance(theirs, Profile) or not (ours.operators and theirs.operators):
         return []
-    names = list(dict.fromkeys(operator.layer for operator in theirs.operators if operator.layer))
-    return compared_layers(theirs.operators, ours.operators, names)
+    names, pair = _names(theirs), found.comparison
+    if not isinstance(pair, Comparison):
+        return compared_layers(file_times(theirs), file_times(ours), names)
+    before, after = file_times(theirs, pair.baseline_latency), file_times(ours, pair.candidate_latency)
+    outside = {"dense": before.outside_ms(), "compressed": after.outside_ms()}
+    rows = compared_layers(before, after, names, pair.ablations)
+    return [*rows, {"name": OUTSIDE_OPERATORS, **outside, "slower": None}]

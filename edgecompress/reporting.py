@@ -148,23 +148,28 @@ def _view(document: Json) -> Json:
 
 
 def _layers_view(document: Json) -> Json:
-    layers, outside = document["layers"], document.get("outside_layers")
-    panels = charts.layer_panels(layers, outside)
+    layers = tables.layers_of(document)
+    panels = charts.layer_panels(layers, tables.outside_layers(document))
     timed = any(panel.key == "wall_ms" for panel in panels)
     return {
         "replaced": tables.layers_replaced(layers),
         "slower": tables.slower_layers(layers),
         "layer_panels": panels,
-        "layer_costs": tables.layer_costs(layers, document["cost"], outside),
+        "layer_costs": tables.layer_costs(document),
         "layer_methods": tables.layer_methods(layers),
         "left_dense": tables.left_dense(layers),
-        "layer_times": TIMED if timed else UNTIMED,
+        "layer_times": (TIMED if document.get("file_times") else TIMED_WITH_PROFILER) if timed else UNTIMED,
     }
 
 
 TIMED = (
-    "Times of layers come from the runtime's own profiler in a run apart, which slows everything down: "
-    "they are not latency and do not add up to it."
+    "Times of layers come from the runtime's own profiler in a run apart, less what it adds to each operator; with "
+    "what is outside layers and operators they add up to the latency when taking turns. A layer is called slower only "
+    "where the whole file shows it, or where it would be slower if the profiler had added twice as much."
+)
+TIMED_WITH_PROFILER = (
+    "Times of layers come from the runtime's own profiler in a run apart, which adds some microseconds to each "
+    "operator: they are not latency, do not add up to it, and are too long for chains of several operators."
 )
 UNTIMED = "Times of layers are not known: the runtime has no profiler, or nothing was measured."
 

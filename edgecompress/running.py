@@ -12,11 +12,12 @@ from edgecompress.costs import coded_bytes, cost
 from edgecompress.files import Json, read_json, zipped_bytes
 from edgecompress.instructions import AnyProfile, comparison_from, profile_from
 from edgecompress.line import STEMS, Line
-from edgecompress.operators import compared_layers
+from edgecompress.operators import FileTimes, compared_layers, file_times
 from edgecompress.options import PLAIN
 from edgecompress.planning import layer_costs
 from edgecompress.plans import CompressionPlan
-from edgecompress.profiles import Profile
+from edgecompress.profiles import Comparison, Profile
+from edgecompress.ratios import Ratio
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.resuming import Done
@@ -143,13 +144,29 @@ def _layers(line: Line) -> Json:
     plan = CompressionPlan.load(line.folder / PLAN_FILE)
     layers = layer_costs(line.dense_model, line.sample.inputs, plan)
     coded = coded_bytes(load(line.folder / CODES_FILE)) if line.options.storage is not None else {}
-    profiles = {role: _profile(line, role) for role in STEMS}
-    times = {role: one.operators if isinstance(one, Profile) else () for role, one in profiles.items()}
-    *timed, others = compared_layers(times["dense"], times["compressed"], [layer["name"] for layer in layers])
+    times, ablations = _file_times(line)
+    names = [layer["name"] for layer in layers]
+    *timed, others = compared_layers(times["dense"], times["compressed"], names, ablations)
     for layer, taken in zip(layers, timed, strict=True):
-        layer["slower"] = taken["slower"]
+        layer |= {key: taken[key] for key in ("slower", "ablation") if key in taken}
         for role in STEMS:
             layer[role] = {**layer[role], "wall_ms": taken[role]}
         if layer["name"] in coded:
             layer["compressed"]["bytes"] = coded[layer["name"]]
-    return {"layers": layers, "outside_layers": {role: others[role] for role in STEMS}}
+    outside = {role: one.outside_ms() for role, one in times.items()}
+    whole = {role: one.latency_ms for role, one in times.items()}
+    return {
+        "layers": layers,
+        "outside_layers": {role: others[role] for role in STEMS},
+        "file_times": {"outside_operators": outside, "whole": whole},
+    }
+
+
+def _file_times(line: Line) -> tuple[dict[str, FileTimes], dict[str, Ratio]]:
+    """What both files' operators and both files took, and what became of layers that seemed slower."""
+    profiles = {role: one if isinstance(one := _profile(line, role), Profile) else None for role in STEMS}
+    pair = comparison_from(read_json(line.folder / COMPARISON_FILE))
+    if not isinstance(pair, Comparison):
+        return {role: file_times(one) for role, one in profiles.items()}, {}
+    latencies = {"dense": pair.baseline_latency, "compressed": pair.candidate_latency}
+    return {role: file_times(one, latencies[role]) for role, one in profiles.items()}, dict(pair.ablations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecompress.charts import OUTSIDE, drift_text, method_text
+from edgecompress.charts import OUTSIDE, OUTSIDE_OPERATORS, drift_text, method_text
 from edgecompress.files import Json
 from edgecompress.ratios import apart
 from edgecompress.wording import (
@@ -20,6 +20,7 @@ from edgecompress.wording import (
     core_of,
     fact,
     grouped,
+    interval_text,
     is_counted,
     metric_of,
     milliseconds,
@@ -202,17 +203,36 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:.4f}"
 
 
-def layer_costs(layers: Sequence[Json], cost: Json, outside: Json | None) -> Table:
+def outside_layers(document: Json) -> dict[str, Json]:
+    """Times that are no layer's, by what they are: operators of no layer, and the rest of a run."""
+    times = document.get("file_times") or {}
+    known = {OUTSIDE: document.get("outside_layers"), OUTSIDE_OPERATORS: times.get("outside_operators")}
+    return {name: one for name, one in known.items() if one and any(one[role] is not None for role in ROLES)}
+
+
+def layers_of(document: Json) -> list[Json]:
+    """Layers with the times that may be compared.
+
+    In documents of before the profiler's part was told apart, a chain's times hold more of it than a dense layer's:
+    nothing is called slower by them.
+    """
+    known = document.get("file_times") is not None
+    return [layer if known else {**layer, "slower": None} for layer in document["layers"]]
+
+
+def layer_costs(document: Json) -> Table:
     """Work, storage and time of every layer, before and after; the time only if it is known of any."""
+    layers, cost, outside = document["layers"], document["cost"], outside_layers(document)
     timed = any(layer[role].get("wall_ms") is not None for layer in layers for role in ROLES)
     columns = ("macs", "params", "bytes", *(("wall_ms",) if timed else ()))
     rows = [
         (layer["name"], *(_cell(key, layer[role].get(key)) for key in columns for role in ROLES)) for layer in layers
     ]
-    whole = {role: {**cost[role], "bytes": cost[role]["weight_bytes"]} for role in ROLES}
-    if timed and outside:
-        apart = {role: {"wall_ms": outside[role]} for role in ROLES}
-        rows.append((OUTSIDE, *(_blank_or(key, apart[role]) for key in columns for role in ROLES)))
+    times = (document.get("file_times") or {}).get("whole") or {}
+    whole = {role: {**cost[role], "bytes": cost[role]["weight_bytes"], "wall_ms": times.get(role)} for role in ROLES}
+    for name, one in outside.items() if timed else ():
+        rest = {role: {"wall_ms": one[role]} for role in ROLES}
+        rows.append((name, *(_blank_or(key, rest[role]) for key in columns for role in ROLES)))
     rows.append(("Whole model", *(_blank_or(key, whole[role]) for key in columns for role in ROLES)))
     titles = {"macs": "MACs", "params": "Parameters", "bytes": "Bytes", "wall_ms": "ms"}
     head = ("Layer", *(f"{titles[key]}, {role}" for key in columns for role in ROLES))
@@ -252,9 +272,19 @@ def slower_layers(layers: Sequence[Json]) -> str:
     slower = [layer["name"] for layer in layers if layer.get("slower")]
     if slower:
         verb = "layer got" if len(slower) == 1 else "layers got"
-        return f"{len(slower)} {verb} slower than before: {', '.join(slower)}."
+        return f"{len(slower)} {verb} slower than before: {', '.join(slower)}.{_proof(layers)}"
     compared = any(layer.get("slower") is False for layer in layers)
     return "No layer whose time could be compared got slower." if compared else ""
+
+
+def _proof(layers: Sequence[Json]) -> str:
+    """What shows it: with how much the whole file gains by each of these layers being dense."""
+    shown = {layer["name"]: layer["ablation"] for layer in layers if layer.get("slower") and layer.get("ablation")}
+    gains = [
+        f"{name} {interval_text(1 / one['speedup'], *(1 / end for end in reversed(one['ci95'])))}"
+        for name, one in shown.items()
+    ]
+    return f" With it dense in its place, taking turns, the whole file is faster: {', '.join(gains)}." if gains else ""
 
 
 # -- latency ---------------------------------------------------------------------------------------------------------

@@ -127,6 +127,10 @@ def document():
             layer("head.linear", reason=REASON, kept=2_000, times=(0.05, 0.05), slower=False),
         ],
         "outside_layers": {"dense": 0.03, "compressed": 0.04},
+        "file_times": {
+            "outside_operators": {"dense": 0.52, "compressed": 0.31},
+            "whole": {"dense": 1.0, "compressed": 0.8},
+        },
         "artifacts": [artifact("dense", "dense.onnx", 1_087_212), artifact("compressed", "model.onnx", 617_720)],
         "profiles": {
             "dense": profile("dense.onnx", 1_087_212, 1.0).to_json(),
@@ -152,6 +156,7 @@ def emulated(made):
         {**one, "slower": None, **{role: {**one[role], "wall_ms": None} for role in sizes}} for one in made["layers"]
     ]
     more = {"comparison": pair.to_json(), "profiles": profiles, "layers": layers, "outside_layers": None}
+    more["file_times"] = {name: dict.fromkeys(sizes) for name in made["file_times"]}
     tried = [{**one, "wall_ms": None} for one in made["tried"]]
     return {**made, **more, "threads": [], "tried": tried}
 

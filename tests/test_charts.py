@@ -35,7 +35,8 @@ def test_bars_are_in_proportion_to_the_largest_value_of_their_quantity():
         reports.layer("a", method="svd", ranks=[2], error=0.1, macs=4_000, kept=1_000, times=(0.2, 0.1)),
         reports.layer("b", reason="tied", macs=2_000, kept=2_000, times=(0.1, None)),
     ]
-    panels = {panel.key: panel for panel in charts.layer_panels(layers, {"dense": 0.4, "compressed": None})}
+    rest = {"dense": 0.4, "compressed": None}
+    panels = {panel.key: panel for panel in charts.layer_panels(layers, {charts.OUTSIDE: rest})}
     assert list(panels) == ["macs", "wall_ms", "bytes", "error"]
     assert [bar.widths for bar in panels["macs"].bars] == [(100, 25), (50, 50)]
     assert [bar.widths for bar in panels["wall_ms"].bars] == [(50, 25), (25, None), (100, None)]
@@ -46,14 +47,16 @@ def test_bars_are_in_proportion_to_the_largest_value_of_their_quantity():
 
 def test_a_quantity_that_is_known_of_no_layer_gets_no_panel():
     layers = [reports.layer("a", reason="tied")]
-    assert [panel.key for panel in charts.layer_panels(layers, None)] == ["macs", "bytes"]
-    assert charts.layer_panels([], None) == []
+    assert [panel.key for panel in charts.layer_panels(layers, {})] == ["macs", "bytes"]
+    assert charts.layer_panels([], {}) == []
 
 
 def test_a_slower_layer_says_so_only_where_time_is_shown():
     layers = [reports.layer("a", method="svd", ranks=[2], error=0.1, times=(0.1, 0.2), slower=True)]
-    panels = {panel.key: panel.bars[0] for panel in charts.layer_panels(layers, None)}
+    panels = {panel.key: panel.bars[0] for panel in charts.layer_panels(layers, {})}
     assert panels["wall_ms"].note == "▲ slower, +100.0 %"
+    unchanged = [reports.layer("a", reason="tied", times=(0.1, 0.2), slower=None)]
+    assert {panel.key: panel.bars[0] for panel in charts.layer_panels(unchanged, {})}["wall_ms"].note == ""
     assert "slower" not in panels["macs"].note
 
 

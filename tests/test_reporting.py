@@ -468,14 +468,30 @@ def test_what_a_runner_does_not_tell_is_not_made_up(document):
 
 def test_layers_that_got_slower_are_named(document):
     assert f"1 layer got slower than before: {' '.join(HOSTILE.split())}." in words(render_html(document))
+    document["layers"][1]["ablation"] = {"speedup": 0.8, "ci95": [0.75, 0.85]}
+    assert "the whole file is faster:" in words(render_html(document))
+    assert "1.25x (95 % interval 1.18 to 1.33)" in words(render_html(document))
     document["layers"][1]["slower"] = False
     assert "No layer whose time could be compared got slower." in words(render_html(document))
 
 
+def test_times_with_the_profiler_in_them_call_no_layer_slower(document):
+    """A report of before the two were told apart."""
+    del document["file_times"]
+    for text in (words(render_html(document)), render_markdown(document)):
+        assert "got slower" not in text
+        assert "▲ slower" not in text
+        assert "too long for chains" in text
+
+
 def test_times_of_layers_are_not_called_latency(document):
     for text in (words(render_html(document)), render_markdown(document)):
-        assert "they are not latency and do not add up to it" in text
+        assert "less what it adds to each operator" in text
+        assert "add up to the latency when taking turns" in text
         assert "outside any layer" in text
+        assert "outside all operators" in text
+    rows = [row for row in rendered(render_markdown(document))[0] if row[0] in ("outside all operators", "Whole model")]
+    assert [row[-2:] for row in rows] == [["0.5200", "0.3100"], ["1.000", "0.8000"]]
     assert "Times of layers are not known" in words(render_html(reports.emulated(document)))
 
 

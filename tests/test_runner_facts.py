@@ -1,4 +1,4 @@
-"""What the stand-alone runner says of the machine: virtual, not virtual, or not known."""
+"""What the stand-alone runner says of the machine, virtual or not or not known, and what it takes off a profile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgecompress.benching import runner
 
@@ -15,14 +17,20 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd crc32\nCPU implementer\t: 0x41\n"
 DMI, TREE = "/sys/class/dmi/id/", "/proc/device-tree/"
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """What the runner makes of a machine whose files hold this, and nothing else."""
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """The runner as a module."""
     spec = importlib.util.spec_from_file_location("bench_runner", runner())
     assert spec is not None
     assert spec.loader is not None
-    bench: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def told(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """What the runner makes of a machine whose files hold this, and nothing else."""
 
     def virtual(files: dict[str, str], *, platform: str = "linux", release: str = "6.8.0", sysctl: str = "") -> object:
         monkeypatch.setattr(bench, "read", lambda path: files.get(path, ""))
@@ -82,3 +90,16 @@ def test_other_systems_are_asked_their_own_way(told: Callable[..., object]) -> N
     assert told({"/proc/cpuinfo": ARM}, release="5.15.153.1-microsoft-standard-WSL2") is True
     assert told({}, platform="darwin", sysctl="1") is True
     assert told({}, platform="darwin", sysctl="0") is False
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=20), st.floats(0, 5), st.floats(0, 3))
+def test_what_a_profiler_adds_to_each_operator_is_found(
+    bench: ModuleType, times: list[float], added: float, outside: float
+) -> None:
+    """Whatever an operator takes, and also where one takes less than looking at it."""
+    found = bench.without_overhead([time + added for time in times], sum(times))
+    assert found == pytest.approx(times, abs=1e-6)
+    cut = bench.without_overhead(times, max(0.0, sum(times) - outside))
+    assert sum(cut) == pytest.approx(max(0.0, sum(times) - outside), abs=1e-6)
+    assert all(0 <= after <= before for before, after in zip(times, cut, strict=True))
+    assert bench.without_overhead(times, sum(times) + outside) == pytest.approx(times)

@@ -10,7 +10,7 @@ What disturbs one figure is kept out of another by passes, each a process of its
     latency     every run's wall and process CPU time, in milliseconds. Both models live in this one process and take
                 turns, block by block (A B, B A, A B ...), so that whatever disturbs the machine disturbs both.
     start       one model: time to load it, its first inference, and the most memory the process ever held
-    operators   one model: time in each operator, by the runtime's own profiler (which slows the whole down)
+    operators   one model: time in each operator, by the runtime's own profiler, less what looking at each one adds
     sustained   minutes under load, in windows of about a second
     count       markers around loading and each inference, for a counter of instructions outside; times nothing
 
@@ -36,7 +36,8 @@ FEWEST_BLOCKS = 4
 SETTLED, WINDOWS = 0.03, 3
 """A model is warm when the medians of so many blocks in a row lie within this fraction."""
 LATER_WARMUP = 10
-OPERATOR_RUNS, START_RUNS = 60, 3
+FINE_CPU_CLOCK = time.get_clock_info("process_time").resolution < 1e-6
+OPERATOR_BLOCKS, OPERATOR_SECONDS, START_RUNS = 12, 20.0, 3
 WINDOW_S = 1.0
 PROBLEM = "bench.py: "
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -95,23 +96,31 @@ class OnnxRuntime:
 
     @classmethod
     def operators(cls, path, options):
-        """Name, kind and milliseconds of every operator, in several runs."""
+        """Run by run, name, kind and milliseconds of every operator; see ``Watched``.
+
+        What a run takes beside its graph is the rest of it: calling the session, and taking arrays in and out.
+        """
+        plain = cls(path, options.threads)
         with tempfile.TemporaryDirectory() as folder:
             model = cls(path, options.threads, os.path.join(folder, "profile"))
-            feed = feed_for(model, options)
-            for _ in range(OPERATOR_RUNS + 1):
-                model.run(feed)
+            found = Watched(plain, model, feed_for(model, options))
             with open(model.session.end_profiling()) as stream:
                 events = json.load(stream)
-        runs = [{}]
+        runs, graphs = [{}], [0.0]
         for event in events:
             name = event["name"]
             if event.get("cat") == "Node" and name.endswith("_kernel_time"):
                 key = (name[: -len("_kernel_time")], event["args"]["op_name"])
                 runs[-1][key] = runs[-1].get(key, 0.0) + event["dur"] / 1e3
+            elif name == "SequentialExecutor::Execute":
+                graphs[-1] = max(graphs[-1], event["dur"] / 1e3)
             elif name == "model_run":
                 runs.append({})
-        return model, runs[1:-1]
+                graphs.append(0.0)
+        outside = [wall - graph for wall, graph in zip(found.watched_ms, graphs) if graph]
+        found.outside_ms = max(0.0, float(np.median(outside))) if outside else 0.0
+        found.runs = [run for number, run in enumerate(runs[:-1]) if number % (FEWEST_IN_BLOCK + 1)]
+        return found
 
 
 class LiteRT:
@@ -236,14 +245,17 @@ class OpenVINO:
 
     @classmethod
     def operators(cls, path, options):
-        """Name, kind and milliseconds of every operator, in several runs."""
-        model = cls(path, options.threads, "yes")
-        feed, runs = feed_for(model, options), []
-        for _ in range(OPERATOR_RUNS + 1):
-            model.run(feed)
-            found = [info for info in model.request.profiling_info if info.real_time.total_seconds()]
-            runs.append({(info.node_name, info.node_type): info.real_time.total_seconds() * 1e3 for info in found})
-        return model, runs[1:]
+        """Run by run, name, kind and milliseconds of every operator; see ``Watched``."""
+        plain, model, runs = cls(path, options.threads), cls(path, options.threads, "yes"), []
+
+        def kept():
+            """The operators of the last run."""
+            infos = [info for info in model.request.profiling_info if info.real_time.total_seconds()]
+            runs.append({(info.node_name, info.node_type): info.real_time.total_seconds() * 1e3 for info in infos})
+
+        found = Watched(plain, model, feed_for(model, options), kept)
+        found.runs = [run for number, run in enumerate(runs) if number % (FEWEST_IN_BLOCK + 1)]
+        return found
 
 
 def sizes(shape):
@@ -303,6 +315,41 @@ class Ncnn:
                 raise ValueError("ncnn cannot compute %s" % name)
             found[name] = np.array(value)[None]
         return found
+
+
+class Watched:
+    """A model under its runtime's profiler and the same one without, taking turns, block by block.
+
+    A profiler looks at each operator and takes time for that, which it counts as the operator's: a chain of three small
+    layers is looked at three times. What the model takes without one says how much that was. ``runs`` are the kept
+    runs under the profiler, as times by operator; ``outside_ms`` is what a run takes outside all operators, at least.
+    """
+
+    def __init__(self, plain, watched, feed, after=lambda: None):
+        self.model, self.runs, self.outside_ms = watched, [], 0.0
+        self.plain_ms, self.watched_ms = [], []
+        start, turn = time.perf_counter(), 0
+        while turn < OPERATOR_BLOCKS and (turn < 2 or time.perf_counter() - start < OPERATOR_SECONDS):
+            for number in range(FEWEST_IN_BLOCK + 1):
+                self.plain_ms += [self.timed(plain, feed)] if number else self.unkept(plain, feed)
+            for _ in range(FEWEST_IN_BLOCK + 1):
+                self.watched_ms.append(self.timed(watched, feed))
+                after()
+            turn += 1
+
+    @staticmethod
+    def timed(model, feed):
+        """Milliseconds of one run: CPU time where that is less, as it is when another process was let in between."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        model.run(feed)
+        taken = [time.perf_counter() - wall, time.process_time() - cpu]
+        return min(taken[: 1 + FINE_CPU_CLOCK]) * 1e3
+
+    @staticmethod
+    def unkept(model, feed):
+        """A run that refills the caches after the other model's."""
+        model.run(feed)
+        return []
 
 
 RUNTIMES = {
@@ -466,19 +513,42 @@ def measure_start(subjects, _options):
 
 
 def measure_operators(subjects, options):
-    """The mean of the middle half of the runs, for every operator; None where the runtime cannot tell."""
+    """The mean of the quicker half of the runs, for every operator; None where the runtime cannot tell.
+
+    ``profiled_ms`` is what the profiler says, ``wall_ms`` that without what it adds, ``whole_ms`` the model unwatched.
+    """
     (subject,) = subjects
     runtime = runtime_of(subject.path)
     if not hasattr(runtime, "operators"):
         subject.load()
-        return {"operators": None}
-    subject.model, runs = runtime.operators(subject.path, options)
-    rows = []
-    for name, kind in runs[0]:
-        times = sorted(run.get((name, kind), 0.0) for run in runs)
-        middle = times[len(times) // 4 : len(times) - len(times) // 4]
-        rows.append({"name": name, "kind": kind, "wall_ms": round(sum(middle) / len(middle), 6)})
-    return {"operators": rows}
+        return {"operators": None, "whole_ms": None}
+    found = runtime.operators(subject.path, options)
+    subject.model = found.model
+    keys = list(found.runs[0])
+    profiled = [quick([run.get(key, 0.0) for run in found.runs]) for key in keys]
+    whole = quick(found.plain_ms)
+    real = without_overhead(profiled, whole - found.outside_ms)
+    rows = [
+        {"name": name, "kind": kind, "wall_ms": round(wall, 6), "profiled_ms": round(watched, 6)}
+        for (name, kind), wall, watched in zip(keys, real, profiled)
+    ]
+    return {"operators": rows, "whole_ms": round(whole, 6)}
+
+
+def quick(times):
+    """The mean of the quicker half: what else runs on the machine makes the others slower, never quicker."""
+    kept = sorted(times)[: (len(times) + 1) // 2]
+    return sum(kept) / len(kept)
+
+
+def without_overhead(times, total):
+    """Times less one amount for each, so that they add up to ``total`` at most; none below nothing."""
+    left, total = sorted(times), max(0.0, total)
+    overhead = 0.0
+    while left and sum(left) - len(left) * overhead > total + 1e-12:
+        overhead = (sum(left) - total) / len(left)
+        left = [time for time in left if time > overhead]
+    return [max(0.0, time - overhead) for time in times]
 
 
 def measure_sustained(subjects, options):
@@ -697,7 +767,7 @@ def main():
     measured = PASSES[options.kind](subjects, options)
     document = {
         "runner": "bench",
-        "version": 3,
+        "version": 4,
         "pass": options.kind,
         "runtime": {key: getattr(subjects[0].model, key) for key in ("name", "version", "provider")},
         "machine": machine(),

@@ -116,14 +116,17 @@ def sustained_text(sustained: Any) -> str:
 
 
 def print_layers(layers: list[dict[str, Any]]) -> None:
-    """Each layer's time before and after, and which got slower."""
+    """Each layer's time before and after, and which surely got slower."""
+    from edgecompress.tables import slower_layers
+
     rows = [
         (row["name"] or "(all others)", row["dense"], row["compressed"], "slower" if row["slower"] else "")
         for row in layers
     ]
-    print_table("Time in each layer by the runtime's profiler, ms", ("layer", "before", "after", ""), rows)
-    if slower := [row["name"] for row in layers if row["slower"] and row["name"]]:
-        say(f"got slower: {', '.join(slower)}")
+    title = "Time in each layer, ms, by the runtime's profiler less what that adds"
+    print_table(title, ("layer", "before", "after", ""), rows)
+    if slower := slower_layers(layers):
+        say(slower)
 
 
 def print_profiles(profiles: list[Profile | InstructionProfile]) -> None:
