@@ -115,7 +115,7 @@ def test_only_a_measured_arm_device_verifies_a_gain_on_arm(files: dict[str, Arti
         ("aarch64", "emulated", False),
         ("aarch64", "predicted", False),
     ):
-        device = {**fast["device"], "machine": machine, "provenance": provenance}
+        device = {**fast["device"], "machine": machine, "provenance": provenance, "more": {"virtual": False}}
         found = Comparison.from_json({**fast, "device": device})
         assert found.verified_on_arm is verified
         assert found.to_json()["verified_on_arm"] is verified
