@@ -246,8 +246,12 @@ def _ran(
 
 
 def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], AbstractContextManager[Any]]) -> None:
-    """One run in eval mode, weights plain, without PyTorch's fused attention, whose products no counter sees."""
+    """One run of a copy in eval mode, weights plain, without PyTorch's fused attention, whose products no counter sees.
+
+    Nor are there gradients: the counter asks for those of a weight that a layer is given as its input.
+    """
     baked(model)
+    model.requires_grad_(requires_grad=False)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

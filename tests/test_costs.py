@@ -269,6 +269,24 @@ class Looking(nn.Module):
         return self.inner(x) if x.sum() > 0 else x
 
 
+class Query(nn.Module):
+    """Layers that are given a weight of the model's own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.query = inner, nn.Parameter(torch.ones(1, 7, 32))
+
+    def forward(self, x):
+        return self.inner(self.query) + x.mean()
+
+
+def test_layers_that_are_given_a_weight_are_counted():
+    inner = nn.Sequential(nn.Linear(32, 4, bias=False), nn.Linear(4, 16))
+    model, x = Query(inner), torch.ones(2, 7, 32)
+    assert cost(model, (x,)).macs == 7 * (32 * 4 + 4 * 16)
+    assert model.query.requires_grad
+
+
 class SelfAttention(nn.MultiheadAttention):
     """Attention of a sequence to itself."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -65,17 +67,34 @@ def test_the_chain_is_there_under_its_names_and_nothing_else(lenet: tuple[nn.Mod
     assert len(names) == len(set(names))
 
 
+Exported = tuple[nn.Module, Sample, Artifact]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """A shipped sample compressed and exported, once."""
+
+    @cache
+    def of(name: str) -> Exported:
+        small, sample = compressed(replace(resolve(name), splits=None))
+        return small, sample, export(small, sample, tmp_path_factory.mktemp(name))
+
+    return of
+
+
+@pytest.mark.xdist_group("exported samples")
 @pytest.mark.parametrize("name", ["lenet5", "lenet300", "resnet20"])
-def test_exporting_again_is_byte_identical(name: str, tmp_path: Path) -> None:
-    small, sample = compressed(replace(resolve(name), splits=None))
-    one, two = (export(small, sample, tmp_path / folder) for folder in ("one", "two"))
+def test_exporting_again_is_byte_identical(name: str, exported: Callable[[str], Exported], tmp_path: Path) -> None:
+    small, sample, one = exported(name)
+    two = export(small, sample, tmp_path)
     assert one.path.read_bytes() == two.path.read_bytes()
     assert golden_path(one.path).read_bytes() == golden_path(two.path).read_bytes()
 
 
-def test_batch_norm_is_folded_and_only_the_shortcuts_remain(tmp_path: Path) -> None:
-    small, sample = compressed(replace(resolve("resnet20"), splits=None))
-    operators = export(small, sample, tmp_path).graph["operators"]
+@pytest.mark.xdist_group("exported samples")
+def test_batch_norm_is_folded_and_only_the_shortcuts_remain(exported: Callable[[str], Exported]) -> None:
+    _, sample, artifact = exported("resnet20")
+    operators = artifact.graph["operators"]
     assert sample.plan is not None
     links = sum(len(LINKS[layer.method]) for layer in sample.plan.layers)
     dense = sum(layer.name != "linear" for layer in sample.plan.skipped)
