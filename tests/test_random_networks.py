@@ -1,7 +1,7 @@
 """Networks drawn at random go all the way: plan, refit, full rank, merge, file, parity, reload.
 
 A seed is a network and all that is drawn for it; one that fails is named by it. Nothing may be refused but a budget
-that no plan reaches, and then the nearest one that the message names is reached; and the file of a network whose outputs
+that no plan reaches, and then the nearest that the message names is reached; and the file of a network whose outputs
 single precision leaves open (a signal of 0.3 on a mean of 1,000 that a norm takes off).
 """
 
