@@ -25,7 +25,7 @@ from edgecompress.artifacts import (
 from edgecompress.calibrating import calibration_of
 from edgecompress.codecs.ada_tucker import plain
 from edgecompress.costs import cost
-from edgecompress.datasets import Inputs, of_batch
+from edgecompress.datasets import Inputs, calibration_inputs, in_batches, of_batch
 from edgecompress.equalizing import equalized
 from edgecompress.errors import (
     BatchError,
@@ -38,6 +38,7 @@ from edgecompress.errors import (
     first_line,
 )
 from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
+from edgecompress.halving import beyond_half
 from edgecompress.models import Sample, check_runs, copied, evaluating
 from edgecompress.preparing import prepared
 from edgecompress.progress import Progress, silent
@@ -81,6 +82,9 @@ class ExportOptions:
 
 PLAIN = ExportOptions()
 GOLDEN_BATCH = 3
+WATCHED_ITEMS, MOST_TOLD = 16, 4
+KEEPS_FLOAT = ("onnx",)
+"""Targets whose files in fp16 can have operators in float32."""
 ONE_AT_A_TIME = "ncnn"
 """The target that takes one item at a time, whatever is asked for."""
 CHANNELS_LAST = "litert"
@@ -178,6 +182,8 @@ def _exported(
     job = replace(job, batch=options.batch)
     if precision == "int8":
         job = _calibrated(job, sample, options)
+    elif precision == "fp16":
+        job = _ranged(chosen, job, sample, options)
     with several_aside(path) as aside, TemporaryDirectory() as scratch:
         written = written_well(chosen, aside, replace(job, scratch=Path(scratch)), model, sample)
         artifact = _proved(chosen, aside, job, model, sample, written, known_score, progress)
@@ -304,6 +310,38 @@ def _calibrated(job: Job, sample: Sample, options: ExportOptions) -> Job:
     inputs = calibration_of(sample, options.calibration, seed=0).inputs
     model = equalized(job.model, inputs) if options.equalize else job.model
     return replace(job, model=model, calibration=inputs, keep=KeepFloat(options.keep_float))
+
+
+def _ranged(target: Target, job: Job, sample: Sample, options: ExportOptions) -> Job:
+    """For half precision: with the inputs on which numbers are watched, and what is to stay in float32.
+
+    Raises:
+        ExportError: the model leaves half precision, and the target has no operators in float32 beside it.
+    """
+    inputs = watched_inputs(sample, job.batch or 1)
+    if target.name in KEEPS_FLOAT:
+        return replace(job, calibration=inputs, keep=KeepFloat(options.keep_float))
+    if options.keep_float:
+        raise ExportError(
+            f"{target.name}: fp16 is for all operators there; --keep-float goes with int8, or --target onnx"
+        )
+    if found := beyond_half(job.model, in_batches(inputs, job.batch or len(inputs[0]))):
+        more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
+        raise ExportError(
+            f"{target.name}: fp16: {'; '.join(found[:MOST_TOLD])}{more}: a device that computes in half precision gets "
+            "other numbers; change that in the model (an eps of 1e-6, a mask of -1e4, a scale), or take fp32, int8 or "
+            "--target onnx, which keeps such operators in float32"
+        )
+    return job
+
+
+def watched_inputs(sample: Sample, batch: int) -> Inputs:
+    """Inputs on which numbers are watched: of the training data where there is some, else of the example."""
+    count = -(-WATCHED_ITEMS // batch) * batch
+    try:
+        return calibration_inputs(sample.data("train"), count, seed=0)
+    except DataError:
+        return probe(sample.inputs, count)
 
 
 def _proved(

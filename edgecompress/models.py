@@ -195,7 +195,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
     running: list[str] = []
     try:
-        with torch.no_grad(), _noting(model, running):
+        with torch.no_grad(), noting(model, running):
             outputs = model.eval()(*(tensor.clone() for tensor in inputs))  # it may write into them
     except Exception as error:
         where = f" (in layer {running[-1]!r})" if running else ""
@@ -242,7 +242,7 @@ def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
 
 
 @contextmanager
-def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
+def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep the names of the modules that are running, outermost first."""
 
     def begun(name: str, _module: nn.Module, _args: object) -> None:

@@ -238,9 +238,9 @@ def _in_precision(proto: onnx.ModelProto, job: Job) -> tuple[onnx.ModelProto, Js
     if job.precision == "fp32":
         return proto, {}
     with quiet():
-        return (
-            (as_half(proto), {}) if job.precision == "fp16" else as_int8(proto, job.calibration, job.keep, job.scratch)
-        )
+        if job.precision == "fp16":
+            return as_half(proto, job.calibration, job.keep)
+        return as_int8(proto, job.calibration, job.keep, job.scratch)
 
 
 def _run_bytes(model: bytes, feed: Arrays) -> Arrays:

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 RANGES = "ranges.json"
 
 
-def as_half(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and arithmetic in float16; inputs and outputs stay float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
+def as_half(proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat) -> tuple[onnx.ModelProto, Json]:
+    """In float16 but for what half precision does not hold on ``calibration``; and facts about that."""
+    from edgecompress.targets import onnx_halves
 
-    made: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True)
-    OnnxModel(made).topological_sort()
-    return made
+    feeds = _Reader([value.name for value in proto.graph.input], calibration, batch_of(proto)) if calibration else ()
+    return onnx_halves.as_half(proto, operators_of(proto), feeds, keep)
 
 
 def as_int8(
