@@ -27,7 +27,8 @@ def run(name: str, options: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     command = [sys.executable, "-m", "edgecompress", *arguments, "-o", str(folder / name), "--json"]
     document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    kept = ("accuracy", "data", "calibration", "training", "cost", "artifacts", "comparison", "versions")
+    scores = ("accuracy", "accuracy_difference", "data")
+    kept = (*scores, "calibration", "training", "cost", "artifacts", "comparison", "versions")
     command_line = " ".join(["edgecompress", *arguments, "--json"])
     return {"command": command_line, "seconds": time.perf_counter() - start, **{key: document[key] for key in kept}}
 
