@@ -311,7 +311,7 @@ def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: I
         return list(run_rows(run, specs, as_feed(specs, inputs)).values())
     except Exception as error:
         raise ExportError(
-            f"{target.name}: the file does not run at batch {len(inputs[0])}: {first_line(error)}"
+            f"{target.name}: the file does not run at batch {len(inputs[0])}: {first_line(error)}; try another target"
         ) from error
 
 

@@ -18,6 +18,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from edgecompress.artifacts import Artifact
 from edgecompress.benching import target_of
@@ -278,6 +279,7 @@ def test_a_strided_shortcut_arrives(name: str, tmp_path: Path) -> None:
 UNTRACEABLE = """
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 
 class Branch(nn.Module):
@@ -418,3 +420,64 @@ def test_channels_last_needs_an_image(tmp_path: Path) -> None:
     if not missing(TARGETS["litert"]):
         with pytest.raises(ExportError, match="the model has none"):
             LiteRT().export(Job(nn.Linear(3, 2), (torch.randn(1, 3),), channels_last=True), tmp_path / "m.tflite")
+
+
+class Ids(nn.Module):
+    """Token ids in, the likeliest class and whether it is likely out."""
+
+    def __init__(self, labels: bool) -> None:
+        super().__init__()
+        self.labels = labels
+        self.table, self.hidden, self.head = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.head(torch.relu(self.hidden(self.table(ids))).mean(1))
+        return (y, y.argmax(1), y.amax(1) > 0.1) if self.labels else (y,)
+
+
+def ids_score(outputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> float:
+    if len(outputs) == 3:
+        assert [output.dtype for output in outputs] == [torch.float32, torch.int64, torch.bool]
+    return 100 * float((outputs[0].argmax(1) == targets).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("litert", "fp32"), ("litert", "int8"), ("openvino", "fp32"), ("executorch", "fp32")]
+)
+def test_whole_numbers_in_and_out(name: str, precision: str, tmp_path: Path) -> None:
+    if not ALL:
+        pytest.skip("in `make test-all`")
+    model, ids = Ids(precision == "fp32").eval(), torch.randint(0, 50, (64, 7))
+    with torch.no_grad():
+        data = TensorDataset(ids, model(ids)[0].argmax(1))
+    sample = Sample("ids", "ids", lambda: model, (ids[:2],), splits=lambda _: data, score=ids_score)
+    options = ExportOptions(precision, calibration=32)
+    artifact = export(model, sample, tmp_path, target=there(name), options=options)
+    assert artifact.inputs[0].dtype in ("int32", "int64")
+    assert artifact.score.artifact > (95 if precision == "fp32" else 80)
+    assert verify(Artifact.load(artifact.path), sample).parity == artifact.parity
+
+
+class Strided(nn.Module):
+    """Weights and buffers that lie oddly in memory, and a transposed convolution in groups before a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1).to(memory_format=torch.channels_last)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.second.weight = nn.Parameter(torch.randn(8, 3, 8, 3).permute(0, 2, 1, 3) * 0.1)
+        self.up, self.norm = nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2), nn.BatchNorm2d(8)
+        self.register_buffer("wide", torch.randn(1, 8, 1, 1).expand(1, 8, 12, 18))
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.norm(self.up(self.second(torch.relu(self.first(x))))) + self.wide).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "coreml"])
+def test_tensors_may_lie_oddly_in_memory(name: str, tmp_path: Path) -> None:
+    if not ALL and name != "onnx":
+        pytest.skip("in `make test-all`")
+    model = Strided().eval()
+    sample = Sample("strided", "strided", lambda: model, (torch.randn(2, 3, 6, 9),))
+    assert export(model, sample, tmp_path, target=there(name)).sqnr_db > 90
