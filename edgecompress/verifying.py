@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,13 @@ def check_parity(
         BatchError: the file holds at one of the batch sizes only.
         ExportError: the file does not run.
     """
-    run, found, failed = loaded(target, path), [], []
+    run, found = loaded(target, path), []
+    failed: dict[int, ExportError] = {}
     for batch in batches:
         try:
             found.append(_parity_at(batch, target, path, run, specs, model, inputs, tolerance))
         except ExportError as error:
-            failed.append(error)
+            failed[batch] = error
     _refuse_failed(target, found, failed)
     return tuple(found)
 
@@ -214,14 +215,17 @@ def loaded(target: Target, path: Path) -> Run:
         raise ExportError(f"{target.name}: {path.name} does not load in its runtime: {cause}") from error
 
 
-def _refuse_failed(target: Target, found: Sequence[Parity], failed: Sequence[ExportError]) -> None:
+def _refuse_failed(target: Target, found: Sequence[Parity], failed: Mapping[int, ExportError]) -> None:
     if not failed:
         return
-    near = any(isinstance(e, ParityError) and e.max_abs_error <= BAKED * e.tolerance for e in failed)
+    wrong, first = next(iter(failed.items()))
+    near = any(isinstance(e, ParityError) and e.max_abs_error <= BAKED * e.tolerance for e in failed.values())
     if near or not found:
-        raise failed[0]
-    batch, fact = found[0].batch, f"for others {first_line(failed[0])}"
-    raise BatchError(f"{target.name}: the file holds at batch {batch} only: {fact}", batch=batch, fact=fact)
+        raise first
+    fact = f"a file for any batch size is not PyTorch's model at batch {wrong}"
+    raise BatchError(
+        f"{target.name}: the file holds at batch {found[0].batch} only: {first_line(first)}", batch=1, fact=fact
+    ) from first
 
 
 def _parity_at(

@@ -290,9 +290,7 @@ def test_numbers_of_one_batch_in_a_graph_are_told_from_a_file_that_is_wrong() ->
         return check_parity(Holding(wrong), Path("m"), specs, nn.Identity(), given)
 
     assert len(checked({})) == 2
-    with pytest.raises(
-        BatchError, match="holding: the file holds at batch 1 only: for others holding: m differs"
-    ) as one:
+    with pytest.raises(BatchError, match="holding: the file holds at batch 1 only: holding: m differs") as one:
         checked({3: 0.5})
     assert one.value.batch == 1
     for wrong in ({3: 2e-4}, {1: 0.5, 3: 0.5}):
