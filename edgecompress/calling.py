@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,23 @@ def defined(function: object) -> str:
 
 @contextmanager
 def _settings_kept() -> Iterator[None]:
-    """PyTorch's settings of this process as they were: user code may change them for all that comes after."""
-    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    """Settings of this process as they were: user code may change them for all that comes after.
+
+    They are PyTorch's default dtype, whether gradients are kept, and that warnings are errors.
+    """
+    dtype, gradients, filters = torch.get_default_dtype(), torch.is_grad_enabled(), list(warnings.filters)
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
+        if warnings.filters != filters:
+            _forget_errors(filters)
+
+
+def _forget_errors(before: Sequence[Any]) -> None:
+    """Take back the filters that make errors of warnings and were not there ``before``."""
+    kept = [known for known in warnings.filters if known[0] != "error" or known in before]
+    with warnings.catch_warnings():  # its end tells Python that the filters have changed
+        warnings.filters[:] = kept  # type: ignore[index]
+    warnings.filters[:] = kept  # type: ignore[index]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from textwrap import dedent
 
 import pytest
@@ -188,6 +189,17 @@ def test_what_user_code_sets_for_the_process_is_undone():
     call("x", "model()", changing)
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+def test_warnings_that_user_code_makes_errors_are_warnings_again(tmp_path):
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        sample_with(
+            tmp_path, "import warnings\nwarnings.simplefilter('error')\nwarnings.filterwarnings('ignore', 'own')"
+        )
+        assert [known[0] for known in warnings.filters] == ["ignore"]
+        with pytest.warns(UserWarning, match="later"):
+            warnings.warn("later", stacklevel=1)
 
 
 @pytest.mark.parametrize(
