@@ -69,6 +69,26 @@ def test_the_document_holds_what_machines_want(finished: tuple[Path, dict[str, o
     assert document["comparison"]["provenance"] == "measured"
 
 
+def test_the_score_has_an_interval_and_the_layers_add_up_to_the_latency(
+    finished: tuple[Path, dict[str, object]],
+) -> None:
+    folder, document = finished
+    apart, accuracy = document["accuracy_difference"], document["accuracy"]
+    assert apart["items"] == 200
+    assert apart["difference"] == pytest.approx(accuracy["artifact"] - accuracy["dense"])
+    assert apart["ci95"][0] <= apart["difference"] <= apart["ci95"][1]
+    lost, won = apart["flips"]
+    assert (won - lost) / 2 == pytest.approx(apart["difference"])
+    assert len(read_json(folder / "report.json")["scored"]["compressed"]["right"]) < 50
+    assert document["scored"] is None
+    times = document["file_times"]
+    for role, measured in (("dense", "baseline_latency"), ("compressed", "candidate_latency")):
+        parts = [*(layer[role]["wall_ms"] for layer in document["layers"]), document["outside_layers"][role]]
+        whole = document["comparison"][measured]["wall"]["p50"]
+        assert sum(part or 0 for part in parts) + times["outside_operators"][role] == pytest.approx(whole, rel=0.02)
+        assert all(layer[role]["bytes"] == 4 * layer[role]["params"] for layer in document["layers"])
+
+
 def test_every_stage_is_on_disk(finished: tuple[Path, dict[str, object]]) -> None:
     folder, _ = finished
     names = {entry.name for entry in folder.iterdir()}
