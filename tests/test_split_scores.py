@@ -49,7 +49,7 @@ class Answers(nn.Module):
 
 def gate(monkeypatch: pytest.MonkeyPatch, sample: Sample, ours: Tensor, theirs: Tensor, precision: str = "int8") -> Any:
     """The gate on a model that answers ``ours`` and a file that answers ``theirs``."""
-    monkeypatch.setattr(verifying, "predict_with_file", lambda *_: Answers(theirs))
+    monkeypatch.setattr(verifying, "predict_with_file", lambda *_, **__: Answers(theirs))
     target = TARGETS["onnx"]
     return check_score(target, Path("model.onnx"), (), Answers(ours), sample, TOLERANCES[precision])
 
