@@ -55,6 +55,7 @@ from edgecompress.verifying import (
     as_feed,
     check_score,
     probe,
+    proof_inputs,
     run_model,
     target_named,
 )
@@ -361,7 +362,7 @@ def _proved(
         scored = check_score(
             target, path, inputs, model, sample, allowed, known=known_score, batch=job.batch, progress=progress
         )
-    _write_golden(path, inputs, outputs, model, sample.inputs, job.batch or target.batch)
+    _write_golden(path, inputs, outputs, model, proof_inputs(sample, job.precision), job.batch or target.batch)
     parts = target.parts(path)
     return Artifact(
         target=target.name,

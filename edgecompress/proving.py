@@ -17,7 +17,16 @@ from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
 from edgecompress.targets.refusing import refusing
 from edgecompress.targets.runtimes import refuse_crashing
-from edgecompress.verifying import PARITY_BATCHES, TOLERANCES, check_parity, check_slices, fixed_batch, probe, run_model
+from edgecompress.verifying import (
+    PARITY_BATCHES,
+    TOLERANCES,
+    check_parity,
+    check_slices,
+    fixed_batch,
+    probe,
+    proof_inputs,
+    run_model,
+)
 
 DEPTHS = (0, 1, 2)
 """How many products deep what feeds a failing output is left in float, one try after the other."""
@@ -69,7 +78,8 @@ def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
         return Written(graph, inputs, outputs)
     batches = PARITY_BATCHES if job.batch is None else (job.batch,)
     with refusing(target.name, "its runtime"):
-        parity = check_parity(target, path, inputs, model, sample.inputs, TOLERANCES[job.precision], batches)
+        fed = proof_inputs(sample, job.precision)
+        parity = check_parity(target, path, inputs, model, fed, TOLERANCES[job.precision], batches)
         findings = check_slices(target, path, inputs, model, sample, job.precision, fixed_batch(batches))
     return Written(graph, inputs, outputs, parity, findings)
 

@@ -32,6 +32,7 @@ from edgecompress.targets import TARGETS, Target
 from edgecompress.targets.base import NHWC, Run
 
 PARITY_BATCHES = (1, 3)
+PROOF_ITEMS = 8
 JUDGED_ITEMS, JUDGED_IN_FULL, JUDGED_NUMBERS = 64, 12, 10_000_000
 """Inputs on which slices are compared, in fewer bits and in float32, and about how many numbers of output at most."""
 BAKED = 100.0
@@ -83,7 +84,8 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
         return Verified(artifact, (), None)
     tolerance = TOLERANCES[artifact.precision]
     batches = tuple(parity.batch for parity in artifact.parity) or PARITY_BATCHES
-    parity = check_parity(target, artifact.path, artifact.inputs, model, sample.inputs, tolerance, batches)
+    inputs = proof_inputs(sample, artifact.precision)
+    parity = check_parity(target, artifact.path, artifact.inputs, model, inputs, tolerance, batches)
     check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision, fixed_batch(batches))
     scored = check_score(
         target, artifact.path, artifact.inputs, model, sample, tolerance, batch=batches[0], progress=progress
@@ -185,6 +187,19 @@ def _run_in_batches(model: nn.Module, inputs: Inputs, batch: int | None) -> list
         return run_model(model, inputs)
     parts = [run_model(model, part) for part in in_batches(inputs, batch)]
     return [_joined(side, batch, len(inputs[0])) for side in zip(*parts, strict=True)]
+
+
+def proof_inputs(sample: Sample, precision: str) -> Inputs:
+    """The inputs of which the parity batches are made: the example; for int8 test items where there is data.
+
+    The ranges of int8 are those of data, which noise around an example may leave.
+    """
+    if precision != "int8":
+        return sample.inputs
+    try:
+        return calibration_inputs(sample.data("test"), max(PROOF_ITEMS, len(sample.inputs[0])), seed=2)
+    except DataError:
+        return sample.inputs
 
 
 def judged_inputs(model: nn.Module, sample: Sample, precision: str, batch: int = 1) -> Inputs:
