@@ -108,6 +108,17 @@ def test_a_onnx_is_right_in_true_half_arithmetic(name: str, tmp_path: Path) -> N
     assert all("half precision" in why for why in artifact.graph["kept_float"])
 
 
+def test_a_mask_that_two_layers_share_stays_in_float32_once(tmp_path: Path) -> None:
+    def run(_net: nn.Module, x: Tensor) -> Tensor:
+        mask = x.amax(1).clamp(0, 1).flatten(1).unsqueeze(1) * -1e9
+        return ((x.flatten(2) + mask).softmax(-1) + (x.flatten(2) * 2 + mask).softmax(-1)) * x.flatten(2)
+
+    model = Net(run).eval()
+    artifact = export(model, sample_of(model), tmp_path, options=FP16)
+    assert artifact.sqnr_db is not None
+    assert artifact.sqnr_db > 40
+
+
 @pytest.mark.parametrize("target", ["openvino", "ncnn", "litert", "coreml"])
 def test_formats_that_cannot_keep_it_refuse_before_any_work_and_say_how(target: str, tmp_path: Path) -> None:
     model = BEYOND["norm"][0].eval()

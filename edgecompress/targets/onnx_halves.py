@@ -126,6 +126,11 @@ def _without_detours(proto: onnx.ModelProto) -> None:
     import onnx
 
     graph = proto.graph
+    made: set[str] = set()
+    for node in list(graph.node):  # the converter adds one for each of several readers, all of the same name
+        if node.output and node.output[0] in made:
+            graph.node.remove(node)
+        made.update(node.output)
     casts = [node for node in graph.node if node.op_type == "Cast"]
     narrowed = {node.output[0]: node.input[0] for node in casts if node.attribute[0].i == onnx.TensorProto.FLOAT16}
     for node in casts:
