@@ -24,7 +24,7 @@ import edgecompress as ec
 from edgecompress.compressed import load_compressed, save_compressed
 from edgecompress.costs import cost
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
-from edgecompress.errors import BudgetError, ParityError
+from edgecompress.errors import BudgetError, ParityError, PlanError
 from edgecompress.layers import weighted_layers
 from edgecompress.models import Sample, copied
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -197,9 +197,14 @@ def go(seed: int, folder: Path) -> Course:
     course.reached.append("refit")
 
     whole = full(dense, witness, draw)
-    exact = ec.decompose(dense.double(), whole)
-    doubles = tuple(x.double() if x.is_floating_point() else x for x in drawn.inputs)
-    assert_equal(outputs_of(exact, doubles), outputs_of(dense, doubles), 1e-6, "full rank is not the layer")
+    try:
+        exact = ec.decompose(dense.double(), whole)
+    except PlanError as error:  # a look whose effect a vanishing weight hides from the outputs, not from the graph
+        assert "the model looks at" in str(error)
+        course.refused.append("the model looks at a layer where no output tells")
+    else:
+        doubles = tuple(x.double() if x.is_floating_point() else x for x in drawn.inputs)
+        assert_equal(outputs_of(exact, doubles), outputs_of(dense, doubles), 1e-6, "full rank is not the layer")
     dense = sample.model()
     course.reached.append("full rank")
 
