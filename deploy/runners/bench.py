@@ -211,6 +211,7 @@ class OpenVINO:
 
     name, provider = "openvino", "CPU"
     modules = ("openvino",)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
     @staticmethod
     def library():
@@ -223,7 +224,7 @@ class OpenVINO:
         openvino = self.library()
         self.version = openvino.get_version()
         core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        settings = dict(self.settings)
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         if profiled:
