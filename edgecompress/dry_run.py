@@ -36,8 +36,8 @@ Fails = Callable[[Sequence[str]], str]
 def noticed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, str]:
     """Those of the layers ``names`` whose replacement ``model`` notices, with the reason in words.
 
-    Two runs on ``inputs`` in each mode where nothing is noticed; about two more for each layer that is. Nothing looks
-    at a layer that is the whole model.
+    Two runs on ``inputs`` in each mode where nothing is noticed; about two more for each layer that is. What these
+    inputs or weights hide from the outputs may show in a trace. Nothing looks at a layer that is the whole model.
 
     Raises:
         ModelError: the model gives other outputs each time.
@@ -46,7 +46,7 @@ def noticed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     for training in (False, True):
         left = [name for name in names if name and name not in found]
         found |= _noticed(_Trial(model, inputs, left, training=training), left) if left else {}
-    return found
+    return found | noticed_by_trace(model, [name for name in names if name not in found])
 
 
 def noticed_by_trace(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -162,7 +162,8 @@ class _Trace:
     def _traced(self, names: Sequence[str]) -> str | Exception:
         """What a copy does, node by node; an error is part of the answer."""
         try:
-            return str(self.tracer.trace(_with_stand_ins(self.model, names).eval()))
+            with torch.random.fork_rng(devices=[]):
+                return str(self.tracer.trace(_with_stand_ins(self.model, names).eval()))
         except Exception as error:  # as in a run; much of what models do cannot be traced, too
             return error
 

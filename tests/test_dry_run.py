@@ -131,6 +131,13 @@ def test_layers_that_are_noticed_only_together_are_found():
     assert "TypeError: one of them" in found["d"]
 
 
+def test_a_look_that_no_output_shows_is_found_in_the_trace():
+    model = net_that(by_kind)
+    nn.init.zeros_(model.free.weight)
+    found = noticed(model, (torch.randn(2, 32),), ["fc", "free"])
+    assert found == {"fc": "the model looks at its type or its attributes"}
+
+
 def test_few_runs_find_few_layers_among_many():
     runs = []
 
@@ -145,18 +152,18 @@ def test_few_runs_find_few_layers_among_many():
     assert len(runs) < 40
 
 
-def test_what_nothing_notices_costs_one_more_run_in_each_mode():
+def test_what_nothing_notices_costs_one_more_run_in_each_mode_and_traces():
     runs = []
 
     def run(net, x):
-        runs.append(net.training)
+        runs.append((net.training, isinstance(x, torch.Tensor)))
         return net.b(F.dropout(net.norm(net.a(x)), 0.5, net.training))
 
     model = Net(run, a=nn.Linear(8, 8), norm=nn.BatchNorm1d(8), b=nn.Linear(8, 8)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
     assert noticed(model, (torch.randn(4, 8, generator=torch.Generator().manual_seed(0)),), ["a", "b"]) == {}
-    assert runs == [False, False, True, True]
+    assert runs == [(False, True), (False, True), (True, True), (True, True), (False, False), (False, False)]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
     assert not model.training
