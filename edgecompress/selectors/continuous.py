@@ -34,7 +34,8 @@ from torch.optim import SGD, Adam
 from edgecompress.costs import Cost
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.errors import PlanError, TrainingError
+from edgecompress.decompositions.base import NUMERICAL
+from edgecompress.errors import PlanError, TrainingError, first_line
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.ladders import Ladder, Window, first_window, ladder_of, next_window
@@ -170,7 +171,13 @@ class Mixed:
         self.shares = torch.tensor(window.ranks, dtype=self.kernels.dtype) / max(window.ranks)
 
     def _factors(self, rank: int) -> list[Tensor]:
-        factors = fitted(self.method, self.ladder.at(rank).ranks, self.kernels)[0]
+        try:
+            factors = fitted(self.method, self.ladder.at(rank).ranks, self.kernels)[0]
+        except NUMERICAL as error:
+            raise TrainingError(
+                f"{self.name}: the rank search diverged before its first step, {first_line(error)}; "
+                "try other methods, or exclude the layer"
+            ) from error
         return [factor.to(self.kernels.dtype, copy=True).requires_grad_() for factor in factors]
 
     @property
