@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.datasets import Inputs
+from edgecompress.decompositions.base import is_transposed
+from edgecompress.decompositions.kernels import groups_of, weight_of
+from edgecompress.flow import bonds
+from edgecompress.layers import put
 from edgecompress.models import as_outputs, copied
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -18,11 +23,12 @@ def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
     """A copy in eval mode that computes the same, and in words what is left out of it.
 
     Parameters, buffers and other tensors lie in memory in the order of their axes: converters take the bytes as they
-    are, and some stumble over others. ``forward(*inputs)`` gets so many named inputs; outputs that are None are left
-    out.
+    are, and some stumble over others. Batch norms are folded into transposed convolutions in groups, for which some
+    have no rule. ``forward(*inputs)`` gets so many named inputs; outputs that are None are left out.
     """
     changed = copied(model).eval()
     _lay_out(changed)
+    _fold_norms(changed, inputs)
     with torch.no_grad():
         outputs = changed(*(tensor.clone() for tensor in inputs))
     missing = [index for index, item in enumerate(outputs) if item is None] if isinstance(outputs, tuple | list) else []
@@ -34,6 +40,32 @@ def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
     left = ", ".join(str(index) for index, item in enumerate(outputs) if item is not None)
     said = f"of the model's {len(outputs)} outputs {which} is None and left out; those in the file are {left}, in order"
     return changed, [said]
+
+
+def _fold_norms(model: nn.Module, inputs: Inputs) -> None:
+    """Make batch norms that follow a transposed convolution in groups, and nothing else, part of it, in place."""
+    norms = {layer: name for name, layer in model.named_modules() if type(layer) in NORMS and layer.track_running_stats}
+    layers = [layer for layer in model.modules() if is_transposed(layer) and groups_of(layer) > 1]
+    if not norms or not layers:
+        return
+    for before, after in bonds(model, [*layers, *norms], tuple(tensor.clone() for tensor in inputs)):
+        if before in layers and after in norms:
+            _fold(before, after)
+            put(model, norms[after], nn.Identity())
+
+
+def _fold(layer: nn.Module, norm: nn.Module) -> None:
+    """Give a transposed convolution (C, T / groups, *taps) the scale and the shift of the batch norm after it."""
+    assert isinstance(norm, NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
+    scale = gain / torch.sqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale if norm.bias is None else norm.bias.detach() - norm.running_mean * scale
+    weight, groups = weight_of(layer).detach(), groups_of(layer)
+    grouped = weight.unflatten(0, (groups, -1)) * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+    own = layer.bias.detach() * scale if isinstance(layer.bias, Tensor) else 0
+    layer.weight, layer.bias = nn.Parameter(grouped.flatten(0, 1)), nn.Parameter(shift + own)
 
 
 def _lay_out(model: nn.Module) -> None:

@@ -188,6 +188,33 @@ def test_an_input_without_the_batch_in_front_is_refused_before_any_work(other: T
         sample_of(Both(), torch.randn(2, 64), other).model()
 
 
+class Raised(nn.Module):
+    """Transposed convolutions in groups with a batch norm behind each; the second's output is seen by others too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm = nn.ConvTranspose2d(6, 9, 3, groups=3, bias=False), nn.BatchNorm2d(9)
+        self.on, self.other = nn.ConvTranspose2d(9, 6, 2, groups=3), nn.BatchNorm2d(6, affine=False)
+        for norm in (self.norm, self.other):
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.1, 2)
+        nn.init.uniform_(self.norm.weight)
+        nn.init.uniform_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.on(self.norm(self.up(x)).relu())
+        return self.other(y) + y
+
+
+def test_a_batch_norm_is_folded_into_a_transposed_convolution_in_groups_that_nobody_else_sees() -> None:
+    model, x = Raised().double().eval(), torch.randn(2, 6, 5, 5).double()
+    given, said = prepared(model, (x,))
+    assert said == []
+    assert [type(layer).__name__ for layer in given.children()][1::2] == ["Identity", "BatchNorm2d"]
+    assert torch.allclose(given(x), model(x), atol=1e-12)
+    assert isinstance(model.norm, nn.BatchNorm2d)
+
+
 class Short(nn.Module):
     """Multiplies in bfloat16, for which ONNX Runtime has no kernel on processors."""
 
