@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.accepting import unwrapped
@@ -27,7 +26,7 @@ from edgecompress.codecs.payload import Stored, heads_of, sequences_of
 from edgecompress.datasets import Inputs, first
 from edgecompress.errors import ModelError
 from edgecompress.files import Json
-from edgecompress.models import check_runs, copied, without_numbers
+from edgecompress.models import check_runs, copied, unfused_attention, without_numbers
 
 Shape = tuple[int, ...]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
@@ -252,13 +251,8 @@ def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], Abstract
     """
     baked(model)
     model.requires_grad_(requires_grad=False)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with watch(model.eval()), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            model(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with unfused_attention(), watch(model.eval()), torch.no_grad():
+        model(*inputs)
 
 
 @contextmanager

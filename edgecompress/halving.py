@@ -7,17 +7,15 @@ infinite there, one under 6e-8 zero (IEEE 754 binary16).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgecompress.datasets import Inputs
-from edgecompress.models import noting
+from edgecompress.models import noting, unfused_attention
 
 LARGEST = 65504.0
 LEAST = 2.0**-24
@@ -34,24 +32,12 @@ def beyond_half(model: nn.Module, batches: Iterable[Inputs]) -> list[str]:
     """In words, each operator (with its layer) and each weight that half precision cannot hold; empty: none."""
     found = dict.fromkeys(_weights(model))
     watching = _Watching()
-    with torch.no_grad(), _plainly(), noting(model, watching.layers):
+    with torch.no_grad(), unfused_attention(), noting(model, watching.layers):
         for inputs in batches:
             watching.begin(inputs)
             with watching:
                 model(*(tensor.clone() for tensor in inputs))  # it may write into them
     return [*found, *watching.told()]
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Attention and encoders by the operators they consist of, not by one that hides them."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _weights(model: nn.Module) -> Iterator[str]:
