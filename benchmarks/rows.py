@@ -1,4 +1,4 @@
-"""What the long benchmarks share: configurations measured one by one, rows that are kept, tables in the README."""
+"""What the long benchmarks share: configurations measured one by one, rows that are kept, tables in README.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 Row = dict[str, Any]
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).with_name("README.md")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every runtime and precision, dense against compressed: write results/runtimes.json and the README's table.
+"""Every runtime and precision, dense against compressed: write results/runtimes.json and the table of README.md.
 
     EDGECOMPRESS_DATA=... python benchmarks/runtimes.py [FOLDER]
 

@@ -1,9 +1,9 @@
-"""Store models as codes in every way the README tells of; write results/storage.json and the README's tables.
+"""Store models as codes in every way README.md shows; write results/storage.json and the tables of README.md.
 
     EDGECOMPRESS_DATA=... python benchmarks/storage.py [FOLDER]
 
 FOLDER (default out/storage) keeps the runs. A configuration that is in the results is skipped and one that was stopped
-goes on from its last finished epoch; delete a row to measure it anew. ``--table`` only writes the README's tables
+goes on from its last finished epoch; delete a row to measure it anew. ``--table`` only writes the tables of README.md
 again. Settings were chosen on the validation split (the last 5,000 training images); test sets are whole. Dense
 baselines are trained from scratch with the same data and mixup, for as many epochs; so is the wide ResNet, see
 ``wide_resnet.py``.

@@ -1,11 +1,11 @@
-"""Train by every recipe, score on the whole test set once, write results/training.json and the README's tables.
+"""Train by every recipe, score on the whole test set once, write results/training.json and the tables of README.md.
 
     EDGECOMPRESS_DATA=... python benchmarks/training.py [FOLDER]
 
 FOLDER (default out/training) keeps the runs. A configuration that is in the results is skipped and one that was stopped
 goes on from its last finished epoch, so the benchmark can be stopped and started at will; delete a row to measure it
-anew. Each row is one ``edgecompress compress`` command, which stands in the row. ``--table`` only writes the README's
-tables again. Two cores need about two hours.
+anew. Each row is one ``edgecompress compress`` command, which stands in the row. ``--table`` only writes the tables of
+README.md again. Two cores need about two hours.
 """
 
 from __future__ import annotations

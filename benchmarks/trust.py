@@ -1,4 +1,4 @@
-"""Whether a verdict can be trusted on a busy machine; write results/trust.json and the README's table.
+"""Whether a verdict can be trusted on a busy machine; write results/trust.json and the table of README.md.
 
     python benchmarks/trust.py [--table]
 

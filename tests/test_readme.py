@@ -1,12 +1,10 @@
-"""What the README says is run: its commands, its model file, its Python."""
+"""What README and docs/ say is run: their commands, their model files, their Python; and their links lead somewhere."""
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,54 +12,88 @@ from processes import ROOT, command
 
 from edgecompress.cli import group
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for language, text in BLOCKS
-    if language == "sh"
-    for line in text.splitlines()
-    if line.startswith("edgecompress ")
+README = ROOT / "README.md"
+PAGES = [README, *(ROOT / page for page in dict.fromkeys(re.findall(r"\]\((docs/\w+\.md)\)", README.read_text())))]
+"""In the order of reading: a page may use what the pages before it wrote."""
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "deploy" / "README.md",
 ]
 
 
-def python_blocks(first_line: str) -> str:
-    (block,) = [text for language, text in BLOCKS if language == "python" and text.startswith(first_line)]
-    return block
+def blocks(page: Path, language: str) -> list[str]:
+    """What stands between fences of this language."""
+    return [text for kind, text in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL) if kind == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Its calls of edgecompress, without their comments."""
+    lines = [line.split("  #")[0].strip() for text in blocks(page, "sh") for line in text.splitlines()]
+    return [line for line in lines if line.startswith("edgecompress ")]
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files it shows: Python whose first line is a comment of its name."""
+    return {text.split()[1]: text for text in blocks(page, "python") if re.match(r"# \w+\.py\n", text)}
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder with the README's own model file."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "my_model.py").write_text(python_blocks("# my_model.py"))
-    return folder
+    """A folder that is empty at first."""
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert set(PAGES[1:]) == set((ROOT / "docs").glob("*.md"))
 
 
 def test_every_command_is_shown() -> None:
-    assert {shlex.split(line)[1] for line in COMMANDS} == set(group.commands)
+    assert {shlex.split(line)[1] for page in PAGES for line in commands(page)} == set(group.commands)
 
 
 def test_the_commands_work_in_order(workplace: Path) -> None:
-    small = {"EDGECOMPRESS_DATA": ""}
-    for line in COMMANDS:
-        if "resnet" in line and any(word in line for word in ("run", "compress ")):
-            continue
-        quick = ["--epochs", "1", "--round-epochs", "1"] if "--preset" in line else []
-        if shlex.split(line)[1] in ("run", "profile"):
-            quick = ["--threads", "1", "--seconds", "0.1"]
-        if shlex.split(line)[1] == "run":
-            quick += ["--epochs", "1", "--calibrate", "256"]
-        answer = command(*shlex.split(line)[1:], *quick, cwd=workplace, env=small)
-        assert answer.code == 0, (line, answer.err)
+    done = set()
+    for page in PAGES:
+        for name, text in files(page).items():
+            (workplace / name).write_text(text)
+        for line in commands(page):
+            if line not in done and not ("resnet" in line and any(word in line for word in ("run", "compress "))):
+                answer = command(*shlex.split(line)[1:], *quick(line), cwd=workplace, env={"EDGECOMPRESS_DATA": ""})
+                assert answer.code == 0, (page.name, line, answer.err)
+            done.add(line)
 
 
-def test_the_python_works(workplace: Path) -> None:
-    code = python_blocks("import edgecompress as ec")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    env.pop("EDGECOMPRESS_DATA", None)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=workplace, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "lenet5" in done.stdout
+def quick(line: str) -> list[str]:
+    """Options that make a command short."""
+    name = shlex.split(line)[1]
+    rounds = ["--epochs", "1", "--round-epochs", "1"] if "--preset" in line else []
+    times = ["--threads", "1", "--seconds", "0.1"] if name in ("run", "profile") else []
+    return [*rounds, *times, *(["--epochs", "1", "--calibrate", "256"] if name == "run" else [])]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if set(blocks(page, "python")) - set(files(page).values())])
+def test_the_python_works(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("EDGECOMPRESS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(set(blocks(page, "python")) - set(files(page).values())):
+        (tmp_path / f"{number}.py").write_text(text)
+        runpy.run_path(str(tmp_path / f"{number}.py"))
+    assert "lenet5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)(#([^)\s]*))?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), (target, heading)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub names its headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -220,11 +220,12 @@ def test_what_is_no_error_of_ours_has_an_exit_code_of_its_own(monkeypatch, capsy
     assert re.search(said, capsys.readouterr().err)
 
 
-def test_the_help_and_the_readme_tell_the_exit_code_of_a_defect():
+def test_the_help_and_the_docs_tell_the_exit_code_of_a_defect():
     from pathlib import Path
 
     assert "70 a defect" in cli.EPILOG
-    assert "70 a defect of edgecompress itself" in (Path(__file__).parents[1] / "README.md").read_text()
+    page = Path(__file__).parents[1] / "docs" / "command_line.md"
+    assert "| 70 | a defect of edgecompress itself |" in page.read_text()
 
 
 def test_a_sample_made_in_python_names_its_functions_too():
