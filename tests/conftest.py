@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 import torch
+from exporter import collect_garbage_rarely, patch_exporter
 
 TINY_MODEL = dedent(
     '''
@@ -62,22 +61,9 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _translations_read_once() -> Iterator[None]:
-    """PyTorch's exporter reads the sources of its 500 translations for every file: half of a small model's export.
-
-    They are kept from the first export on; nothing else of it changes.
-    """
-    export = torch.onnx.export
-
-    def exported(*arguments: Any, **options: Any) -> Any:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        patch.setattr(torch.onnx, "export", export)
-        return export(*arguments, **options)
-
+def _quick_exporter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", exported)
+        patch_exporter(patch)
         yield
 
 
@@ -92,6 +78,11 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("models") / "tiny.py"
     file.write_text(TINY_MODEL)
     return file
+
+
+def pytest_collection_finish() -> None:
+    """All modules of the tests, and torch with them, are imported."""
+    collect_garbage_rarely()
 
 
 @pytest.hookimpl(trylast=True)

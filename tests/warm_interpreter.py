@@ -8,33 +8,33 @@ seconds, were done before.
 from __future__ import annotations
 
 import atexit
-import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
+import warnings
 from typing import Any
+
+import pytest
+from exporter import collect_garbage_rarely, patch_exporter
 
 
 def warm_up() -> None:
     """What commands import late, and what PyTorch's exporter reads once a process."""
-    import functools
-    import warnings
-
     import torch
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     from edgecompress.cli import group  # noqa: F401 - imported for those that come after
 
     torch.set_num_threads(1)
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    patch_exporter(pytest.MonkeyPatch())
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:  # noqa: PTH123
         warnings.simplefilter("ignore")
         own, sys.stdout = sys.stdout, nowhere
         torch.onnx.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(2, 2),), dynamo=True, verbose=False)
         sys.stdout = own
+    collect_garbage_rarely()
 
 
 def run(asked: dict[str, Any]) -> int:
@@ -88,8 +88,6 @@ def main() -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     warm_up()
-    gc.collect()
-    gc.freeze()
     for line in sys.stdin:
         asked = json.loads(line)
         process = os.fork()

@@ -1,0 +1,65 @@
+"""PyTorch's exporter without what it works out anew for every file, though it is the same each time.
+
+Half of a small model's export; nothing that it writes changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def patch_exporter(patch: pytest.MonkeyPatch) -> None:
+    """From the first export on: its modules take a second to import, and many tests export nothing."""
+    import torch
+
+    export = torch.onnx.export
+
+    def exported(*arguments: Any, **options: Any) -> Any:
+        patch.setattr(torch.onnx, "export", export)
+        _keep_tables(patch)
+        return export(*arguments, **options)
+
+    patch.setattr(torch.onnx, "export", exported)
+
+
+def _keep_tables(patch: pytest.MonkeyPatch) -> None:
+    """The 500 translations to ONNX, and the list of operators that may be kept whole."""
+    from torch._ops import OperatorBase
+    from torch.export import decomp_utils, exported_program
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+    operators = functools.cache(exported_program._collect_all_valid_cia_ops)
+    for module in (exported_program, decomp_utils):
+        patch.setattr(module, "_collect_all_valid_cia_ops", operators)
+    patch.setattr(OperatorBase, "py_impl", _quickly(OperatorBase.py_impl))
+
+
+def _quickly(py_impl: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """``py_impl`` for plain dispatch keys, without the annotations that it evaluates for each of 10,000 kernels."""
+    from torch._C import DispatchKey
+
+    def implemented(self: Any, key: Any) -> Any:
+        if type(key) is not DispatchKey or key == DispatchKey.Python or key in self.py_kernels:
+            return py_impl(self, key)
+
+        def registered(function: Any) -> Any:
+            self.py_kernels[key] = function
+            self._dispatch_cache.clear()
+            return function
+
+        return registered
+
+    return implemented
+
+
+def collect_garbage_rarely() -> None:
+    """Imports leave a million objects, and tracing makes many: looking through them is a tenth of an export."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
