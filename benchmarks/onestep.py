@@ -23,18 +23,18 @@ from torch import nn
 from edgecompress.artifacts import versions
 from edgecompress.calibrating import calibration_of, recalibrate_if_better
 from edgecompress.costs import cost
-from edgecompress.datasets import first
+from edgecompress.decomposing.refitting import refit
 from edgecompress.devices import device_named
 from edgecompress.exporting import export
-from edgecompress.line import RECALIBRATED
 from edgecompress.models import Sample
+from edgecompress.models.datasets import first
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare
-from edgecompress.refitting import refit
-from edgecompress.resolving import resolve
+from edgecompress.running.pipeline import RECALIBRATED
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
+from edgecompress.sources import resolve
 
 RESULTS = Path(__file__).with_name("results") / "onestep.json"
 NETS = ("resnet56", "resnet20")

@@ -18,10 +18,10 @@ from rows import Row, Run, measure_missing, put_in_readme
 from edgecompress.artifacts import Artifact
 from edgecompress.devices.local import Local
 from edgecompress.exporting import ExportOptions, export
-from edgecompress.profiles import Comparison
 from edgecompress.profiling import compare
-from edgecompress.ratios import Ratio
-from edgecompress.resolving import resolve
+from edgecompress.profiling.profiles import Comparison
+from edgecompress.profiling.ratios import Ratio
+from edgecompress.sources import resolve
 from edgecompress.targets import PRECISIONS, TARGETS, Precision
 
 RESULTS = Path(__file__).with_name("results") / "runtimes.json"

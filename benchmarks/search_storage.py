@@ -33,8 +33,8 @@ from torch.nn import functional
 from train_samples import SETTINGS
 
 from edgecompress.codecs.rounding import SLOWER
-from edgecompress.datasets import batches, size
-from edgecompress.resolving import presets, resolve
+from edgecompress.models.datasets import batches, size
+from edgecompress.sources import presets, resolve
 from edgecompress.storing import held_share
 
 SIZES = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup")

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from train_samples import untrained
 
-from edgecompress.codecs.planning import plan_storage
-from edgecompress.codecs.settings import Storage
-from edgecompress.resolving import resolve
+from edgecompress.settings import Storage
+from edgecompress.sources import resolve
+from edgecompress.storing.planning import plan_storage
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 128

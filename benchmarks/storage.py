@@ -27,13 +27,13 @@ from train_samples import SETTINGS, untrained
 from wide_resnet import WEIGHTS
 
 from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.codecs.planning import plan_storage
-from edgecompress.codecs.settings import Storage
 from edgecompress.exporting import ExportOptions, export
 from edgecompress.files import save_weights
 from edgecompress.finetuning import FineTuning, finetune
-from edgecompress.resolving import presets, resolve
 from edgecompress.scoring import score
+from edgecompress.settings import Storage
+from edgecompress.sources import presets, resolve
+from edgecompress.storing.planning import plan_storage
 
 RESULTS = Path(__file__).with_name("results") / "storage.json"
 KEPT = RESULTS.with_name("storage")

@@ -14,12 +14,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgecompress.files import save_weights
+from edgecompress.files import resource, save_weights
 from edgecompress.finetuning import FineTuning, finetune
 from edgecompress.models import Sample
-from edgecompress.resolving import resolve, sample_file
-from edgecompress.resources import resource
 from edgecompress.scoring import score
+from edgecompress.sources import resolve, sample_file
 
 SETTINGS = {
     "lenet5": FineTuning(epochs=15, lr=0.05, distill=0.0, weight_decay=5e-4, batch_size=128),

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from edgecompress.artifacts import versions
-from edgecompress.datasets import take
 from edgecompress.decomposing import decompose
 from edgecompress.finetuning import FineTuning
+from edgecompress.finetuning.distillation import Distilled
+from edgecompress.finetuning.loop import fit
 from edgecompress.models import Sample
+from edgecompress.models.datasets import take
 from edgecompress.planning import plan
-from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
-from edgecompress.training.distillation import Distilled
-from edgecompress.training.loop import fit
+from edgecompress.sources import resolve
 
 RESULTS = Path(__file__).with_name("results") / "training_speed.json"
 STEPS, BATCH, ROUNDS = 20, 128, 5

@@ -27,8 +27,8 @@ from torch import nn
 from edgecompress.devices import Local
 from edgecompress.exporting import export
 from edgecompress.models import Sample
-from edgecompress.profiles import Comparison
 from edgecompress.profiling import compare
+from edgecompress.profiling.profiles import Comparison
 
 RESULTS = Path(__file__).with_name("results") / "trust.json"
 TRIALS = 30

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgecompress.resources import resource
+from edgecompress.files import resource
 
 sys.path.append(str(resource("sample_models")))
 

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
+from edgecompress._moved import OldNames
+
 __version__ = "0.1.0"
+
+if OldNames not in sys.meta_path:
+    sys.meta_path.append(OldNames)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """ONNX Runtime 1.29 and newer report to its vendor unless this is set before it is imported."""
@@ -18,14 +24,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "Artifact": "artifacts",
     "Calibration": "calibrating",
-    "Comparison": "profiles",
+    "Comparison": "profiling.profiles",
     "CompressionPlan": "plans",
-    "Cost": "costs",
+    "Cost": "plans",
     "EdgeCompressError": "errors",
-    "Effort": "benching",
-    "FineTuning": "finetuning",
+    "Effort": "settings",
+    "FineTuning": "settings",
     "LayerPlan": "plans",
-    "Profile": "profiles",
+    "Profile": "profiling.profiles",
     "Sample": "models",
     "bundle": "bundling",
     "calibration_of": "calibrating",
@@ -40,10 +46,10 @@ _HOMES = {
     "plan": "planning",
     "profile": "profiling",
     "recalibrate": "calibrating",
-    "refit": "refitting",
-    "resolve": "resolving",
+    "refit": "decomposing.refitting",
+    "resolve": "sources",
     "score": "scoring",
-    "verify": "verifying",
+    "verify": "exporting.verifying",
 }
 
 __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checkers and readers
@@ -52,33 +58,33 @@ __all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checker
 
 if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact as Artifact
-    from edgecompress.benching import Effort as Effort
     from edgecompress.bundling import bundle as bundle
     from edgecompress.calibrating import Calibration as Calibration
     from edgecompress.calibrating import calibration_of as calibration_of
     from edgecompress.calibrating import recalibrate as recalibrate
-    from edgecompress.costs import Cost as Cost
     from edgecompress.costs import cost as cost
     from edgecompress.decomposing import decompose as decompose
     from edgecompress.decomposing import merge_back as merge_back
+    from edgecompress.decomposing.refitting import refit as refit
     from edgecompress.devices import device_named as device_named
     from edgecompress.errors import EdgeCompressError as EdgeCompressError
     from edgecompress.exporting import export as export
-    from edgecompress.finetuning import FineTuning as FineTuning
+    from edgecompress.exporting.verifying import verify as verify
     from edgecompress.finetuning import finetune as finetune
     from edgecompress.models import Sample as Sample
     from edgecompress.planning import plan as plan
     from edgecompress.plans import CompressionPlan as CompressionPlan
+    from edgecompress.plans import Cost as Cost
     from edgecompress.plans import LayerPlan as LayerPlan
-    from edgecompress.profiles import Comparison as Comparison
-    from edgecompress.profiles import Profile as Profile
     from edgecompress.profiling import compare as compare
     from edgecompress.profiling import measure as measure
     from edgecompress.profiling import profile as profile
-    from edgecompress.refitting import refit as refit
-    from edgecompress.resolving import resolve as resolve
+    from edgecompress.profiling.profiles import Comparison as Comparison
+    from edgecompress.profiling.profiles import Profile as Profile
     from edgecompress.scoring import score as score
-    from edgecompress.verifying import verify as verify
+    from edgecompress.settings import Effort as Effort
+    from edgecompress.settings import FineTuning as FineTuning
+    from edgecompress.sources import resolve as resolve
 
 
 def __getattr__(name: str) -> Any:

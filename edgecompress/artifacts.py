@@ -12,10 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.costs import Cost
 from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, check_version, read_json, sha256, write_json, written_aside
-from edgecompress.plans import CompressionPlan
+from edgecompress.plans import CompressionPlan, Cost
 from edgecompress.split_scores import Difference, SplitScore
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError, printable
-from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
-from edgecompress.instructions import profile_from
+from edgecompress.exporting.verifying import TOLERANCES, check_facts
+from edgecompress.files import Json, make_folder, read_json, reason, resource, sha256, write_json
+from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.replacing import document_in
-from edgecompress.resolving import sample_facts
-from edgecompress.resources import resource
-from edgecompress.verifying import TOLERANCES, check_facts
+from edgecompress.sources import sample_facts
 
 VERSION = 1
 KIND = "edgecompress.bundle"

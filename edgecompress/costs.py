@@ -9,9 +9,8 @@ by running the model on the meta device: no arithmetic is done.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,42 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgecompress.accepting import unwrapped
 from edgecompress.codecs.ada_tucker import baked
 from edgecompress.codecs.coding import code_bits
 from edgecompress.codecs.payload import Stored, heads_of, sequences_of
-from edgecompress.datasets import Inputs, first
 from edgecompress.errors import ModelError
-from edgecompress.files import Json
 from edgecompress.models import check_runs, copied, unfused_attention, without_numbers
+from edgecompress.models.accepting import unwrapped
+from edgecompress.models.datasets import Inputs, first
+from edgecompress.plans import Cost
 
 Shape = tuple[int, ...]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
 View = nn.Flatten | nn.Unflatten
 """Layers that only name the same numbers by other axes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Parameters, MACs of one input, and bytes of all parameters and buffers."""
-
-    params: int
-    macs: int
-    weight_bytes: int
-
-    @property
-    def flops(self) -> int:
-        """2 x MACs."""
-        return 2 * self.macs
-
-    def to_json(self) -> Json:
-        """A JSON object; ``flops`` is 2 x ``macs``."""
-        return {"params": self.params, "macs": self.macs, "flops": self.flops, "weight_bytes": self.weight_bytes}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, int]) -> Cost:
-        """The inverse of :meth:`to_json`."""
-        return cls(int(document["params"]), int(document["macs"]), int(document["weight_bytes"]))
 
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:

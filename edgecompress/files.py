@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+PACKAGE = Path(__file__).resolve().parent
 CHUNK_BYTES = 1 << 20
 NUMBERS = re.compile(r"\[\s+(-?\d[-+.eE\d]*(?:,\s+-?\d[-+.eE\d]*)*)\s+\]")
 
@@ -252,3 +253,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
                 "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
             ) from None
         raise FileError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def resource(name: str) -> Path:
+    """The folder ``deploy`` or ``sample_models``: beside the package in a checkout, inside it in a wheel."""
+    installed = PACKAGE / "_resources" / name
+    return installed if installed.is_dir() else PACKAGE.parent / name

@@ -21,6 +21,29 @@ Ranks = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Parameters, MACs of one input, and bytes of all parameters and buffers."""
+
+    params: int
+    macs: int
+    weight_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return 2 * self.macs
+
+    def to_json(self) -> Json:
+        """A JSON object; ``flops`` is 2 x ``macs``."""
+        return {"params": self.params, "macs": self.macs, "flops": self.flops, "weight_bytes": self.weight_bytes}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, int]) -> Cost:
+        """The inverse of :meth:`to_json`."""
+        return cls(int(document["params"]), int(document["macs"]), int(document["weight_bytes"]))
+
+
+@dataclass(frozen=True, slots=True)
 class LayerPlan:
     """One layer to replace.
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from edgecompress.calling import call, defined
-from edgecompress.datasets import batches, raw_bytes, size
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, as_outputs, evaluating, top1
+from edgecompress.models.calling import call, defined
+from edgecompress.models.datasets import batches, raw_bytes, size
 from edgecompress.progress import Progress, silent
 from edgecompress.split_scores import BLOCKS, FEWEST_BLOCKS, SplitScore
 

@@ -4,9 +4,9 @@ import math
 import random
 from dataclasses import replace
 
-from edgecompress.instructions import Counts, InstructionComparison, InstructionProfile
-from edgecompress.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Sustained
-from edgecompress.ratios import Ratio
+from edgecompress.profiling.instruction_counts import Counts, InstructionComparison, InstructionProfile
+from edgecompress.profiling.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Sustained
+from edgecompress.profiling.ratios import Ratio
 from edgecompress.split_scores import of_flips
 
 DEVICE = DeviceFacts(

@@ -13,20 +13,20 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from edgecompress import progress
-from edgecompress.accepting import unwrapped
 from edgecompress.calibrating import Calibration
 from edgecompress.costs import cost
 from edgecompress.decomposing import decompose
+from edgecompress.decomposing.refitting import refit
 from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
 from edgecompress.exporting import check_traceable, export
-from edgecompress.line import Line
 from edgecompress.models import Sample
-from edgecompress.options import Options
+from edgecompress.models.accepting import unwrapped
 from edgecompress.planning import plan
-from edgecompress.refitting import refit
 from edgecompress.running import run
+from edgecompress.running.options import Options
+from edgecompress.running.pipeline import Line
 from edgecompress.selectors import Budget
-from edgecompress.training.settings import FineTuning
+from edgecompress.settings import FineTuning
 
 X = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
 

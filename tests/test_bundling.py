@@ -21,7 +21,7 @@ from edgecompress.errors import FileError
 from edgecompress.exporting import export
 from edgecompress.files import read_json, sha256
 from edgecompress.profiling import profile
-from edgecompress.resolving import resolve
+from edgecompress.sources import resolve
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import reports
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgecompress import charts
-from edgecompress.charts import Axis
+from edgecompress.reporting import charts
+from edgecompress.reporting.charts import Axis
 
 METRIC = {"name": "accuracy", "unit": " %"}
 VALUES = st.lists(st.floats(1e-6, 1e12), min_size=1, max_size=5)

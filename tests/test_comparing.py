@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import reports
 
-from edgecompress.comparing import (
+from edgecompress.errors import FileError
+from edgecompress.files import write_json
+from edgecompress.reporting.comparing import (
     LIMITS,
     accuracy_difference,
     changes,
@@ -21,10 +23,8 @@ from edgecompress.comparing import (
     side_by_side,
     time_ratios,
 )
-from edgecompress.errors import FileError
-from edgecompress.files import write_json
+from edgecompress.running.history import tried
 from edgecompress.split_scores import SplitScore
-from edgecompress.trying import tried
 
 Document = dict[str, Any]
 

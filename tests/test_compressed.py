@@ -11,12 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edgecompress.training import checkpoints
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgecompress import resolving
+from edgecompress import sources as resolving
 from edgecompress.codecs.payload import Stored, StoredLayer, from_bytes, to_bytes
-from edgecompress.compressed import (
+from edgecompress.decomposing import decompose
+from edgecompress.errors import FileError
+from edgecompress.files import read_json, sha256
+from edgecompress.models import Sample
+from edgecompress.planning import plan
+from edgecompress.selectors import Budget
+from edgecompress.sources import resolve
+from edgecompress.sources.compressed_folder import (
     CODES_FILE,
     MODEL_FILE,
     PLAN_FILE,
@@ -25,14 +33,6 @@ from edgecompress.compressed import (
     rebuilt,
     save_compressed,
 )
-from edgecompress.decomposing import decompose
-from edgecompress.errors import FileError
-from edgecompress.files import read_json, sha256
-from edgecompress.models import Sample
-from edgecompress.planning import plan
-from edgecompress.resolving import resolve
-from edgecompress.selectors import Budget
-from edgecompress.training import checkpoints
 
 OLD = Path(__file__).parent / "data" / "compressed_lenet300"
 """A compressed model as release 0.1.0 wrote it, without digests."""

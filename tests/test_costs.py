@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.costs import (
-    Cost,
     chain_cost,
     cost,
     input_shapes,
@@ -21,8 +20,8 @@ from edgecompress.costs import (
 )
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.planning import layer_costs
-from edgecompress.plans import CompressionPlan, LayerPlan
-from edgecompress.resolving import resolve
+from edgecompress.plans import CompressionPlan, Cost, LayerPlan
+from edgecompress.sources import resolve
 
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -7,21 +7,21 @@ import torch
 from nets import Net
 from torch import nn
 
-from edgecompress import candidates, decomposing
+from edgecompress import decomposing
 from edgecompress.calibrating import Calibration
-from edgecompress.candidates import centred
-from edgecompress.codecs.planning import plan_storage
-from edgecompress.codecs.settings import Storage
+from edgecompress.calibrating.moments import Moments, collect, held_by
 from edgecompress.costs import cost, input_shapes
 from edgecompress.decomposing import decompose, fitted
+from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ModelError, PlanError
-from edgecompress.moments import Moments, collect, held_by
-from edgecompress.planning import plan
+from edgecompress.planning import candidates, plan
+from edgecompress.planning.candidates import centred
 from edgecompress.plans import CompressionPlan
-from edgecompress.refitting import refit
 from edgecompress.selectors import Budget
 from edgecompress.selectors.budget import typical_loss
+from edgecompress.settings import Storage
+from edgecompress.storing.planning import plan_storage
 
 IMAGES = torch.randn(12, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -12,17 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgecompress.calibrating import Calibration
-from edgecompress.codecs.planning import plan_storage
-from edgecompress.codecs.settings import Storage
 from edgecompress.decomposing import decompose
-from edgecompress.dry_run import noticed
+from edgecompress.decomposing.dry_run import noticed
+from edgecompress.decomposing.refitting import refit
 from edgecompress.errors import BudgetError, ModelError, PlanError
 from edgecompress.layers import weighted_layers
 from edgecompress.models import same
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.refitting import refit
 from edgecompress.selectors import Budget, Energy
+from edgecompress.settings import Storage
+from edgecompress.storing.planning import plan_storage
 
 
 def by_kind(net, x):

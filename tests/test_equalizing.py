@@ -9,9 +9,9 @@ from torch import nn
 
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.equalizing import LAYERS as KINDS
-from edgecompress.equalizing import Ranges, equalized, noise
-from edgecompress.flow import bonds
+from edgecompress.exporting.equalizing import LAYERS as KINDS
+from edgecompress.exporting.equalizing import Ranges, equalized, noise
+from edgecompress.exporting.flow import bonds
 from edgecompress.plans import CompressionPlan, LayerPlan
 
 LAYERS = {
@@ -224,7 +224,9 @@ def test_axes_of_equal_length_are_not_the_same_axis() -> None:
 
 def test_what_changes_an_output_after_all_is_undone_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = Net(lambda net, x: net.head(net.body[1](net.body[0](x).tanh())), **pair()).eval(), torch.randn(20, 12)
-    monkeypatch.setattr("edgecompress.equalizing.bonds", lambda net, *_: [(net.body[1], net.head), tuple(net.body)])
+    monkeypatch.setattr(
+        "edgecompress.exporting.equalizing.bonds", lambda net, *_: [(net.body[1], net.head), tuple(net.body)]
+    )
     changed = equalized(net, (x,))
     assert torch.equal(changed.body[0].weight, net.body[0].weight)
     assert not torch.equal(changed.head.weight, net.head.weight)

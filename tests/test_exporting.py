@@ -18,15 +18,15 @@ from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS, LINKS
 from edgecompress.errors import ExportError, FileError, ParityError
 from edgecompress.exporting import export
+from edgecompress.exporting.verifying import compare, predict_with_file, probe, run_model, verify
 from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan
-from edgecompress.resolving import resolve
 from edgecompress.scoring import split_score
 from edgecompress.selectors import Budget
+from edgecompress.sources import resolve
 from edgecompress.targets import TARGETS, Job
 from edgecompress.targets.onnx import Onnx
-from edgecompress.verifying import compare, predict_with_file, probe, run_model, verify
 
 
 def compressed(sample: Sample, keep: float = 0.3) -> tuple[nn.Module, Sample]:
@@ -148,7 +148,7 @@ def test_a_mismatch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sample = resolve("lenet300")
     export(sample.model(), sample, tmp_path)
     monkeypatch.setitem(TARGETS, "onnx", Lossy())
-    monkeypatch.setattr("edgecompress.verifying.run_model", honest := _of_the_original(sample))
+    monkeypatch.setattr("edgecompress.exporting.verifying.run_model", honest := _of_the_original(sample))
     with pytest.raises(ParityError, match=r"differs from PyTorch at batch 1") as caught:
         export(sample.model(), sample, tmp_path)
     assert honest

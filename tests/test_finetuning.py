@@ -14,7 +14,7 @@ from edgecompress.calibrating import recalibrate, recalibrate_if_better
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuned, FineTuning, distillation, finetune, state_digest
 from edgecompress.models import Sample
-from edgecompress.resolving import resolve
+from edgecompress.sources import resolve
 
 SETTINGS = FineTuning(epochs=3, lr=0.05, distill=0.0, batch_size=64)
 

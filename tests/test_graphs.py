@@ -16,16 +16,16 @@ from edgecompress.artifacts import Artifact, TensorSpec
 from edgecompress.bundling import bundle
 from edgecompress.cli import run_command_line
 from edgecompress.devices import Local
-from edgecompress.equalizing import equalized
 from edgecompress.errors import BatchError, DataError, ExportError, FileError, MissingExtra, ModelError, ParityError
 from edgecompress.exporting import ExportOptions, export, export_each
+from edgecompress.exporting.equalizing import equalized
+from edgecompress.exporting.preparing import prepared
+from edgecompress.exporting.verifying import as_feed, check_parity, compare, run_rows, verify
 from edgecompress.models import Sample, copied
-from edgecompress.preparing import prepared
 from edgecompress.profiling import profile
 from edgecompress.targets import TARGETS
 from edgecompress.targets.refusing import refusing
 from edgecompress.targets.runtimes import refuse_crashing
-from edgecompress.verifying import as_feed, check_parity, compare, run_rows, verify
 
 
 def sample_of(model: nn.Module, *inputs: Tensor, **more) -> Sample:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from edgecompress.errors import ExportError
 from edgecompress.exporting import ExportOptions, export
-from edgecompress.halving import beyond_half
+from edgecompress.exporting.verifying import run_model
 from edgecompress.models import Sample
-from edgecompress.verifying import run_model
+from edgecompress.targets.half_precision import beyond_half
 
 INPUTS = (torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)),)
 

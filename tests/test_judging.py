@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecompress.judging import judge, lost
+from edgecompress.exporting.judging import judge, lost
 
 
 def normal(*size: int) -> np.ndarray:

@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from edgecompress.cli.options import tuning_from
-from edgecompress.compressed import load_compressed, save_compressed
 from edgecompress.costs import cost
-from edgecompress.datasets import batches, calibration_inputs, size
 from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
 from edgecompress.exporting import export
-from edgecompress.files import sha256
+from edgecompress.files import resource, sha256
+from edgecompress.models.datasets import batches, calibration_inputs, size
 from edgecompress.planning import plan
-from edgecompress.resolving import code_digest, resolve, sample_facts, sample_file
-from edgecompress.resources import resource
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
+from edgecompress.sources import code_digest, resolve, sample_facts, sample_file
+from edgecompress.sources.compressed_folder import load_compressed, save_compressed
 
 SAMPLES = tuple(sample_facts())
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress import moments
+from edgecompress.calibrating import moments
+from edgecompress.calibrating.moments import collect, in_passes, moment_bytes, output_rows, patches
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError
-from edgecompress.moments import collect, in_passes, moment_bytes, output_rows, patches
 
 sys.path.insert(0, str(Path(__file__).parent / "decompositions"))
 laws = importlib.import_module("test_laws")

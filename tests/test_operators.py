@@ -12,13 +12,13 @@ import torch
 from nets import Net
 from torch import Tensor, nn
 
-from edgecompress.ablating import with_dense_layer
-from edgecompress.benching import Effort
 from edgecompress.devices import Local
 from edgecompress.errors import FileError
 from edgecompress.exporting import export
 from edgecompress.models import copied
-from edgecompress.operators import (
+from edgecompress.profiling import layers_of, measure
+from edgecompress.profiling.ablation import with_dense_layer
+from edgecompress.profiling.operators import (
     FileTimes,
     compared_layers,
     is_slower,
@@ -27,10 +27,10 @@ from edgecompress.operators import (
     with_layers,
     with_second_round,
 )
-from edgecompress.profiles import Comparison, Operator, Profile
-from edgecompress.profiling import layers_of, measure
-from edgecompress.ratios import Ratio
-from edgecompress.resolving import resolve
+from edgecompress.profiling.profiles import Comparison, Operator, Profile
+from edgecompress.profiling.ratios import Ratio
+from edgecompress.settings import Effort
+from edgecompress.sources import resolve
 from edgecompress.targets import TARGETS, Job
 
 NAMES = ("conv1", "conv10", "layer1.0.conv1", "fc")

@@ -22,8 +22,8 @@ from edgecompress.errors import FileError, ModelError, PlanError
 from edgecompress.files import dump_json
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.resolving import resolve
 from edgecompress.selectors import SELECTORS, Budget, Energy
+from edgecompress.sources import resolve
 
 # ---------------------------------------------------------------------------------------------------- JSON
 

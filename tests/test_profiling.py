@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.artifacts import Artifact
-from edgecompress.benching import Effort
 from edgecompress.devices import Local, device_named
 from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
-from edgecompress.profiles import Comparison, Latency, Profile, Sustained
 from edgecompress.profiling import compare, layers_of, measure, profile
-from edgecompress.ratios import Ratio, paired_ratio, quantile, ratio_of_medians, statistics
-from edgecompress.resolving import resolve
+from edgecompress.profiling.profiles import Comparison, Latency, Profile, Sustained
+from edgecompress.profiling.ratios import Ratio, paired_ratio, quantile, ratio_of_medians, statistics
+from edgecompress.settings import Effort
+from edgecompress.sources import resolve
 from edgecompress.targets import runtimes
 
 RUNTIMES = ("onnxruntime", "ai_edge_litert", "tflite_runtime", "executorch", "torch", "openvino", "ncnn", "importlib")

@@ -12,16 +12,15 @@ from nets import Net
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from edgecompress import proving
 from edgecompress.artifacts import Artifact
 from edgecompress.errors import ExportError, ParityError
-from edgecompress.exporting import ExportOptions, export
+from edgecompress.exporting import ExportOptions, export, proving
+from edgecompress.exporting.verifying import as_feed, run_model, run_rows, verify
 from edgecompress.models import Sample
 from edgecompress.targets import TARGETS
-from edgecompress.targets.converting import missing
+from edgecompress.targets.child_converter import missing
 from edgecompress.targets.keeping import MASKED, KeepFloat, plain_kind
 from edgecompress.targets.onnx import Onnx
-from edgecompress.verifying import as_feed, run_model, run_rows, verify
 
 IMAGES = torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 INT8 = ExportOptions("int8", calibration=64)
@@ -66,8 +65,8 @@ def test_scores_beside_boxes_survive_int8_and_it_is_told_how(scale: float, tmp_p
 def test_a_file_whose_scores_are_lost_is_refused_by_verify_and_export(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     model = detector(640.0).eval()
     made = export(model, sample_of(model), tmp_path, options=INT8)
-    monkeypatch.setattr("edgecompress.targets.onnx_precisions.wide_tensors", lambda *_: set())
-    monkeypatch.setattr("edgecompress.proving.DEPTHS", ())
+    monkeypatch.setattr("edgecompress.targets.onnx.quantization.wide_tensors", lambda *_: set())
+    monkeypatch.setattr("edgecompress.exporting.proving.DEPTHS", ())
     lost = r"output\[:, 3:5\] is constant in the file, 0\.\d+\.\.0\.\d+ in PyTorch"
     with pytest.raises(
         ParityError, match=rf"onnx: model\.int8\.onnx differs from PyTorch: {lost}.*--keep-float"

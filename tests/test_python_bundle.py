@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.devices.emulation import QEMU, emulation_folder, ready, recipe
-from edgecompress.emulating import told
+from edgecompress.devices.emulated.portable_python import write_python_bundle
+from edgecompress.devices.emulated.setup import told
+from edgecompress.devices.emulated.spec import QEMU, emulation_folder, ready, recipe
 from edgecompress.errors import FileError
-from edgecompress.python_bundle import write_python_bundle
 from edgecompress.targets.runtimes import runner
 
 CORE = "cortex-a76"

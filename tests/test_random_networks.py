@@ -21,7 +21,6 @@ from random_networks import Network, network
 from torch import Tensor, nn
 
 import edgecompress as ec
-from edgecompress.compressed import load_compressed, save_compressed
 from edgecompress.costs import cost
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import BudgetError, ParityError
@@ -30,6 +29,7 @@ from edgecompress.models import Sample, copied
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.selectors import Budget, Energy, Vbmf
 from edgecompress.selectors.base import LayerCandidates, Selector
+from edgecompress.sources.compressed_folder import load_compressed, save_compressed
 
 EXACT = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train")
 """Methods whose largest ranks are exact: those of cp are only bounds."""

@@ -11,11 +11,11 @@ from torch import nn
 from edgecompress import planning
 from edgecompress.calibrating import Calibration
 from edgecompress.decomposing import decompose
+from edgecompress.decomposing.refitting import at_most, refit
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ModelError
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.refitting import at_most, refit
 from edgecompress.selectors import Budget
 
 
@@ -445,7 +445,7 @@ def test_fewer_inputs_are_used_where_all_would_take_too_much(monkeypatch):
     names = tuple(layer.name for layer in plan_at(dense, 0.5).layers)
     assert len(at_most(dense, inputs, names)[0]) == 128
     for most, at_least in [(1, 1), (1 << 20, 4), (1 << 21, 8)]:
-        monkeypatch.setattr("edgecompress.refitting.MOST_BYTES", most)
+        monkeypatch.setattr("edgecompress.decomposing.refitting.MOST_BYTES", most)
         count = len(at_most(dense, inputs, names)[0])
         assert at_least <= count < 128
         assert torch.equal(at_most(dense, inputs, names)[0], inputs[0][:count])

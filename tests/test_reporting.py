@@ -14,9 +14,8 @@ from markdown_it import MarkdownIt
 from reports import BOARD, DEVICE, HOSTILE, REASON, comparison, layer
 
 from edgecompress.errors import FileError
-from edgecompress.markdown import escape
-from edgecompress.profiles import Latency
-from edgecompress.ratios import RESOLUTION
+from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.ratios import RESOLUTION
 from edgecompress.reporting import (
     HTML_NAME,
     JSON_NAME,
@@ -26,9 +25,10 @@ from edgecompress.reporting import (
     render_markdown,
     write_report,
 )
+from edgecompress.reporting.markdown import escape
+from edgecompress.reporting.tables import before_and_after
+from edgecompress.reporting.wording import latency_clause, summary_sentence
 from edgecompress.split_scores import Difference, of_flips
-from edgecompress.tables import before_and_after
-from edgecompress.wording import latency_clause, summary_sentence
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 VERIFIED = "verified on ARM"

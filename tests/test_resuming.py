@@ -9,7 +9,7 @@ import pytest
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, write_text
-from edgecompress.resuming import Stages, key_of, only_one
+from edgecompress.running.resuming import Stages, key_of, only_one
 
 
 class Counted:

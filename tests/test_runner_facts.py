@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecompress.benching import runner
+from edgecompress.profiling.bench import runner
 
 X86 = "processor\t: 0\nmodel name\t: Example CPU\nflags\t\t: fpu sse2 avx2{more}\nbugs\t\t: hypervisor\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd crc32\nCPU implementer\t: 0x41\n"

@@ -15,11 +15,11 @@ import pytest
 import torch
 from processes import ROOT, Answer, command
 
-from edgecompress.devices.emulation import ready
+from edgecompress.devices.emulated.spec import ready
 from edgecompress.errors import ExportError
 from edgecompress.files import load_weights, read_json
-from edgecompress.line import Line
-from edgecompress.resolving import resolve
+from edgecompress.running.pipeline import Line
+from edgecompress.sources import resolve
 
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
 

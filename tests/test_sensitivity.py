@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
+from edgecompress.calibrating.moments import Moments, collect
+from edgecompress.calibrating.sensitivity import DAMPING, TEMPERATURE, change_losses, output_metrics
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.moments import Moments, collect
 from edgecompress.planning import plan
-from edgecompress.resolving import resolve
 from edgecompress.selectors import Budget
-from edgecompress.sensitivity import DAMPING, TEMPERATURE, change_losses, output_metrics
+from edgecompress.sources import resolve
 
 
 def unmoved(layer):
@@ -240,5 +240,5 @@ def test_losses_are_the_same_every_time_and_draw_nothing_from_the_global_generat
 def test_losses_are_worked_out_a_few_inputs_at_a_time(monkeypatch):
     model, layer, inputs, changes = linear_problem(50)
     whole = change_losses(model, inputs, {"0": changes}, {"0": unmoved(layer)})["0"]
-    monkeypatch.setattr("edgecompress.sensitivity.MOST_GRADIENT_BYTES", 1)
+    monkeypatch.setattr("edgecompress.calibrating.sensitivity.MOST_GRADIENT_BYTES", 1)
     torch.testing.assert_close(change_losses(model, inputs, {"0": changes}, {"0": unmoved(layer)})["0"], whole)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from edgecompress import verifying
 from edgecompress.errors import ParityError
+from edgecompress.exporting import verifying
+from edgecompress.exporting.verifying import TOLERANCES, check_score
 from edgecompress.models import Sample, top1
 from edgecompress.scoring import score, split_score
 from edgecompress.split_scores import SplitScore, difference, of_flips, student, unpaired
 from edgecompress.targets import TARGETS
-from edgecompress.verifying import TOLERANCES, check_score
 
 CLASSES = 10
 

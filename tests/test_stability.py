@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecompress.profiles import Latency
-from edgecompress.stability import unstable
+from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.stability import unstable
 
 
 def latency(wall: Any, cpu: Any = None, loads: int = 8) -> Latency:

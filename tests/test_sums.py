@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgecompress.sums import watching_sums
+from edgecompress.calibrating.shortcuts import watching_sums
 
 
 class Block(nn.Module):

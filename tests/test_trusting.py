@@ -21,18 +21,18 @@ from processes import ROOT
 
 from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.cli import run_command_line
-from edgecompress.comparing import LIMITS, check_table, checks, figures_of, side_by_side
-from edgecompress.compressed import MODEL_FILE, load_compressed
 from edgecompress.errors import EdgeCompressError, FileError, ModelError, shown
 from edgecompress.exporting import export
+from edgecompress.exporting.verifying import check_facts
 from edgecompress.files import Json, read_json, sha256, write_json, write_text
 from edgecompress.models import Sample
 from edgecompress.reporting import render_html, render_markdown
-from edgecompress.resolving import ModelFile, ModelFolder, ModelModule, ShippedSample, parse, resolve
-from edgecompress.resuming import Stages, key_of
+from edgecompress.reporting.comparing import LIMITS, check_table, checks, figures_of, side_by_side
+from edgecompress.running.history import tried
+from edgecompress.running.resuming import Stages, key_of
+from edgecompress.sources import ModelFile, ModelFolder, ModelModule, ShippedSample, parse, resolve
+from edgecompress.sources.compressed_folder import MODEL_FILE, load_compressed
 from edgecompress.targets import TARGETS
-from edgecompress.trying import tried
-from edgecompress.verifying import check_facts
 
 OLD = Path(__file__).parent / "data" / "compressed_lenet300"
 """A compressed model as release 0.1.0 wrote it."""

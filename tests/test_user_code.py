@@ -14,14 +14,14 @@ from torch import nn
 
 from edgecompress import cli
 from edgecompress.calibrating import calibration_of
-from edgecompress.calling import call
 from edgecompress.cli import run_command_line
-from edgecompress.datasets import batches, take
 from edgecompress.errors import DataError, ModelError
 from edgecompress.finetuning import FineTuning, finetune
 from edgecompress.models import Sample
-from edgecompress.resolving import resolve
+from edgecompress.models.calling import call
+from edgecompress.models.datasets import batches, take
 from edgecompress.scoring import score
+from edgecompress.sources import resolve
 
 MODEL = """
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgecompress import __version__
-from edgecompress.cli import compressing, exporting, looking, measuring, running
+from edgecompress.cli import compressing, exporting, inspecting, measuring, running
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
 
@@ -54,7 +54,7 @@ def _keep_stdout(callback: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for module in (running, compressing, exporting, measuring, looking):
+for module in (running, compressing, exporting, measuring, inspecting):
     for command in module.COMMANDS:
         assert command.callback is not None
         command.callback = _keep_stdout(command.callback)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edgecompress.calibrating import Calibration
     from edgecompress.files import Json
     from edgecompress.models import Sample
-    from edgecompress.options import Options
     from edgecompress.plans import CompressionPlan
+    from edgecompress.running.options import Options
 
 plan_option = click.option(
     "--plan",
@@ -76,10 +76,10 @@ def plan(
     **selection: Any,
 ) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
-    from edgecompress.codecs.planning import plan_storage
     from edgecompress.planning import layer_costs
     from edgecompress.planning import plan as make_plan
-    from edgecompress.resolving import resolve
+    from edgecompress.sources import resolve
+    from edgecompress.storing.planning import plan_storage
 
     scope = {name: selection.pop(name) for name in ("methods", "multiple", "include", "exclude")}
     scope["methods"] = methods_from(scope["methods"])
@@ -112,12 +112,12 @@ def plan(
 
 def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
     """Prove that a plan may be written there, and make its folder."""
-    from edgecompress.compressed import KIND as MODEL_KIND
-    from edgecompress.compressed import MODEL_FILE, PLAN_FILE
     from edgecompress.errors import FileError
     from edgecompress.plans import KIND
     from edgecompress.replacing import is_kind
-    from edgecompress.resolving import files_of, parse
+    from edgecompress.sources import files_of, parse
+    from edgecompress.sources.compressed_folder import KIND as MODEL_KIND
+    from edgecompress.sources.compressed_folder import MODEL_FILE, PLAN_FILE
 
     if not force and output.name == PLAN_FILE and is_kind(MODEL_KIND)(output.with_name(MODEL_FILE)):
         raise FileError(f"{output}: belongs to the compressed model there; choose another name with -o")
@@ -176,8 +176,8 @@ def sample_and_options(
     model: str, plan_file: Path | None, given: dict[str, Any], *, trust: bool, **more: Any
 ) -> tuple[Sample, Options]:
     """The model and the options of a run; a teacher is built first: the last model's files stay importable."""
-    from edgecompress.options import Teacher
-    from edgecompress.resolving import presets, resolve
+    from edgecompress.running.options import Teacher
+    from edgecompress.sources import presets, resolve
 
     preset = presets(model).get(given["preset"] or "", {}) if given["distill"] != 0 else {}
     named = given.pop("teacher") or preset.get("teacher")
@@ -188,8 +188,8 @@ def sample_and_options(
 
 def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
     """The options of a run, from the command line's values."""
-    from edgecompress.options import Options
     from edgecompress.plans import CompressionPlan
+    from edgecompress.running.options import Options
 
     given = with_preset(sample.name, given)
     loaded = None
@@ -237,7 +237,7 @@ def _codec_of(made: CompressionPlan) -> tuple[str, ...]:
 
 def with_preset(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options with those of the preset in place of all that were not typed."""
-    from edgecompress.resolving import presets
+    from edgecompress.sources import presets
 
     preset, known = given.get("preset"), presets(name)
     if preset is None:
@@ -275,9 +275,9 @@ def compress(
     model: str, plan_file: Path | None, trust: bool, output: Path, force: bool, as_json: bool, **given: Any
 ) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
-    from edgecompress.line import Line
-    from edgecompress.resuming import only_one
     from edgecompress.running import compress as compress_line
+    from edgecompress.running.pipeline import Line
+    from edgecompress.running.resuming import only_one
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
     announce_folder(output)
@@ -323,7 +323,7 @@ def _storage_rows(storage: Json) -> list[tuple[object, ...]]:
 
 
 def _score_rows(document: Json) -> list[tuple[object, ...]]:
-    from edgecompress.wording import score_difference, score_text, score_verdict
+    from edgecompress.reporting.wording import score_difference, score_text, score_verdict
 
     accuracy, metric, items = document["accuracy"], document["metric"], document["data"]["test"]["items"]
     unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]

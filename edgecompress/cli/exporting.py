@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from edgecompress.artifacts import Approximation, Artifact, Parity, Scored
     from edgecompress.exporting import Outcome
+    from edgecompress.exporting.verifying import Verified
     from edgecompress.models import Sample
     from edgecompress.split_scores import Difference
-    from edgecompress.verifying import Verified
 
 
 @click.command(epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
@@ -90,7 +90,7 @@ def export(
     Of several targets some may fail, with a reason each; --require makes a failure fatal.
     """
     from edgecompress.exporting import ExportOptions, export_each, fatal
-    from edgecompress.resolving import resolve
+    from edgecompress.sources import resolve
 
     if stray := set(required) - set(targets):
         raise click.UsageError(f"--require {min(stray)}: is not among the targets; add --target {min(stray)}")
@@ -121,7 +121,7 @@ def _merged(built: nn.Module, sample: Sample, patterns: tuple[str, ...]) -> tupl
 
 
 def _print_artifacts(outcomes: list[Outcome]) -> None:
-    from edgecompress.wording import bytes_text
+    from edgecompress.reporting.wording import bytes_text
 
     made = [outcome.artifact for outcome in outcomes if outcome.artifact]
     rows = [
@@ -165,7 +165,7 @@ def _score(scored: Scored | None) -> str:
 
 
 def _apart(found: Difference) -> str:
-    from edgecompress.wording import score_verdict
+    from edgecompress.reporting.wording import score_verdict
 
     return score_verdict(found, " %" if found.flips else "")
 
@@ -180,7 +180,7 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
 
     PATH is an exported file or a folder of them.
     """
-    from edgecompress.verifying import verify as verify_artifact
+    from edgecompress.exporting.verifying import verify as verify_artifact
 
     with showing_progress() as progress:
         checked = [
@@ -222,9 +222,9 @@ def _artifacts_in(path: Path) -> list[Artifact]:
 
 def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     """The sample an artifact came from; ``model`` gives its code and data where it is of the same plan."""
-    from edgecompress.compressed import resolve_recorded
     from edgecompress.errors import ModelError
-    from edgecompress.resolving import resolve
+    from edgecompress.sources import resolve
+    from edgecompress.sources.compressed_folder import resolve_recorded
 
     given = resolve(model, trust=trust) if model else None
     if given is not None and given.plan == artifact.plan:
@@ -256,7 +256,7 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     """Package an exported file for an app: manifest, golden pair, and a runner that checks them anywhere."""
     from edgecompress.bundling import bundle as make_bundle
     from edgecompress.files import read_json
-    from edgecompress.wording import bytes_text
+    from edgecompress.reporting.wording import bytes_text
 
     announce_folder(output)
     manifest = make_bundle(artifact, output, platform=platform, force=force)

@@ -22,10 +22,10 @@ from edgecompress.cli.options import (
 from edgecompress.cli.writing import file_to_write
 
 if TYPE_CHECKING:
-    from edgecompress.comparing import Check
-    from edgecompress.instructions import InstructionProfile
-    from edgecompress.profiles import Profile
     from edgecompress.profiling import Measured
+    from edgecompress.profiling.instruction_counts import InstructionProfile
+    from edgecompress.profiling.profiles import Profile
+    from edgecompress.reporting.comparing import Check
 
 
 @click.command(epilog="Example: edgecompress profile out/model.onnx --baseline out/dense.onnx --device local")
@@ -55,13 +55,13 @@ def profile(
 ) -> None:
     """Measure an exported file: size, load time, first run, latency, memory, operators; and against a baseline."""
     from edgecompress.artifacts import facts_path, golden_path
-    from edgecompress.benching import Effort
     from edgecompress.devices import DeviceOptions, device_named
     from edgecompress.files import write_json
-    from edgecompress.instructions import PROFILE_KIND as COUNTED
-    from edgecompress.profiles import PROFILE_KIND as TIMED
     from edgecompress.profiling import measure
+    from edgecompress.profiling.instruction_counts import PROFILE_KIND as COUNTED
+    from edgecompress.profiling.profiles import PROFILE_KIND as TIMED
     from edgecompress.replacing import is_measured
+    from edgecompress.settings import Effort
 
     if output is not None:
         read = [file for file in (artifact, baseline, *given.values()) if isinstance(file, Path)]
@@ -93,8 +93,8 @@ def measured_document(found: Measured) -> dict[str, Any]:
 
 def print_measured(found: Measured, document: dict[str, Any]) -> None:
     """Tables, then the verdicts in words."""
-    from edgecompress.profiles import Comparison
-    from edgecompress.wording import latency_clause
+    from edgecompress.profiling.profiles import Comparison
+    from edgecompress.reporting.wording import latency_clause
 
     print_profiles([one for one in (found.profile, found.baseline) if one is not None])
     if layers := document.get("layers"):
@@ -117,7 +117,7 @@ def sustained_text(sustained: Any) -> str:
 
 def print_layers(layers: list[dict[str, Any]]) -> None:
     """Each layer's time before and after, and which surely got slower."""
-    from edgecompress.tables import slower_layers
+    from edgecompress.reporting.tables import slower_layers
 
     rows = [
         (row["name"] or "(all others)", row["dense"], row["compressed"], "slower" if row["slower"] else "")
@@ -143,8 +143,8 @@ def print_profiles(profiles: list[Profile | InstructionProfile]) -> None:
 
 
 def _measures(profile: Profile | InstructionProfile) -> dict[str, str | int | None]:
-    from edgecompress.instructions import InstructionProfile
-    from edgecompress.wording import bytes_text
+    from edgecompress.profiling.instruction_counts import InstructionProfile
+    from edgecompress.reporting.wording import bytes_text
 
     stored = {
         "file": bytes_text(profile.size_bytes),
@@ -162,7 +162,7 @@ def _counted(profile: InstructionProfile) -> dict[str, str | int | None]:
 
 
 def _timed(profile: Profile) -> dict[str, str | int | None]:
-    from edgecompress.wording import bytes_text
+    from edgecompress.reporting.wording import bytes_text
 
     wall, cpu = (profile.latency.summary()[clock] for clock in ("wall", "cpu"))
     memory = {"peak memory": profile.peak_rss_bytes, "of it the runtime": profile.runtime_rss_bytes}
@@ -186,7 +186,7 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
 
     They were measured at different times: for a speed-up with an interval use `profile A --baseline B`.
     """
-    from edgecompress.comparing import (
+    from edgecompress.reporting.comparing import (
         accuracy_difference,
         changes,
         differences,
@@ -229,7 +229,7 @@ def check(report: Path, as_json: bool, **given: float | None) -> int:
     """
     from dataclasses import asdict
 
-    from edgecompress.comparing import check_table, checks, figures_of
+    from edgecompress.reporting.comparing import check_table, checks, figures_of
 
     limits = {name: limit for name, limit in given.items() if limit is not None}
     if not limits:

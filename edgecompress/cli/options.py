@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from edgecompress.codecs.settings import Storage
     from edgecompress.finetuning import FineTuning
     from edgecompress.models import Sample
+    from edgecompress.recipes.base import Recipe
     from edgecompress.selectors import Selector
-    from edgecompress.training.base import Recipe
+    from edgecompress.settings import Storage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -333,7 +333,7 @@ def storage_from(
     methods: tuple[str, ...], keep: float | None, of: str, given: Mapping[str, Any], typed: Callable[[str], bool]
 ) -> Storage | None:
     """The options of a codec, None where none is among the methods; refuses options that do not go together."""
-    from edgecompress.codecs.settings import Storage
+    from edgecompress.settings import Storage
 
     asked: dict[str, Any] = {name: given[name] for name in STORAGE if given.get(name) not in (None, False)}
     codec = next((method for method in methods if method in CODECS), None)
@@ -411,7 +411,7 @@ def recipe_from(name: str, methods: tuple[str, ...], penalty: float | None, lass
             raise click.UsageError(f"{option} belongs to --recipe {owner}, not to --recipe {name}")
     if name == "plain":
         return None
-    from edgecompress.training.recipes import RECIPES as TABLE
+    from edgecompress.recipes import RECIPES as TABLE
 
     given = {"penalty": penalty, "lasso": lasso, "form": methods[0] if methods and name == "orthogonal" else None}
     made: Recipe = replace(TABLE[name], **{key: value for key, value in given.items() if value is not None})  # type: ignore[type-var]

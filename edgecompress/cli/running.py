@@ -57,10 +57,10 @@ def run(
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
     from edgecompress.devices import DeviceOptions
-    from edgecompress.line import Line
-    from edgecompress.resuming import only_one
     from edgecompress.running import run as run_line
     from edgecompress.running import summary
+    from edgecompress.running.pipeline import Line
+    from edgecompress.running.resuming import only_one
 
     place = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
     asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
@@ -77,7 +77,7 @@ def run(
 
 def print_run(document: dict[str, Any], output: Path) -> None:
     """Before and after, files, the verdict in one sentence, and paths."""
-    from edgecompress.wording import bytes_text, summary_sentence
+    from edgecompress.reporting.wording import bytes_text, summary_sentence
 
     print_before_after(document)
     rows = [
@@ -113,7 +113,7 @@ def report(folder: Path, force: bool, as_json: bool) -> None:
     """Write a run's report.html again from its report.json, and print the verdict."""
     from edgecompress.replacing import check_replaceable, is_kind, is_report_page
     from edgecompress.reporting import HTML_NAME, JSON_NAME, KIND, MARKDOWN_NAME, read_report, write_report
-    from edgecompress.wording import summary_sentence
+    from edgecompress.reporting.wording import summary_sentence
 
     document = read_report(folder)
     ours = {JSON_NAME: is_kind(KIND), HTML_NAME: is_report_page, MARKDOWN_NAME: is_report_page}

@@ -27,11 +27,10 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from edgecompress.devices.base import DeviceOptions
+from edgecompress.devices.base import DeviceOptions, Provenance
 from edgecompress.devices.commands import POLL_S, Finished, checked, failed, last_lines, release, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json, files_in, sha256, size_of
-from edgecompress.profiles import Provenance
 
 FORM = "SERIAL"
 SUMMARY = "a phone over adb; it needs --python-bundle, --remote-python or --runner"

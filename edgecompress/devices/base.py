@@ -6,15 +6,17 @@ however it ends, nothing is left running or lying about on the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json
-from edgecompress.profiles import Provenance
+
+Provenance = Literal["measured", "emulated", "predicted"]
+"""Where a number comes from: taken on a real device, counted on an emulated one, or computed from a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,37 @@ class DeviceOptions:
             if option not in used and getattr(self, option) is not None:
                 message = f"{kind}: --{option.replace('_', '-')} is of no use on such a device; drop it"
                 raise DeviceError(message, device=kind, command="", returncode=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instructions of each counted inference, the mix of the least one by class, and those of loading the file.
+
+    The first inference is no part of ``per_inference``. The least one counts: once in a while the runtime does
+    something besides.
+    """
+
+    cpu: str
+    per_inference: tuple[int, ...]
+    mix: Mapping[str, int]
+    load: int
+
+    @property
+    def least(self) -> int:
+        """Instructions of one inference."""
+        return min(self.per_inference)
+
+    def to_json(self) -> Json:
+        """Everything, with the least first."""
+        return {"least": self.least, **asdict(self), "per_inference": list(self.per_inference)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Counts:
+        """The inverse of :meth:`to_json`."""
+        per_inference = tuple(map(int, document["per_inference"]))
+        if not per_inference:
+            raise ValueError("no inference was counted")
+        return cls(document["cpu"], per_inference, dict(document["mix"]), int(document["load"]))
 
 
 NOTHING_SAID = DeviceOptions()

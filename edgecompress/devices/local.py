@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.devices.base import NOTHING_SAID, DeviceOptions
+from edgecompress.devices.base import NOTHING_SAID, DeviceOptions, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.files import Json
-from edgecompress.profiles import Provenance
 
 SUMMARY = "this machine, in a process of its own"
 

@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edgecompress.costs import Cost
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.plans import Ranks
+from edgecompress.plans import Cost, Ranks
 
 
 @dataclass(frozen=True, slots=True)

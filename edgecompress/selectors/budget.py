@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, get_args
 
-from edgecompress.costs import Cost
 from edgecompress.errors import BudgetError, PlanError
+from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
 Of = Literal["macs", "params", "bytes"]

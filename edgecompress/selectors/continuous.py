@@ -13,8 +13,8 @@ ranks within half a spacing of it are searched at a finer spacing, from fresh fa
 Without data :class:`Continuous` puts the squared error of Eq. 6 in the place of ``L_val``: the repository's ``recon``.
 A product of error and rank rewards a rank whose error falls faster than ``r ^ -beta``, as every weight's does near its
 exact rank: most layers then keep the highest rank that pays, unless ``beta`` is raised. With labels, by
-:class:`edgecompress.training.searched.Searched`, they do not. The squared error is absolute, as in Eq. 6: large weights
-count for more. ``gamma`` scales a product, so no optimum depends on it, only the length of the factors' steps.
+:class:`edgecompress.recipes.continuous.Searched`, they do not. The squared error is absolute, as in Eq. 6: large
+weights count for more. ``gamma`` scales a product, so no optimum depends on it, only the length of the factors' steps.
 
 Ours: the ranks searched are only those whose chain saves parameters and MACs; Adam for the logits (the repository has
 SGD with momentum for both), which does not depend on the scale of the weights; gradients of each layer's factors are
@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam
 
-from edgecompress.costs import Cost
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.errors import PlanError, TrainingError, first_line
+from edgecompress.plans import Cost
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.ladders import Ladder, Window, first_window, ladder_of, next_window

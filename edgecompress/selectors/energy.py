@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgecompress.costs import Cost
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import kept_energy
 from edgecompress.errors import PlanError
+from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, cheapest, of_unfoldings
 
 

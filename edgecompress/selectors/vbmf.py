@@ -15,8 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from edgecompress.costs import Cost
 from edgecompress.decompositions.base import gram
+from edgecompress.plans import Cost
 from edgecompress.selectors.base import Choice, LayerCandidates, cheapest, of_unfoldings
 
 GRID = 64

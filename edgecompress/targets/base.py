@@ -10,8 +10,8 @@ from typing import Literal, Protocol, get_args
 from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
-from edgecompress.datasets import Inputs
 from edgecompress.files import Json
+from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan
 from edgecompress.targets.keeping import KeepFloat
 

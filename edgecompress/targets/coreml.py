@@ -12,7 +12,7 @@ from edgecompress.artifacts import TensorSpec
 from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision, Run
-from edgecompress.targets.converting import Given, converted, require, traced
+from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.runtimes import hushed
 
 DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}

@@ -12,11 +12,11 @@ import torch
 
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, converted, require, traced
-from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.keeping import WATCHED, kept, told
 from edgecompress.targets.products import is_product
 from edgecompress.targets.programs import operators_of, outputs_of, wide_nodes
+from edgecompress.targets.runtime_files import RuntimeFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, converted, require, traced
-from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.keeping import WATCHED, Magnitudes, Operator, kept, told, with_parents
 from edgecompress.targets.products import PRODUCTS
 from edgecompress.targets.programs import layer_of
+from edgecompress.targets.runtime_files import RuntimeFile
 
 SIGNATURE = "serving_default"
 FULL, RANGES = "full.tflite", "ranges.json"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, converted, require
-from edgecompress.targets.files import WeightsApart
+from edgecompress.targets.child_converter import Given, converted, require
+from edgecompress.targets.runtime_files import WeightsApart
 
 if TYPE_CHECKING:
     import onnx

@@ -10,8 +10,8 @@ from typing import Any
 
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, converted, require
-from edgecompress.targets.files import WeightsApart
+from edgecompress.targets.child_converter import Given, converted, require
+from edgecompress.targets.runtime_files import WeightsApart
 
 
 @dataclass(frozen=True, slots=True)

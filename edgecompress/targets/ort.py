@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from edgecompress.files import Json
 from edgecompress.targets.base import Job, Precision
-from edgecompress.targets.converting import Given, converted
-from edgecompress.targets.files import RuntimeFile
+from edgecompress.targets.child_converter import Given, converted
+from edgecompress.targets.runtime_files import RuntimeFile
 
 RUNTIME_STYLE, OPERATORS = ".with_runtime_opt.ort", ".required_operators_and_types.config"
 PLATFORM = "arm"  # never a layout that only one kind of x86 processor has

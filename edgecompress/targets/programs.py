@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgecompress.datasets import Inputs
+from edgecompress.models.datasets import Inputs
 from edgecompress.targets.keeping import Magnitudes, Operator
 from edgecompress.targets.products import is_product
 

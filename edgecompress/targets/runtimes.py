@@ -17,7 +17,7 @@ from typing import Any
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.errors import ExportError, FileError, first_line
-from edgecompress.resources import resource
+from edgecompress.files import resource
 from edgecompress.targets.base import Run
 
 RUNNER = Path("runners") / "bench.py"

@@ -19,9 +19,9 @@ from edgecompress.cli import group, options
 from edgecompress.codecs.ada_tucker import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json, write_json
+from edgecompress.recipes import RECIPES
 from edgecompress.selectors import SELECTORS
 from edgecompress.targets import TARGETS
-from edgecompress.training.recipes import RECIPES
 
 COMMANDS = sorted(group.commands)
 

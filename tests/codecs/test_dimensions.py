@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from edgecompress.codecs.axes import image_axes
 from edgecompress.codecs.dimensions import ORDERS, balanced
 from edgecompress.errors import PlanError
+from edgecompress.storing.axes import image_axes
 
 LENETS = {
     (20, 1, 5, 5): (10, 10, 5),

@@ -14,7 +14,7 @@ import pytest
 from processes import ROOT
 
 from edgecompress.codecs.payload import load
-from edgecompress.resolving import resolve
+from edgecompress.sources import resolve
 from edgecompress.storing import decoded, onnx_bytes
 
 RESULTS = ROOT / "benchmarks" / "results"

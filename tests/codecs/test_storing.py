@@ -20,24 +20,24 @@ from torch import nn
 from edgecompress.calibrating import calibration_of
 from edgecompress.codecs.ada_tucker import attach_roundings, factors_of, install, refresh, stored_layers
 from edgecompress.codecs.payload import from_bytes, to_bytes
-from edgecompress.codecs.planning import plan_storage
-from edgecompress.codecs.settings import Storage
 from edgecompress.decomposing import decompose
+from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
 from edgecompress.exporting import export
 from edgecompress.finetuning import FineTuning, state_digest
-from edgecompress.line import Line
 from edgecompress.models import Sample, copied
-from edgecompress.options import Options
 from edgecompress.plans import LayerPlan
-from edgecompress.refitting import refit
-from edgecompress.resolving import resolve
+from edgecompress.running.options import Options
+from edgecompress.running.pipeline import Line
 from edgecompress.scoring import score
+from edgecompress.settings import Storage
+from edgecompress.sources import resolve
 from edgecompress.storing import decoded, stored_of, train_codes, without_dropped
+from edgecompress.storing.planning import plan_storage
 from edgecompress.targets import Job
 from edgecompress.targets.onnx import Onnx
-from edgecompress.targets.onnx_codes import check_folded
+from edgecompress.targets.onnx.codes import check_folded
 
 SCADA = Storage("scada_tucker", rank=4, levels=15, core_levels=15, epochs=2, rate=0.5)
 TUNING = FineTuning(epochs=2, optimizer="adam", lr=0.02, weight_decay=0.0, distill=0.0, batch_size=32)

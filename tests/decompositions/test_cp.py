@@ -23,7 +23,7 @@ from edgecompress.decompositions.polyadic import (
     summed,
     terms_of,
 )
-from edgecompress.resolving import resolve
+from edgecompress.sources import resolve
 
 CP3, CP4 = DECOMPOSITIONS["cp3"], DECOMPOSITIONS["cp4"]
 TENSORS = [(12, 10, 9), (6, 16, 5), (3, 20, 4), (10, 8, 3, 3), (12, 9, 5, 3), (1, 6, 3, 5), (7, 2, 3, 3)]

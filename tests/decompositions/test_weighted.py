@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgecompress.calibrating.moments import patches
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.weighted import leading_directions, root_and_inverse, solved
-from edgecompress.moments import patches
 
 METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2")
 SHAPES = [(12, 10, 3, 3), (8, 12, 5, 3), (6, 3, 3, 3), (16, 4, 2, 2)]

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.benching import Effort
 from edgecompress.devices.adb import Adb, named
 from edgecompress.devices.base import DeviceOptions
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
-from edgecompress.profiles import Comparison, Profile
 from edgecompress.profiling import measure
-from edgecompress.resolving import resolve
+from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.settings import Effort
+from edgecompress.sources import resolve
 from edgecompress.targets.runtimes import runner
 
 HERE = Path(__file__).parent

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecompress.devices import emulation
 from edgecompress.devices.base import DeviceOptions
 from edgecompress.devices.emulated import FORM, EmulatedSession, counts_of, named
-from edgecompress.devices.emulation import Emulation, recipe, recipe_folder
-from edgecompress.emulating import build_plugin, planned, plugin_api, set_up
+from edgecompress.devices.emulated import spec as emulation
+from edgecompress.devices.emulated.setup import build_plugin, planned, plugin_api, set_up
+from edgecompress.devices.emulated.spec import Emulation, recipe, recipe_folder
 from edgecompress.errors import DeviceError, MissingExtra
 from edgecompress.exporting import export
 from edgecompress.files import write_json
-from edgecompress.instructions import Counts
-from edgecompress.resolving import resolve
+from edgecompress.profiling.instruction_counts import Counts
+from edgecompress.sources import resolve
 from edgecompress.targets.runtimes import runner
 
 needs_emulator = pytest.mark.skipif(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.errors import DeviceError
-from edgecompress.runners import RUNNERS, RunnerAnswer, as_latency, runner_of
+from edgecompress.profiling.vendor_runners import RUNNERS, RunnerAnswer, as_latency, runner_of
 
 OUTPUTS = Path(__file__).parents[1] / "data" / "runners"
 GOOD = {

@@ -17,15 +17,15 @@ from threading import Thread
 
 import pytest
 
-from edgecompress.benching import provenance
 from edgecompress.devices import Device, DeviceOptions, device_named
 from edgecompress.devices import ssh as ssh_module
 from edgecompress.devices.ssh import Ssh
 from edgecompress.errors import DeviceError
 from edgecompress.exporting import export
-from edgecompress.profiles import Comparison, Profile
 from edgecompress.profiling import compare, profile
-from edgecompress.resolving import resolve
+from edgecompress.profiling.bench import provenance
+from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.sources import resolve
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 pytestmark = [

@@ -11,14 +11,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from edgecompress.calibrating import calibration_of
-from edgecompress.costs import Cost
 from edgecompress.decomposing import fill_from
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import PlanError, TrainingError
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
-from edgecompress.plans import LayerPlan
-from edgecompress.resolving import resolve
+from edgecompress.plans import Cost, LayerPlan
+from edgecompress.recipes.base import Asked
+from edgecompress.recipes.continuous import Searched, ValidationBatches
 from edgecompress.selectors import Budget
 from edgecompress.selectors.continuous import (
     Continuous,
@@ -32,9 +32,8 @@ from edgecompress.selectors.continuous import (
     squared_errors,
 )
 from edgecompress.selectors.ladders import Window, first_window, ladder_of, next_window
-from edgecompress.training.base import Asked
-from edgecompress.training.searched import Searched, ValidationBatches
-from edgecompress.training.settings import FineTuning
+from edgecompress.settings import FineTuning
+from edgecompress.sources import resolve
 
 QUICK = Continuous(iterations=8, warm_up=2)
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, milp
 from torch import nn
 
-from edgecompress.candidates import rank_steps
-from edgecompress.costs import Cost, chain_cost, input_shapes
+from edgecompress.costs import chain_cost, input_shapes
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.planning import plan
-from edgecompress.resolving import resolve
+from edgecompress.planning.candidates import rank_steps
+from edgecompress.plans import Cost
 from edgecompress.selectors import SELECTORS, Budget, Candidate, Continuous, Energy, LayerCandidates
 from edgecompress.selectors.budget import solve_knapsack
+from edgecompress.sources import resolve
 
 KEEPS = (0.2, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 0.99, 0.999)
 ENERGIES = (0.05, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecompress.targets.onnx_sessions import session
+from edgecompress.targets.onnx.sessions import session
 from edgecompress.targets.runtimes import load
 
 SIZE = 64

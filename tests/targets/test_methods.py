@@ -18,7 +18,7 @@ from edgecompress.exporting import export
 from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.targets import TARGETS
-from edgecompress.targets.converting import missing
+from edgecompress.targets.child_converter import missing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edgecompress.targets import onnx_numbers
-from edgecompress.targets.onnx_numbers import (
+from edgecompress.targets.onnx.packing import (
     LOW_NODES,
     LOWS,
     Array,
@@ -24,7 +24,7 @@ from edgecompress.targets.onnx_numbers import (
     unary,
     unpacked,
 )
-from edgecompress.targets.onnx_sessions import operators_when_loaded
+from edgecompress.targets.onnx.sessions import operators_when_loaded
 
 
 def numbers(kind: str, rows: int, columns: int) -> Array:

@@ -21,25 +21,24 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from edgecompress.artifacts import Artifact
-from edgecompress.benching import target_of
 from edgecompress.cli import run_command_line
-from edgecompress.compressed import save_compressed
 from edgecompress.decomposing import decompose
 from edgecompress.devices.local import Local
 from edgecompress.errors import ExportError, FileError, MissingExtra, ParityError
 from edgecompress.exporting import ExportOptions, Outcome, export, export_each, fatal
+from edgecompress.exporting.verifying import TOLERANCES, verify
 from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.profiling import compare, profile
-from edgecompress.resolving import resolve
-from edgecompress.targets import TARGETS
+from edgecompress.sources import resolve
+from edgecompress.sources.compressed_folder import save_compressed
+from edgecompress.targets import TARGETS, target_of
 from edgecompress.targets.base import Job
-from edgecompress.targets.converting import missing
+from edgecompress.targets.child_converter import missing
 from edgecompress.targets.litert import LiteRT
 from edgecompress.targets.ncnn import strides_as_pooling
-from edgecompress.targets.onnx_sessions import session
+from edgecompress.targets.onnx.sessions import session
 from edgecompress.targets.products import told_apart
-from edgecompress.verifying import TOLERANCES, verify
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
@@ -319,7 +318,7 @@ def test_a_model_no_target_can_take_ends_in_a_line_for_each(tmp_path: Path, capf
 def test_one_target_may_fail_unless_it_is_required(
     small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgecompress.targets.converting.installed", lambda name: "" if "litert" in name else "1")
+    monkeypatch.setattr("edgecompress.targets.child_converter.installed", lambda name: "" if "litert" in name else "1")
     arguments = ["export", small.source, "--target", "onnx", "--target", "litert", "-o", str(tmp_path / "o")]
     assert run_command_line(arguments) == 0
     said = capfd.readouterr()
@@ -354,7 +353,7 @@ def test_a_converter_that_crashes_or_hangs_is_an_export_error(
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    monkeypatch.setattr("edgecompress.targets.converting.TIMEOUT_S", 1.0)
+    monkeypatch.setattr("edgecompress.targets.child_converter.TIMEOUT_S", 1.0)
     sample = sliced()
     with pytest.raises(ExportError, match=reason):
         export(sample.model(), sample, tmp_path / "o", target="ort")

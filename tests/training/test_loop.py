@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from edgecompress.training import loop
 from torch import nn
 
-from edgecompress.datasets import take
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuning, finetune, state_digest
+from edgecompress.finetuning.augmentation import cutout, mixed
+from edgecompress.finetuning.distillation import Distilled, FeatureDistilled, live_kernels
+from edgecompress.finetuning.loop import Objective, fit
+from edgecompress.finetuning.schedules import cosine, schedule_of
+from edgecompress.finetuning.workers import Alone
 from edgecompress.models import Sample
+from edgecompress.models.datasets import take
 from edgecompress.planning import plan
 from edgecompress.progress import silent
-from edgecompress.resolving import resolve
+from edgecompress.recipes.staged import decomposed_in_stages, last_epochs, portions
 from edgecompress.selectors import Budget
-from edgecompress.training import loop
-from edgecompress.training.augmenting import cutout, mixed
-from edgecompress.training.distillation import Distilled, FeatureDistilled, live_kernels
-from edgecompress.training.loop import Objective, fit
-from edgecompress.training.schedules import cosine, schedule_of
-from edgecompress.training.staged import decomposed_in_stages, last_epochs, portions
-from edgecompress.training.workers import Alone
+from edgecompress.sources import resolve
 
 SETTINGS = FineTuning(epochs=2, lr=0.05, distill=0.0, batch_size=64)
 EVERYTHING = replace(

@@ -14,18 +14,15 @@ from torch import nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.decomposing import check_plan, decompose
+from edgecompress.decomposing.refitting import refit
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.finetuning import FineTuning, state_digest
+from edgecompress.finetuning.distillation import Distilled
+from edgecompress.finetuning.loop import FineTuned, fit
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
-from edgecompress.refitting import refit
-from edgecompress.resolving import resolve
-from edgecompress.selectors import Budget, Vbmf
-from edgecompress.selectors.vbmf import evbmf_rank
-from edgecompress.training.base import Asked
-from edgecompress.training.distillation import Distilled
-from edgecompress.training.loop import FineTuned, fit
-from edgecompress.training.orthogonal import (
+from edgecompress.recipes.base import Asked
+from edgecompress.recipes.orthogonal import (
     FLOOR,
     ORTHOGONAL,
     Orthogonal,
@@ -36,6 +33,9 @@ from edgecompress.training.orthogonal import (
     merged_whole,
     orthogonality,
 )
+from edgecompress.selectors import Budget, Vbmf
+from edgecompress.selectors.vbmf import evbmf_rank
+from edgecompress.sources import resolve
 
 FORMS = tuple(ORTHOGONAL)
 HELD = {
@@ -262,7 +262,7 @@ def test_the_last_epoch_counts_not_the_best(sample: Sample, monkeypatch: pytest.
         assert options["keep"] == "last"
         return fit(*given, **options)
 
-    monkeypatch.setattr("edgecompress.training.orthogonal.fit", watched)
+    monkeypatch.setattr("edgecompress.recipes.orthogonal.fit", watched)
     assert Orthogonal().start(asked(sample)).facts["history"]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.finetuning import FineTuning, finetune
-from edgecompress.resolving import resolve
-from edgecompress.training.distillation import Distilled
-from edgecompress.training.recalling import Recall
+from edgecompress.finetuning.distillation import Distilled
+from edgecompress.finetuning.teacher_cache import Recall
+from edgecompress.sources import resolve
 
 
 class Counting(nn.Module):

@@ -1,0 +1,180 @@
+"""What a change of one layer's weight costs at the model's output, to second order, from one backward pass.
+
+For an input n let G_n be the gradient, with respect to a layer's weight, of the outputs in a random direction whose
+covariance is the Fisher information of the (softened) class probabilities. Half the mean of <G_n, W' - W>^2 is then
+the second-order estimate of the divergence that W' in place of W causes: every candidate of every layer is judged by
+the same pass, against one run a candidate for measuring it.
+
+Chosen by experiment (ResNet-20, 256 images; KL to the dense net and accuracy on 2,000 other training images, after
+the same refit): by measured divergences of single replaced layers 0.304, 91.3 % and 0.069, 97.2 % at 30 and 50 % of
+the MACs, by this 0.293, 91.1 % and 0.052, 98.0 %, twenty times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.calibrating.moments import Moments, output_rows, patches
+from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.errors import ModelError
+from edgecompress.models import as_outputs, calibrated, evaluating, given_to
+from edgecompress.models.datasets import Inputs, first, in_parts
+
+Add = Callable[[str, nn.Module, Tensor, Tensor], None]
+
+TEMPERATURE = 4.0
+"""Of the class probabilities: at 1, trained nets are too sure of training images to tell much."""
+
+DAMPING = 0.1
+"""Share of the mean that is added to every direction of an output metric."""
+
+METRIC_INPUTS = 128
+"""Enough inputs for output metrics: every position of each adds to them."""
+
+FEW_INPUTS = 16
+"""Enough to see whether a layer's output reaches the model's."""
+
+BATCH = 64
+MOST_GRADIENT_BYTES = 1 << 26
+"""Of the gradients of single inputs held at once."""
+
+
+def change_losses(
+    model: nn.Module,
+    inputs: Inputs,
+    changes: Mapping[str, Tensor],
+    moments: Mapping[str, Moments],
+    *,
+    classes: bool = True,
+) -> dict[str, Tensor]:
+    """For each layer the loss (candidates,) of its ``changes`` (candidates, groups, T, D): W' - W.
+
+    The mean error of the outputs counts as corrected. A layer whose output reaches none of the model's loses nothing;
+    one that no finite gradient reaches has no loss otherwise. Empty for a model that cannot be differentiated.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, layer: nn.Module, given: Tensor, gradient: Tensor) -> None:
+        mean = moments[name].mean.to(given.dtype)[:, :, None]
+        for few, theirs in _few_at_a_time(layer, given, gradient):
+            everywhere = theirs[0].numel()
+            u = (patches(layer, few, most=everywhere) - mean).unflatten(2, (len(few), -1))
+            g = output_rows(layer, theirs, most=everywhere).unflatten(2, (len(few), -1))
+            of_each = torch.einsum("gtnl,gdnl->ngtd", g, u).flatten(1)
+            sums[name] = sums.get(name, 0) + (of_each @ changes[name].flatten(1).T).double().square().sum(0)
+
+    if not _run_backward(model, inputs, tuple(changes), add, classes=classes) or not any(map(_tells, sums.values())):
+        return {}
+    unreached = [name for name in changes if name not in sums and not _reaches_output(model, inputs, name)]
+    unseen = {name: torch.zeros(len(changes[name]), dtype=torch.float64) for name in unreached}
+    return {
+        name: total / (2 * len(inputs[0])) for name, total in (sums | unseen).items() if bool(total.isfinite().all())
+    }
+
+
+def output_metrics(
+    model: nn.Module, inputs: Inputs, names: tuple[str, ...], *, classes: bool = True
+) -> dict[str, Tensor]:
+    """(groups, T, T) for each layer: what an error of its outputs costs, damped, with a mean of 1.
+
+    The output half of a Kronecker-factored Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Layers that no
+    finite gradient reaches have none; empty for a model that cannot be differentiated.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, layer: nn.Module, _given: Tensor, gradient: Tensor) -> None:
+        rows = output_rows(layer, gradient, most=gradient[0].numel())
+        sums[name] = sums.get(name, 0) + (rows @ rows.mT).double()
+
+    differentiable = _run_backward(model, inputs, names, add, classes=classes)
+    return {name: _damped(total) for name, total in sums.items() if _tells(total)} if differentiable else {}
+
+
+def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:
+    """Does another output of a layer change any of the model's? Code may stop gradients, and not numbers."""
+
+    def changed(_layer: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return 2 * output + 1
+
+    few, layer = first(inputs, FEW_INPUTS), model.get_submodule(name)
+    with evaluating(model), torch.no_grad():
+        expected = as_outputs(calibrated(model, few))
+        handle = layer.register_forward_hook(changed)
+        try:
+            reached = as_outputs(calibrated(model, few))
+        finally:
+            handle.remove()
+    return not all(map(torch.equal, expected, reached))
+
+
+def _tells(total: Tensor) -> bool:
+    """Is a sum over gradients finite and not all zeros?"""
+    return bool(total.isfinite().all()) and bool(total.any())
+
+
+def _damped(second: Tensor) -> Tensor:
+    mean = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(torch.finfo(second.dtype).tiny)
+    return second / mean + DAMPING * torch.eye(second.shape[-1], dtype=second.dtype)
+
+
+def _few_at_a_time(layer: nn.Module, given: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    outputs, *rest = kernel_shape(layer)
+    size = max(1, MOST_GRADIENT_BYTES // (4 * outputs * torch.Size(rest).numel()))
+    yield from zip(torch.split(given, size), torch.split(gradient, size), strict=True)
+
+
+def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add: Add, *, classes: bool) -> bool:
+    """Call ``add(name, layer, input, gradient)`` for every layer and batch; False if there are no gradients."""
+    generator = torch.Generator().manual_seed(0)
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, wanted in asked:
+            if wanted and not parameter.is_inference():
+                parameter.requires_grad_(False)
+        with evaluating(model), torch.enable_grad(), _watched(model, names, add):
+            for part in in_parts(inputs, BATCH):
+                outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
+                torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
+    except (RuntimeError, ModelError):
+        return False
+    finally:
+        for parameter, wanted in asked:
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+    return True
+
+
+def _direction(output: Tensor, generator: torch.Generator, *, classes: bool) -> Tensor:
+    """A random direction among the outputs, so drawn that its covariance is what an error costs."""
+    noise = torch.randn(output.shape, generator=generator).to(output)
+    if not classes:
+        return noise
+    share = (output.detach() / TEMPERATURE).softmax(-1)
+    direction: Tensor = share.sqrt() * noise
+    return direction - share * direction.sum(-1, keepdim=True)
+
+
+@contextmanager
+def _watched(model: nn.Module, names: tuple[str, ...], add: Add) -> Iterator[None]:
+    """Forward hooks that watch the gradient of each layer's output, which then needs none of a parameter's."""
+
+    def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output
+        given = given_to(args, kwargs).detach()
+        watched = output if output.requires_grad else output.detach().requires_grad_().clone()
+        watched.register_hook(lambda gradient: add(name, layer, given, gradient))
+        return watched
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,115 @@
+"""Writing a file and comparing its numbers with PyTorch's; int8 that fails is tried again with less of it in int8."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.artifacts import Parity, TensorSpec
+from edgecompress.errors import ExportError, ParityError, first_line
+from edgecompress.exporting.judging import Finding
+from edgecompress.exporting.verifying import (
+    PARITY_BATCHES,
+    TOLERANCES,
+    check_parity,
+    check_slices,
+    fixed_batch,
+    probe,
+    proof_inputs,
+    run_model,
+)
+from edgecompress.files import Json
+from edgecompress.models import Sample
+from edgecompress.targets import Job, Target
+from edgecompress.targets.base import NHWC
+from edgecompress.targets.refusing import refusing
+from edgecompress.targets.runtimes import refuse_crashing
+
+DEPTHS = (0, 1, 2)
+"""How many products deep what feeds a failing output is left in float, one try after the other."""
+WAY_OUT = "leave more of it in float with --keep-float LAYER or --keep-float OPERATOR, or export it in fp16 or fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that its runtime was tried with: facts about the graph, signature, parity, and what could be better."""
+
+    graph: Json
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parity: tuple[Parity, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def written_well(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
+    """Write ``path``; where int8 fails, again with more and more of what feeds the failing outputs in float.
+
+    What is not wrong but could be better is tried so too, and left in int8 if that does not help.
+
+    Raises:
+        ParityError: the numbers are not ``model``'s.
+        ExportError: the exporter refused, or the file does not run.
+    """
+    try:
+        found = _written(target, path, job, model, sample)
+    except ParityError as error:
+        if job.precision != "int8":
+            raise
+        return _rescued(target, path, job, model, sample, error)
+    if job.precision != "int8" or not found.findings:
+        return found
+    return _bettered(target, path, job, model, sample, found)
+
+
+def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
+    """Write ``path`` and compare its numbers with ``model``'s where its runtime is for this machine."""
+    with refusing(target.name, "the converter"):
+        graph = target.export(job, path)
+    if target.runs_here:
+        refuse_crashing(target.name, path, job.batch or 1)
+    with refusing(target.name, "what the converter made does not load:"):
+        inputs, outputs = target.signature(path)
+    if job.channels_last:
+        inputs = tuple(replace(spec, layout=NHWC) if len(spec.shape) == 4 else spec for spec in inputs)
+    if not target.runs_here:
+        return Written(graph, inputs, outputs)
+    batches = PARITY_BATCHES if job.batch is None else (job.batch,)
+    with refusing(target.name, "its runtime"):
+        fed = proof_inputs(sample, job.precision)
+        parity = check_parity(target, path, inputs, model, fed, TOLERANCES[job.precision], batches)
+        findings = check_slices(target, path, inputs, model, sample, job.precision, fixed_batch(batches))
+    return Written(graph, inputs, outputs, parity, findings)
+
+
+def _rescued(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, failure: ParityError) -> Written:
+    """A file that holds, with what feeds the failing outputs in float.
+
+    Raises:
+        ParityError: there is none.
+    """
+    outputs = failure.outputs or tuple(range(len(run_model(model, probe(sample.inputs, 1)))))
+    why = str(failure).partition("differs from PyTorch")[2].strip(": ")
+    last: ExportError = failure
+    for depth in DEPTHS:
+        job = replace(job, keep=job.keep.before(outputs, depth, why))
+        try:
+            return _written(target, path, job, model, sample)
+        except ExportError as error:
+            last = error
+    failure.args = (f"{failure}; with what feeds it in float: {first_line(last)}; {WAY_OUT}",)
+    raise failure
+
+
+def _bettered(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, found: Written) -> Written:
+    """A file without weak slices if there is one, else the first again."""
+    outputs = {finding.output for finding in found.findings}
+    why = "; ".join(finding.text for finding in found.findings)
+    for depth in DEPTHS[:2]:
+        with suppress(ExportError):
+            other = _written(target, path, replace(job, keep=job.keep.before(outputs, depth, why)), model, sample)
+            if not other.findings:
+                return other
+    return _written(target, path, job, model, sample)

@@ -1,0 +1,56 @@
+"""Fine-tuning a compressed model: train the factors, learn from the dense model, keep the best, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.finetuning.checkpoints import state_digest
+from edgecompress.finetuning.distillation import Distilled, FeatureDistilled, distillation
+from edgecompress.finetuning.loop import Epoch, FineTuned, fit
+from edgecompress.models import Sample
+from edgecompress.plans import CompressionPlan
+from edgecompress.progress import Progress, silent
+from edgecompress.settings import FineTuning
+
+__all__ = ["Epoch", "FineTuned", "FineTuning", "distillation", "finetune", "state_digest"]
+
+
+def finetune(
+    model: nn.Module,
+    sample: Sample,
+    settings: FineTuning,
+    *,
+    teacher: nn.Module | None = None,
+    plan: CompressionPlan | None = None,
+    checkpoint: Path | None = None,
+    key: str = "",
+    what: str = "fine-tune",
+    progress: Progress = silent,
+) -> FineTuned:
+    """Train a copy of ``model`` on the sample's train split; the best by validation score, or the last, comes back.
+
+    ``plan`` says how ``model`` was made from ``teacher``, which feature distillation needs. With ``checkpoint`` a run
+    that was stopped goes on, see :func:`edgecompress.finetuning.loop.fit`.
+
+    Raises:
+        DataError: the sample has no data.
+        ModelError: distillation is asked for and the outputs are not one tensor.
+        TrainingError: the loss is not finite any more.
+    """
+    objective = Distilled(sample, settings, teacher)
+    if settings.feature and teacher is not None and plan is not None and plan.layers:
+        objective = FeatureDistilled(sample, settings, teacher, plan)
+    start = f"{key} {state_digest(objective.teacher)}"
+    return fit(
+        model,
+        sample,
+        settings,
+        objective,
+        keep=settings.pick,
+        what=what,
+        checkpoint=checkpoint,
+        key=start,
+        progress=progress,
+    )

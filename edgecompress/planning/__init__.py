@@ -1,0 +1,254 @@
+"""plan(): which layers are replaced, by which method, at which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import nn
+
+from edgecompress.calibrating import Calibration
+from edgecompress.codecs.ada_tucker import CODECS, stored_params
+from edgecompress.costs import Shape, chain_cost, cost, input_shapes, weight_bytes
+from edgecompress.decomposing import matching
+from edgecompress.decomposing.dry_run import noticed
+from edgecompress.decompositions import AUTO, DECOMPOSITIONS
+from edgecompress.decompositions.kernels import weight_of
+from edgecompress.errors import PlanError
+from edgecompress.files import Json
+from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
+from edgecompress.models.accepting import refuse_sealed, unwrapped
+from edgecompress.models.datasets import Inputs
+from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
+from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Rival, Skipped
+from edgecompress.progress import Progress, silent
+from edgecompress.selectors import Budget
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What may be chosen, and for which layers.
+
+    ``methods`` of ``DECOMPOSITIONS`` (none: ``AUTO``) at ranks that are multiples of ``multiple``, or the layer's
+    largest rank where that is smaller; layers whose names match a pattern of ``include`` (none: all layers) and none
+    of ``exclude``, with patterns as in a shell: ``layer1.*``.
+    """
+
+    methods: tuple[str, ...] = ()
+    multiple: int = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in DECOMPOSITIONS]
+        if unknown:
+            raise PlanError(f"no method {unknown[0]!r}; there are {', '.join(DECOMPOSITIONS)}")
+        if self.multiple < 1:
+            raise PlanError(f"ranks cannot be rounded to a multiple of {self.multiple}; use 1 or more")
+
+    def refusal(self, name: str) -> str:
+        """Why the layer ``name`` is out of scope, or an empty string."""
+        excluded = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
+        if excluded is not None:
+            return f"excluded by {excluded!r}"
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return f"not included by {', '.join(map(repr, self.include))}"
+        return ""
+
+
+def plan(  # noqa: PLR0913 - options by keyword, each with a default
+    model: nn.Module,
+    inputs: Inputs,
+    selector: Selector,
+    *,
+    methods: Sequence[str] = (),
+    multiple: int = 8,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calibration: Calibration | None = None,
+    name: str = "",
+    progress: Progress = silent,
+) -> CompressionPlan:
+    """Choose method and ranks for every layer of ``model``, within a :class:`Scope`.
+
+    With ``calibration`` inputs, and a selector that weighs losses, errors are those of the layers' outputs and the
+    loss of each candidate is estimated; else only weights are looked at. Only candidates with fewer parameters and
+    fewer MACs than the dense layer are considered.
+
+    Raises:
+        PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite.
+        ModelError: the model does not run on ``inputs``, or gives other outputs each time.
+        BudgetError: the selector's budget cannot be met; said before anything is worked out.
+    """
+    scope, model = Scope(tuple(methods), multiple, tuple(include), tuple(exclude)), unwrapped(model)
+    seen = survey(model, inputs, scope)
+    refuse_out_of_reach(seen, selector, scope)
+    layers = _candidates(model, seen.items, scope, calibration if selector.weighs_losses else None, progress)
+    skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
+    return _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The layers of a model: those that may be replaced, and the ``reasons``, by name, why the others stay dense."""
+
+    total: Cost
+    found: tuple[Found, ...]
+    items: tuple[Replaceable, ...]
+    reasons: dict[str, str]
+
+
+def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
+    """What may be replaced in ``model``: what is in scope, runs on ``inputs``, and is not looked at by its code.
+
+    Raises:
+        PlanError: a pattern of ``scope`` matches no layer, or a weight is not finite.
+        ModelError: the model does not run on ``inputs``, or gives other outputs each time.
+    """
+    refuse_sealed(model, type(model).__name__)
+    total, shapes = cost(model, inputs), input_shapes(model, inputs)
+    found = weighted_layers(model)
+    matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
+    reasons = {item.name: _refusal(item, shapes, scope) for item in found}
+    reasons |= noticed(model, inputs, [name for name, reason in reasons.items() if not reason])
+    items = (Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name])
+    return Survey(total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
+
+
+def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
+    refused = item.refused or scope.refusal(item.name)
+    if refused or item.name not in shapes:
+        return refused or "does not run on the example input"
+    return without_numbers_to_fit(item.name, weight_of(item.layer))
+
+
+def refuse_out_of_reach(seen: Survey, selector: Selector, scope: Scope) -> None:
+    """Refuse a budget that no plan can meet, by the candidates' costs alone: before anything is worked out.
+
+    Raises:
+        BudgetError: with the smallest fraction that can be reached, and what keeps it from being smaller.
+    """
+    if isinstance(selector, Budget):
+        costs = [smaller_costs(item, scope.methods or AUTO, scope.multiple) for item in seen.items]
+        selector.refuse_out_of_reach(costs, seen.total, seen.reasons)
+
+
+def _candidates(
+    model: nn.Module, items: Sequence[Replaceable], scope: Scope, calibration: Calibration | None, progress: Progress
+) -> list[LayerCandidates]:
+    methods = scope.methods or AUTO
+    if calibration is not None:
+        return calibrated_candidates(model, items, calibration, methods, scope.multiple, progress)
+    layers = []
+    for done, item in enumerate(items, start=1):
+        progress("plan", done, len(items), item.name)
+        layers.append(weighed(item, methods, scope.multiple))
+    return layers
+
+
+def _assemble(
+    name: str,
+    total: Cost,
+    layers: Sequence[LayerCandidates],
+    choices: dict[str, Choice],
+    skipped: list[Skipped],
+    found: Sequence[Found],
+) -> CompressionPlan:
+    """The plan, its layers in the model's order, with the cost it predicts."""
+    macs, params, chosen = total.macs, total.params, []
+    for layer in layers:
+        choice = choices[layer.name]
+        if isinstance(choice, str):
+            skipped.append(
+                Skipped(layer.name, choice if layer.candidates else layer.note or "no rank makes it smaller")
+            )
+            continue
+        macs += choice.cost.macs - layer.dense.macs
+        params += choice.cost.params - layer.dense.params
+        method, ranks, error, loss = choice.method, choice.ranks, choice.error, choice.loss
+        chosen.append(LayerPlan(layer.name, method, ranks, layer.shape, error, loss, note=layer.note))
+    order = {item.name: index for index, item in enumerate(found)}
+    in_order = sorted(skipped, key=lambda skip: order[skip.name])
+    beaten = tuple(rival for layer in layers for rival in rivals(layer, choices[layer.name]))
+    return CompressionPlan(
+        name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params, beaten, rehearsed=True
+    )
+
+
+def rivals(layer: LayerCandidates, choice: Choice) -> Iterator[Rival]:
+    """For each method but the chosen one what it would have done at about the same MACs, and why that lost."""
+    for method in layer.methods:
+        own = [c for c in layer.candidates if c.method == method]
+        if isinstance(choice, Candidate) and method == choice.method:
+            continue
+        judged = [c for c in own if c.loss is not None] or own
+        if not judged:
+            yield Rival(layer.name, method, "no rank makes it smaller")
+            continue
+        aim = choice.cost.macs if isinstance(choice, Candidate) else layer.dense.macs / 2
+        nearest = min(judged, key=lambda c: (abs(c.cost.macs - aim), c.error))
+        why = _why_beaten(nearest, choice)
+        cost, loss = nearest.cost, nearest.loss
+        yield Rival(layer.name, method, why, nearest.ranks, cost.macs, cost.params, nearest.error, loss)
+
+
+def _why_beaten(rival: Candidate, choice: Choice) -> str:
+    """The two ratios that decided."""
+    if isinstance(choice, str):
+        return choice
+    both = rival.loss is not None and choice.loss is not None
+    measure, loss, least = ("loss", rival.loss, choice.loss) if both else ("error", rival.error, choice.error)
+    assert loss is not None
+    assert least is not None
+    more = f"{loss / least:.2g}x the {measure}" if least > 0 else f"more {measure}"
+    return f"{more} at {rival.cost.macs / choice.cost.macs:.2g}x the MACs"
+
+
+def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
+    """For every layer of ``plan``, in the model's order: kind, method, ranks, reason or note, and cost."""
+    model = unwrapped(model)
+    shapes = input_shapes(model, inputs)
+    chosen = {layer.name: layer for layer in plan.layers}
+    reasons = {skip.name: skip.reason for skip in plan.skipped}
+    reasons |= {layer.name: layer.note for layer in plan.layers if layer.note}
+    rows = []
+    for item in weighted_layers(model):
+        layer_plan, runs = chosen.get(item.name), shapes.get(item.name, [])
+        before = countable_cost(item.layer, runs)
+        rows.append(
+            {
+                "name": item.name,
+                "kind": describe(item.layer),
+                "method": layer_plan.method if layer_plan else None,
+                "ranks": list(layer_plan.ranks) if layer_plan else None,
+                "error": layer_plan.error if layer_plan else None,
+                "reason": reasons.get(item.name),
+                "dense": before,
+                "compressed": _chain_summary(item.layer, layer_plan, runs) if layer_plan else before,
+            }
+        )
+    return rows
+
+
+def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
+    if plan.method in CODECS:
+        kept = countable_cost(layer, shapes)
+        fewer = prod(plan.shape) - stored_params([plan], shared=False)
+        size = weight_of(layer).element_size()
+        return {**kept, "params": kept["params"] - fewer, "bytes": kept["bytes"] - size * fewer}
+    with torch.device("meta"):
+        return countable_cost(DECOMPOSITIONS[plan.method].chain(layer, plan.ranks), shapes)
+
+
+def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
+    """Parameters, bytes, and MACs where they are known (None: no closed form, or the layer was not seen running)."""
+    try:
+        macs: int | None = chain_cost(layer, shapes).macs if shapes else None
+    except TypeError:
+        macs = None
+    params = sum(parameter.numel() for parameter in layer.parameters())
+    return {"macs": macs, "params": params, "bytes": weight_bytes(layer)}

@@ -1,0 +1,245 @@
+"""A compressed model on disk: a folder with ``model.json``, ``plan.json`` and ``model.safetensors``.
+
+``model.json`` names the MODEL it was made from, whose code rebuilds the structure; plan and weights do the rest,
+bit for bit. A model stored by a codec has ``model.ectk`` instead of the safetensors. ``model.json`` holds the digests
+of both files beside it and the weights' types; folders that were written before it did still load.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edgecompress.codecs.payload import SUFFIX, Stored, load, save
+from edgecompress.decomposing import decompose
+from edgecompress.errors import FileError, ModelError, printable
+from edgecompress.files import (
+    Json,
+    check_version,
+    load_weights,
+    make_folder,
+    read_json,
+    save_weights,
+    sha256,
+    write_json,
+)
+from edgecompress.models import Sample, check_runs
+from edgecompress.plans import CompressionPlan
+from edgecompress.sources import parse, runs_code, sample_of
+from edgecompress.storing import decoded
+
+VERSION = 1
+KIND = "edgecompress.model"
+MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "model.json", "plan.json", "model.safetensors", f"model{SUFFIX}"
+
+
+def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sample: Sample) -> None:
+    """Write ``model`` (= ``sample``'s model, compressed by ``plan``) into ``folder``; ``model.json`` comes last."""
+    make_folder(folder)
+    plan.save(folder / PLAN_FILE)
+    state = model.state_dict()
+    save_weights(folder / WEIGHTS_FILE, state)
+    _save_model_file(folder, sample, WEIGHTS_FILE, dtypes=_dtypes(state))
+
+
+def save_stored(folder: Path, stored: Stored, plan: CompressionPlan, sample: Sample) -> int:
+    """Write a model stored by a codec into ``folder``; returns the bytes of its file of codes."""
+    make_folder(folder)
+    plan.save(folder / PLAN_FILE)
+    size = save(stored, folder / CODES_FILE)
+    _save_model_file(folder, sample, CODES_FILE)
+    return size
+
+
+def _save_model_file(folder: Path, sample: Sample, weights: str, **more: Json) -> None:
+    write_json(
+        folder / MODEL_FILE,
+        {
+            "kind": KIND,
+            "version": VERSION,
+            "name": sample.name,
+            "source": sample.source,
+            "plan": PLAN_FILE,
+            "weights": weights,
+            "sha256": {name: sha256(folder / name) for name in (PLAN_FILE, weights)},
+            **more,
+        },
+    )
+
+
+def _dtypes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many tensors there are of each type."""
+    return dict(sorted(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values()).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What ``model.json`` says: the source, which file holds the weights, digests by file name, tensors by type.
+
+    ``digests`` and ``dtypes`` are None in a folder that was written before they were recorded, ``dtypes`` also where a
+    codec's file tells them itself.
+    """
+
+    source: str
+    weights: str
+    digests: dict[str, str] | None
+    dtypes: dict[str, int] | None
+
+    @classmethod
+    def load(cls, file: Path) -> Recorded:
+        """Read ``model.json``.
+
+        Raises:
+            FileError: missing or malformed.
+        """
+        document = read_json(file)
+        try:
+            check_version(document, KIND, VERSION)
+            return cls._from_json(document)
+        except FileError as error:
+            raise FileError(f"{file}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, document: Json) -> Recorded:
+        source, weights = document.get("source"), document.get("weights", WEIGHTS_FILE)
+        digests, dtypes = document.get("sha256"), document.get("dtypes")
+        if not isinstance(source, str):
+            raise FileError(f"its source is {printable(source)}, the name of a model was expected")
+        if weights not in (WEIGHTS_FILE, CODES_FILE) or document.get("plan", PLAN_FILE) != PLAN_FILE:
+            said = f"{printable(document.get('plan'))} and {printable(weights)}"
+            raise FileError(f"names {said}; {PLAN_FILE} and {WEIGHTS_FILE} or {CODES_FILE} were expected")
+        if digests is not None and (not isinstance(digests, dict) or set(digests) != {PLAN_FILE, weights}):
+            raise FileError(f"its sha256 are not those of {PLAN_FILE} and {weights}")
+        if dtypes is not None and not isinstance(dtypes, dict):
+            raise FileError("its dtypes are no object")
+        return cls(source, weights, digests, dtypes)
+
+    def check_file(self, file: Path) -> None:
+        """Prove that a file beside ``model.json`` is the one that was written with it.
+
+        Raises:
+            FileError: it is not.
+        """
+        if self.digests is not None and file.is_file() and sha256(file) != self.digests[file.name]:
+            raise FileError(
+                f"{file}: changed or damaged since it was written (its sha256 is not the one in {MODEL_FILE}); "
+                "copy the folder again, or make it again with `edgecompress compress`"
+            )
+
+    def check_dtypes(self, file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Prove that weights are of the recorded types, and floating where the model's are.
+
+        Raises:
+            FileError: they are not.
+        """
+        if self.dtypes is not None and _dtypes(state) != self.dtypes:
+            raise FileError(f"{file}: holds {_counted(_dtypes(state))}, but {_counted(self.dtypes)} were written")
+        for name in state.keys() & expected.keys():
+            kept, wanted = state[name].dtype, expected[name].dtype
+            if kept != wanted and not (kept.is_floating_point and wanted.is_floating_point):
+                raise FileError(f"{file}: {name} is {kept}, the model has {wanted} there; make it again")
+
+
+def _counted(dtypes: Mapping[str, object]) -> str:
+    return ", ".join(f"{printable(count)} tensors of {printable(dtype)}" for dtype, count in dtypes.items())
+
+
+def refuse_non_finite(file: Path, state: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> None:
+    """NaN and infinity are refused, but for a tensor that has them in the dense model too, such as a mask of -inf.
+
+    Raises:
+        FileError: the name of the tensor.
+    """
+    for name, tensor in state.items():
+        if _is_finite(tensor) or (name in dense and not _is_finite(dense[name])):
+            continue
+        raise FileError(f"{file}: {name} holds NaN or infinity; make it again with `edgecompress compress`")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...] = ()) -> Sample:
+    """The sample in a compressed-model folder, with its plan; the model is built when asked for.
+
+    ``above`` are the folders that were made, one from the other, from this one.
+
+    Raises:
+        FileError: a file is missing or malformed.
+        ModelError: the code it was made from is not there, or not trusted.
+    """
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        raise ModelError(
+            f"{folder}: holds no {MODEL_FILE}, so it is no compressed model; `edgecompress compress` makes one"
+        )
+    whole = folder.resolve()
+    if whole in above:
+        raise ModelError(f"{folder}: was made, in a circle, from itself")
+    source = Recorded.load(file).source
+    return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
+
+
+def rebuilt(dense: Sample, folder: Path) -> Sample:
+    """``dense`` with the plan and the weights in ``folder``.
+
+    Raises:
+        FileError: a file is missing, malformed, or not the one that ``model.json`` was written with.
+    """
+    recorded = Recorded.load(folder / MODEL_FILE)
+    recorded.check_file(folder / PLAN_FILE)
+    plan, weights = CompressionPlan.load(folder / PLAN_FILE), folder / recorded.weights
+    if recorded.weights == CODES_FILE:
+        build = partial(_decode, dense, recorded, weights)
+    else:
+        build = partial(_build, dense, plan, recorded, weights)
+    return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
+
+
+def resolve_recorded(source: str, where: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
+    """The sample that a file names as its source; its code runs only if it is shipped here, or trusted.
+
+    Raises:
+        ModelError: the code is not trusted, or not there.
+    """
+    shown = printable(source)
+    try:
+        reference = parse(source)
+    except ModelError:
+        raise ModelError(f"{where}: was made from {shown}, which is no model here; put it back where it was") from None
+    if runs_code(reference) and not trust:
+        raise ModelError(
+            f"{where}: was made from {shown}, whose code must run to rebuild it; add --trust if you trust that code"
+        )
+    return sample_of(reference, source, trust=trust, above=above)
+
+
+def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:
+    recorded.check_file(codes)
+    built = dense.built()
+    model = decoded(built, load(codes))
+    refuse_non_finite(codes, model.state_dict(), built.state_dict())
+    return model
+
+
+def _build(dense: Sample, plan: CompressionPlan, recorded: Recorded, weights: Path) -> nn.Module:
+    state = load_weights(weights)
+    recorded.check_file(weights)
+    built = dense.built()
+    model = decompose(built, plan, fill=False)
+    if set(state) != set(model.state_dict()):
+        check_runs(model, dense.inputs, dense.name)  # registers the buffers that a model makes when it first runs
+    recorded.check_dtypes(weights, state, model.state_dict())
+    refuse_non_finite(weights, state, built.state_dict())
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        second = str(error).strip().splitlines()[1:2] or [str(error)]
+        raise ModelError(f"{weights}: does not fit the plan beside it: {second[0].strip()[:200]}") from None
+    return model

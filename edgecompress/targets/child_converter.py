@@ -1,0 +1,227 @@
+"""Converters run in a child process: they are noisy, some crash or hang, and one must not take the others along.
+
+The parent hands over files (a traced program or a .onnx, and calibration inputs), the child writes the result. What
+the child says goes to a log, which is kept and named only if it fails.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgecompress.codecs.ada_tucker import plain
+from edgecompress.errors import BatchError, ExportError, MissingExtra, first_line
+from edgecompress.files import PACKAGE, Json, read_json, write_json
+from edgecompress.models.datasets import Inputs, in_batches, of_batch
+from edgecompress.replacing import LOG_HEADING
+from edgecompress.targets.base import Job, Precision, Target
+from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.products import counted, products_of, told_apart
+from edgecompress.targets.runtimes import crashed
+
+TIMEOUT_S = 1800.0
+PROGRAM, SOURCE = "program.pt2", "model.onnx"
+JOB, FACTS, REASON, CALIBRATION = "job.json", "facts.json", "reason.txt", "calibration.safetensors"
+
+
+class Converter(Protocol):
+    """A target whose file is written by a child process."""
+
+    @property
+    def name(self) -> str:
+        """The key in ``TARGETS``."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its files can be proved on this machine."""
+
+    def convert(self, given: Given, path: Path) -> Json:
+        """In the child: write ``path`` from what was handed over; returns facts about the graph."""
+
+
+class Given:
+    """In the child: what the parent handed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        job = read_json(folder / JOB)
+        self.precision: Precision = job["precision"]
+        self.shapes: list[list[int]] = job["shapes"]
+        self.keep = KeepFloat.from_json(job["keep"])
+        self.scratch = Path(job["scratch"] or folder)
+        """Where what another try of the same job can use is kept."""
+
+    @property
+    def source(self) -> Path:
+        """The .onnx file."""
+        return self.folder / SOURCE
+
+    def program(self) -> torch.export.ExportedProgram:
+        """The traced model, for a batch of one."""
+        return torch.export.load(self.folder / PROGRAM)
+
+    def calibration(self) -> Iterator[Inputs]:
+        """Calibration inputs, in batches of the program's size."""
+        tensors = tuple(tensor for _, tensor in sorted(load_file(self.folder / CALIBRATION).items()))
+        yield from in_batches(tensors, self.shapes[0][0])
+
+
+def missing(target: Target) -> list[str]:
+    """The distributions a target needs that are not installed."""
+    return [name for name in target.needs if not installed(name)]
+
+
+def installed(distribution: str) -> str:
+    """Its version, or nothing."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def require(target: Target) -> None:
+    """Prove that everything a target needs is there.
+
+    Raises:
+        MissingExtra: it is not; the message holds the pip command.
+    """
+    if lacking := missing(target):
+        raise MissingExtra(f"{target.name}: needs {', '.join(lacking)}; pip install 'edgecompress[{target.extra}]'")
+
+
+def traced(job: Job, target: str) -> torch.export.ExportedProgram:
+    """The model as a program for a batch of the job's size, or of one.
+
+    Raises:
+        ExportError: PyTorch cannot trace it.
+    """
+    from edgecompress.targets.onnx import quiet
+
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(plain(job.model).eval(), of_batch(job.inputs, job.batch or 1))
+    except Exception as error:  # user code of any kind is traced
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"{target}: PyTorch cannot trace the model: {type(cause).__name__}: {first_line(cause)[:300]}"
+        ) from error
+
+
+def converted(
+    converter: Converter,
+    job: Job,
+    path: Path,
+    *,
+    program: torch.export.ExportedProgram | None = None,
+) -> Json:
+    """Have a child write ``path`` from ``program``, or from the .onnx of the model where there is none.
+
+    A .onnx is handed over in float32 where half precision is asked for: converters halve the weights themselves.
+
+    Raises:
+        ExportError: the converter refused, crashed or hung, and its log is kept; or it lost a product, unproved.
+    """
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        source: Json = {}
+        if program is not None:
+            torch.export.save(program, work / PROGRAM)
+        else:
+            source = _source(converter.name, job, work / SOURCE)
+        _hand_over(job, work)
+        _run(converter.name, work, path, job.log)
+        facts = read_json(work / FACTS)
+    expected = counted("onnx", source["operators"]) if program is None else products_of(program)
+    operators = facts.get("operators", {})
+    told = told_apart(converter.name, operators, expected or 0, proved=converter.runs_here)
+    notices = [*source.get("notices", ()), *facts.get("notices", ()), *told]
+    return {**source, **facts, "notices": notices}
+
+
+def _source(name: str, job: Job, path: Path) -> Json:
+    from edgecompress.targets.onnx import Onnx
+
+    try:
+        return Onnx().export(replace(job, precision="int8" if job.precision == "int8" else "fp32"), path)
+    except BatchError as error:
+        raise BatchError(f"{name}: {error}", batch=error.batch, fact=error.fact) from error
+    except ExportError as error:
+        raise ExportError(f"{name}: {error}") from error
+
+
+def _hand_over(job: Job, work: Path) -> None:
+    shapes = [[job.batch or 1, *tensor.shape[1:]] for tensor in job.inputs]
+    scratch = str(job.scratch.absolute()) if job.scratch is not None else ""
+    facts = {"precision": job.precision, "shapes": shapes, "keep": job.keep.to_json(), "scratch": scratch}
+    write_json(work / JOB, facts)
+    if job.precision == "int8":
+        _save(work / CALIBRATION, job.calibration)
+
+
+def _save(file: Path, tensors: Inputs) -> None:
+    save_file({f"{index:03}": tensor.contiguous().clone() for index, tensor in enumerate(tensors)}, file)
+
+
+def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
+    said, argv = work / "log.txt", [sys.executable, "-m", __spec__.name, name, str(work), str(path.absolute())]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # also where it is not installed
+    with said.open("wb") as stream:
+        try:
+            code = subprocess.run(
+                argv,
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                timeout=TIMEOUT_S,
+                check=False,
+                cwd=work,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            ).returncode
+            reason = _reason(work, code) if code else ""
+        except subprocess.TimeoutExpired:
+            reason = f"did not end within {TIMEOUT_S:.0f} s"
+    if reason:
+        if log is not None:
+            log.write_bytes(LOG_HEADING.encode() + said.read_bytes())
+        kept = f"; what it said is in {log}" if log else ""
+        raise ExportError(f"{name}: the converter {reason}{kept}; try another target")
+
+
+def _reason(work: Path, code: int) -> str:
+    """Why a child ended with ``code``: what it wrote down, or the signal that killed it."""
+    if (work / REASON).is_file():
+        return f"refused the model: {(work / REASON).read_text(encoding='utf-8')}"
+    return crashed(code) if code < 0 else f"ended with {code}"
+
+
+def main(arguments: list[str]) -> int:
+    """In the child: ``TARGET FOLDER PATH``."""
+    from edgecompress.targets import TARGETS
+
+    name, folder, path = arguments
+    converter: Any = TARGETS[name]
+    try:
+        facts = converter.convert(Given(Path(folder)), Path(path))
+    except Exception as error:  # whatever a converter raises is its reason
+        traceback.print_exc()
+        said = first_line(error)[:300]
+        reason = said if isinstance(error, ExportError) else f"{type(error).__name__}: {said}"
+        (Path(folder) / REASON).write_text(reason, encoding="utf-8")
+        return 1
+    write_json(Path(folder) / FACTS, facts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,1 +1,0 @@
-"""What training adds: the loop, distillation, and the recipes that find ranks or condition weights."""
