@@ -1,10 +1,11 @@
-"""Modules that had other names in version 0.1.0: importing the old name gives the module of the new one, and says so."""
+"""Modules that once had other names: importing an old name gives the module of the new one, and warns."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import warnings
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,7 @@ MOVED = {
 """Old names to new ones, without ``edgecompress.``."""
 
 
-class OldNames:
+class OldNames(Loader):
     """Finds modules by the names in :data:`MOVED`; both names then stand for one module."""
 
     @staticmethod
@@ -51,13 +52,11 @@ class OldNames:
         warnings.warn(f"{fullname} is now edgecompress.{MOVED[old]}", DeprecationWarning, stacklevel=2)
         return ModuleSpec(fullname, OldNames())
 
-    @staticmethod
-    def create_module(spec: ModuleSpec) -> ModuleType:
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         """An empty module: :meth:`exec_module` puts the real one in its place."""
         return ModuleType(spec.name)
 
-    @staticmethod
-    def exec_module(module: ModuleType) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         """Let the old name stand for the module of the new one."""
         new = MOVED[module.__name__.removeprefix("edgecompress.")]
         sys.modules[module.__name__] = importlib.import_module(f"edgecompress.{new}")
