@@ -21,12 +21,12 @@ import pytest
 import torch
 
 import edgecompress as ec
-from edgecompress.claiming import Owner, check_claim
 from edgecompress.cli import run_command_line
 from edgecompress.files import read_json
-from edgecompress.instructions import InstructionComparison, InstructionProfile
-from edgecompress.resuming import Stages
-from edgecompress.trying import tried
+from edgecompress.profiling.instruction_counts import InstructionComparison, InstructionProfile
+from edgecompress.running.claiming import Owner, check_claim
+from edgecompress.running.history import tried
+from edgecompress.running.resuming import Stages
 
 WRITTEN = Path(__file__).parent / "data" / "version_0_1"
 
