@@ -1,6 +1,8 @@
 # make demo    the main job on data that ships here: compress, fine-tune, export, prove, profile, bundle
 # make test    lint, types and the whole fast suite
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
+# make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, training, runtimes, storage, trust, ...)
+# make docs    the reference of the Python API, out/api/index.html
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint format types slow bench bench-onestep bench-runtimes bench-storage bench-training bench-trust bench-tucker2 clean
+.PHONY: demo test test-all lint format types slow bench docs clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -22,26 +24,14 @@ test-all: $(VENV)-all/all.stamp
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/whole_line.py
+NAME ?= whole_line
+BENCH_VENV := $(if $(filter runtimes,$(NAME)),$(VENV)-all/all.stamp,$(VENV)/demo.stamp)
 
-bench-onestep: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/onestep.py
+bench: $(BENCH_VENV)
+	$(if $(filter runtimes,$(NAME)),$(VENV)-all/bin,$(BIN))/python benchmarks/$(NAME).py
 
-bench-training: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/training.py
-
-bench-runtimes: $(VENV)-all/all.stamp
-	$(VENV)-all/bin/python benchmarks/runtimes.py
-
-bench-storage: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/storage.py
-
-bench-trust: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/trust.py
-
-bench-tucker2: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/tucker2_speed.py
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/reference.py out/api
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -64,6 +54,10 @@ $(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/demo.stamp
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(VENV)-all/all.stamp: $(VENV)/bin/python pyproject.toml constraints.txt

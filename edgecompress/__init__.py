@@ -52,8 +52,35 @@ _HOMES = {
     "verify": "exporting.verifying",
 }
 
-__all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for type checkers and readers
-    *sorted(_HOMES),
+__all__ = [
+    "Artifact",
+    "Calibration",
+    "Comparison",
+    "CompressionPlan",
+    "Cost",
+    "EdgeCompressError",
+    "Effort",
+    "FineTuning",
+    "LayerPlan",
+    "Profile",
+    "Sample",
+    "bundle",
+    "calibration_of",
+    "compare",
+    "cost",
+    "decompose",
+    "device_named",
+    "export",
+    "finetune",
+    "measure",
+    "merge_back",
+    "plan",
+    "profile",
+    "recalibrate",
+    "refit",
+    "resolve",
+    "score",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -91,3 +118,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgecompress' has no attribute {name!r}")
     return getattr(importlib.import_module(f"edgecompress.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

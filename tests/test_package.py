@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +43,15 @@ def test_every_public_name_is_there_and_documented() -> None:
         _ = edgecompress.nothing
 
 
+def test_public_names_are_listed_once_more_for_readers() -> None:
+    tree = ast.parse((ROOT / "edgecompress" / "__init__.py").read_text())
+    (shown,) = [node for node in tree.body if isinstance(node, ast.If)]
+    homes = {node.names[0].name: node.module for node in shown.body if isinstance(node, ast.ImportFrom)}
+    assert homes == {name: f"edgecompress.{home}" for name, home in edgecompress._HOMES.items()}
+    assert edgecompress.__all__ == sorted(edgecompress._HOMES)
+    assert [name for name in dir(edgecompress) if not name.startswith("_")] == edgecompress.__all__
+
+
 def test_deploy_imports_nothing_of_ours() -> None:
     for file in (ROOT / "deploy").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -63,29 +73,58 @@ def test_the_map_names_every_room() -> None:
     assert {room for room in rooms if room not in readme} == set()
 
 
-def test_a_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose ``venv`` has the package from its wheel, and this environment's libraries."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("edgecompress-*.whl")
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("edgecompress-*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
     _share_dependencies(python)
-    script = tmp_path / "venv" / "bin" / "edgecompress"
+    return folder
+
+
+@pytest.mark.xdist_group("wheel")
+def test_a_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    script, python = (installed / "venv" / "bin" / name for name in ("edgecompress", "python"))
     done = subprocess.run(
         [script, "export", "lenet5", "-o", "out"], cwd=tmp_path, capture_output=True, text=True, check=False, env={}
     )
     assert done.returncode == 0, done.stderr
     bundled = subprocess.run([script, "bundle", "out/model.onnx", "-o", "app"], cwd=tmp_path, check=False, env={})
     assert bundled.returncode == 0
-    where = subprocess.run(
-        [python, "-c", "import edgecompress; print(edgecompress.__file__)"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert str(tmp_path) in where.stdout
+    where = _output([python, "-c", "import edgecompress; print(edgecompress.__file__)"], tmp_path)
+    assert str(installed) in where
+
+
+SCRIPT = """
+import edgecompress as ec
+
+plan: ec.CompressionPlan = ec.LayerPlan  # type: ignore[assignment]
+wrong: str = ec.resolve("lenet5").inputs  # type: ignore[assignment]
+"""
+"""The ignore is needed only if types arrive: unknown ones could be assigned to anything, and --strict would say so."""
+
+
+@pytest.mark.xdist_group("wheel")
+def test_a_wheel_brings_its_types(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    files = ["script.py", *sorted((ROOT / "examples").glob("*.py"))]
+    if (ROOT / ".mypy_cache").is_dir():  # of `make types`: saves reading torch again
+        shutil.copytree(ROOT / ".mypy_cache", installed / "cache")
+    options = ["--strict", "--python-executable", installed / "venv" / "bin" / "python"]
+    cache = ["--cache-dir", installed / "cache", "--config-file", ROOT / "pyproject.toml"]
+    assert "no issues" in _output([sys.executable, "-m", "mypy", *options, *cache, *files], tmp_path)
+
+
+def _output(command: list[str | Path], folder: Path) -> str:
+    """What it prints, away from the checkout: no ``PYTHONPATH``."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _share_dependencies(python: Path) -> None:

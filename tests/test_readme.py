@@ -18,8 +18,7 @@ PAGES = [README, *(ROOT / page for page in dict.fromkeys(re.findall(r"\]\((docs/
 TEXTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),
-    ROOT / "benchmarks" / "README.md",
-    ROOT / "deploy" / "README.md",
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "deploy", "examples")),
 ]
 
 

@@ -1,0 +1,22 @@
+"""The scripts of examples/ run as they are, but for the seconds of measuring."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from processes import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PRINTED = {"compare_files": "x, 95 % interval", "mlp": "out/mlp.onnx", "own_cnn": "score -"}
+"""By each, beside other things."""
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+def test_it_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(script))["main"]
+    main.__globals__.update({"SECONDS": 0.05} if "SECONDS" in main.__globals__ else {})
+    main()
+    assert PRINTED[script.stem] in capsys.readouterr().out
