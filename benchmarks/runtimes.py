@@ -2,8 +2,8 @@
 
     EDGECOMPRESS_DATA=... python benchmarks/runtimes.py [FOLDER]
 
-Needs all extras (`make bench NAME=runtimes` installs them). FOLDER (default out/runtimes) keeps the files. ResNet-20 and
-its shipped compressed form; scores are through the file, on the whole CIFAR-10 test set; int8 is calibrated on 512
+Needs all extras (`make bench NAME=runtimes` installs them). FOLDER (default out/runtimes) keeps the files. ResNet-20
+and its shipped compressed form; scores are through the file, on the whole CIFAR-10 test set; int8 is calibrated on 512
 training images. Latency: batch 1, one thread, both files interleaved in one process, wall time and process CPU time.
 A row that is in the results is skipped; delete it to measure it anew. ``--table`` only writes the table again.
 """
