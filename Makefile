@@ -19,7 +19,7 @@ test: lint types $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(VENV)-all/all.stamp
-	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/test_exporting.py
+	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/exporting
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

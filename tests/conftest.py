@@ -9,7 +9,8 @@ from textwrap import dedent
 
 import pytest
 import torch
-from exporter import collect_garbage_rarely, patch_exporter
+
+from tests.exporter import collect_garbage_rarely, patch_exporter
 
 TINY_MODEL = dedent(
     '''

@@ -64,7 +64,7 @@ _OURS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 @cache
 def _warm_interpreter() -> subprocess.Popen[str]:
     """One for each process of the tests; it ends with its stdin."""
-    argv = [sys.executable, str(Path(__file__).with_name("warm_interpreter.py"))]
+    argv = [sys.executable, "-m", "tests.warm_interpreter"]
     env = {**os.environ, **_OURS}
     warm = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     atexit.register(warm.communicate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import Net
 from torch import nn
 
 from edgecompress import decomposing
@@ -22,6 +21,7 @@ from edgecompress.selectors import Budget
 from edgecompress.selectors.budget import typical_loss
 from edgecompress.settings import Storage
 from edgecompress.storing.planning import plan_storage
+from tests.nets import Net
 
 IMAGES = torch.randn(12, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -13,9 +13,9 @@ import venv
 from pathlib import Path
 
 import pytest
-from processes import ROOT
 
 import edgecompress
+from tests.processes import ROOT
 
 SOURCES = sorted((ROOT / "edgecompress").rglob("*.py"))
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from random_networks import Network, network
 from torch import Tensor, nn
 
 import edgecompress as ec
@@ -30,6 +29,7 @@ from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.selectors import Budget, Energy, Vbmf
 from edgecompress.selectors.base import LayerCandidates, Selector
 from edgecompress.sources.compressed_folder import load_compressed, save_compressed
+from tests.random_networks import Network, network
 
 EXACT = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "tensor_train")
 """Methods whose largest ranks are exact: those of cp are only bounds."""
@@ -73,7 +73,7 @@ def sample_of(drawn: Network, folder: Path) -> Sample:
     file.write_text(
         dedent(
             f"""
-            from random_networks import network
+            from tests.random_networks import network
 
             def model():
                 return network({drawn.seed}).model

@@ -8,9 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from processes import ROOT, command
 
 from edgecompress.cli import group
+from tests.processes import ROOT, command
 
 README = ROOT / "README.md"
 PAGES = [README, *(ROOT / page for page in dict.fromkeys(re.findall(r"\]\((docs/\w+\.md)\)", README.read_text())))]

@@ -7,9 +7,9 @@ import importlib
 from pathlib import Path
 
 import pytest
-from processes import ROOT
 
 from edgecompress._moved import MOVED
+from tests.processes import ROOT
 
 PACKAGE = ROOT / "edgecompress"
 

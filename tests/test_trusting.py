@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reports
 import torch
 from onnx import TensorProto, helper
-from processes import ROOT
 
 from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.cli import run_command_line
@@ -33,6 +31,8 @@ from edgecompress.running.resuming import Stages, key_of
 from edgecompress.sources import ModelFile, ModelFolder, ModelModule, ShippedSample, parse, resolve
 from edgecompress.sources.compressed_folder import MODEL_FILE, load_compressed
 from edgecompress.targets import TARGETS
+from tests import reports
+from tests.processes import ROOT
 
 OLD = Path(__file__).parent / "data" / "compressed_lenet300"
 """A compressed model as release 0.1.0 wrote it."""

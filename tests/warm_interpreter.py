@@ -18,7 +18,8 @@ import warnings
 from typing import Any
 
 import pytest
-from exporter import collect_garbage_rarely, patch_exporter
+
+from tests.exporter import collect_garbage_rarely, patch_exporter
 
 
 def warm_up() -> None:

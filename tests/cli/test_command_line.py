@@ -10,9 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-import reports
 import torch
-from processes import command, fresh_command
 
 from edgecompress.bundling import PLATFORMS
 from edgecompress.cli import group, options
@@ -22,6 +20,8 @@ from edgecompress.files import read_json, write_json
 from edgecompress.recipes import RECIPES
 from edgecompress.selectors import SELECTORS
 from edgecompress.targets import TARGETS
+from tests import reports
+from tests.processes import command, fresh_command
 
 COMMANDS = sorted(group.commands)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import reports
 
 from edgecompress.cli import run_command_line
 from edgecompress.files import read_json, write_json
+from tests import reports
 
 PLAN = ("plan", "lenet300", "--keep", "0.5", "--calibrate", "0")
 OF_A_KIND = {

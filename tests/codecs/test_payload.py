@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import plain_decoder
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from edgecompress.codecs.coding import Codes, decode, encode
 from edgecompress.codecs.payload import MAGIC, Stored, StoredLayer, from_bytes, load, save, to_bytes
 from edgecompress.costs import coded_bytes
 from edgecompress.errors import FileError
+from tests.codecs import plain_decoder
 
 sequences = st.lists(
     st.sampled_from([1, 3, 7, 127]).flatmap(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plain_decoder
 import pytest
-from processes import ROOT
 
 from edgecompress.codecs.payload import load
 from edgecompress.sources import resolve
 from edgecompress.storing import decoded, onnx_bytes
+from tests.codecs import plain_decoder
+from tests.processes import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = [

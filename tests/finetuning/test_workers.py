@@ -1,0 +1,113 @@
+"""The same command under torchrun: the same curve in two processes as in one, and a clear end when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.processes import ROOT, command
+
+MODEL = dedent(
+    '''
+    """Two classes of noise with another mean; no batch norm, whose statistics are those of each process."""
+
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(),
+                             nn.Linear(16 * 16, 2))
+
+
+    def example():
+        return torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+    def data(split):
+        generator = torch.Generator().manual_seed(len(split))
+        labels = torch.randint(0, 2, (1024,), generator=generator)
+        images = torch.randn(1024, 1, 8, 8, generator=generator) + 0.1 * labels[:, None, None, None]
+        return TensorDataset(images, labels)
+    '''
+)
+OPTIONS = ["--keep", "0.6", "--calibrate", "0", "--lr", "0.05", "--batch-size", "64", "--json"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("scale") / "noise.py"
+    file.write_text(MODEL)
+    return file
+
+
+def torchrun(model: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in two processes on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["-m", "edgecompress", "compress", str(model), *OPTIONS, "-o", str(folder), *more]
+    return subprocess.Popen(
+        [*launcher, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+
+
+def losses(document: dict[str, object]) -> list[float]:
+    return [epoch["loss"] for epoch in document["training"]["history"]]
+
+
+def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
+    alone = command("compress", model_file, *OPTIONS, "--epochs", "2", "-o", tmp_path / "one")
+    assert alone.code == 0, alone.err
+    out, err = torchrun(model_file, tmp_path / "two", "--epochs", "2").communicate(timeout=240)
+    one, two = json.loads(alone.out), json.loads(out)  # one document only: the second process is silent
+    assert len(losses(two)) == 2, err
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(one)[1] < losses(one)[0]
+    assert two["accuracy"]["finetuned"] == pytest.approx(one["accuracy"]["finetuned"], abs=0.3)
+    files = {path.name for path in (tmp_path / "two").iterdir()}
+    assert {"plan.json", "model.json", "model.safetensors"} <= files
+    assert not any(name.endswith((".pt", ".partial")) for name in files)
+
+
+def workers_of(launcher: int) -> list[int]:
+    """The processes that torchrun started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} never came"
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_ends_all_and_the_command_goes_on_from_the_checkpoint(model_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    running = torchrun(model_file, folder, "--epochs", "200")
+    wait_for(folder / "checkpoint.pt")
+    os.kill(workers_of(running.pid)[1], signal.SIGKILL)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode not in (0, None)
+    assert "Signal 9 (SIGKILL)" in err or "another process ended" in err
+    assert not (folder / "model.safetensors").exists()
+    checkpoint = folder / "checkpoint.pt"
+    assert checkpoint.is_file()
+    again = torchrun(model_file, folder, "--epochs", "200")
+    assert again.stderr is not None
+    epochs = (re.match(r"fine-tune, epoch (\d+) of 200", line) for line in again.stderr)
+    first = next(int(found[1]) for found in epochs if found)
+    again.terminate()
+    again.communicate()
+    assert first > 1, "it started over"
