@@ -6,7 +6,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+
+from tests.processes import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PRINTED = {"compare_files": "x, 95 % interval", "mlp": "out/mlp.onnx", "own_cnn": "score -"}
