@@ -28,7 +28,7 @@ from edgecompress.reporting import render_html, render_markdown
 from edgecompress.reporting.comparing import LIMITS, check_table, checks, figures_of, side_by_side
 from edgecompress.running.history import tried
 from edgecompress.running.resuming import Stages, key_of
-from edgecompress.sources import ModelFile, ModelFolder, ModelModule, ShippedSample, parse, resolve
+from edgecompress.sources import resolve, source_of
 from edgecompress.sources.compressed_folder import MODEL_FILE, load_compressed
 from edgecompress.targets import TARGETS
 from tests import reports
@@ -181,13 +181,16 @@ def test_code_runs_with_trust(gift: Path) -> None:
     assert Path("RAN").exists()
 
 
-def test_a_reference_is_parsed_once_into_what_it_is(gift: Path) -> None:
-    assert parse("lenet5") == ShippedSample("lenet5")
-    assert parse("./lenet5.py") == ModelFile(Path("lenet5.py"), "model")
-    assert parse("gift/payload.py:model") == ModelFolder(Path("gift/payload.py:model"))
-    assert parse("gift/payload.py:net") == ModelFile(Path("gift/payload.py"), "net")
-    assert parse("a.b:c") == ModelModule("a.b", "c")
-    assert parse(str(gift)) == ModelFolder(gift)
+def test_a_model_is_of_one_kind(gift: Path) -> None:
+    kinds = {
+        "lenet5": "sample",
+        "./lenet5.py": "file",
+        "gift/payload.py:model": "folder",
+        "gift/payload.py:net": "file",
+        "a.b:c": "module",
+        str(gift): "folder",
+    }
+    assert {text: source_of(text).name for text in kinds} == kinds
 
 
 def test_no_command_runs_a_received_folders_code(gift: Path, capfd: pytest.CaptureFixture[str]) -> None:

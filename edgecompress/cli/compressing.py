@@ -115,13 +115,13 @@ def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
     from edgecompress.errors import FileError
     from edgecompress.plans import KIND
     from edgecompress.replacing import is_kind
-    from edgecompress.sources import files_of, parse
+    from edgecompress.sources import source_of
     from edgecompress.sources.compressed_folder import KIND as MODEL_KIND
     from edgecompress.sources.compressed_folder import MODEL_FILE, PLAN_FILE
 
     if not force and output.name == PLAN_FILE and is_kind(MODEL_KIND)(output.with_name(MODEL_FILE)):
         raise FileError(f"{output}: belongs to the compressed model there; choose another name with -o")
-    file_to_write(output, "plan", is_kind(KIND), inputs=files_of(parse(model)), force=force)
+    file_to_write(output, "plan", is_kind(KIND), inputs=source_of(model).files(model), force=force)
 
 
 def _calibration(sample: Sample, count: int, seed: int) -> Calibration | None:

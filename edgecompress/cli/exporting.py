@@ -223,8 +223,7 @@ def _artifacts_in(path: Path) -> list[Artifact]:
 def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     """The sample an artifact came from; ``model`` gives its code and data where it is of the same plan."""
     from edgecompress.errors import ModelError
-    from edgecompress.sources import resolve
-    from edgecompress.sources.compressed_folder import resolve_recorded
+    from edgecompress.sources import resolve, resolve_recorded
 
     given = resolve(model, trust=trust) if model else None
     if given is not None and given.plan == artifact.plan:

@@ -30,12 +30,35 @@ from edgecompress.files import (
 )
 from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
-from edgecompress.sources import parse, runs_code, sample_of
 from edgecompress.storing import decoded
 
 VERSION = 1
 KIND = "edgecompress.model"
 MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "model.json", "plan.json", "model.safetensors", f"model{SUFFIX}"
+
+
+class CompressedFolder:
+    """The folder: plain data, and the name of what it was made from, whose code runs only if it may."""
+
+    name = "folder"
+    form = "a compressed-model folder"
+    summary = "What `compress` wrote: a plan, weights, and the name of the model it was made from."
+    runs_code = False
+
+    def matches(self, text: str) -> bool:
+        """Any folder, which may be named like anything else; an empty name is none."""
+        try:
+            return bool(text.strip()) and Path(text).is_dir()
+        except OSError:  # a name that is too long, or a folder that may not be looked into
+            return False
+
+    def files(self, text: str) -> tuple[Path, ...]:
+        """All that lie in it."""
+        return tuple(file for file in Path(text).iterdir() if file.is_file())
+
+    def resolve(self, text: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
+        """What it was made from, with the folder's plan and weights."""
+        return load_compressed(Path(text), trust=trust, above=above)
 
 
 def save_compressed(folder: Path, model: nn.Module, plan: CompressionPlan, sample: Sample) -> None:
@@ -182,6 +205,8 @@ def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...
     whole = folder.resolve()
     if whole in above:
         raise ModelError(f"{folder}: was made, in a circle, from itself")
+    from edgecompress.sources import resolve_recorded  # the table, this file's class in it
+
     source = Recorded.load(file).source
     return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
 
@@ -200,24 +225,6 @@ def rebuilt(dense: Sample, folder: Path) -> Sample:
     else:
         build = partial(_build, dense, plan, recorded, weights)
     return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
-
-
-def resolve_recorded(source: str, where: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
-    """The sample that a file names as its source; its code runs only if it is shipped here, or trusted.
-
-    Raises:
-        ModelError: the code is not trusted, or not there.
-    """
-    shown = printable(source)
-    try:
-        reference = parse(source)
-    except ModelError:
-        raise ModelError(f"{where}: was made from {shown}, which is no model here; put it back where it was") from None
-    if runs_code(reference) and not trust:
-        raise ModelError(
-            f"{where}: was made from {shown}, whose code must run to rebuild it; add --trust if you trust that code"
-        )
-    return sample_of(reference, source, trust=trust, above=above)
 
 
 def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:

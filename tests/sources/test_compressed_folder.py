@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgecompress import sources as resolving
 from edgecompress.codecs.payload import Stored, StoredLayer, from_bytes, to_bytes
 from edgecompress.decomposing import decompose
 from edgecompress.errors import FileError
@@ -23,7 +22,7 @@ from edgecompress.finetuning import checkpoints
 from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget
-from edgecompress.sources import resolve
+from edgecompress.sources import resolve, samples
 from edgecompress.sources.compressed_folder import (
     CODES_FILE,
     MODEL_FILE,
@@ -180,12 +179,12 @@ def test_a_mask_of_minus_infinity_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_a_damaged_sample_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = resolving.sample_file("lenet300", ".safetensors")
+    weights = samples.sample_file("lenet300", ".safetensors")
     (tmp_path / "lenet300.py").write_text("raise SystemExit('not to be loaded')")
     content = bytearray(weights.read_bytes())
     content[-5] ^= 64
     (tmp_path / "lenet300.safetensors").write_bytes(bytes(content))
-    monkeypatch.setattr(resolving, "sample_file", lambda name, suffix: tmp_path / f"{name}{suffix}")
+    monkeypatch.setattr(samples, "sample_file", lambda name, suffix: tmp_path / f"{name}{suffix}")
     with pytest.raises(FileError, match=r"lenet300\.safetensors: missing or damaged .*install edgecompress again"):
         resolve("lenet300")
 

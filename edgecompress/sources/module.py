@@ -1,0 +1,43 @@
+"""A name in a module that can be imported, or already is (``__main__:net`` in a notebook); its code runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from edgecompress.errors import ModelError
+from edgecompress.models import Sample
+from edgecompress.models.calling import call
+from edgecompress.sources.definitions import sample_in
+
+
+class ImportableModule:
+    """``package.module:name``."""
+
+    name = "module"
+    form = "package.module:name"
+    summary = "A function, or an nn.Module in memory, in a module that can be imported; example() lies beside it."
+    runs_code = True
+
+    def matches(self, text: str) -> bool:
+        """With a colon, but for exported files, whose paths may hold one."""
+        return ":" in text and Path(text).suffix != ".onnx"
+
+    def files(self, text: str) -> tuple[Path, ...]:
+        """None: what is imported is found by Python."""
+        del text
+        return ()
+
+    def resolve(self, text: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
+        """What the module defines; naming it means trusting it. The current folder is behind all that is installed."""
+        del trust, above
+        module_name, _, attribute = text.rpartition(":")
+        working = str(Path.cwd())
+        if working not in sys.path:
+            sys.path.append(working)
+        try:
+            module = call(text, "importing it", lambda: importlib.import_module(module_name))
+        except ModelError as error:
+            raise ModelError(f"{text}: cannot import {module_name!r}: {error.__cause__}") from error
+        return sample_in(module, attribute or "model", text, text, text)

@@ -1,0 +1,121 @@
+"""A name in a Python file, whose code runs. The file's folder is importable until another model file is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from edgecompress.errors import ModelError
+from edgecompress.files import sha256
+from edgecompress.models import Sample
+from edgecompress.models.calling import call
+from edgecompress.sources.definitions import sample_in
+
+
+class PythonFile:
+    """``file.py`` or ``file.py:name``."""
+
+    name = "file"
+    form = "a file.py, file.py:name"
+    summary = "A Python file that defines model() and example(); after a colon the name of another function."
+    runs_code = True
+
+    def matches(self, text: str) -> bool:
+        """By the ending, whether the file is there or not."""
+        return _split(text)[0].suffix == ".py"
+
+    def files(self, text: str) -> tuple[Path, ...]:
+        """The file itself."""
+        return (_split(text)[0],)
+
+    def resolve(self, text: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
+        """What the file defines; naming it means trusting it."""
+        del trust, above
+        path, attribute = _split(text)
+        return from_file(path, attribute or "model", text)
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """``file.py:name`` into path and name; anything else has no name."""
+    head, _, tail = text.rpartition(":")
+    return (Path(head), tail) if head.endswith(".py") else (Path(text), "")
+
+
+def from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sample:
+    """The sample that a Python file defines.
+
+    Args:
+        path: the file, whose code runs.
+        attribute: the function or module in it.
+        reference: how it was given, for messages.
+        name: of a shipped sample, by which it can be resolved again; a user's file is by its path.
+
+    Raises:
+        ModelError: not there, its code fails, or it defines no model.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
+    return sample_in(_load(path), attribute, name or path.stem, source, reference)
+
+
+def _load(path: Path) -> ModuleType:
+    _make_importable(path.resolve().parent)
+    spec = importlib.util.spec_from_file_location(f"edgecompress_model_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path}: Python cannot load this file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+_IMPORTABLE: dict[Path, set[str]] = {}
+"""The model folder on ``sys.path``, with the names of the modules that were loaded before it."""
+
+
+def _make_importable(folder: Path) -> None:
+    """Let the files of ``folder`` be imported; forget those of the model folder before it, names may be the same."""
+    if folder in _IMPORTABLE:
+        return
+    for other, earlier in list(_IMPORTABLE.items()):
+        for name in set(_loaded_under(other)) - earlier:
+            del sys.modules[name]
+        del _IMPORTABLE[other]
+        if str(other) in sys.path:  # a model file may have changed it
+            sys.path.remove(str(other))
+    _IMPORTABLE[folder] = set(sys.modules)
+    sys.path.insert(0, str(folder))
+
+
+def code_digest(file: Path | None) -> str:
+    """A digest of the Python files of ``file``'s folder that are loaded: the model file and its neighbours."""
+    if file is None:
+        return ""
+    folder = file.resolve().parent
+    return " ".join(sha256(loaded) for loaded in sorted(set(_loaded_under(folder).values())))
+
+
+def _loaded_under(folder: Path) -> dict[str, Path]:
+    """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    real = {name: _real(file) for name, file in files.items() if isinstance(file, str) and file.endswith(".py")}
+    paths = {name: Path(file) for name, file in real.items() if file.startswith(f"{folder}{os.sep}")}
+    return {
+        name: path
+        for name, path in paths.items()
+        if "site-packages" not in path.parts and name.split(".")[0] != "edgecompress" and path.is_file()
+    }
+
+
+@cache
+def _real(file: str) -> str:
+    """Where a module's file is once links are followed: asked for thousands of modules, again for each model file.
+
+    Empty for a relative or made-up name, which some modules carry.
+    """
+    return str(Path(file).resolve()) if Path(file).is_absolute() else ""
