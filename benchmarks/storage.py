@@ -213,7 +213,7 @@ def tables(rows: list[Row]) -> str:
     lines = [_smallest(network, rows) for network in NETWORKS]
     changed = [_changed(row) for row in rows if row["setting"] in (*MATTERS, OWN_CORES, NATURAL)]
     columns = (
-        "| lenet300, one seed, 20 + 20 epochs, before numbers were held | numbers | fp32 | 4 bits | file of codes "
+        "| lenet300, one seed, 20 + 20 epochs, before codes were frozen | numbers | fp32 | 4 bits | file of codes "
         "| error as floats | validation | test |\n" + "|---" * 8
     )
     larger = "| one seed | setting | numbers | bytes of them | .onnx | epochs | test error |\n" + "|---" * 7

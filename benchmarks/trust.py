@@ -100,7 +100,7 @@ def table(rows: list[Row]) -> str:
         spread = f"{fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
         warned = sum(bool(row["unstable"]) for row in mine)
         counts = f"{beside} of {mine[0]['cores']}", RIGHT[kind], f"{right} of {len(mine)}"
-        cells = (what, *counts, spread, f"said {warned} times")
+        cells = (what, *counts, spread, f"{warned} times")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

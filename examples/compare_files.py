@@ -1,4 +1,4 @@
-"""Measure two exported files in turns on a device, and say what can be said."""
+"""Measure two exported files in turns on a device, and print the verdict with its interval."""
 
 from __future__ import annotations
 
