@@ -128,8 +128,8 @@ def _latency(row: Row) -> str:
 def measure(rows: list[Row]) -> None:
     """Add what is not there yet, one by one."""
     done = {(row["net"], row["keep"], row["multiple"]) for row in rows}
-    for net in (net for net in NETS if (net, 1.0, 0) not in done):
-        rows.append({"net": net, "keep": 1.0, "multiple": 0, "accuracy": score(resolve(net).model(), resolve(net))})
+    samples = [resolve(net) for net in NETS if (net, 1.0, 0) not in done]
+    rows += [{"net": s.name, "keep": 1.0, "multiple": 0, "accuracy": score(s.model(), s)} for s in samples]
     for multiple, net, keep in product(MULTIPLES, NETS, KEEPS):
         if (net, keep, multiple) not in done:
             rows.append(row := measured(net, keep, multiple))
