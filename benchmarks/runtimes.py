@@ -19,7 +19,7 @@ from edgecompress.artifacts import Artifact
 from edgecompress.devices.local import Local
 from edgecompress.exporting import ExportOptions, export
 from edgecompress.profiling import compare
-from edgecompress.profiling.profiles import Comparison
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.sources import resolve
 from edgecompress.targets import PRECISIONS, TARGETS, Precision

@@ -28,7 +28,7 @@ from edgecompress.devices import Local
 from edgecompress.exporting import export
 from edgecompress.models import Sample
 from edgecompress.profiling import compare
-from edgecompress.profiling.profiles import Comparison
+from edgecompress.profiling.comparisons import Comparison
 
 RESULTS = Path(__file__).with_name("results") / "trust.json"
 TRIALS = 30

@@ -24,7 +24,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "Artifact": "artifacts",
     "Calibration": "calibrating",
-    "Comparison": "profiling.profiles",
+    "Comparison": "profiling.comparisons",
     "CompressionPlan": "plans",
     "Cost": "plans",
     "EdgeCompressError": "errors",
@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling import compare as compare
     from edgecompress.profiling import measure as measure
     from edgecompress.profiling import profile as profile
-    from edgecompress.profiling.profiles import Comparison as Comparison
+    from edgecompress.profiling.comparisons import Comparison as Comparison
     from edgecompress.profiling.profiles import Profile as Profile
     from edgecompress.scoring import score as score
     from edgecompress.settings import Effort as Effort

@@ -4,8 +4,11 @@ import math
 import random
 from dataclasses import replace
 
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.facts import DeviceFacts
 from edgecompress.profiling.instruction_counts import Counts, InstructionComparison, InstructionProfile
-from edgecompress.profiling.profiles import ColdStart, Comparison, DeviceFacts, Latency, Operator, Profile, Sustained
+from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
+from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.split_scores import of_flips
 

@@ -93,7 +93,7 @@ def measured_document(found: Measured) -> dict[str, Any]:
 
 def print_measured(found: Measured, document: dict[str, Any]) -> None:
     """Tables, then the verdicts in words."""
-    from edgecompress.profiling.profiles import Comparison
+    from edgecompress.profiling.comparisons import Comparison
     from edgecompress.reporting.wording import latency_clause
 
     print_profiles([one for one in (found.profile, found.baseline) if one is not None])

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.devices import CountingSession, Device
 from edgecompress.files import Json
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import (
     AnyComparison,
     AnyProfile,
     InstructionComparison,
     InstructionProfile,
 )
-from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.profiling.profiles import Profile
 from edgecompress.progress import Progress, silent
 from edgecompress.settings import Effort
 

@@ -22,18 +22,12 @@ from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json, sha256, size_of, zipped_bytes
 from edgecompress.plans import Cost
 from edgecompress.profiling.ablation import with_dense_layer
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.facts import DeviceFacts, family
 from edgecompress.profiling.instruction_counts import AnyProfile, InstructionProfile
+from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
 from edgecompress.profiling.operators import with_layers, with_second_round
-from edgecompress.profiling.profiles import (
-    ColdStart,
-    Comparison,
-    DeviceFacts,
-    Latency,
-    Operator,
-    Profile,
-    Sustained,
-    family,
-)
+from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio, paired_ratio
 from edgecompress.profiling.stability import FEWEST_RUNS, unstable
 from edgecompress.profiling.vendor_runners import RunnerAnswer, as_latency, runner_of

@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from edgecompress.devices.base import Counts
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version
-from edgecompress.profiling.profiles import (
-    COMPARISON_KIND,
-    VERSION,
-    Comparison,
-    DeviceFacts,
-    FilePair,
-    FileProfile,
-    Profile,
-    Verdict,
-)
+from edgecompress.profiling.comparisons import COMPARISON_KIND, Comparison, FilePair, Verdict
+from edgecompress.profiling.facts import VERSION, DeviceFacts
+from edgecompress.profiling.profiles import FileProfile, Profile
 
 PROFILE_KIND = "edgecompress.instructions"
 UNIT = "instructions"
@@ -35,7 +28,7 @@ class InstructionProfile(FileProfile):
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
         about = {"kind": PROFILE_KIND, "version": VERSION, "provenance": self.device.provenance, "unit": UNIT}
-        return {**about, **self.told(), "counts": self.counts.to_json()}
+        return {**about, **self.common_fields(), "counts": self.counts.to_json()}
 
     def summary(self) -> Json:
         """The same: there are only a few counts."""
@@ -79,7 +72,7 @@ class InstructionComparison(FilePair):
         return {
             "kind": COMPARISON_KIND,
             "version": VERSION,
-            **self.told(),
+            **self.common_fields(),
             "unit": UNIT,
             "instruction_ratio": self.ratio,
             "verdict": self.verdict,
@@ -102,7 +95,7 @@ class InstructionComparison(FilePair):
         check_version(document, COMPARISON_KIND, VERSION)
         try:
             return cls(
-                **cls.fields_in(document),
+                **cls.common_from(document),
                 baseline_counts=Counts.from_json(document["baseline_counts"]),
                 candidate_counts=Counts.from_json(document["candidate_counts"]),
             )

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from edgecompress.files import Json
-from edgecompress.profiling.profiles import Latency, Operator, Profile
+from edgecompress.profiling.latencies import Latency
+from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.targets.products import PRODUCTS
 

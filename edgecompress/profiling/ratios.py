@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
+from edgecompress.files import Json
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -31,11 +33,23 @@ def quantile(values: Sequence[float], fraction: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def statistics(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p99, min, mean and stdev of runs, in their unit."""
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Order statistics, mean and sample standard deviation of runs, in their unit."""
+
+    p50: float
+    p90: float
+    p99: float
+    min: float
+    mean: float
+    stdev: float
+
+
+def statistics(values: Sequence[float]) -> Statistics:
+    """Of one run or more."""
     spread = stdev(values) if len(values) > 1 else 0.0
-    marks = {f"p{percent}": quantile(values, percent / 100) for percent in (50, 90, 99)}
-    return {**marks, "min": min(values), "mean": fmean(values), "stdev": spread}
+    p50, p90, p99 = (quantile(values, percent / 100) for percent in (50, 90, 99))
+    return Statistics(p50, p90, p99, min(values), fmean(values), spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,20 @@ class Ratio:
     def resolved(self) -> bool:
         """Whether the interval lies clear of 1.0 by more than two loads of one file differ."""
         return self.low > 1 + RESOLUTION or self.high < 1 - RESOLUTION
+
+    @property
+    def ci95(self) -> list[float]:
+        """The ends of the interval."""
+        return [self.low, self.high]
+
+    @property
+    def inverse(self) -> Ratio:
+        """Candidate time over baseline time."""
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low)
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {"value": self.value, "ci95": self.ci95}
 
 
 def apart(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgecompress.files import Json
-from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.latencies import Latency
 from edgecompress.profiling.ratios import quantile
 
 FEWEST_RUNS, SHORTEST_S = 50, 1.0
 CLOCK_LEFT = 0.9
 """The slowest clock seen over the fastest: below this the processor was throttled, or was not at speed yet."""
-WAITED, MOST_WAITING = 1.1, 0.05
-"""A run waited if its wall time is so many times its CPU time; so many may."""
+PREEMPTED_ABOVE, MOST_PREEMPTED = 1.1, 0.05
+"""With one thread: wall time > 1.1 x CPU time counts as pre-empted; at most 5 % of the runs may be."""
 MOST_SWITCHES = 100.0
 """Times a second that another process was given the processor, with several threads."""
 SPREAD = 1.5
@@ -37,9 +37,9 @@ def _throttled(answer: Json) -> Iterator[str]:
     clocks = [clock for clock in answer["clocks_mhz"] if clock]
     if clocks and min(clocks) < CLOCK_LEFT * max(clocks):
         yield f"throttled: the clock went from {max(clocks):,.0f} to {min(clocks):,.0f} MHz"
-    said = answer["conditions"]["after"]["throttled"]
-    if said and int(said, 0 if said.startswith("0x") else 16) & THROTTLED_NOW:
-        yield f"throttled: the firmware says {said}"
+    throttled = answer["conditions"]["after"]["throttled"]
+    if throttled and int(throttled, 0 if throttled.startswith("0x") else 16) & THROTTLED_NOW:
+        yield f"throttled: the firmware says {throttled}"
 
 
 def _preempted(answer: Json, latencies: Sequence[Latency]) -> Iterator[str]:
@@ -47,8 +47,8 @@ def _preempted(answer: Json, latencies: Sequence[Latency]) -> Iterator[str]:
     if not pairs:
         return
     if answer["threads"] == 1:
-        waiting = sum(wall > WAITED * cpu for wall, cpu in pairs) / len(pairs)
-        if waiting > MOST_WAITING:
+        waiting = sum(wall > PREEMPTED_ABOVE * cpu for wall, cpu in pairs) / len(pairs)
+        if waiting > MOST_PREEMPTED:
             yield f"pre-empted: in {100 * waiting:.0f} % of the runs the processor was given to another process"
         return
     rate = answer["preempted"] / max(1e-3, sum(wall for wall, _ in pairs) / 1e3)

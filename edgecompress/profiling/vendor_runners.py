@@ -15,7 +15,7 @@ from statistics import fmean, median
 
 from edgecompress.devices.commands import last_lines
 from edgecompress.errors import DeviceError
-from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.latencies import Latency
 
 ROUNDING = 1e-4
 """Relative: the runners print six significant digits or three decimals."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, check_version, read_json
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import (
     AnyComparison,
     AnyProfile,
@@ -20,7 +21,7 @@ from edgecompress.profiling.instruction_counts import (
     comparison_from,
     profile_from,
 )
-from edgecompress.profiling.profiles import QUANTILES, Comparison, Latency, quantiles
+from edgecompress.profiling.latencies import QUANTILES, Latency, quantiles
 from edgecompress.profiling.ratios import apart
 from edgecompress.reporting import JSON_NAME, KIND, VERSION
 from edgecompress.reporting.markdown import escape
@@ -186,11 +187,12 @@ def time_ratios(first: Figures, second: Figures) -> Json:
     ours, theirs = first.latency, second.latency
     if ours is None or theirs is None:
         return {}
-    found = {f"wall_{name}_ms": one for name, one in quantiles(theirs.series, ours.series, together=False).items()}
+    ratios = quantiles(theirs.series, ours.series, together=False)
     if ours.cpu_ms and theirs.cpu_ms:
         cpu = quantiles((theirs.cpu_ms, theirs.loads), (ours.cpu_ms, ours.loads), together=False)
-        found["cpu_p50_ms"] = cpu["p50"]
-    return found
+        ratios = {**ratios, "cpu": cpu["p50"]}
+    names = {**{mark: f"wall_{mark}_ms" for mark in QUANTILES}, "cpu": "cpu_p50_ms"}
+    return {names[name]: one.to_json() if one else None for name, one in ratios.items()}
 
 
 def _starts(one: Figures, name: str) -> tuple[float, ...]:

@@ -10,9 +10,10 @@ from edgecompress.costs import coded_bytes, cost
 from edgecompress.files import Json, read_json, zipped_bytes
 from edgecompress.planning import layer_costs
 from edgecompress.plans import CompressionPlan
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import AnyProfile, comparison_from, profile_from
 from edgecompress.profiling.operators import FileTimes, compared_layers, file_times
-from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.profiling.profiles import Profile
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION

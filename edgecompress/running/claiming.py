@@ -14,7 +14,7 @@ from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning.checkpoints import is_checkpoint
 from edgecompress.plans import KIND as PLAN_KIND
-from edgecompress.profiling.profiles import COMPARISON_KIND
+from edgecompress.profiling.comparisons import COMPARISON_KIND
 from edgecompress.recipes.staged import CHECKPOINT
 from edgecompress.replacing import check_replaceable, document_in, is_kind, is_report_page, nothing
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, write_json
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import comparison_from
-from edgecompress.profiling.profiles import Comparison
 from edgecompress.reporting.wording import accuracies, place_of
 from edgecompress.running.resuming import key_of
 

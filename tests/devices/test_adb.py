@@ -27,7 +27,8 @@ from edgecompress.devices.base import DeviceOptions
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
 from edgecompress.profiling import measure
-from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.profiles import Profile
 from edgecompress.settings import Effort
 from edgecompress.sources import resolve
 from edgecompress.targets.runtimes import runner

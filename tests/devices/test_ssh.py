@@ -24,7 +24,8 @@ from edgecompress.errors import DeviceError
 from edgecompress.exporting import export
 from edgecompress.profiling import compare, profile
 from edgecompress.profiling.bench import provenance
-from edgecompress.profiling.profiles import Comparison, Profile
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.profiles import Profile
 from edgecompress.sources import resolve
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")

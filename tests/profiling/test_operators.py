@@ -17,6 +17,7 @@ from edgecompress.exporting import export
 from edgecompress.models import copied
 from edgecompress.profiling import layers_of, measure
 from edgecompress.profiling.ablation import with_dense_layer
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.operators import (
     FileTimes,
     compared_layers,
@@ -26,7 +27,7 @@ from edgecompress.profiling.operators import (
     with_layers,
     with_second_round,
 )
-from edgecompress.profiling.profiles import Comparison, Operator, Profile
+from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.settings import Effort
 from edgecompress.sources import resolve

@@ -18,7 +18,9 @@ from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
 from edgecompress.profiling import compare, layers_of, measure, profile
-from edgecompress.profiling.profiles import Comparison, Latency, Profile, Sustained
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.latencies import Latency, Sustained
+from edgecompress.profiling.profiles import Profile
 from edgecompress.profiling.ratios import Ratio, paired_ratio, quantile, ratio_of_medians, statistics
 from edgecompress.settings import Effort
 from edgecompress.sources import resolve
@@ -194,7 +196,7 @@ def test_quantiles_are_numpys(values: list[float], fraction: float) -> None:
 
 def test_statistics_are_ordered() -> None:
     found = statistics([3.0, 1.0, 2.0, 10.0])
-    assert found["min"] == 1.0 <= found["p50"] == 2.5 <= found["p90"] <= found["p99"] <= 10.0
+    assert found.min == 1.0 <= found.p50 == 2.5 <= found.p90 <= found.p99 <= 10.0
 
 
 def test_latency_without_runs_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.latencies import Latency
 from edgecompress.profiling.stability import unstable
 
 

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from edgecompress.errors import FileError
-from edgecompress.profiling.profiles import Latency
+from edgecompress.profiling.latencies import Latency
 from edgecompress.profiling.ratios import RESOLUTION
 from edgecompress.reporting import (
     HTML_NAME,

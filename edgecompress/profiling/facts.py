@@ -1,0 +1,38 @@
+"""Where a measurement was taken, as profiles and comparisons say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecompress.devices.base import Provenance
+
+VERSION = 2
+"""Of the documents of profiles and comparisons."""
+
+
+def family(machine: str) -> str:
+    """``arm``, ``x86`` or another family of processors, by an architecture's name as ``uname -m`` says it."""
+    if machine.startswith(("aarch64", "arm")):
+        return "arm"
+    return "x86" if machine in ("x86_64", "amd64", "i686", "i386") else machine
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """Where a measurement was taken; ``more`` is what else the device reports (governor, memory, uname ...)."""
+
+    name: str
+    provenance: Provenance
+    machine: str
+    processor: str
+    cores: int
+    system: str
+    python: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether its kernel runs on an ARM core; a virtual board or phone may run on anything."""
+        return family(self.machine) == "arm" and not self.more.get("virtual")
