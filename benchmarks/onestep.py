@@ -34,7 +34,7 @@ from edgecompress.models.datasets import first
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare
-from edgecompress.running.pipeline import RECALIBRATED
+from edgecompress.running.compression import RECALIBRATED
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve

@@ -36,6 +36,7 @@ _HOMES = {
     "bundle": "bundling",
     "calibration_of": "calibrating",
     "compare": "profiling",
+    "compress": "running",
     "cost": "costs",
     "decompose": "decomposing",
     "export": "exporting",
@@ -48,6 +49,7 @@ _HOMES = {
     "recalibrate": "calibrating",
     "refit": "decomposing.refitting",
     "resolve": "sources",
+    "run": "running",
     "score": "scoring",
     "verify": "exporting.verifying",
 }
@@ -108,6 +110,8 @@ if TYPE_CHECKING:
     from edgecompress.profiling import profile as profile
     from edgecompress.profiling.comparisons import Comparison as Comparison
     from edgecompress.profiling.profiles import Profile as Profile
+    from edgecompress.running import compress as compress
+    from edgecompress.running import run as run
     from edgecompress.scoring import score as score
     from edgecompress.settings import Effort as Effort
     from edgecompress.settings import FineTuning as FineTuning

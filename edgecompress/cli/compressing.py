@@ -275,14 +275,12 @@ def compress(
     model: str, plan_file: Path | None, trust: bool, output: Path, force: bool, as_json: bool, **given: Any
 ) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
-    from edgecompress.running import compress as compress_line
-    from edgecompress.running.pipeline import Line
-    from edgecompress.running.resuming import only_one
+    from edgecompress.running import compress as compress_model
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
     announce_folder(output)
-    with only_one(output), showing_progress() as progress:
-        document = compress_line(Line(sample, output, options, progress, force))
+    with showing_progress() as progress:
+        document = compress_model(sample, output, options, progress=progress, force=force)
     document = {**document, "output": str(output)}
     if as_json:
         print_json(document)

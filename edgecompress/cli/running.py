@@ -57,18 +57,16 @@ def run(
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
     from edgecompress.devices import DeviceOptions
-    from edgecompress.running import run as run_line
+    from edgecompress.running import run as run_model
     from edgecompress.running import summary
-    from edgecompress.running.pipeline import Line
-    from edgecompress.running.resuming import only_one
 
     place = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
     asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
     wanted = tuple(dict.fromkeys(targets))
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **asked)
     announce_folder(output)
-    with only_one(output), showing_progress() as progress:
-        document = run_line(Line(sample, output, options, progress, force))
+    with showing_progress() as progress:
+        document = run_model(sample, output, options, progress=progress, force=force)
     if as_json:
         print_json({**summary(document), "output": str(output)})
     else:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.codecs.payload import load
 from edgecompress.costs import coded_bytes, cost
 from edgecompress.files import Json, read_json, zipped_bytes
+from edgecompress.models import Sample
 from edgecompress.planning import layer_costs
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling.comparisons import Comparison
@@ -15,76 +20,166 @@ from edgecompress.profiling.instruction_counts import AnyProfile, comparison_fro
 from edgecompress.profiling.operators import FileTimes, compared_layers, file_times
 from edgecompress.profiling.profiles import Profile
 from edgecompress.profiling.ratios import Ratio
+from edgecompress.progress import Progress, silent
 from edgecompress.reporting import KIND as REPORT_KIND
 from edgecompress.reporting import VERSION as REPORT_VERSION
 from edgecompress.running.claiming import COMPARISON_FILE
+from edgecompress.running.compression import score_dense, start, store, tune
+from edgecompress.running.delivery import bundle_file, export_files, profile_files, report_on
 from edgecompress.running.history import tried
-from edgecompress.running.options import PLAIN
-from edgecompress.running.pipeline import STEMS, Line
+from edgecompress.running.locking import locked
+from edgecompress.running.options import PLAIN, Options
+from edgecompress.running.pipeline import STEMS, Pipeline
+from edgecompress.running.preflight import check
 from edgecompress.running.resuming import Done
+from edgecompress.sources import resolve
 from edgecompress.sources.compressed_folder import CODES_FILE, PLAN_FILE, rebuilt
 from edgecompress.split_scores import SplitScore, difference
 
 
-def compress(line: Line) -> Json:
-    """Plan, decompose, fine-tune; returns accuracy and cost. The folder is then a MODEL."""
-    line.check()
-    return _compressed(line)[0]
+def compress(
+    model: str | Path | Sample,
+    folder: str | Path,
+    options: Options | None = None,
+    *,
+    progress: Progress = silent,
+    force: bool = False,
+    trust: bool = False,
+    **chosen: Any,
+) -> Json:
+    """Plan, decompose and fine-tune a model; interrupted, the same call goes on where it was.
+
+    ``compress("resnet20", "small", selector=Budget(0.4))`` keeps 40 percent of the MACs. The folder is then a MODEL.
+
+    Args:
+        model: what :func:`edgecompress.resolve` takes (``"lenet5"``, ``"model.py"``, a folder), or what it gives.
+        folder: where the compressed model is written; made if it is not there.
+        options: what to do; those of :class:`~edgecompress.running.options.Options` by default.
+        progress: listens to long work.
+        force: replace another model's results in the folder.
+        trust: run the code that a compressed folder names.
+        **chosen: fields of ``options`` that differ from it.
+
+    Returns:
+        Accuracy in percent and cost, before and after, as a JSON object.
+
+    Raises:
+        TypeError: ``chosen`` has a name that is no field of ``Options``.
+        EdgeCompressError: the model, the folder or the options do not fit; before any long work.
+    """
+    with _pipeline(model, folder, options, progress, force=force, trust=trust, **chosen) as pipeline:
+        check(pipeline)
+        return _compressed(pipeline)[0]
 
 
-def _compressed(line: Line) -> tuple[Json, Done, Done]:
+def run(
+    model: str | Path | Sample,
+    folder: str | Path,
+    options: Options | None = None,
+    *,
+    progress: Progress = silent,
+    force: bool = False,
+    trust: bool = False,
+    **chosen: Any,
+) -> Json:
+    """Plan, decompose, fine-tune, export, verify, measure, bundle and report; a second call redoes nothing.
+
+    ``run("lenet5", "out", selector=Budget(0.25), targets=("onnx", "litert"))`` leaves ``out/report.html``.
+
+    Args:
+        model: what :func:`edgecompress.resolve` takes (``"lenet5"``, ``"model.py"``, a folder), or what it gives.
+        folder: where everything is written; made if it is not there.
+        options: what to do; those of :class:`~edgecompress.running.options.Options` by default.
+        progress: listens to long work.
+        force: replace another model's results in the folder.
+        trust: run the code that a compressed folder names.
+        **chosen: fields of ``options`` that differ from it.
+
+    Returns:
+        The report's document, as in ``report.json``.
+
+    Raises:
+        TypeError: ``chosen`` has a name that is no field of ``Options``.
+        EdgeCompressError: the model, the folder or the options do not fit (before any long work), or a stage failed.
+    """
+    with _pipeline(model, folder, options, progress, force=force, trust=trust, **chosen) as pipeline:
+        check(pipeline, exports=True)
+        return _run(pipeline)
+
+
+@contextmanager
+def _pipeline(
+    model: str | Path | Sample,
+    folder: str | Path,
+    options: Options | None,
+    progress: Progress,
+    *,
+    force: bool,
+    trust: bool,
+    **chosen: Any,
+) -> Iterator[Pipeline]:
+    """The context of a run; no other process works in its folder meanwhile."""
+    sample = model if isinstance(model, Sample) else resolve(str(model), trust=trust)
+    wanted = replace(options or Options(), **chosen)
+    with locked(Path(folder)):
+        yield Pipeline(sample, Path(folder), wanted, progress, force)
+
+
+def _compressed(pipeline: Pipeline) -> tuple[Json, Done, Done]:
     """What the first stages came to, the dense model's score, and the last of them."""
-    dense, decomposed = line.score_dense(), line.start()
-    tuned = line.finetune(decomposed)
-    storage = line.options.storage
-    last = tuned if storage is None else line.store(tuned, storage)
+    dense, decomposed = score_dense(pipeline), start(pipeline)
+    tuned = tune(pipeline, decomposed)
+    storage = pipeline.options.storage
+    last = tuned if storage is None else store(pipeline, tuned, storage)
     factors = {} if storage is None else {"factors": tuned}
     document = {
-        "model": line.sample.name,
-        "data": line.data,
-        "metric": line.sample.metric,
-        "accuracy": _accuracy(line, dense=dense, decomposed=decomposed, **factors, finetuned=last),
+        "model": pipeline.sample.name,
+        "data": pipeline.data,
+        "metric": pipeline.sample.metric,
+        "accuracy": _accuracy(pipeline, dense=dense, decomposed=decomposed, **factors, finetuned=last),
         **_paired(dense.result, last.result),
         "calibration": decomposed.result["calibration"],
         "recipe": decomposed.result.get("recipe", {"name": PLAIN}),
         "training": tuned.result["training"],
-        "cost": _costs(line),
+        "cost": _costs(pipeline),
         **({} if storage is None else {"storage": last.result["storage"]}),
     }
     return document, dense, last
 
 
-def run(line: Line) -> Json:
+def _run(pipeline: Pipeline) -> Json:
     """All stages; returns the report's document."""
-    line.check(exports=True)
-    compressed, dense, tuned = _compressed(line)
-    files = {"dense": line.export("dense", dense), "compressed": line.export("compressed", tuned)}
+    compressed, dense, tuned = _compressed(pipeline)
+    files = {
+        "dense": export_files(pipeline, "dense", dense),
+        "compressed": export_files(pipeline, "compressed", tuned),
+    }
     failed = [
         {"role": role, "target": target, "reason": made["failed"]}
         for role, done in files.items()
         for target, made in done.result.items()
         if "failed" in made
     ]
-    measured = line.profile(files["dense"], files["compressed"])
-    bundled = line.bundle(measured)
+    measured = profile_files(pipeline, files["dense"], files["compressed"])
+    bundled = bundle_file(pipeline, measured)
     document = {
         "kind": REPORT_KIND,
         "version": REPORT_VERSION,
         **compressed,
-        "arguments": line.options.to_json(),
+        "arguments": pipeline.options.to_json(),
         "versions": versions(),
-        "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[line.options.targets[0]]),
-        **_paired(dense.result, files["compressed"].result[line.options.targets[0]]),
-        **_layers(line),
-        "artifacts": _artifacts(line, files),
+        "accuracy": _with_artifact(compressed["accuracy"], files["compressed"].result[pipeline.options.targets[0]]),
+        **_paired(dense.result, files["compressed"].result[pipeline.options.targets[0]]),
+        **_layers(pipeline),
+        "artifacts": _artifacts(pipeline, files),
         "failed": failed,
-        "profiles": {role: _profile(line, role).to_json() for role in STEMS},
-        "comparison": comparison_from(read_json(line.folder / COMPARISON_FILE)).to_json(),
+        "profiles": {role: _profile(pipeline, role).to_json() for role in STEMS},
+        "comparison": comparison_from(read_json(pipeline.folder / COMPARISON_FILE)).to_json(),
         "threads": measured.result["threads"],
         "bundle": bundled.result["manifest"],
     }
-    document["tried"] = tried(line.folder, line.dense_key, document)
-    line.report(document, measured.key)
+    document["tried"] = tried(pipeline.folder, pipeline.dense_key, document)
+    report_on(pipeline, document, measured.key)
     return document
 
 
@@ -101,9 +196,9 @@ def _with_artifact(accuracy: Json | None, exported: Json) -> Json | None:
     return None if accuracy is None else {**accuracy, "artifact": exported["accuracy"]}
 
 
-def _accuracy(line: Line, **stages: Done) -> Json | None:
+def _accuracy(pipeline: Pipeline, **stages: Done) -> Json | None:
     """Percent on the whole test split after each stage; None without data."""
-    return None if line.data is None else {name: done.result["accuracy"] for name, done in stages.items()}
+    return None if pipeline.data is None else {name: done.result["accuracy"] for name, done in stages.items()}
 
 
 def _paired(dense: Json, compressed: Json) -> Json:
@@ -114,38 +209,38 @@ def _paired(dense: Json, compressed: Json) -> Json:
     return {"scored": scores, "accuracy_difference": apart}
 
 
-def _costs(line: Line) -> Json:
-    models = {"dense": line.dense_model, "compressed": rebuilt(line.sample, line.folder).model()}
-    return {name: cost(model, line.sample.inputs).to_json() for name, model in models.items()}
+def _costs(pipeline: Pipeline) -> Json:
+    models = {"dense": pipeline.dense_model, "compressed": rebuilt(pipeline.sample, pipeline.folder).model()}
+    return {name: cost(model, pipeline.sample.inputs).to_json() for name, model in models.items()}
 
 
-def _artifacts(line: Line, files: Mapping[str, Done]) -> list[Json]:
+def _artifacts(pipeline: Pipeline, files: Mapping[str, Done]) -> list[Json]:
     """Facts about every exported file, with paths relative to the folder."""
     found = []
     for role, done in files.items():
         for target in (target for target, made in done.result.items() if "failed" not in made):
-            file = line.exported_file(role, target)
-            artifact = Artifact.load(line.folder / file)
+            file = pipeline.exported_file(role, target)
+            artifact = Artifact.load(pipeline.folder / file)
             zipped = {"zipped_bytes": zipped_bytes(*artifact.files)}
             found.append({"role": role, **artifact.summary(), "path": file, **zipped})
     return found
 
 
-def _profile(line: Line, role: str) -> AnyProfile:
+def _profile(pipeline: Pipeline, role: str) -> AnyProfile:
     """Of the first target's file."""
-    file = line.folder / line.exported_file(role, line.options.targets[0])
+    file = pipeline.folder / pipeline.exported_file(role, pipeline.options.targets[0])
     return profile_from(read_json(profile_path(file)))
 
 
-def _layers(line: Line) -> Json:
+def _layers(pipeline: Pipeline) -> Json:
     """Every layer with its cost, and its time before and after where the runtime tells; and that of all else.
 
     Bytes are those of the weights as they are; of a layer stored as codes those in the file of codes.
     """
-    plan = CompressionPlan.load(line.folder / PLAN_FILE)
-    layers = layer_costs(line.dense_model, line.sample.inputs, plan)
-    coded = coded_bytes(load(line.folder / CODES_FILE)) if line.options.storage is not None else {}
-    times, ablations = _file_times(line)
+    plan = CompressionPlan.load(pipeline.folder / PLAN_FILE)
+    layers = layer_costs(pipeline.dense_model, pipeline.sample.inputs, plan)
+    coded = coded_bytes(load(pipeline.folder / CODES_FILE)) if pipeline.options.storage is not None else {}
+    times, ablations = _file_times(pipeline)
     names = [layer["name"] for layer in layers]
     *timed, others = compared_layers(times["dense"], times["compressed"], names, ablations)
     for layer, taken in zip(layers, timed, strict=True):
@@ -163,10 +258,10 @@ def _layers(line: Line) -> Json:
     }
 
 
-def _file_times(line: Line) -> tuple[dict[str, FileTimes], dict[str, Ratio]]:
+def _file_times(pipeline: Pipeline) -> tuple[dict[str, FileTimes], dict[str, Ratio]]:
     """What both files' operators and both files took, and what became of layers that seemed slower."""
-    profiles = {role: one if isinstance(one := _profile(line, role), Profile) else None for role in STEMS}
-    pair = comparison_from(read_json(line.folder / COMPARISON_FILE))
+    profiles = {role: one if isinstance(one := _profile(pipeline, role), Profile) else None for role in STEMS}
+    pair = comparison_from(read_json(pipeline.folder / COMPARISON_FILE))
     if not isinstance(pair, Comparison):
         return {role: file_times(one) for role, one in profiles.items()}, {}
     latencies = {"dense": pair.baseline_latency, "compressed": pair.candidate_latency}

@@ -1,7 +1,7 @@
-"""Whose a folder is: a line claims the folder it works in, and takes no other model's and no file it did not write.
+"""Whose a folder is: a pipeline claims the folder it works in, and takes no other model's and no file it did not write.
 
-A claimed folder is the line's own: what lies there under the names it writes is replaced when it is made anew. In a
-folder that no line has claimed, only documents that say that they are of our kind are.
+A claimed folder is the pipeline's own: what lies there under the names it writes is replaced when it is made anew. In a
+folder that no pipeline has claimed, only documents that say that they are of our kind are.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OURS: dict[str, Callable[[Path], bool]] = {
     MARKDOWN_NAME: is_report_page,
     TRIED_FILE: is_kind(TRIED_KIND),
 }
-"""What a line writes into its folder, and how such a file is known."""
+"""What a pipeline writes into its folder, and how such a file is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Owner:
         return not self.source and self.name == other.name
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """For messages."""
         return printable(self.name if self.source in ("", self.name) else f"{self.name} ({self.source})")
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """The model that a folder was made from; None where no line has worked, or has nothing to lose yet."""
+    """The model that a folder was made from; None where no pipeline has worked, or has nothing to lose yet."""
     claimed = document_in(folder / STAGES / OWNER_FILE)
     if claimed.get("kind") == KIND:
         return _owner(claimed)
@@ -94,7 +94,7 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
     With ``force`` another model's results are removed.
 
     Raises:
-        FileError: another model's results are there, or something that no line wrote.
+        FileError: another model's results are there, or something that no pipeline wrote.
     """
     for name in (STAGES, DECOMPOSED, TRAINED, BUNDLE):
         if (folder / name).is_symlink():
@@ -109,7 +109,7 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
         return True
     if not force:
         raise FileError(
-            f"{folder}: holds {owner.told}, compressed; this is {model.told}: "
+            f"{folder}: holds {owner.label}, compressed; this is {model.label}: "
             "choose another folder with -o, or replace what is there with --force"
         )
     Stages(folder).forget()
@@ -125,7 +125,7 @@ def _check_unclaimed(folder: Path, *, force: bool) -> None:
 
 
 def _written(folder: Path) -> Iterator[tuple[Path, Callable[[Path], bool]]]:
-    """What a line may write or remove in a folder, and how it is known as ours."""
+    """What a pipeline may write or remove in a folder, and how it is known as ours."""
     yield from ((folder / name, is_ours) for name, is_ours in OURS.items())
     yield from ((file, is_checkpoint) for file in folder.glob(CHECKPOINT.format("*")))
     yield from ((file, is_kind(STAGE_KIND, KIND)) for file in (folder / STAGES).glob("*.json"))
@@ -133,7 +133,7 @@ def _written(folder: Path) -> Iterator[tuple[Path, Callable[[Path], bool]]]:
 
 def claim(folder: Path, model: Owner) -> None:
     """Write down that a folder is ``model``'s; :func:`check_claim` comes before."""
-    told = {"kind": KIND, "version": VERSION, "name": model.name, "source": model.source, "key": model.key}
+    document = {"kind": KIND, "version": VERSION, "name": model.name, "source": model.source, "key": model.key}
     file = folder / STAGES / OWNER_FILE
-    if document_in(file) != told:
-        write_json(make_folder(file.parent) / file.name, told)
+    if document_in(file) != document:
+        write_json(make_folder(file.parent) / file.name, document)

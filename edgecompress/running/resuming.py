@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +51,10 @@ class Stages:
             self._file(name).unlink(missing_ok=True)
         made = work() if together else None
         return Done(key, shared(lambda: self._made(name, key, work if made is None else lambda: made, outputs)))
+
+    def is_done(self, name: str, inputs: Any) -> bool:
+        """Whether the stage was finished with these inputs and its files are still as it left them."""
+        return self._remembered(name, key_of(name, inputs)) is not None
 
     def _made(self, name: str, key: str, work: Callable[[], Json], outputs: tuple[str, ...]) -> Json:
         """The result of ``work``, on disk."""
@@ -117,23 +119,3 @@ def key_of(*parts: Any) -> str:
 def is_inside(path: str) -> bool:
     """Whether a relative path cannot lead out of its folder by its words."""
     return not Path(path).is_absolute() and ".." not in Path(path).parts and bool(Path(path).parts)
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; released when it ends, however it ends.
-
-    Raises:
-        FileError: another process works in the folder, or it cannot be written to.
-    """
-    if not is_first():
-        yield
-        return
-    with (make_folder(folder) / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FileError(
-                f"{folder}: another edgecompress is at work there; wait for it or choose another -o"
-            ) from None
-        yield

@@ -23,7 +23,8 @@ from edgecompress.models.accepting import unwrapped
 from edgecompress.planning import plan
 from edgecompress.running import run
 from edgecompress.running.options import Options
-from edgecompress.running.pipeline import Line
+from edgecompress.running.pipeline import Pipeline
+from edgecompress.running.preflight import check
 from edgecompress.selectors import Budget
 from edgecompress.settings import FineTuning
 from tests.nets import Net
@@ -232,7 +233,7 @@ def test_a_model_that_chooses_by_values_is_refused_before_it_is_compressed(tmp_p
     sample = sample_of(lambda: net)
     options = Options(Budget(0.9), multiple=1, tuning=FineTuning(epochs=0))
     with pytest.raises(ExportError, match=r"mine: PyTorch cannot trace the model.*where its code chooses by values"):
-        run(Line(sample, tmp_path / "out", options))
+        run(sample, tmp_path / "out", options)
     assert not (tmp_path / "out" / "plan.json").exists()
 
 
@@ -248,21 +249,21 @@ def test_a_budget_out_of_reach_is_said_before_the_data_is_asked_for(tmp_path):
     def data(_split):
         raise AssertionError("asked for")
 
-    class Unscored(Line):
+    class Unscored(Pipeline):
         data, data_key = None, []
 
     options = Options(Budget(0.01), multiple=8)
     with pytest.raises(BudgetError, match=r"keep 0\.01 of the macs cannot be reached: the smallest candidates keep 0"):
-        Unscored(sample_of(base, splits=data), tmp_path, options).check()
+        check(Unscored(sample_of(base, splits=data), tmp_path, options))
 
 
-def test_a_plan_given_for_a_layer_that_is_looked_at_is_refused_by_the_line(tmp_path):
+def test_a_plan_given_for_a_layer_that_is_looked_at_is_refused_by_the_pipeline(tmp_path):
     model = Net(lambda n, x: n.b(n.a(x)) * n.a.weight.sum(), a=nn.Linear(16, 16), b=nn.Linear(16, 16)).eval()
     plain = Net(lambda n, x: n.b(n.a(x)), a=nn.Linear(16, 16), b=nn.Linear(16, 16)).eval()
     given = plan(plain, (X,), Budget(0.7), multiple=1)
     assert {layer.name for layer in given.layers} == {"a", "b"}
     with pytest.raises(PlanError, match=r"^a: the model reads its weight"):
-        Line(sample_of(lambda: model), tmp_path, Options(given=given, tuning=FineTuning(epochs=0))).check()
+        check(Pipeline(sample_of(lambda: model), tmp_path, Options(given=given, tuning=FineTuning(epochs=0))))
 
 
 def old_weight_norm():

@@ -9,7 +9,8 @@ import pytest
 
 from edgecompress.errors import FileError
 from edgecompress.files import Json, write_text
-from edgecompress.running.resuming import Stages, key_of, only_one
+from edgecompress.running.locking import locked
+from edgecompress.running.resuming import Stages, key_of
 
 
 class Counted:
@@ -71,7 +72,7 @@ def test_keys_depend_on_every_part() -> None:
 
 
 def _hold(folder: Path, ready: object, release: object) -> None:
-    with only_one(folder):
+    with locked(folder):
         ready.set()  # type: ignore[attr-defined]
         release.wait(20)  # type: ignore[attr-defined]
 
@@ -82,9 +83,9 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path, ready, release))
     other.start()
     assert ready.wait(20)
-    with pytest.raises(FileError, match="another edgecompress is at work there"), only_one(tmp_path):
+    with pytest.raises(FileError, match="another edgecompress is at work there"), locked(tmp_path):
         pass
     release.set()
     other.join()
-    with only_one(tmp_path):
+    with locked(tmp_path):
         pass

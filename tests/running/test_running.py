@@ -1,4 +1,4 @@
-"""The whole line on a small model: what it says and writes, what it redoes, and how it survives being stopped."""
+"""The whole pipeline on a small model: what it says and writes, what it redoes, and how it survives being stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import torch
 from edgecompress.devices.emulated.spec import ready
 from edgecompress.errors import ExportError
 from edgecompress.files import load_weights, read_json
-from edgecompress.running.pipeline import Line
+from edgecompress.running import delivery
 from edgecompress.sources import resolve
 from tests.processes import ROOT, Answer, command
 
@@ -338,20 +339,24 @@ def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(tiny_fi
 
 
 @pytest.mark.parametrize(("bad", "reason"), [("ncnn", None), ("onnx", "onnx: no"), ("both", "onnx: no")])
-def test_of_several_targets_those_that_work_are_written_and_the_measured_one_must(bad: str, reason: str | None) -> None:
+def test_of_several_targets_those_that_work_are_written_and_the_measured_one_must(
+    bad: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried = []
 
-    def exported(_role: str, target: str, _known: object) -> dict[str, str]:
+    def exported(_pipeline: object, _role: str, target: str, _known: object) -> dict[str, str]:
         tried.append(target)
         if bad in (target, "both"):
             raise ExportError(f"{target}: no")
         return {"file": f"dense.{target}"}
 
-    line = SimpleNamespace(options=SimpleNamespace(platform="pi"), _exported=exported)
+    monkeypatch.setattr(delivery, "_exported", exported)
+    options = SimpleNamespace(platform="pi", targets=("onnx", "ncnn", "ort"))
+    pipeline: Any = SimpleNamespace(options=options)
     if reason is None:
-        made = Line._all_exported(line, "dense", ["onnx", "ncnn", "ort"], None)
+        made = delivery._all_exported(pipeline, "dense", None)
         assert made == {"onnx": {"file": "dense.onnx"}, "ncnn": {"failed": "ncnn: no"}, "ort": {"file": "dense.ort"}}
     else:
         with pytest.raises(ExportError, match=reason):
-            Line._all_exported(line, "dense", ["onnx", "ncnn", "ort"], None)
+            delivery._all_exported(pipeline, "dense", None)
     assert tried == ["onnx", "ncnn", "ort"]

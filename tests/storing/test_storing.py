@@ -28,7 +28,8 @@ from edgecompress.finetuning import FineTuning, state_digest
 from edgecompress.models import Sample, copied
 from edgecompress.plans import LayerPlan
 from edgecompress.running.options import Options
-from edgecompress.running.pipeline import Line
+from edgecompress.running.pipeline import Pipeline
+from edgecompress.running.preflight import check
 from edgecompress.scoring import score
 from edgecompress.settings import Storage
 from edgecompress.sources import resolve
@@ -247,7 +248,7 @@ def test_sizes_follow_the_weights_axes_unless_they_may_mix() -> None:
 def test_a_plan_for_a_codec_goes_nowhere_without_its_training(sample: Sample, tmp_path: Path) -> None:
     made, dense = plan_storage(sample.model(), sample.inputs, SCADA), sample.model()
     with pytest.raises(PlanError, match=r"the plan is for scada_tucker: say how .* Options\(storage="):
-        Line(sample, tmp_path, Options(given=made)).check()
+        check(Pipeline(sample, tmp_path, Options(given=made)))
     with pytest.raises(PlanError, match="scada_tucker: has no chains to fit"):
         refit(dense, made, calibration_of(sample, 8, 0))
 

@@ -1,0 +1,128 @@
+"""The last stages, each done once: export, measure, bundle, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgecompress.artifacts import profile_path
+from edgecompress.bundling import bundle, bundled_target
+from edgecompress.devices import device_named
+from edgecompress.errors import ExportError
+from edgecompress.exporting import ExportOptions, export
+from edgecompress.files import Json, write_json
+from edgecompress.profiling import measure
+from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from edgecompress.running.claiming import BUNDLE, COMPARISON_FILE
+from edgecompress.running.pipeline import SCORES, STEMS, Pipeline, renamed
+from edgecompress.running.resuming import Done
+from edgecompress.settings import Effort
+from edgecompress.sources.compressed_folder import rebuilt
+from edgecompress.split_scores import SplitScore
+from edgecompress.targets import target_named
+
+
+def export_files(pipeline: Pipeline, role: str, upstream: Done) -> Done:
+    """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score.
+
+    A target may fail, unless it is the one that is measured or bundled; its result is then the reason.
+    """
+    files = {target: Path(pipeline.exported_file(role, target)) for target in pipeline.options.targets}
+
+    def work() -> Json:
+        return _all_exported(pipeline, role, SplitScore.from_json(upstream.result.get("scored")))
+
+    written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
+    written += [part.name for target, file in files.items() for part in target_named(target).parts(file)]
+    return pipeline.stages.do(f"export_{role}", [upstream.key, pipeline.options.targets], work, tuple(written))
+
+
+def _all_exported(pipeline: Pipeline, role: str, known: SplitScore | None) -> Json:
+    targets = pipeline.options.targets
+    needed = {targets[0], bundled_target(targets, pipeline.options.platform)}
+    made: Json = {}
+    errors: list[ExportError] = []
+    for target in targets:
+        try:
+            made[target] = _exported(pipeline, role, target, known)
+        except ExportError as error:
+            made[target] = {"failed": str(error)}
+            errors += [error] if target in needed else []
+    if errors:  # only now, so that the other files are there
+        raise errors[0]
+    return made
+
+
+def _exported(pipeline: Pipeline, role: str, target: str, known: SplitScore | None) -> Json:
+    sample = pipeline.sample if role == "dense" else rebuilt(pipeline.sample, pipeline.folder)
+    name = f"export {role} to {target}"
+    pipeline.progress(name, 0, 1, "")
+    artifact = export(
+        sample.model(),
+        sample,
+        pipeline.folder,
+        target=target,
+        stem=STEMS[role],
+        options=ExportOptions(replaces="anything" if pipeline.force else "ours"),
+        known_score=known,
+        progress=renamed(pipeline.progress, f"{name}, score"),
+    )
+    scored = artifact.score.pair[1] if artifact.score and artifact.score.pair else None
+    reached = {"accuracy": scored.value, "scored": scored.to_json()} if scored else dict.fromkeys(SCORES)
+    return {"file": artifact.path.name, **reached}
+
+
+def profile_files(pipeline: Pipeline, dense: Done, compressed: Done) -> Done:
+    """Each model alone, then both taking turns, with one thread and with all unless said, on the first target."""
+    options = pipeline.options
+    files = {role: pipeline.exported_file(role, options.targets[0]) for role in STEMS}
+
+    def work() -> Json:
+        return {"files": files, "threads": _measured(pipeline, pipeline.folder / files["compressed"],
+                                                     pipeline.folder / files["dense"])}  # fmt: skip
+
+    written = (COMPARISON_FILE, *(profile_path(Path(file)).name for file in files.values()))
+    place = [options.device, repr(options.place), options.threads, options.seconds]
+    return pipeline.stages.do("profile", [dense.key, compressed.key, *place], work, written)
+
+
+def _measured(pipeline: Pipeline, compressed: Path, dense: Path) -> list[Json]:
+    """Write both profiles and the comparison; what other numbers of threads gave."""
+    options = pipeline.options
+    found = measure(
+        compressed,
+        dense,
+        device_named(options.device, options.place),
+        Effort((options.threads or (1,))[0], seconds=options.seconds),
+        threads=options.threads[1:] if options.threads else None,
+        progress=pipeline.progress,
+    )
+    assert found.baseline is not None
+    assert found.comparison is not None
+    found.profile.save(profile_path(compressed))
+    found.baseline.save(profile_path(dense))
+    write_json(pipeline.folder / COMPARISON_FILE, found.comparison.to_json())
+    return [other.summary() for other in found.more]
+
+
+def bundle_file(pipeline: Pipeline, measured: Done) -> Done:
+    """``bundle/`` of the compressed model on the first target that the platform runs."""
+    platform = pipeline.options.platform
+    target = bundled_target(pipeline.options.targets, platform)
+
+    def work() -> Json:
+        made = pipeline.folder / BUNDLE
+        file = pipeline.folder / pipeline.exported_file("compressed", target)
+        manifest = bundle(file, made, platform=platform, force=pipeline.force)
+        return {"manifest": f"{made.name}/{manifest.name}"}
+
+    return pipeline.stages.do("bundle", [measured.key, platform], work, (BUNDLE,))
+
+
+def report_on(pipeline: Pipeline, document: Json, upstream: str) -> Done:
+    """``report.html``, ``report.md`` and ``report.json``."""
+
+    def work() -> Json:
+        write_report(document, pipeline.folder)
+        return {}
+
+    return pipeline.stages.do("report", [upstream, document], work, (HTML_NAME, MARKDOWN_NAME, JSON_NAME))

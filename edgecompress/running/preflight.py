@@ -1,0 +1,177 @@
+"""Checks before a run: what would be refused hours later is refused at once, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.bundling import bundled_target, check_bundle
+from edgecompress.decomposing import check_plan, refuse_noticed, replaced, uses_codec
+from edgecompress.decomposing.dry_run import noticed
+from edgecompress.devices import device_named
+from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
+from edgecompress.exporting import check_exportable, check_traceable, file_name
+from edgecompress.files import Json
+from edgecompress.finetuning import state_digest
+from edgecompress.finetuning.workers import shared
+from edgecompress.models import Sample, check_runs
+from edgecompress.planning import refuse_out_of_reach
+from edgecompress.plans import CompressionPlan
+from edgecompress.replacing import Replaces
+from edgecompress.running.claiming import BUNDLE, Owner, check_claim, claim
+from edgecompress.running.options import Options
+from edgecompress.running.pipeline import STEMS, Pipeline
+from edgecompress.sources import folder_of
+from edgecompress.targets import target_named
+from edgecompress.targets.child_converter import require
+
+
+def check(pipeline: Pipeline, *, exports: bool = False) -> None:
+    """Refuse at once what would be refused hours later; then make the folder the pipeline's own.
+
+    Args:
+        pipeline: the model, the folder and the options.
+        exports: files for targets and the bundle will be written too.
+
+    Raises:
+        FileError: the output folder is the model's own, or has results of another model or foreign files.
+        PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
+        BudgetError: no plan can meet the budget.
+    """
+    _refuse_inputs(pipeline)
+    _refuse_changing_weights(pipeline)
+    _check_choice(pipeline)
+    if pipeline.options.teacher is not None:
+        _check_teacher(pipeline, pipeline.options.teacher.model)
+    if pipeline.data is None:
+        _check_untrained(pipeline.sample, pipeline.options)
+    _check_places(pipeline.options)
+    shared(lambda: _claim(pipeline, exports=exports))
+    if _makes_plan(pipeline.options):
+        pipeline.stages.do("budget", _budget_key(pipeline), dict)
+    if exports:
+        _check_traceable(pipeline)
+
+
+def _refuse_inputs(pipeline: Pipeline) -> None:
+    """Nothing that the pipeline reads lies where it writes."""
+    ours, read = pipeline.folder, [folder_of(source) for source in _sources(pipeline.sample)]
+    if pipeline.options.teacher is not None:
+        read.append(folder_of(pipeline.options.teacher.name))
+    for folder in (folder for folder in read if folder is not None):
+        if folder == ours.resolve():
+            raise FileError(f"{ours}: is the model itself; choose another folder with -o")
+        if folder.is_relative_to(ours.resolve()):
+            raise FileError(f"{ours}: holds the model {folder} itself; choose another folder with -o")
+
+
+def _sources(sample: Sample) -> Iterator[str]:
+    """Where a model comes from, and where what it was made from does."""
+    yield sample.source
+    if sample.dense is not None:
+        yield from _sources(sample.dense)
+
+
+def _refuse_changing_weights(pipeline: Pipeline) -> None:
+    sample = pipeline.sample
+    if state_digest(sample.model()) != state_digest(pipeline.dense_model):
+        raise ModelError(f"{sample.name}: model() gives other weights each time; load trained ones, or seed it")
+
+
+def _check_choice(pipeline: Pipeline) -> None:
+    """The given plan fits, or there is one that meets the budget."""
+    options = pipeline.options
+    if options.given is not None:
+        _check_given(pipeline, options.given)
+    elif _makes_plan(options) and not pipeline.stages.is_done("budget", _budget_key(pipeline)):
+        refuse_out_of_reach(pipeline.survey, options.selector, options.scope)
+
+
+def _makes_plan(options: Options) -> bool:
+    """Whether a selector chooses among candidates."""
+    return options.given is None and options.recipe is None and options.storage is None
+
+
+def _budget_key(pipeline: Pipeline) -> list[str]:
+    options = pipeline.options
+    return [pipeline.dense_key, repr(options.selector), repr(options.scope)]
+
+
+def _check_given(pipeline: Pipeline, given: CompressionPlan) -> None:
+    check_plan(pipeline.dense_model, given)
+    refuse_noticed(noticed(pipeline.dense_model, pipeline.sample.inputs, replaced(given)))
+    if uses_codec(given) and pipeline.options.storage is None:
+        codec = given.layers[0].method
+        raise PlanError(f"the plan is for {codec}: say how its codes are trained, with Options(storage=...)")
+
+
+def _check_teacher(pipeline: Pipeline, teacher: nn.Module) -> None:
+    """Its outputs can stand for the dense model's, and no option needs the dense model's layers."""
+    options, sample = pipeline.options, pipeline.sample
+    if options.tuning.distill == 0:
+        raise ModelError("--distill 0 learns from no teacher; drop one of them")
+    if options.tuning.epochs == 0 and options.storage is None:
+        raise ModelError("--epochs 0 trains nothing, so that a teacher is of no use; drop one of them")
+    for what, wanted in (("--feature", options.tuning.feature), ("--stages", options.tuning.stages > 1)):
+        if wanted:
+            raise ModelError(f"{what} compares layers with the dense model's; it goes without another teacher")
+    if options.recipe is not None:
+        raise ModelError(f"recipe {options.recipe.name} learns from the dense model; it goes without a teacher")
+    ours, theirs = _shapes(pipeline.dense_model, sample, sample.name), _shapes(teacher, sample, "the teacher")
+    if ours != theirs:
+        raise ModelError(f"the teacher gives {theirs} where {sample.name} gives {ours}")
+
+
+def _shapes(model: nn.Module, sample: Sample, name: str) -> str:
+    """The shapes of a model's outputs on the example."""
+    return ", ".join(str(tuple(output.shape)) for output in check_runs(model, sample.inputs, name))
+
+
+def _check_untrained(sample: Sample, options: Options) -> None:
+    """Without data no option trains."""
+    if options.storage is not None:
+        raise DataError(f"{sample.name}: has no data to train codes on; define data(split)")
+    if options.tuning.epochs:
+        raise DataError(f"{sample.name}: has no data to fine-tune on; define data(split) or use --epochs 0")
+
+
+def _check_places(options: Options) -> None:
+    """The device, the targets' converters and the platform are there, and the first target can be measured."""
+    device_named(options.device, options.place)
+    targets = [target_named(target) for target in options.targets]
+    for target in targets:
+        require(target)
+    if not targets[0].runs_here:
+        raise ExportError(f"{targets[0].name}: cannot be measured on this machine; give another --target before it")
+    bundled_target(options.targets, options.platform)
+
+
+def _claim(pipeline: Pipeline, *, exports: bool) -> None:
+    """Make the folder this pipeline's own, unless something there is in the way."""
+    folder, sample, force = pipeline.folder, pipeline.sample, pipeline.force
+    model = Owner(sample.name, sample.source, pipeline.dense_key)
+    owned = check_claim(folder, model, force=force)
+    replaces: Replaces = "anything" if force else "ours" if owned else "same model"
+    if exports:
+        _check_files(folder, sample, pipeline.options.targets, replaces)
+        check_bundle(folder / BUNDLE, force=force)
+    claim(folder, model)
+
+
+def _check_files(folder: Path, sample: Sample, targets: tuple[str, ...], replaces: Replaces) -> None:
+    """Both models may be exported to all targets."""
+    for stem in STEMS.values():
+        for target in map(target_named, targets):
+            check_exportable(folder / file_name(target, stem), target, sample, replaces)
+
+
+def _check_traceable(pipeline: Pipeline) -> None:
+    """PyTorch can trace the model, which is remembered."""
+
+    def work() -> Json:
+        check_traceable(pipeline.dense_model, pipeline.sample.inputs, pipeline.sample.name)
+        return {}
+
+    pipeline.stages.do("trace", [pipeline.dense_key], work)
