@@ -69,6 +69,7 @@ __all__ = [
     "bundle",
     "calibration_of",
     "compare",
+    "compress",
     "cost",
     "decompose",
     "device_named",
@@ -81,6 +82,7 @@ __all__ = [
     "recalibrate",
     "refit",
     "resolve",
+    "run",
     "score",
     "verify",
 ]
