@@ -15,11 +15,14 @@ import edgecompress
 MODULES = (
     "edgecompress",
     "edgecompress.errors",
+    "edgecompress.plans",
+    "edgecompress.settings",
+    "edgecompress.running.options",
     "edgecompress.selectors",
-    "edgecompress.decompositions.base",
-    "edgecompress.selectors.base",
-    "edgecompress.targets.base",
-    "edgecompress.devices.base",
+    *(
+        f"edgecompress.{folder}.base"
+        for folder in ("decompositions", "selectors", "recipes", "targets", "devices", "sources")
+    ),
 )
 
 
