@@ -10,36 +10,41 @@ from pathlib import Path
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError, printable
 from edgecompress.exporting.verifying import TOLERANCES, check_facts
-from edgecompress.files import Json, make_folder, read_json, reason, resource, sha256, write_json
+from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
+from edgecompress.platforms import Platform, platform_named
 from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.replacing import document_in
 from edgecompress.sources import sample_facts
 
 VERSION = 1
 KIND = "edgecompress.bundle"
-PLATFORMS = ("pi",)
-TARGETS_OF = {"pi": ("onnx", "ort")}
-"""What the runner in a bundle can run."""
-GOLDEN_FILE, MANIFEST_FILE, RUNNER_FILE = "golden.npz", "manifest.json", "run.py"
+GOLDEN_FILE, MANIFEST_FILE = "golden.npz", "manifest.json"
 OLD = ".old"
 """The bundle that was replaced, until it is removed."""
 
 
 def bundle(path: Path, folder: Path, *, platform: str = "pi", force: bool = False) -> Path:
-    """Make ``folder`` a bundle of the artifact at ``path``; returns its manifest.
+    """Make ``folder`` a bundle of the artifact at ``path``: the model, a manifest, a golden pair and a runner.
 
     The folder is made aside and renamed, so it is whole or not there. An older bundle in its place is replaced if it
     holds what its manifest lists and nothing else (:func:`check_bundle`).
 
+    Args:
+        path: an exported file, its facts and golden pair beside it.
+        folder: to make.
+        platform: a name in ``PLATFORMS``.
+        force: also replace files of the older bundle that were changed since.
+
+    Returns:
+        The path of ``manifest.json``.
+
     Raises:
-        FileError: the artifact is not whole, the platform is unknown, or the folder is taken.
+        FileError: the artifact is not whole, the platform is unknown or runs other targets, or the folder is taken.
     """
-    if platform not in PLATFORMS:
-        raise FileError(f"no platform {platform!r}; there is {', '.join(PLATFORMS)}")
-    artifact, folder = Artifact.load(path), folder.resolve()
-    if artifact.target not in TARGETS_OF[platform]:
+    chosen, artifact, folder = platform_named(platform), Artifact.load(path), folder.resolve()
+    if artifact.target not in chosen.targets:
         raise FileError(
-            f"{path}: the {platform} bundle runs on {' or '.join(TARGETS_OF[platform])}, this is {artifact.target}"
+            f"{path}: the {platform} bundle runs on {' or '.join(chosen.targets)}, this is {artifact.target}"
         )
     check_facts(artifact)
     check_bundle(folder, force=force)
@@ -47,7 +52,7 @@ def bundle(path: Path, folder: Path, *, platform: str = "pi", force: bool = Fals
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
             aside = Path(parent) / folder.name
-            _fill(aside, artifact, platform)
+            _fill(aside, artifact, chosen)
             _put_in_place(aside, folder, Path(parent) / OLD)
     except OSError as error:
         raise FileError(f"cannot write the bundle {folder}: {reason(error)}") from error
@@ -58,12 +63,13 @@ def bundled_target(targets: Sequence[str], platform: str) -> str:
     """The first of several targets that a platform's bundle runs.
 
     Raises:
-        FileError: none of them.
+        FileError: none of them, or no such platform.
     """
-    if fitting := [target for target in targets if target in TARGETS_OF[platform]]:
+    runnable = platform_named(platform).targets
+    if fitting := [target for target in targets if target in runnable]:
         return fitting[0]
-    runnable = " or ".join(TARGETS_OF[platform])
-    raise FileError(f"the {platform} bundle runs {runnable}; add --target {TARGETS_OF[platform][0]}, or use `compress`")
+    advised = f"add --target {runnable[0]}, or use `compress`"
+    raise FileError(f"the {platform} bundle runs {' or '.join(runnable)}; {advised}")
 
 
 def _put_in_place(made: Path, folder: Path, old: Path) -> None:
@@ -114,17 +120,15 @@ def _listed(manifest: Path) -> dict[str, object]:
     return {MANIFEST_FILE: None} | {entry["path"]: entry.get("sha256") for entry in entries}
 
 
-def _fill(folder: Path, artifact: Artifact, platform: str) -> None:
+def _fill(folder: Path, artifact: Artifact, platform: Platform) -> None:
     folder.mkdir()
     shutil.copyfile(artifact.path, folder / artifact.path.name)
     shutil.copyfile(golden_path(artifact.path), folder / GOLDEN_FILE)
-    for file in (resource("deploy") / platform).iterdir():
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    platform.fill(folder, artifact)
     write_json(folder / MANIFEST_FILE, _manifest(folder, artifact, platform))
 
 
-def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
+def _manifest(folder: Path, artifact: Artifact, platform: Platform) -> Json:
     facts = artifact.to_json()
     copied = (
         "target",
@@ -141,12 +145,12 @@ def _manifest(folder: Path, artifact: Artifact, platform: str) -> Json:
     return {
         "kind": KIND,
         "version": VERSION,
-        "platform": platform,
+        "platform": platform.name,
         "model": artifact.model,
         "licence": sample_facts().get(artifact.model, {}).get("licence"),
         "model_file": artifact.path.name,
         "golden_file": GOLDEN_FILE,
-        "runner": RUNNER_FILE,
+        "runner": platform.runner,
         "tolerance": TOLERANCES[artifact.precision].relative,
         "files": [_entry(file) for file in sorted(folder.iterdir())],
         **{key: facts[key] for key in copied},

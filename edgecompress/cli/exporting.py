@@ -255,6 +255,7 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     """Package an exported file for an app: manifest, golden pair, and a runner that checks them anywhere."""
     from edgecompress.bundling import bundle as make_bundle
     from edgecompress.files import read_json
+    from edgecompress.platforms import platform_named
     from edgecompress.reporting.wording import bytes_text
 
     announce_folder(output)
@@ -265,7 +266,7 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
         return
     rows = [(entry["path"], bytes_text(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
     print_table(f"Bundle {output}", ("file", "size", "sha256"), rows)
-    say(f"check it anywhere with numpy and onnxruntime: python {output / 'run.py'}")
+    say(platform_named(platform).check(output))
 
 
 COMMANDS = (export, verify, bundle)

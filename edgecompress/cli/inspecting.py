@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgecompress.targets import Target
 
 DATA_VARIABLE = "EDGECOMPRESS_DATA"
+TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "platforms", "samples")
+"""What there is to choose from; all but the samples can be added to."""
 
 
 @click.command(epilog="Example: edgecompress inspect resnet20")
@@ -65,7 +67,7 @@ def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:
 
 
 @click.command("list", epilog="Example: edgecompress list samples")
-@click.argument("what", type=click.Choice(["methods", "selectors", "recipes", "targets", "devices", "samples"]))
+@click.argument("what", type=click.Choice(TABLES))
 @json_option
 def list_entries(what: str, as_json: bool) -> None:
     """Show what there is to choose from."""
@@ -88,8 +90,10 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     from edgecompress.codecs.ada_tucker import CODECS
     from edgecompress.decompositions import DECOMPOSITIONS
     from edgecompress.devices import DEVICES
+    from edgecompress.platforms import PLATFORMS
     from edgecompress.recipes import RECIPES
     from edgecompress.selectors import SELECTORS
+    from edgecompress.sources import SOURCES
     from edgecompress.targets import TARGETS
 
     tables: dict[str, dict[str, Any]] = {
@@ -98,6 +102,8 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
         "recipes": dict(RECIPES),
         "targets": dict(TARGETS),
         "devices": dict(DEVICES),
+        "sources": dict(SOURCES),
+        "platforms": dict(PLATFORMS),
     }
     entries = {name: {"summary": entry.summary} for name, entry in tables[what].items()}
     if what == "devices":

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from edgecompress.platforms import PLATFORMS
+
 if TYPE_CHECKING:
     from edgecompress.finetuning import FineTuning
     from edgecompress.models import Sample
@@ -33,7 +35,6 @@ CODECS = ("ada_tucker", "scada_tucker")
 RECIPES = ("plain", "orthogonal", "continuous", "ordered")
 TARGETS = ("onnx", "ort", "litert", "executorch", "openvino", "ncnn", "coreml")
 QUANTIZED = ("fp16", "int8")
-PLATFORMS = ("pi",)
 EVERY_METHOD = "auto"
 
 
@@ -111,7 +112,7 @@ target_option = click.option(
     help="Export format; repeatable.",
 )
 platform_option = click.option(
-    "--platform", type=click.Choice(PLATFORMS), default="pi", show_default=True, help="What the bundle is for."
+    "--platform", type=click.Choice(tuple(PLATFORMS)), default="pi", show_default=True, help="What the bundle is for."
 )
 
 

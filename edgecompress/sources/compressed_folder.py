@@ -42,7 +42,7 @@ class CompressedFolder:
 
     name = "folder"
     form = "a compressed-model folder"
-    summary = "What `compress` wrote: a plan, weights, and the name of the model it was made from."
+    summary = "FOLDER: what `compress` wrote: a plan, weights, and the name of the model it was made from."
     runs_code = False
 
     def matches(self, text: str) -> bool:

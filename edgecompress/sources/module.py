@@ -17,7 +17,9 @@ class ImportableModule:
 
     name = "module"
     form = "package.module:name"
-    summary = "A function, or an nn.Module in memory, in a module that can be imported; example() lies beside it."
+    summary = (
+        "package.module:name: the same in a module that can be imported, or is; name may be an nn.Module in memory."
+    )
     runs_code = True
 
     def matches(self, text: str) -> bool:

@@ -21,7 +21,7 @@ class PythonFile:
 
     name = "file"
     form = "a file.py, file.py:name"
-    summary = "A Python file that defines model() and example(); after a colon the name of another function."
+    summary = "file.py or file.py:name: a Python file that defines model(), or name(), and example()."
     runs_code = True
 
     def matches(self, text: str) -> bool:

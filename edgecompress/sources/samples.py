@@ -16,7 +16,7 @@ class ShippedSample:
     """A model that comes with this package, by its name: its code is ours."""
 
     name = "sample"
-    summary = "A model that comes with this package (see `list samples`)."
+    summary = "NAME: a model that comes with this package; see `list samples`."
     runs_code = False
 
     @property

@@ -12,7 +12,6 @@ import click
 import pytest
 import torch
 
-from edgecompress.bundling import PLATFORMS
 from edgecompress.cli import group, options
 from edgecompress.codecs.ada_tucker import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
@@ -63,7 +62,6 @@ def test_the_names_offered_are_those_of_the_tables() -> None:
     assert tuple(SELECTORS) == options.SELECTORS
     assert ("plain", *RECIPES) == options.RECIPES
     assert tuple(TARGETS) == options.TARGETS
-    assert PLATFORMS == options.PLATFORMS
 
 
 def test_inspect_says_who_can_decompose_what() -> None:
@@ -177,7 +175,7 @@ def test_check_is_a_gate(tmp_path: Path) -> None:
     assert command("check", tmp_path / "none.json", "--min-speedup", "2").code == 2
 
 
-@pytest.mark.parametrize("what", ["methods", "selectors", "targets", "devices", "samples"])
+@pytest.mark.parametrize("what", ["methods", "selectors", "targets", "devices", "sources", "platforms", "samples"])
 def test_list(what: str) -> None:
     entries = json.loads(command("list", what, "--json").out)[what]
     assert entries
