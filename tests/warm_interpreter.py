@@ -8,8 +8,11 @@ seconds, were done before.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -21,20 +24,25 @@ import pytest
 
 from tests.exporter import collect_garbage_rarely, patch_exporter
 
+LATE = ("constriction", "jinja2", "numpy.ma", "onnxruntime.quantization", "onnxsim", "rich.table", "torch.profiler")
+"""What commands import inside functions."""
+
 
 def warm_up() -> None:
-    """What commands import late, and what PyTorch's exporter reads once a process."""
+    """All that commands import, and what PyTorch's exporter reads once a process."""
     import torch
 
-    from edgecompress.cli import group  # noqa: F401 - imported for those that come after
+    import edgecompress
 
+    own = [module.name for module in pkgutil.walk_packages(edgecompress.__path__, "edgecompress.")]
+    for name in (*own, *LATE):
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
     torch.set_num_threads(1)
     patch_exporter(pytest.MonkeyPatch())
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         warnings.simplefilter("ignore")
-        own, sys.stdout = sys.stdout, nowhere
         torch.onnx.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(2, 2),), dynamo=True, verbose=False)
-        sys.stdout = own
     collect_garbage_rarely()
 
 
