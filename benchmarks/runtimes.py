@@ -81,17 +81,17 @@ def _ratio(ratio: Ratio) -> Row:
 
 def table(rows: list[Row]) -> str:
     """Markdown, in the order of the targets."""
-    plain = {row["target"]: row for row in rows if row["precision"] == PLAIN_INT8}
+    unequalized = {row["target"]: row for row in rows if row["precision"] == PLAIN_INT8}
     head = "| runtime | precision | file | accuracy | wall, median | speed-up, wall | speed-up, CPU |\n" + "|---" * 7
     known = [row for row in rows if row["precision"] != PLAIN_INT8]
-    return f"{head}|\n" + "".join(_line(row, plain.get(row["target"])) for row in known)
+    return f"{head}|\n" + "".join(_line(row, unequalized.get(row["target"])) for row in known)
 
 
-def _line(row: Row, plain: Row | None) -> str:
+def _line(row: Row, unequalized: Row | None) -> str:
     dense, small = row["dense"], row["compressed"]
     score = f"{dense['score']:.2f} → {small['score']:.2f} %"
-    if row["precision"] == "int8" and plain is not None:
-        score += f" ({plain['compressed']['score']:.2f} not equalized)"
+    if row["precision"] == "int8" and unequalized is not None:
+        score += f" ({unequalized['compressed']['score']:.2f} not equalized)"
     cells = [
         row["target"],
         row["precision"],

@@ -3,15 +3,15 @@
     EDGECOMPRESS_DATA=... python benchmarks/search_storage.py lenet5 '{"rank": [8, 9], "rate": [0.02, 0.03]}' [SEEDS]
 
 Every combination of the values given, or each of a list of objects of one value each (others: the preset
-``smallest``), is trained as ``compress --method scada_tucker`` trains it, SEEDS (12) times. Seed 0 is judged on the
+``smallest``), is trained as ``compress --method scada_tucker`` trains it, SEEDS (12) times. Seed 0 is scored on the
 sample's validation split, the next on the part of the training images before it that is as large, and so on: twelve
-seeds are judged on all 60,000 images of MNIST, each by a net that has not seen it, nor has its teacher. The test set is
+seeds are scored on all 60,000 images of MNIST, each by a net that has not seen it, nor has its teacher. The test set is
 never read. Dense nets come first: teachers, and for comparison nets trained for as many epochs as the stored ones.
 
 What has the same sizes, epochs and mixup is one run of stacked weights, its step captured as a CUDA graph; settings
 that differ in rounding alone share their floats. One line each: the mean error on held-out images as floats and
 rounded, its standard error, the mean cross-entropies there, and the bytes by the codes' entropy. On an H100 a step of
-96 rounded LeNet-5 takes 9 ms. On a CPU it works and is slow. Of training it shares the schedule of held numbers with
+96 rounded LeNet-5 takes 9 ms. On a CPU it works and is slow. Of training it shares the schedule of freezing with
 the package and nothing else: a second opinion on it, too.
 """
 
@@ -55,8 +55,8 @@ DEFAULTS: dict[str, Any] = {
 CLIP, SECOND_MOMENT, WARM_UP = 5.0, 0.99, 0.3
 PARTS = 12
 """The training and validation images together, in parts of the size of the validation split."""
-JUDGED = 250
-"""Images that are judged at once."""
+AT_ONCE = 250
+"""Images that are scored at once."""
 WARMING_STEPS, TINY = 3, 1e-9
 
 Settings = Mapping[str, Any]
@@ -81,7 +81,7 @@ class Data:
 
     @property
     def held_out(self) -> int:
-        """Images that a net is judged on."""
+        """Images that a net is scored on."""
         return len(self.inputs) // PARTS
 
 
@@ -148,16 +148,16 @@ class Training:
             entropy = share * entropy - (1 - share) * _chosen(chances, other)
         if self.teacher is None:
             return entropy.flatten()
-        told = self._told(outputs, inputs).flatten()
-        return self.each["distill"] * told + (1 - self.each["distill"]) * entropy.flatten()
+        distilled = self._distilled(outputs, inputs).flatten()
+        return self.each["distill"] * distilled + (1 - self.each["distill"]) * entropy.flatten()
 
-    def _told(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+    def _distilled(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         assert self.teacher is not None
         heat = self.each["temperature"].view(*outputs.shape[:2], 1, 1)
         with torch.no_grad():
-            said = (self.teacher.nets.logits(self.teacher.numbers, inputs) / heat).log_softmax(3)
-        told = functional.kl_div((outputs / heat).log_softmax(3), said, reduction="none", log_target=True)
-        return told.sum(3).mean(2) * heat[:, :, 0, 0] ** 2
+            taught = (self.teacher.nets.logits(self.teacher.numbers, inputs) / heat).log_softmax(3)
+        distance = functional.kl_div((outputs / heat).log_softmax(3), taught, reduction="none", log_target=True)
+        return distance.sum(3).mean(2) * heat[:, :, 0, 0] ** 2
 
     def step(self) -> None:
         """One update, with the gradient of each net clipped on its own."""
@@ -212,11 +212,11 @@ class Training:
         return graph
 
     @torch.no_grad()
-    def judged(self) -> tuple[Tensor, Tensor]:
+    def scored(self) -> tuple[Tensor, Tensor]:
         """(seeds, members) each: percent of the held-out images that a net gets wrong, and its cross-entropy there."""
         wrong, entropy = (torch.zeros(self.nets.seeds, self.nets.members, device=DEVICE) for _ in range(2))
         places = self.starts + torch.arange(self.data.held_out, device=DEVICE)
-        for own in places.split(JUDGED, 1):
+        for own in places.split(AT_ONCE, 1):
             outputs, targets = self.nets.logits(self.used(), self.data.inputs[own]), self.data.targets[own][:, None]
             wrong += (outputs.argmax(3) != targets).sum(2)
             entropy -= _chosen(outputs.log_softmax(3), targets) * own.shape[1]
@@ -240,7 +240,7 @@ class Descent(Training):
 
 
 class Rounding(Training):
-    """The phase with learned steps, the codes' length in the loss, a pull towards the levels, and numbers held."""
+    """The phase with learned steps, the codes' length in the loss, a pull towards the levels, and freezing."""
 
     nets: Stored
 
@@ -253,7 +253,7 @@ class Rounding(Training):
         self.first = _best_steps(nets, self.largest)
         self.grown = torch.zeros_like(self.first).requires_grad_()
         self.trained = [self.numbers, self.grown]
-        self.held, self.kept = torch.zeros_like(nets.fresh, dtype=torch.bool), torch.zeros_like(nets.fresh)
+        self.frozen, self.frozen_codes = torch.zeros_like(nets.fresh, dtype=torch.bool), torch.zeros_like(nets.fresh)
         most, ages = int(self.largest.max()), torch.arange(self.steps) // self.epoch / self.epochs
         self.levels = torch.arange(-most, most + 1, device=DEVICE).float()[None, :, None]
         self.pulls = ((1 - torch.cos(torch.pi * ages)) / 2).to(DEVICE)
@@ -268,18 +268,20 @@ class Rounding(Training):
         return self.first * (SLOWER * self.grown).exp()
 
     def scaled(self, sizes: Tensor) -> Tensor:
-        """Numbers in steps, within the levels; held ones are their codes."""
+        """Numbers in steps, within the levels; frozen ones are their codes."""
         values = self.numbers / self.of_numbers(sizes)
-        return torch.where(self.held, self.kept, torch.minimum(torch.maximum(values, -self.bound), self.bound))
+        return torch.where(
+            self.frozen, self.frozen_codes, torch.minimum(torch.maximum(values, -self.bound), self.bound)
+        )
 
     @torch.no_grad()
     def epoch_ended(self, done: float) -> None:
         """Hold more numbers of each factor, the nearest to a level first."""
         scaled, share = self.scaled(self.sizes), held_share(done)
-        away = (scaled - scaled.round()).abs().masked_fill(self.held, -1)  # those that are held come first
+        away = (scaled - scaled.round()).abs().masked_fill(self.frozen, -1)  # frozen ones come first
         factors = away.split(self.nets.sizes, 1)
-        self.held |= torch.cat([of.argsort(1).argsort(1) < int(share * of.shape[1]) for of in factors], 1)
-        self.kept.copy_(torch.where(self.held, scaled.round(), self.kept))
+        self.frozen |= torch.cat([of.argsort(1).argsort(1) < int(share * of.shape[1]) for of in factors], 1)
+        self.frozen_codes.copy_(torch.where(self.frozen, scaled.round(), self.frozen_codes))
 
     def used(self) -> Tensor:
         """Rounded, the gradient passed straight through."""
@@ -341,10 +343,10 @@ def dense(network: str, data: Data, seeds: int, epochs: int, mixup: float) -> tu
     }
     training = Descent(nets, data, each, epochs, mixup, None)
     training.run()
-    errors, entropies = training.judged()
+    errors, entropies = training.scored()
     figures = {"error": float(errors.mean()), "standard_error": _spread(errors[:, 0]), "loss": float(entropies.mean())}
-    said = {"dense": epochs, "mixup": mixup, **_short(figures), "seconds": round(time.perf_counter() - start)}
-    return Teacher(nets, training.numbers.detach()), json.dumps(said)
+    line = {"dense": epochs, "mixup": mixup, **_short(figures), "seconds": round(time.perf_counter() - start)}
+    return Teacher(nets, training.numbers.detach()), json.dumps(line)
 
 
 def _spread(errors: Tensor) -> float:
@@ -364,14 +366,14 @@ def searched(network: str, data: Data, members: Sequence[Settings], seeds: int, 
     nets, mixup = Stored(network, shared, seeds, len(kinds)), float(shared["mixup"])
     floats = Training(nets, data, {**each, "rate_now": each["lr"]}, int(shared["epochs"]), mixup, teacher)
     floats.run()
-    before = [column[:, of_member] for column in floats.judged()]
+    before = [column[:, of_member] for column in floats.scored()]
     nets = Stored(network, shared, seeds, len(members))
     nets.fresh = floats.numbers.detach().unflatten(0, (seeds, -1))[:, of_member].flatten(0, 1)
     each = {name: _column([float(member[name]) for member in members], seeds) for name in (*FLOATS, *ROUNDING)}
     each["rate_now"] = each["round_lr"]
     rounded = Rounding(nets, data, each, int(shared["round_epochs"]), mixup, teacher)
     rounded.run()
-    columns = dict(zip(FIGURES, (*before, *rounded.judged(), rounded.bytes()), strict=True))
+    columns = dict(zip(FIGURES, (*before, *rounded.scored(), rounded.bytes()), strict=True))
     for number, member in enumerate(members):
         figures = {name: float(column[:, number].mean()) for name, column in columns.items()}
         figures["standard_error"] = _spread(columns["error"][:, number])
@@ -389,9 +391,9 @@ def main(network: str, grid: str, seeds: str = "12") -> None:
     base.pop("methods")
     if isinstance(values, dict):
         values = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
-    asked = [base | changed for changed in values]
+    requested = [base | changed for changed in values]
     runs: dict[tuple[Any, ...], list[Settings]] = {}
-    for settings in asked:
+    for settings in requested:
         whole = {"core_levels": settings["levels"], **settings}
         runs.setdefault(tuple(whole[name] for name in SIZES), []).append(whole)
     data, count = Data.of(network), int(seeds)
