@@ -1,0 +1,32 @@
+"""Copies of models, for work that must not change them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as plain numbers."""
+    computed = {id(tensor): tensor.detach().clone() for tensor in _loose_tensors(model) if not tensor.is_leaf}
+    return copy.deepcopy(model, computed)
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy with the parameters of ``model`` itself and with buffers of its own: what a run changes stays in it."""
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _loose_tensors(model) if not t.is_leaf}
+    return copy.deepcopy(model, memo | {id(parameter): parameter for parameter in model.parameters()})
+
+
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy on the meta device: its tensors have shapes but no numbers, and nothing is allocated."""
+    memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def _loose_tensors(model: nn.Module) -> list[Tensor]:
+    """Tensors that are plain attributes of a module, neither parameters nor buffers."""
+    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]

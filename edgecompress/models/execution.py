@@ -1,0 +1,193 @@
+"""How models are run: checked, observed layer by layer, in eval mode, by plain operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from edgecompress.errors import ModelError
+from edgecompress.models.calling import call, told
+from edgecompress.models.datasets import Inputs
+
+Outputs = tuple[Tensor, ...]
+
+ROUNDING = 1e-5
+"""Of the largest value of an output: what the very same operations may differ by."""
+
+
+def as_outputs(outputs: object, name: str = "the model") -> Outputs:
+    """A model's output as a tuple of tensors; what is None is left out.
+
+    Raises:
+        ModelError: it is neither a tensor nor a flat tuple or list of tensors.
+    """
+    items: list[Any] = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    items = [item for item in items if item is not None] if len(items) > 1 else items
+    if not items or not all(isinstance(item, Tensor) for item in items):
+        raise ModelError(
+            f"{name}: returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
+            "wrap the model so that it returns those"
+        )
+    return tuple(items)
+
+
+def tensors_of(outputs: object) -> Iterator[Tensor]:
+    """All tensors of an output, however they are nested."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from tensors_of(value)
+    elif isinstance(outputs, tuple | list):
+        for value in outputs:
+            yield from tensors_of(value)
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    """The same shape, dtype and, but for rounding, numbers; NaN and infinity are equal to themselves."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    if torch.equal(ours, theirs) or not ours.numel():
+        return True
+    if not (ours.is_floating_point() or ours.is_complex()):
+        return False
+    finite = theirs[theirs.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(ours, theirs, rtol=0, atol=ROUNDING * largest, equal_nan=True)
+
+
+def check_batch(inputs: Inputs, name: str, what: str = "its example") -> None:
+    """Prove that every input has the batch in front.
+
+    Raises:
+        ModelError: one has no axes, or another number of rows than the first.
+    """
+    rows = [len(tensor) if tensor.dim() else None for tensor in inputs]
+    for index, count in enumerate(rows):
+        if count is None or count != rows[0]:
+            fact = "has no axes" if count is None else f"has {count} rows, input 0 has {rows[0]}"
+            raise ModelError(
+                f"{name}: input {index} of {what} {fact}: the batch comes first in every input; keep what is not of "
+                "the items, as anchors, in the model (register_buffer), or give it one row for each item"
+            )
+
+
+def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its example") -> Outputs:
+    """Run ``model`` once, in eval mode, on ``inputs``, for its outputs; ``what`` the inputs are, for the message.
+
+    Raises:
+        ModelError: it fails, or its output is not made of tensors.
+    """
+    check_batch(inputs, name, what)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    running: list[str] = []
+    try:
+        with torch.no_grad(), noting(model, running):
+            outputs = model.eval()(*(tensor.clone() for tensor in inputs))  # it may write into them
+    except Exception as error:
+        where = f" (in layer {running[-1]!r})" if running else ""
+        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {told(error)}{where}") from error
+    return as_outputs(outputs, name)
+
+
+def check_steady(model: nn.Module, inputs: Inputs, name: str, outputs: Outputs) -> None:
+    """Prove that ``outputs``, of one run on ``inputs``, hold no NaN and come again.
+
+    Raises:
+        ModelError: with the first layer whose output is NaN, or another each time.
+    """
+    if any(output.is_floating_point() and bool(output.isnan().any()) for output in outputs):
+        values = _values(model, inputs)
+        where = next((layer for layer, value in values if math.isnan(value)), "")
+        raise ModelError(f"{name}: gives NaN on its example{_in_layer(where)}; check the weights and the example")
+    again = check_runs(model, inputs, name)
+    if len(again) != len(outputs) or not all(map(same, again, outputs)):
+        pairs = zip(_values(model, inputs), _values(model, inputs), strict=False)
+        where = next((ours[0] for ours, theirs in pairs if ours != theirs), "")
+        raise ModelError(
+            f"{name}: gives other outputs each time it runs on its example{_in_layer(where)}; take what is random, or "
+            "remembers earlier calls, out of forward (dropout: training=self.training)"
+        )
+
+
+def _in_layer(name: str) -> str:
+    return f" (from {name!r} on)" if name else ""
+
+
+def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
+    """For each module, in the order in which they end, a number made of its outputs."""
+    found: list[tuple[str, float]] = []
+
+    def ended(name: str, _module: nn.Module, _args: object, output: object) -> None:
+        found.append((name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(output)))))
+
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(partial(ended, name)).remove)
+        model(*inputs)
+    return found
+
+
+@contextmanager
+def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the names of the modules that are running, outermost first."""
+
+    def begun(name: str, _module: nn.Module, _args: object) -> None:
+        running.append(name)
+
+    def ended(_module: nn.Module, _args: object, _output: object) -> None:
+        running.pop()
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name:
+                stack.callback(module.register_forward_pre_hook(partial(begun, name)).remove)
+                stack.callback(module.register_forward_hook(ended).remove)
+        yield
+
+
+def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a layer was called with, by position or by name: PyTorch's layers and its Sequential call it ``input``."""
+    given = args[0] if args else kwargs["input"]
+    assert isinstance(given, Tensor)
+    return given
+
+
+def calibrated(model: nn.Module, inputs: Inputs) -> Any:
+    """What ``model`` gives for calibration inputs.
+
+    Raises:
+        ModelError: it fails on them.
+    """
+    return call(type(model).__name__, "running the model on calibration inputs", partial(model, *inputs))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while, then every module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Attention and encoders by the operators they consist of, not by PyTorch's fused ones, which hide them."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
