@@ -25,6 +25,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -120,6 +121,18 @@ class DeviceError(EdgeCompressError):
         self.device = device
         self.command = command
         self.returncode = returncode
+
+    @classmethod
+    def of(cls, device: str, why: str, *, command: str = "", returncode: int | None = None) -> Self:
+        """The error of a device by its name.
+
+        Args:
+            device: as on the command line; the message begins with it.
+            why: what is wrong, and the way out.
+            command: the program on it or for it that failed; empty if none was run.
+            returncode: how that ended; None if it did not.
+        """
+        return cls(f"{device}: {why}", device=device, command=command, returncode=returncode)
 
 
 class MissingExtra(EdgeCompressError, ImportError):  # noqa: N818 - reads better at the raise

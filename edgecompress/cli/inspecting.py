@@ -146,10 +146,10 @@ def doctor(setup: str | None, yes: bool, python_bundle: Path | None, as_json: bo
 
 def _set_up(yes: bool, as_json: bool) -> int:
     """The emulated device; says what that takes, then asks."""
-    from edgecompress.devices.emulated.setup import planned, ready, set_up
+    from edgecompress.devices.emulated.setup import is_installed, planned, set_up
     from edgecompress.reporting.wording import bytes_text
 
-    plan, done = planned(), ready()
+    plan, done = planned(), is_installed()
     if not done and not as_json:
         rows = [(item.what, item.source, bytes_text(item.bytes)) for item in plan.downloads]
         print_table("emulated: to download", ("what", "from", "size"), rows)
@@ -183,7 +183,7 @@ def _devices() -> list[dict[str, Any]]:
     """What devices other than this machine need here; none of it has to be there."""
     import shutil
 
-    from edgecompress.devices.emulated.spec import SETUP, emulation_folder, ready
+    from edgecompress.devices.emulated.spec import SETUP, emulation_folder, is_installed
 
     programs = {"ssh": "openssh-client", "adb": "adb"}
     found = []
@@ -191,7 +191,7 @@ def _devices() -> list[dict[str, Any]]:
         path = shutil.which(program)
         install = f"not installed; apt-get install {package}"
         found.append({"name": f"device {program}", "ok": True if path else None, "found": path or install})
-    whole = ready()
+    whole = is_installed()
     text = str(emulation_folder()) if whole else f"not set up; {SETUP}"
     return [*found, {"name": "device emulated", "ok": True if whole else None, "found": text}]
 

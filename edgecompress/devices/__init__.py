@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgecompress.devices import adb, emulated, local, ssh
-from edgecompress.devices.base import NOTHING_SAID, CountingSession, Device, DeviceOptions, Session
+from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, DeviceOptions, Session
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
 
@@ -15,23 +15,23 @@ from edgecompress.errors import DeviceError
 class Kind:
     """A kind of device: what stands behind its name and a colon, one line for people, and how to make it.
 
-    ``named`` gets what stands behind the colon (empty where ``form`` is) and the options.
+    ``parse`` gets what stands behind the colon (empty where ``form`` is) and the options.
     """
 
     form: str
     summary: str
-    named: Callable[[str, DeviceOptions], Device]
+    parse: Callable[[str, DeviceOptions], Device]
 
 
 DEVICES: dict[str, Kind] = {
-    "local": Kind("", local.SUMMARY, local.named),
-    "ssh": Kind(ssh.FORM, ssh.SUMMARY, ssh.named),
-    "adb": Kind(adb.FORM, adb.SUMMARY, adb.named),
-    "emulated": Kind(emulated.FORM, emulated.SUMMARY, emulated.named),
+    "local": Kind("", local.SUMMARY, local.parse),
+    "ssh": Kind(ssh.FORM, ssh.SUMMARY, ssh.parse),
+    "adb": Kind(adb.FORM, adb.SUMMARY, adb.parse),
+    "emulated": Kind(emulated.FORM, emulated.SUMMARY, emulated.parse),
 }
 
 
-def device_named(name: str, options: DeviceOptions = NOTHING_SAID) -> Device:
+def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
     """The device that a ``--device`` value names, as ``local`` or ``ssh:pi@board``.
 
     Raises:
@@ -41,8 +41,9 @@ def device_named(name: str, options: DeviceOptions = NOTHING_SAID) -> Device:
     kind = DEVICES.get(head)
     if kind is None or bool(kind.form) != bool(rest) or (colon and not rest):
         forms = ", ".join(head + (f":{kind.form}" if kind.form else "") for head, kind in DEVICES.items())
-        raise DeviceError(f"no device {name!r}; there are {forms}", device=name, command="", returncode=None)
-    return kind.named(rest, options)
+        message = f"no device {name!r}; there are {forms}"
+        raise DeviceError(message, device=name, command="", returncode=None)
+    return kind.parse(rest, options)
 
 
 __all__ = ["DEVICES", "CountingSession", "Device", "DeviceOptions", "Kind", "Local", "Session", "device_named"]

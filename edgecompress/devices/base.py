@@ -21,7 +21,7 @@ Provenance = Literal["measured", "emulated", "predicted"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """What can be said of a device besides its name; each device refuses what it has no use for.
+    """What describes a device besides its name; each device refuses what it has no use for.
 
     ``remote_python`` is an absolute path on the device; ``identity`` and ``known_hosts`` are files of ssh here;
     ``python_bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
@@ -41,8 +41,7 @@ class DeviceOptions:
         """
         for option in self.__dataclass_fields__:
             if option not in used and getattr(self, option) is not None:
-                message = f"{kind}: --{option.replace('_', '-')} is of no use on such a device; drop it"
-                raise DeviceError(message, device=kind, command="", returncode=None)
+                raise DeviceError.of(kind, f"--{option.replace('_', '-')} is of no use on such a device; drop it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Counts:
         return cls(document["cpu"], per_inference, dict(document["mix"]), int(document["load"]))
 
 
-NOTHING_SAID = DeviceOptions()
+NO_OPTIONS = DeviceOptions()
 
 
 class Session(Protocol):
@@ -103,7 +102,7 @@ class Session(Protocol):
         """
 
     def facts(self) -> Json:
-        """What the device's own system says: ``machine`` (its kernel's architecture) and what else it knows."""
+        """What the device's own system reports: ``machine`` (its kernel's architecture) and what else it knows."""
 
 
 @runtime_checkable
@@ -135,7 +134,7 @@ class Device(Protocol):
 
     @property
     def options(self) -> DeviceOptions:
-        """What was said of it besides its name."""
+        """What describes it besides its name."""
 
     def session(self, modules: Sequence[str]) -> AbstractContextManager[Session]:
         """Use it; its interpreter must be able to import ``modules``.

@@ -19,7 +19,7 @@ from edgecompress.errors import DeviceError
 LAST_LINES = 5
 LINE_LENGTH = 200
 MOST_BYTES = 64 << 20
-"""More than any runner has to say."""
+"""More than any program that measures prints."""
 POLL_S = 0.02
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
@@ -64,11 +64,11 @@ def run_command(
             raise failed(device, argv, None, f"cannot be started: {error.strerror or error}") from error
         with _ended(process):
             why = _wait(process, time.monotonic() + timeout_s, (out, err))
-        said, complained = _text(out), _text(err)
+        stdout, stderr = _text(out), _text(err)
     if why:
         what = f"gave no answer within {timeout_s:g} s" if why == "time" else f"wrote over {MOST_BYTES >> 20} MiB"
-        raise failed(device, argv, None, f"{what}; last: {last_lines(complained, said)}")
-    return Finished(said, complained, process.returncode)
+        raise failed(device, argv, None, f"{what}; last: {last_lines(stderr, stdout)}")
+    return Finished(stdout, stderr, process.returncode)
 
 
 def _wait(process: subprocess.Popen[bytes], end: float, streams: Sequence[IO[bytes]]) -> str:
@@ -120,12 +120,11 @@ def checked(device: str, argv: Sequence[str], done: Finished) -> str:
         DeviceError: it did not.
     """
     if done.returncode:
-        said = last_lines(done.stderr, done.stdout)
-        raise failed(device, argv, done.returncode, f"ended with {done.returncode}: {said}")
+        last = last_lines(done.stderr, done.stdout)
+        raise failed(device, argv, done.returncode, f"ended with {done.returncode}: {last}")
     return done.stdout
 
 
 def failed(device: str, argv: Sequence[str], returncode: int | None, what: str) -> DeviceError:
     """The error of a command on a device."""
-    message = f"{device}: {Path(argv[0]).name} {what}"
-    return DeviceError(message, device=device, command=argv[0], returncode=returncode)
+    return DeviceError.of(device, f"{Path(argv[0]).name} {what}", command=argv[0], returncode=returncode)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.devices.base import NOTHING_SAID, DeviceOptions, Provenance
+from edgecompress.devices.base import NO_OPTIONS, DeviceOptions, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.files import Json
 
@@ -42,7 +42,7 @@ class Local:
 
     name: str = "local"
     provenance: Provenance = "measured"
-    options: DeviceOptions = NOTHING_SAID
+    options: DeviceOptions = NO_OPTIONS
 
     @contextmanager
     def session(self, modules: Sequence[str]) -> Iterator[LocalSession]:  # noqa: ARG002 - whatever is installed here
@@ -50,7 +50,7 @@ class Local:
         yield LocalSession(self.name)
 
 
-def named(rest: str, options: DeviceOptions) -> Local:
+def parse(rest: str, options: DeviceOptions) -> Local:
     """``local``."""
     assert not rest
     options.refuse_other_than("local")

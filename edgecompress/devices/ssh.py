@@ -121,16 +121,16 @@ class SshSession:
             stdin=file,
         )
         if done.returncode or done.stdout.strip() != str(size):
-            said = last_lines(done.stderr, done.stdout)
-            raise failed(self.name, ["ssh"], done.returncode, f"cannot copy {file.name} there: {said}")
+            last = last_lines(done.stderr, done.stdout)
+            raise failed(self.name, ["ssh"], done.returncode, f"cannot copy {file.name} there: {last}")
 
     def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
         """Run a command there under ``timeout``; it ends there too if it takes too long or this session does."""
         script = self._job(argv, timeout_s)
         done = self._ssh(script, timeout_s=timeout_s + GRACE_S)
         if done.returncode in TIMED_OUT:
-            said = last_lines(done.stderr, done.stdout)
-            what = f"gave no answer within {timeout_s:g} s and was ended there; last: {said}"
+            last = last_lines(done.stderr, done.stdout)
+            what = f"gave no answer within {timeout_s:g} s and was ended there; last: {last}"
             raise failed(self.name, argv, done.returncode, what)
         return checked(self.name, argv, done)
 
@@ -190,29 +190,29 @@ class Ssh:
         """The keeper's folder for as long as its standard input is open."""
         script = KEEPER.replace("WAIT", str(self.wait_s))
         argv = [*self._command(control, master=True), self.login, f"sh -c {shlex.quote(script)}"]
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as errors:
             try:
                 keeper = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
                 )
             except OSError as error:
                 raise failed(self.name, argv, None, "is not here; apt-get install openssh-client") from error
             grace_s = 0.0
             try:
-                folder = self._folder(keeper, said)
+                folder = self._folder(keeper, errors)
                 grace_s = GRACE_S
                 yield folder
             finally:
                 release(keeper, grace_s=grace_s)
 
-    def _folder(self, keeper: subprocess.Popen[bytes], said: IO[bytes]) -> str:
-        """What the keeper says first, or why it did not."""
+    def _folder(self, keeper: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+        """The path in the keeper's first line, or why there is none."""
         assert keeper.stdout is not None
         while line := _line(keeper.stdout.fileno(), 2 * CONNECT_S, keeper.poll):
             if line.startswith("folder /"):
                 return line.removeprefix("folder ")
-        said.seek(0)
-        text = said.read().decode(errors="replace")
+        errors.seek(0)
+        text = errors.read().decode(errors="replace")
         raise failed(self.name, ["ssh"], keeper.poll(), f"cannot start a session: {last_lines(text)}{self._hint(text)}")
 
     def _hint(self, text: str) -> str:
@@ -236,8 +236,8 @@ class Ssh:
                 continue
             return found if not self.options.remote_python else name
         need = " and ".join(modules)
-        message = f"{self.name}: no Python there with {need} ({'; '.join(lacking)}); give one by --remote-python /PATH"
-        raise DeviceError(message, device=self.name, command="python3", returncode=None)
+        why = f"no Python there with {need} ({'; '.join(lacking)}); give one by --remote-python /PATH"
+        raise DeviceError.of(self.name, why, command="python3")
 
 
 PROBE = "import sys\nfor name in sys.argv[1:]: __import__(name)\nprint(sys.executable)"
@@ -256,7 +256,7 @@ def _line(descriptor: int, timeout_s: float, ended: Callable[[], int | None]) ->
     return text.decode(errors="replace").strip()
 
 
-def named(rest: str, options: DeviceOptions) -> Ssh:
+def parse(rest: str, options: DeviceOptions) -> Ssh:
     """``ssh:user@host[:port]``.
 
     Raises:
@@ -266,12 +266,12 @@ def named(rest: str, options: DeviceOptions) -> Ssh:
     options.refuse_other_than("ssh", "remote_python", "identity", "known_hosts")
     found = PLACE.fullmatch(rest)
     if found is None or int(found[3] or 1) not in range(1, 65_536):
-        raise DeviceError(f"{name}: not an address of the form ssh:{FORM}", device=name, command="", returncode=None)
+        raise DeviceError.of(name, f"not an address of the form ssh:{FORM}")
     if options.remote_python is not None and not options.remote_python.startswith("/"):
-        message = f"{name}: --remote-python {options.remote_python}: give its whole path there, which starts with /"
-        raise DeviceError(message, device=name, command="", returncode=None)
+        why = f"--remote-python {options.remote_python}: give its whole path there, which starts with /"
+        raise DeviceError.of(name, why)
     for file in (options.identity, options.known_hosts):
         if file is not None and not file.is_file():
-            raise DeviceError(f"{name}: {file}: no such file", device=name, command="", returncode=None)
+            raise DeviceError.of(name, f"{file}: no such file")
     host = found[2].strip("[]")
     return Ssh(name, f"{found[1]}@{host}" if found[1] else host, int(found[3]) if found[3] else None, options)

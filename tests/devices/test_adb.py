@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.devices.adb import Adb, named
+from edgecompress.devices.adb import Adb, parse
 from edgecompress.devices.base import DeviceOptions
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
@@ -53,7 +53,7 @@ class Phone:
         (self.programs.parent / "phone" / "mood").write_text(mood)
 
     def device(self, options: DeviceOptions = PYTHON) -> Adb:
-        return named(self.serial, options)
+        return parse(self.serial, options)
 
     def session(self):
         return self.device().session(["json"])
@@ -169,12 +169,12 @@ def gone(folder: str) -> bool:
 @pytest.mark.parametrize("serial", ["-s", "a b", "a;b", "$(id)", "a\n", "", "é", "../x"])
 def test_what_is_no_serial_number_is_refused(serial: str) -> None:
     with pytest.raises(DeviceError, match="not a serial number"):
-        named(serial, PYTHON)
+        parse(serial, PYTHON)
 
 
 @pytest.mark.parametrize("serial", ["R58N000XYZ", "127.0.0.1:5555", "adb-1A2B._adb-tls-connect._tcp", "emulator-5554"])
 def test_serial_numbers_of_all_kinds_are_taken(serial: str) -> None:
-    assert named(serial, PYTHON).name == f"adb:{serial}"
+    assert parse(serial, PYTHON).name == f"adb:{serial}"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_serial_numbers_of_all_kinds_are_taken(serial: str) -> None:
 )
 def test_it_must_be_said_what_measures_there(options: DeviceOptions) -> None:
     with pytest.raises(DeviceError, match=r"--python-bundle FOLDER.*--remote-python /PATH.*--runner PROGRAM"):
-        named(SERIAL, options)
+        parse(SERIAL, options)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_it_must_be_said_what_measures_there(options: DeviceOptions) -> None:
 )
 def test_options_that_cannot_be_meant_are_refused(options: DeviceOptions, said: str) -> None:
     with pytest.raises(DeviceError, match=said):
-        named(SERIAL, options)
+        parse(SERIAL, options)
 
 
 def test_without_adb_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeviceError, match="apt-get install adb"), named(SERIAL, PYTHON).session([]):
+    with pytest.raises(DeviceError, match="apt-get install adb"), parse(SERIAL, PYTHON).session([]):
         pass
 
 
@@ -391,8 +391,8 @@ def test_a_file_that_arrives_damaged_is_an_error(phone: Phone) -> None:
 
 
 def test_a_phone_that_hangs_is_given_up_on(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecompress.devices.adb.GRACE_S", 0.5)
-    monkeypatch.setattr("edgecompress.devices.adb.ANSWER_S", 0.5)
+    monkeypatch.setattr("edgecompress.devices.adb.link.GRACE_S", 0.5)
+    monkeypatch.setattr("edgecompress.devices.adb.link.ANSWER_S", 0.5)
     with phone.session() as session:
         phone.mood("hang")
         with pytest.raises(DeviceError, match=r"no answer within 0\.6 s"):
@@ -433,9 +433,9 @@ def test_an_error_of_ones_own_leaves_nothing_there(any_phone: Phone) -> None:
 
 USER = """
 import sys
-from edgecompress.devices.adb import named
+from edgecompress.devices.adb import parse
 from edgecompress.devices.base import DeviceOptions
-with named(sys.argv[1], DeviceOptions(remote_python=sys.executable)).session([]) as session:
+with parse(sys.argv[1], DeviceOptions(remote_python=sys.executable)).session([]) as session:
     print(session.folder, flush=True)
     session.run(["sh", "-c", "sleep 1000 & sleep 1000"], timeout_s=600)
 """

@@ -361,7 +361,7 @@ def test_addresses_and_options_that_cannot_be_are_refused(name: str, options: di
     ],
 )
 def test_addresses_are_read(address: str, login: str, port: int | None) -> None:
-    device = ssh_module.named(address, DeviceOptions())
+    device = ssh_module.parse(address, DeviceOptions())
     assert (device.login, device.port) == (login, port)
 
 

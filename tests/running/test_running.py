@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgecompress.devices.emulated.spec import ready
+from edgecompress.devices.emulated.spec import is_installed
 from edgecompress.errors import ExportError
 from edgecompress.files import load_weights, read_json
 from edgecompress.running import delivery
@@ -325,7 +325,7 @@ def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:
     assert accuracy["finetuned"] >= accuracy["dense"] - 2
 
 
-@pytest.mark.skipif(not ready(), reason="needs the emulated device: edgecompress doctor --setup emulated")
+@pytest.mark.skipif(not is_installed(), reason="needs the emulated device: edgecompress doctor --setup emulated")
 def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(tiny_file: Path, tmp_path: Path) -> None:
     assert run_tiny(tiny_file, tmp_path, "--epochs", "0", "--device", "emulated:cortex-a76").code == 0
     document = read_json(tmp_path / "report.json")

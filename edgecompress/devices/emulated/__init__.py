@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompress.devices.base import NOTHING_SAID, Counts, DeviceOptions, Provenance
+from edgecompress.devices.base import NO_OPTIONS, Counts, DeviceOptions, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.devices.emulated import spec
 from edgecompress.devices.emulated.spec import Emulation
@@ -64,8 +64,8 @@ class EmulatedSession:
                 marks = read_json(out)["marks"]
                 return text, [_difference(*pair) for pair in itertools.pairwise(marks)]
             except (AttributeError, FileError, KeyError, TypeError) as error:
-                message = f"{self.name}: the instructions of {Path(argv[0]).name} were not counted ({error})"
-                raise DeviceError(message, device=self.name, command=argv[0], returncode=0) from error
+                why = f"the instructions of {Path(argv[0]).name} were not counted ({error})"
+                raise DeviceError.of(self.name, why, command=argv[0], returncode=0) from error
 
     def _run(self, argv: Sequence[str], timeout_s: float, plugin: str = "") -> str:
         whole = (*self.built.command(self.cpu, plugin=plugin), *argv)
@@ -93,7 +93,7 @@ class Emulated:
     name: str
     cpu: str
     provenance: Provenance = "emulated"
-    options: DeviceOptions = NOTHING_SAID
+    options: DeviceOptions = NO_OPTIONS
 
     @contextmanager
     def session(self, modules: Sequence[str]) -> Iterator[EmulatedSession]:
@@ -103,17 +103,17 @@ class Emulated:
             DeviceError: the device was not set up, or has not all ``modules``.
             MissingExtra: the emulator is not installed.
         """
-        built, manifest = spec.found(self.name)
+        built, manifest = spec.load_installation(self.name)
         lacking = [module for module in modules if module not in spec.recipe().modules]
         if lacking:
             there = ", ".join(spec.recipe().modules)
-            raise _refused(self.name, f"has no {', '.join(lacking)}; there are {there}")
+            raise DeviceError.of(self.name, f"has no {', '.join(lacking)}; there are {there}")
         more = {"emulator": manifest["emulator"], "packages": manifest["packages"]}
         with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder:
             yield EmulatedSession(self.name, self.cpu, built, Path(folder).resolve(), more)
 
 
-def named(rest: str, options: DeviceOptions) -> Emulated:
+def parse(rest: str, options: DeviceOptions) -> Emulated:
     """``emulated:cortex-a76``.
 
     Raises:
@@ -124,16 +124,12 @@ def named(rest: str, options: DeviceOptions) -> Emulated:
     cores = spec.recipe().cores
     if rest not in cores:
         why = "is no core but every feature the emulator knows" if rest == "max" else "is unknown"
-        raise _refused(name, f"{rest!r} {why}; there are {', '.join(cores)}")
+        raise DeviceError.of(name, f"{rest!r} {why}; there are {', '.join(cores)}")
     return Emulated(name, rest)
 
 
-def _refused(name: str, why: str) -> DeviceError:
-    return DeviceError(f"{name}: {why}", device=name, command="", returncode=None)
-
-
 def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) -> Counts:
-    """What the runner says its intervals were, and what was counted in each, put together.
+    """What the bench script reports of its intervals, and what was counted in each, put together.
 
     The first inference is dropped; the mix is that of the least one.
 
@@ -142,10 +138,11 @@ def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) ->
     """
     names = answer.get("intervals")
     if not isinstance(names, list) or len(names) != len(intervals):
-        raise _refused(f"emulated:{cpu}", f"{len(intervals)} intervals were counted, the runner tells of {names!r}")
+        why = f"{len(intervals)} intervals were counted, the bench script reports {names!r}"
+        raise DeviceError.of(f"emulated:{cpu}", why)
     runs = [counted for name, counted in zip(names, intervals, strict=True) if name == "run"][1:]
     if not runs:
-        raise _refused(f"emulated:{cpu}", "fewer than two inferences were counted")
+        raise DeviceError.of(f"emulated:{cpu}", "fewer than two inferences were counted")
     totals = [sum(run.values()) for run in runs]
     load = sum(sum(counted.values()) for name, counted in zip(names, intervals, strict=True) if name == "load")
     return Counts(cpu, tuple(totals), dict(runs[totals.index(min(totals))]), load)

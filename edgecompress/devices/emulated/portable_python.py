@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecompress.devices.emulated.spec import Emulation, found, recipe
+from edgecompress.devices.emulated.spec import Emulation, load_installation, recipe
 from edgecompress.errors import FileError
 from edgecompress.files import resource, written_aside
 
@@ -46,7 +46,7 @@ def write_python_bundle(folder: Path, modules: Sequence[str] = ("numpy", "onnxru
         raise FileError(f"{folder}: is there already; give a new folder")
     if unknown := [module for module in modules if module not in recipe().modules]:
         raise FileError(f"no {', '.join(unknown)} for a phone; there are {', '.join(recipe().modules)}")
-    emulation, _ = found()
+    emulation, _ = load_installation()
     with written_aside(folder) as partial:
         _copy_libraries(emulation.system, partial / "lib")
         _copy_python(emulation, partial / "python")

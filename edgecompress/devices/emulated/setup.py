@@ -24,11 +24,11 @@ from edgecompress.devices.emulated.spec import (
     Core,
     Emulation,
     Wheel,
+    check_output,
     emulation_folder,
     emulator_version,
-    found,
-    output,
-    ready,
+    is_installed,
+    load_installation,
     recipe,
     recipe_folder,
     require_plugins,
@@ -38,7 +38,7 @@ from edgecompress.errors import FileError, MissingExtra
 from edgecompress.files import Json, reason, remove, write_json, written_aside
 from edgecompress.progress import Progress, silent
 
-__all__ = ["Download", "SetUpPlan", "build_plugin", "planned", "plugin_api", "ready", "set_up"]
+__all__ = ["Download", "SetUpPlan", "build_plugin", "is_installed", "planned", "plugin_api", "set_up"]
 
 DOWNLOAD_S = 1800.0
 """Seconds a download may take."""
@@ -97,12 +97,12 @@ def set_up(progress: Progress = silent) -> Path:
     _require_all()
     folder = emulation_folder()
     with _alone(folder):
-        if not ready():
+        if not is_installed():
             with written_aside(folder) as partial:
                 partial.mkdir()
                 _build(Emulation(partial), progress)
                 remove(folder)
-    found()
+    load_installation()
     return folder
 
 
@@ -135,7 +135,7 @@ def _build(emulation: Emulation, progress: Progress) -> None:
     """Every step, the cheap ones that may fail first."""
     steps: dict[str, Callable[[Emulation], None]] = {
         "counting plug-in": _build_plugin,
-        "cores": _tell_of_cores,
+        "cores": _describe_cores,
         "Debian packages": _unpack_packages,
         "wheels": _install_wheels,
         "first start": _start_once,
@@ -164,7 +164,7 @@ def build_plugin(path: Path) -> None:
         DeviceError: it does not compile.
     """
     api, source = plugin_api(emulator_version()), recipe_folder() / "count.c"
-    output(("gcc", "-shared", "-fPIC", "-O2", f"-DQEMU_API={api}", "-o", str(path), str(source)))
+    check_output(("gcc", "-shared", "-fPIC", "-O2", f"-DQEMU_API={api}", "-o", str(path), str(source)))
 
 
 def plugin_api(version: str) -> int:
@@ -182,12 +182,12 @@ def _unpack_packages(emulation: Emulation) -> None:
     (work / "status").touch()
     sources = work / "sources" / "debian.sources"
     sources.write_bytes((recipe_folder() / "debian.sources").read_bytes())
-    output(("apt-get", *_apt_options(work), "update"), timeout_s=DOWNLOAD_S)
+    check_output(("apt-get", *_apt_options(work), "update"), timeout_s=DOWNLOAD_S)
     download = ("env", "-C", str(work / "debs"), "apt-get", *_apt_options(work), "download")
-    output((*download, *recipe().debian["packages"]), timeout_s=DOWNLOAD_S)
+    check_output((*download, *recipe().debian["packages"]), timeout_s=DOWNLOAD_S)
     debs = sorted((work / "debs").glob("*.deb"))
     for deb in debs:
-        output(("dpkg-deb", "-x", str(deb), str(emulation.system)))
+        check_output(("dpkg-deb", "-x", str(deb), str(emulation.system)))
     emulation.packages.write_text("".join(f"{deb.stem}\n" for deb in debs), encoding="utf-8")
     remove(work)
 
@@ -224,7 +224,7 @@ def _install_wheels(emulation: Emulation) -> None:
     options += ["--only-binary=:all:", "--no-compile", "--no-input", "--disable-pip-version-check", "--quiet"]
     options += ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
     options += [part for platform in ours.platforms for part in ("--platform", platform)]
-    output((sys.executable, "-m", "pip", "install", *options), timeout_s=DOWNLOAD_S)
+    check_output((sys.executable, "-m", "pip", "install", *options), timeout_s=DOWNLOAD_S)
 
 
 def _pin(wheel: Wheel) -> str:
@@ -239,27 +239,27 @@ def _start_once(emulation: Emulation) -> None:
     with tempfile.TemporaryDirectory(prefix="edgecompress-") as scratch:
         environment = emulation.environment(Path(scratch))
         del environment["PYTHONDONTWRITEBYTECODE"]
-        output(argv, timeout_s=DOWNLOAD_S, environment=environment)
+        check_output(argv, timeout_s=DOWNLOAD_S, environment=environment)
 
 
-def _tell_of_cores(emulation: Emulation) -> None:
-    """A root for each core: links to the one system, and what the kernel would say of that core."""
+def _describe_cores(emulation: Emulation) -> None:
+    """A root for each core: links to the one system, and the files in which the kernel would describe that core."""
     for core in recipe().cores.values():
         root = emulation.root(core.name)
         (root / "etc").mkdir(parents=True)
         (root / "etc" / "ld.so.cache").touch()
         for name in ("lib", "usr"):
             (root / name).symlink_to(Path("..") / ".." / emulation.system.name / name)
-        for name, text in told(core).items():
+        for name, text in sysfs_files(core).items():
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text + "\n", encoding="ascii")
 
 
-def told(core: Core) -> dict[str, str]:
-    """What ``/proc`` and ``/sys`` say of one such core, by path: libraries choose code and tiles by it.
+def sysfs_files(core: Core) -> dict[str, str]:
+    """The files of ``/proc`` and ``/sys`` that describe one such core, by path: libraries choose code and tiles by it.
 
-    All four caches that a machine usually has are told of, if need be as level 0: a file that is not here would be
+    All four caches that a machine usually has are described, if need be as level 0: a file that is not here would be
     read from this machine.
     """
     cpu = "sys/devices/system/cpu"

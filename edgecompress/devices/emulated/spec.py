@@ -1,7 +1,7 @@
 """What an emulated ARM device is made of, where it lies, and whether it is whole.
 
 ``deploy/emulated_arm/`` holds the recipe: Debian packages and wheels for aarch64, the cores, and the plug-in that
-counts. What :mod:`edgecompress.devices.emulated.setup` builds of it lies in a folder of the cache whose name tells
+counts. What :mod:`edgecompress.devices.emulated.setup` builds of it lies in a folder of the cache whose name identifies
 the recipe.
 """
 
@@ -109,7 +109,7 @@ def emulation_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
-    """A built device: one system for all cores, and for each core a root that links to it and tells of that core."""
+    """A built device: one system for all cores, and for each core a root that links to it and describes that core."""
 
     folder: Path
 
@@ -169,10 +169,10 @@ class Emulation:
         }
 
     def key_files(self) -> list[Path]:
-        """What counts depend on: native code, and what is said of the cores."""
+        """What counts depend on: native code, and what the files report of the cores."""
         libraries = [path for folder in (self.system / "lib", self.site) for path in folder.rglob("*.so*")]
-        told = [path for name in recipe().cores for path in self.root(name).glob("[ps]*/**/*")]
-        files = [self.plugin, self.python, *libraries, *told]
+        reported = [path for name in recipe().cores for path in self.root(name).glob("[ps]*/**/*")]
+        files = [self.plugin, self.python, *libraries, *reported]
         return sorted(path for path in files if path.is_file() and not path.is_symlink())
 
     def digests(self) -> dict[str, str]:
@@ -180,7 +180,7 @@ class Emulation:
         return {path.relative_to(self.folder).as_posix(): sha256(path) for path in self.key_files()}
 
 
-def found(device: str = NAME) -> tuple[Emulation, Json]:
+def load_installation(device: str = NAME) -> tuple[Emulation, Json]:
     """The device as it was built, whole and for this emulator, with its manifest.
 
     Raises:
@@ -204,13 +204,13 @@ def found(device: str = NAME) -> tuple[Emulation, Json]:
 
 
 def _unusable(device: str, why: str) -> DeviceError:
-    return DeviceError(f"{device}: {why}; run `{SETUP}`", device=device, command=QEMU, returncode=None)
+    return DeviceError.of(device, f"{why}; run `{SETUP}`", command=QEMU)
 
 
-def ready() -> bool:
+def is_installed() -> bool:
     """Whether an emulated device can be used at once."""
     try:
-        found()
+        load_installation()
     except (DeviceError, MissingExtra):
         return False
     return True
@@ -251,7 +251,7 @@ def emulator_version() -> str:
         MissingExtra: it is not installed.
         DeviceError: it does not run.
     """
-    return output((emulator(), "--version")).splitlines()[0]
+    return check_output((emulator(), "--version")).splitlines()[0]
 
 
 def require_plugins() -> None:
@@ -260,15 +260,17 @@ def require_plugins() -> None:
     Raises:
         MissingExtra: this is such a build.
     """
-    if "-plugin" not in output((emulator(), "-h")):
+    if "-plugin" not in check_output((emulator(), "-h")):
         raise MissingExtra(
             f"{NAME}: {emulator()} is a static build, which loads no plug-ins; put one that does first in PATH: "
             "Debian 12's qemu-user, or QEMU built with --enable-plugins"
         )
 
 
-def output(argv: Sequence[str], *, timeout_s: float = PROGRAM_S, environment: Mapping[str, str] | None = None) -> str:
-    """What a program of this machine says.
+def check_output(
+    argv: Sequence[str], *, timeout_s: float = PROGRAM_S, environment: Mapping[str, str] | None = None
+) -> str:
+    """What a program of this machine prints.
 
     Raises:
         DeviceError: it cannot be run, fails, or takes too long.

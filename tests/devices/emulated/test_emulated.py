@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecompress.devices.base import DeviceOptions
-from edgecompress.devices.emulated import FORM, EmulatedSession, counts_of, named
+from edgecompress.devices.emulated import FORM, EmulatedSession, counts_of, parse
 from edgecompress.devices.emulated import spec as emulation
 from edgecompress.devices.emulated.setup import build_plugin, planned, plugin_api, set_up
 from edgecompress.devices.emulated.spec import Emulation, recipe, recipe_folder
@@ -172,30 +172,30 @@ def test_an_answer_that_does_not_match_the_marks_is_refused(names: object, said:
 
 def test_only_the_cores_of_the_recipe_have_a_name() -> None:
     assert "|".join(recipe().cores) == FORM
-    assert named("neoverse-n1", DeviceOptions()).name == "emulated:neoverse-n1"
-    assert named("neoverse-n1", DeviceOptions()).provenance == "emulated"
+    assert parse("neoverse-n1", DeviceOptions()).name == "emulated:neoverse-n1"
+    assert parse("neoverse-n1", DeviceOptions()).provenance == "emulated"
     with pytest.raises(
         DeviceError, match="'cortex-m4' is unknown; there are cortex-a53, cortex-a72, cortex-a76, neoverse-n1"
     ):
-        named("cortex-m4", DeviceOptions())
+        parse("cortex-m4", DeviceOptions())
 
 
 def test_the_core_that_has_every_feature_is_refused() -> None:
     with pytest.raises(
         DeviceError, match="'max' is no core but every feature the emulator knows; there are cortex-a53"
     ):
-        named("max", DeviceOptions())
+        parse("max", DeviceOptions())
 
 
 def test_options_of_other_devices_are_refused() -> None:
     with pytest.raises(DeviceError, match="--remote-python is of no use"):
-        named("cortex-a76", DeviceOptions(remote_python="/usr/bin/python3"))
+        parse("cortex-a76", DeviceOptions(remote_python="/usr/bin/python3"))
 
 
 def test_a_device_that_was_not_set_up_says_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
-    assert not emulation.ready()
-    device = named("cortex-a76", DeviceOptions())
+    assert not emulation.is_installed()
+    device = parse("cortex-a76", DeviceOptions())
     with (
         pytest.raises(DeviceError, match="not set up; run `edgecompress doctor --setup emulated`"),
         device.session(("numpy",)),
@@ -260,15 +260,15 @@ def test_what_was_changed_since_it_was_set_up_is_not_used(tmp_path: Path, monkey
     facts = {"kind": emulation.KIND, "version": emulation.VERSION, "packages": {}, "sha256": made.digests()}
     write_json(made.manifest, facts | {"emulator": "qemu-aarch64 version 1.0"})
     with pytest.raises(DeviceError, match=r"set up for qemu-aarch64 version 1\.0, this is"):
-        emulation.found()
+        emulation.load_installation()
     write_json(made.manifest, facts | {"emulator": emulation.emulator_version()})
-    assert emulation.ready()
+    assert emulation.is_installed()
     library.write_bytes(b"c0de")
     with pytest.raises(DeviceError, match="not as they were set up; run"):
-        emulation.found()
+        emulation.load_installation()
     made.manifest.write_text("{")
     with pytest.raises(DeviceError, match="is not whole"):
-        emulation.found()
+        emulation.load_installation()
 
 
 @pytest.mark.parametrize(("version", "api"), [("7.2.22", 1), ("8.2.0", 1), ("9.0.2", 2), ("9.1.0", 3), ("10.0.3", 3)])
@@ -376,19 +376,19 @@ def test_the_class_of_each_kind_of_instruction(classifier: Path) -> None:
 @pytest.fixture(scope="module")
 def device() -> None:
     """Skip where there is no such system."""
-    if not emulation.ready():
+    if not emulation.is_installed():
         pytest.skip("needs the emulated device: edgecompress doctor --setup emulated")
 
 
 @pytest.fixture
 def session(request: pytest.FixtureRequest, device: None) -> Iterator[EmulatedSession]:
     """A core of the device; cortex-a76 unless a test says otherwise."""
-    with named(getattr(request, "param", "cortex-a76"), DeviceOptions()).session(("numpy", "onnxruntime")) as session:
+    with parse(getattr(request, "param", "cortex-a76"), DeviceOptions()).session(("numpy", "onnxruntime")) as session:
         yield session
 
 
 def counted(core: str, model: Path, *, runs: int = 4) -> Counts:
-    with named(core, DeviceOptions()).session(("onnxruntime",)) as session:
+    with parse(core, DeviceOptions()).session(("onnxruntime",)) as session:
         argv = [*session.python, session.push(runner()), session.push(model), "--pass", "count", "--runs", str(runs)]
         text, intervals = session.counted(argv, timeout_s=600)
     return counts_of(json.loads(text), intervals, core)
@@ -477,8 +477,8 @@ def test_what_a_core_says_of_itself_is_what_is_emulated(session: EmulatedSession
 @pytest.mark.slow
 def test_two_cores_at_once_do_not_disturb_each_other(device: None) -> None:
     with (
-        named("cortex-a53", DeviceOptions()).session(()) as small,
-        named("cortex-a76", DeviceOptions()).session(()) as big,
+        parse("cortex-a53", DeviceOptions()).session(()) as small,
+        parse("cortex-a76", DeviceOptions()).session(()) as big,
     ):
         parts = [
             json.loads(session.run([*session.python, "-c", ASK], timeout_s=60))["cpuinfo"]
@@ -489,18 +489,18 @@ def test_two_cores_at_once_do_not_disturb_each_other(device: None) -> None:
 
 @pytest.mark.slow
 def test_a_session_leaves_nothing_behind(device: None) -> None:
-    with named("cortex-a76", DeviceOptions()).session(("numpy",)) as session:
+    with parse("cortex-a76", DeviceOptions()).session(("numpy",)) as session:
         session.run([*session.python, "-c", "import tempfile; tempfile.mkstemp()"], timeout_s=60)
         assert len(list(session.scratch.iterdir())) == 1
     assert not session.scratch.exists()
-    assert emulation.ready()
+    assert emulation.is_installed()
 
 
 @pytest.mark.slow
 def test_a_module_that_is_not_there_is_named(device: None) -> None:
     with (
         pytest.raises(DeviceError, match="has no openvino; there are numpy, onnxruntime"),
-        named("cortex-a76", DeviceOptions()).session(("numpy", "openvino")),
+        parse("cortex-a76", DeviceOptions()).session(("numpy", "openvino")),
     ):
         pass
 
@@ -508,7 +508,7 @@ def test_a_module_that_is_not_there_is_named(device: None) -> None:
 @pytest.mark.slow
 @needs_compiler
 def test_the_classes_are_the_disassemblers_over_a_runtimes_code(device: None, classifier: Path) -> None:
-    (library,) = emulation.found()[0].site.glob("onnxruntime/capi/onnxruntime_pybind11_state*.so")
+    (library,) = emulation.load_installation()[0].site.glob("onnxruntime/capi/onnxruntime_pybind11_state*.so")
     words = np.unique(np.frombuffer(text_section(library.read_bytes()), "<u4"))
     known, found = disagreements(classifier, words)
     assert found == {}

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from edgecompress.devices.emulated.portable_python import write_python_bundle
-from edgecompress.devices.emulated.setup import told
-from edgecompress.devices.emulated.spec import QEMU, emulation_folder, ready, recipe
+from edgecompress.devices.emulated.setup import sysfs_files
+from edgecompress.devices.emulated.spec import QEMU, emulation_folder, is_installed, recipe
 from edgecompress.errors import FileError
 from edgecompress.targets.runtimes import runner
 
 CORE = "cortex-a76"
 needs_device = pytest.mark.skipif(
-    not (shutil.which(QEMU) and ready()), reason="needs the emulated device: edgecompress doctor --setup emulated"
+    not (shutil.which(QEMU) and is_installed()),
+    reason="needs the emulated device: edgecompress doctor --setup emulated",
 )
 
 
@@ -35,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An emulator that shows of an ARM system only what the kernel tells of its core."""
     root = tmp_path_factory.mktemp("root")
-    for name, text in told(recipe().cores[CORE]).items():
+    for name, text in sysfs_files(recipe().cores[CORE]).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
     return {**os.environ, "AARCH64_EMULATOR": f"{shutil.which(QEMU)} -L {root} -cpu {CORE}", "OMP_NUM_THREADS": "1"}
