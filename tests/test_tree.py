@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import edgecompress
 from edgecompress._moved import MOVED
 from tests.processes import ROOT
 
@@ -62,3 +63,91 @@ def test_a_module_is_found_by_its_old_name(old: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"is now edgecompress.{MOVED[old]}"):
         module = importlib.import_module(f"edgecompress.{old}")
     assert module is importlib.import_module(f"edgecompress.{MOVED[old]}")
+
+
+PUBLIC_BEFORE = {
+    "artifacts": "Artifact",
+    "benching": "Effort",
+    "bundling": "bundle",
+    "calibrating": "Calibration calibration_of recalibrate",
+    "codecs.settings": "Storage",
+    "costs": "Cost cost",
+    "decomposing": "decompose merge_back",
+    "decompositions": "AUTO DECOMPOSITIONS Decomposition Factors Support",
+    "devices": "DEVICES CountingSession Device DeviceOptions Kind Local Session device_named",
+    "errors": "EdgeCompressError",
+    "exporting": "ExportOptions export",
+    "finetuning": "FineTuning finetune",
+    "models": "Sample",
+    "planning": "plan",
+    "plans": "CompressionPlan Cost LayerPlan",
+    "profiles": "Comparison Profile",
+    "profiling": "compare measure profile",
+    "refitting": "refit",
+    "resolving": "resolve sample_facts",
+    "scoring": "score",
+    "selectors": "SELECTORS Budget Candidate Choice Continuous Energy LayerCandidates Selector Vbmf",
+    "targets": "PRECISIONS TARGETS Job Precision Target target_named target_of",
+    "training.recipes": "RECIPES",
+    "training.settings": "FineTuning",
+    "verifying": "verify",
+}
+"""Modules of 0.1 and their public names."""
+
+
+@pytest.mark.parametrize("old", PUBLIC_BEFORE)
+@pytest.mark.filterwarnings("ignore:.* is now edgecompress:DeprecationWarning")
+def test_public_names_are_where_they_were(old: str) -> None:
+    module = importlib.import_module(f"edgecompress.{old}")
+    for name in PUBLIC_BEFORE[old].split():
+        found = getattr(module, name)
+        assert name not in edgecompress.__all__ or found is getattr(edgecompress, name), name
+
+
+def test_every_public_name_has_an_old_home_or_is_new() -> None:
+    before = {name for names in PUBLIC_BEFORE.values() for name in names.split()}
+    assert set(edgecompress.__all__) - before == {"compress", "run"}
+
+
+LONGEST = 320
+SPLIT_LATER = {
+    "artifacts.py",
+    "cli/compressing.py",
+    "cli/options.py",
+    "decomposing/refitting.py",
+    "devices/adb.py",
+    "exporting/__init__.py",
+    "exporting/verifying.py",
+    "finetuning/loop.py",
+    "planning/candidates.py",
+    "profiling/bench.py",
+    "reporting/charts.py",
+    "reporting/comparing.py",
+    "reporting/tables.py",
+    "reporting/wording.py",
+    "targets/onnx/__init__.py",
+}
+
+
+def test_no_file_is_overfull() -> None:
+    lines = {file.relative_to(PACKAGE).as_posix(): len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > LONGEST and name not in SPLIT_LATER} == {}
+
+
+VALUES = {"cli", "codecs", "models"}
+"""Folders that are neither a stage nor something to add to."""
+
+
+def test_a_folder_is_a_stage_or_has_a_table() -> None:
+    folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - VALUES
+    stages = {name for name in folders if name.endswith("ing")}
+    assert {"planning", "exporting", "running"} <= stages
+    for name in sorted(folders - stages):
+        table = getattr(importlib.import_module(f"edgecompress.{name}"), name.upper())
+        assert len(table) > 0, name
+        assert all(entry.summary.endswith(".") and "\n" not in entry.summary for entry in table.values()), name
+
+
+def test_the_root_can_be_looked_over() -> None:
+    files = [file for file in PACKAGE.glob("*.py") if not file.name.startswith("_")]
+    assert 10 < len(files) <= 16
