@@ -88,7 +88,8 @@ def measured(name: str, keep: float, multiple: int) -> dict[str, Any]:
     sample = resolve(name)
     model, made, seconds = compressed(sample, keep, multiple)
     dense_cost, small_cost = cost(sample.model(), sample.inputs), cost(model, sample.inputs)
-    assert small_cost.macs == made.macs
+    assert made.compressed is not None
+    assert small_cost.macs == made.compressed.macs
     return {
         "net": name,
         "keep": keep,

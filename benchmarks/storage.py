@@ -30,6 +30,7 @@ from edgecompress.codecs.ada_tucker import stored_params
 from edgecompress.exporting import ExportOptions, export
 from edgecompress.files import save_weights
 from edgecompress.finetuning import FineTuning, finetune
+from edgecompress.plans import Cost
 from edgecompress.scoring import score
 from edgecompress.settings import Storage
 from edgecompress.sources import presets, resolve
@@ -104,7 +105,8 @@ def _natural_plan() -> Path:
     shared = stored_params(layers, shared=True) - stored_params(made.layers, shared=True)
     path = Path("out") / "natural.plan.json"
     path.parent.mkdir(exist_ok=True)
-    replace(made, layers=layers, params=made.params + shared).save(path)
+    assert made.compressed is not None
+    replace(made, layers=layers, compressed=made.compressed + Cost(shared, 0)).save(path)
     return path
 
 

@@ -33,6 +33,7 @@ _HOMES = {
     "LayerPlan": "plans",
     "Profile": "profiling.profiles",
     "Sample": "models",
+    "Scope": "planning",
     "bundle": "bundling",
     "calibration_of": "calibrating",
     "compare": "profiling",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from edgecompress.exporting.verifying import verify as verify
     from edgecompress.finetuning import finetune as finetune
     from edgecompress.models import Sample as Sample
+    from edgecompress.planning import Scope as Scope
     from edgecompress.planning import plan as plan
     from edgecompress.plans import CompressionPlan as CompressionPlan
     from edgecompress.plans import Cost as Cost

@@ -21,9 +21,10 @@ A message names the culprit, the fact and the way out.
 
 from __future__ import annotations
 
+import math
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -68,6 +69,17 @@ class BudgetError(EdgeCompressError):
     def __init__(self, message: str, *, nearest_keep: float) -> None:
         super().__init__(message)
         self.nearest_keep = nearest_keep
+
+    @classmethod
+    def beyond(cls, keep: float, of: str, least: int, total: int, way_out: Callable[[float], str]) -> BudgetError:
+        """The fraction ``keep`` of the ``total`` amount ``of`` something is less than ``least``, the smallest there is.
+
+        ``way_out`` says what can be done instead, given the smallest fraction that can be reached.
+        """
+        nearest = least / total
+        while int(nearest * total) < least:
+            nearest = math.nextafter(nearest, 2)
+        return cls(f"keep {keep:g} of the {of} cannot be reached{way_out(nearest)}", nearest_keep=nearest)
 
 
 class TrainingError(EdgeCompressError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,34 @@ Ranks = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Parameters, MACs of one input, and bytes of all parameters and buffers."""
+    """Parameters, MACs of one input, and bytes of all parameters and buffers.
+
+    A plan does not speak of bytes: ``weight_bytes`` of its costs is 0.
+    """
 
     params: int
     macs: int
-    weight_bytes: int
+    weight_bytes: int = 0
 
     @property
     def flops(self) -> int:
         """2 x MACs."""
         return 2 * self.macs
+
+    @property
+    def without_bytes(self) -> Cost:
+        """The same as a plan records it."""
+        return replace(self, weight_bytes=0)
+
+    def saves_over(self, other: Cost) -> bool:
+        """Is this both fewer MACs and fewer parameters than ``other``?"""
+        return self.macs < other.macs and self.params < other.params
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.macs + other.macs, self.weight_bytes + other.weight_bytes)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.params - other.params, self.macs - other.macs, self.weight_bytes - other.weight_bytes)
 
     def to_json(self) -> Json:
         """A JSON object; ``flops`` is 2 x ``macs``."""
@@ -108,51 +126,71 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class Alternative:
     """What a method would have done for a layer that got another method, or stayed dense; and why it lost.
 
-    No ranks and costs where the method cannot replace the layer or never makes it smaller.
+    No ranks and no cost where the method cannot replace the layer or never makes it smaller.
     """
 
     layer: str
     method: str
     why: str
     ranks: Ranks = ()
-    macs: int | None = None
-    params: int | None = None
+    cost: Cost | None = None
     error: float | None = None
     loss: float | None = None
 
     def to_json(self) -> Json:
         """A JSON object."""
-        return {**asdict(self), "ranks": list(self.ranks)}
+        return {
+            "layer": self.layer,
+            "method": self.method,
+            "why": self.why,
+            "ranks": list(self.ranks),
+            "macs": self.cost.macs if self.cost else None,
+            "params": self.cost.params if self.cost else None,
+            "error": self.error,
+            "loss": self.loss,
+        }
 
     @classmethod
-    def from_json(cls, document: Json) -> Rival:
+    def from_json(cls, document: Json) -> Alternative:
         """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on nonsense."""
         layer, method, why = (str(document[key]) for key in ("layer", "method", "why"))
         macs, params = (None if document[key] is None else _whole(document[key]) for key in ("macs", "params"))
         error, loss = (None if document[key] is None else _finite(document[key]) for key in ("error", "loss"))
-        return cls(layer, method, why, tuple(map(_whole, document["ranks"])), macs, params, error, loss)
+        cost = None if macs is None or params is None else Cost(params, macs)
+        return cls(layer, method, why, tuple(map(_whole, document["ranks"])), cost, error, loss)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionPlan:
-    """What to do with every layer of ``model`` that has a weight: replaced, or skipped with a reason.
+    """What to do with every layer of a model that has a weight: replaced, or skipped with a reason.
 
-    ``dense_macs`` and ``macs`` (of one input), ``dense_params`` and ``params`` are of the whole model; ``rivals`` are
-    the choices that were not made; ``rehearsed`` that the model was seen to run with stand-ins for these layers.
+    A plan is a value: it can be saved, read, changed by ``dataclasses.replace`` and used again. It knows no weights.
+
+    Args:
+        model: the model's name, for people.
+        layers: the layers to replace.
+        skipped: the layers that stay dense, each with the reason.
+        dense: parameters and MACs of the whole model as it was; None where they were not counted.
+        compressed: those it will have.
+        rejected: the methods that were not chosen, each with what it would have done.
+        rehearsed: was the model seen to run with stand-ins for ``layers``?
     """
 
-    model: str
+    model: str = ""
     layers: tuple[LayerPlan, ...]
-    skipped: tuple[Skipped, ...]
-    dense_macs: int
-    dense_params: int
-    macs: int
-    params: int
-    rivals: tuple[Rival, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    dense: Cost | None = None
+    compressed: Cost | None = None
+    rejected: tuple[Alternative, ...] = ()
     rehearsed: bool = False
+
+    def __post_init__(self) -> None:
+        """Costs without bytes, which depend on how weights are stored."""
+        for name, cost in (("dense", self.dense), ("compressed", self.compressed)):
+            object.__setattr__(self, name, cost and cost.without_bytes)
 
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
@@ -160,11 +198,11 @@ class CompressionPlan:
             "kind": KIND,
             "version": VERSION,
             "model": self.model,
-            "dense": {"macs": self.dense_macs, "params": self.dense_params},
-            "planned": {"macs": self.macs, "params": self.params},
+            "dense": _counts(self.dense),
+            "planned": _counts(self.compressed),
             "layers": [layer.to_json() for layer in self.layers],
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in self.skipped],
-            "rivals": [rival.to_json() for rival in self.rivals],
+            "rivals": [other.to_json() for other in self.rejected],
             **({"rehearsed": True} if self.rehearsed else {}),
         }
 
@@ -183,17 +221,14 @@ class CompressionPlan:
 
     @classmethod
     def _from(cls, document: Mapping[str, Any]) -> CompressionPlan:
-        dense, planned = document["dense"], document["planned"]
         return cls(
-            str(document["model"]),
-            tuple(LayerPlan.from_json(layer) for layer in document["layers"]),
-            tuple(Skipped(str(skip["name"]), str(skip["reason"])) for skip in document["skipped"]),
-            int(dense["macs"]),
-            int(dense["params"]),
-            int(planned["macs"]),
-            int(planned["params"]),
-            tuple(Rival.from_json(rival) for rival in document["rivals"]),
-            document.get("rehearsed") is True,
+            model=str(document["model"]),
+            layers=tuple(LayerPlan.from_json(layer) for layer in document["layers"]),
+            skipped=tuple(Skipped(str(skip["name"]), str(skip["reason"])) for skip in document["skipped"]),
+            dense=_counted(document["dense"]),
+            compressed=_counted(document["planned"]),
+            rejected=tuple(Alternative.from_json(other) for other in document["rivals"]),
+            rehearsed=document.get("rehearsed") is True,
         )
 
     def save(self, path: Path) -> None:
@@ -208,3 +243,14 @@ class CompressionPlan:
         except FileError as error:
             message = str(error)
             raise FileError(message if str(path) in message else f"{path}: {message}") from None
+
+
+def _counts(cost: Cost | None) -> Json:
+    """Of a cost that was not counted, zeros."""
+    return {"macs": cost.macs if cost else 0, "params": cost.params if cost else 0}
+
+
+def _counted(document: Mapping[str, Any]) -> Cost | None:
+    """The inverse of :func:`_counts`."""
+    cost = Cost(int(document["params"]), int(document["macs"]))
+    return None if cost == Cost(0, 0) else cost

@@ -233,7 +233,7 @@ def test_bytes_of_a_layer_are_those_of_its_numbers(dtype):
         LayerPlan("0", "tucker2", (4, 4), (16, 8, 3, 3), 0.1),
         LayerPlan("2", "ada_tucker", (2, 2, 2), (32, 576), 0.1, dims=(32, 24, 24)),
     ]
-    made = CompressionPlan("m", tuple(layers), (), 1, 1, 1, 1)
+    made = CompressionPlan(model="m", layers=tuple(layers))
     conv, linear = layer_costs(model, (torch.zeros(1, 8, 8, 8, dtype=dtype),), made)
     size = torch.finfo(dtype).bits // 8
     for role in ("dense", "compressed"):

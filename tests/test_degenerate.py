@@ -238,7 +238,7 @@ def test_a_net_without_statistics_is_counted_by_its_whole_example():
     assert input_shapes(net, (torch.randn(4, 64),))["0"] == [(1, 64)]
     calibration = Calibration((torch.randn(32, 64),), classes=False)
     made = plan(net, (torch.randn(4, 64),), Budget(0.5), calibration=calibration)
-    assert made.macs == cost(refit(net, made, calibration), (torch.randn(4, 64),)).macs
+    assert made.compressed.macs == cost(refit(net, made, calibration), (torch.randn(4, 64),)).macs
     with pytest.raises(ModelError, match=r"does not run on its example .* ValueError: Expected more than 1 value"):
         cost(net, (torch.randn(1, 64),))
 

@@ -162,7 +162,7 @@ def full(dense: nn.Module, witness: Witness, draw: random.Random) -> Compression
             layers.append(LayerPlan(item.name, name, ranks, tuple(item.layer.weight.shape), 0.0))
         else:
             skipped.append(Skipped(item.name, "not in this test"))
-    return CompressionPlan("full", tuple(layers), tuple(skipped), 0, 0, 0, 0)
+    return CompressionPlan(model="full", layers=tuple(layers), skipped=tuple(skipped))
 
 
 def run_file(path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -198,7 +198,9 @@ def go(seed: int, folder: Path) -> Course:
     assert all(torch.equal(state[name], tensor) for name, tensor in dense.state_dict().items())
     assert not small.training
     built = cost(small, drawn.inputs)
-    assert (plan.macs, plan.params) == (built.macs, built.params), "the predicted cost is not the built one"
+    assert (plan.compressed.macs, plan.compressed.params) == (built.macs, built.params), (
+        "the predicted cost is not the built one"
+    )
     given = outputs_of(small, drawn.inputs)
     assert all(bool(x.isfinite().all()) for x in given), "the compressed model gives NaN or infinity"
     course.reached.append("refit")

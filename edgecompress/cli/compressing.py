@@ -107,7 +107,7 @@ def plan(
     else:
         _print_plan(made, layer_costs(built, sample.inputs, made))
         if why:
-            _print_rivals(made)
+            _print_rejected(made)
 
 
 def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
@@ -141,11 +141,12 @@ def _calibration(sample: Sample, count: int, seed: int) -> Calibration | None:
         return None
 
 
-def _print_rivals(made: CompressionPlan) -> None:
+def _print_rejected(made: CompressionPlan) -> None:
     rows = [
-        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss, r.macs, r.params, r.why)
-        for r in made.rivals
-    ]
+        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss,
+         r.cost and r.cost.macs, r.cost and r.cost.params, r.why)
+        for r in made.rejected
+    ]  # fmt: skip
     header = ("layer", "instead", "ranks", "error", "loss", "MACs", "parameters", "why not")
     print_table("Not chosen, at about the same MACs", header, rows)
 
@@ -166,9 +167,12 @@ def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
     ]
     header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense, or note")
     print_table(f"Plan for {made.model}", header, rows)
+    assert made.dense is not None
+    assert made.compressed is not None
+    before, after = made.dense, made.compressed
     say(
-        f"MACs {made.dense_macs:,} -> {made.macs:,} ({percent(made.macs, made.dense_macs)} kept), "
-        f"parameters {made.dense_params:,} -> {made.params:,} ({percent(made.params, made.dense_params)} kept)"
+        f"MACs {before.macs:,} -> {after.macs:,} ({percent(after.macs, before.macs)} kept), "
+        f"parameters {before.params:,} -> {after.params:,} ({percent(after.params, before.params)} kept)"
     )
 
 
@@ -188,6 +192,7 @@ def sample_and_options(
 
 def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
     """The options of a run, from the command line's values."""
+    from edgecompress.planning import Scope
     from edgecompress.plans import CompressionPlan
     from edgecompress.running.options import Options
 
@@ -211,11 +216,8 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)
     return Options(
         selector,
-        () if storage else methods,
-        given["multiple"],
+        Scope(() if storage else methods, given["multiple"], given["include"], given["exclude"]),
         given=loaded,
-        include=given["include"],
-        exclude=given["exclude"],
         calibrate=given["calibrate"],
         asymmetric=not given["symmetric"],
         recipe=recipe_from(recipe, methods, given["penalty"], given["lasso"]),

@@ -265,15 +265,13 @@ def merge_back(
         if layer_plan.name in names:
             chain, layer = changed.get_submodule(layer_plan.name), dense.get_submodule(layer_plan.name)
             changed = put(changed, layer_plan.name, merged(chain, layer, layer_plan))
-    left = cost(changed, inputs)
     order = [item.name for item in weighted_layers(dense)]
     skipped = (*plan.skipped, *(Skipped(name, "merged back into a dense layer") for name in names))
     return changed, replace(
         plan,
         layers=tuple(layer for layer in plan.layers if layer.name not in names),
         skipped=tuple(sorted(skipped, key=lambda skip: order.index(skip.name))),
-        macs=left.macs,
-        params=left.params,
+        compressed=cost(changed, inputs),
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from edgecompress.layers import Found, describe, weighted_layers, without_number
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
-from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Rival, Skipped
+from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
@@ -60,36 +61,65 @@ class Scope:
         return ""
 
 
-def plan(  # noqa: PLR0913 - options by keyword, each with a default
+class Limits(TypedDict, total=False):
+    """The fields of :class:`Scope`, as :func:`plan` takes them by keyword."""
+
+    methods: Sequence[str]
+    multiple: int
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+
+EVERYTHING = Scope()
+"""All layers, by all methods that are tried without being named."""
+
+
+def plan(
     model: nn.Module,
     inputs: Inputs,
     selector: Selector,
+    scope: Scope = EVERYTHING,
     *,
-    methods: Sequence[str] = (),
-    multiple: int = 8,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     calibration: Calibration | None = None,
     name: str = "",
     progress: Progress = silent,
+    **limits: Unpack[Limits],
 ) -> CompressionPlan:
-    """Choose method and ranks for every layer of ``model``, within a :class:`Scope`.
+    """Choose method and ranks for every layer of ``model``; only what needs fewer parameters and MACs is considered.
 
-    With ``calibration`` inputs, and a selector that weighs losses, errors are those of the layers' outputs and the
-    loss of each candidate is estimated; else only weights are looked at. Only candidates with fewer parameters and
-    fewer MACs than the dense layer are considered.
+    Args:
+        model: any ``nn.Module``; it is not changed.
+        inputs: an example of its inputs, a tuple of tensors, batch first, of any batch size.
+        selector: the rule that chooses, such as ``Budget(keep=0.5)``.
+        scope: the layers, methods and ranks that may be chosen.
+        calibration: unlabelled inputs. With them, and a selector that weighs losses, errors are those of the layers'
+            outputs and the loss of each candidate is estimated; without, only weights are looked at.
+        name: of the model, for people.
+        progress: called as ``progress(stage, done, total, detail)``.
+        limits: ``methods``, ``multiple``, ``include`` and ``exclude`` in place of those of ``scope``.
+
+    Returns:
+        A plan in which every layer with a weight is either replaced or skipped with the reason.
 
     Raises:
         PlanError: an unknown method, pattern or a bad multiple, or a weight that is not finite.
         ModelError: the model does not run on ``inputs``, or gives other outputs each time.
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
-    scope, model = Scope(tuple(methods), multiple, tuple(include), tuple(exclude)), unwrapped(model)
+    scope, model = _limited(scope, limits), unwrapped(model)
     seen = survey(model, inputs, scope)
     refuse_out_of_reach(seen, selector, scope)
     layers = _candidates(model, seen.items, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
     return _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+
+
+def _limited(scope: Scope, limits: Limits) -> Scope:
+    """``scope`` with the fields that were given one by one."""
+    fields: dict[str, Any] = dict(limits)
+    for name in fields.keys() - {"multiple"}:
+        fields[name] = tuple(fields[name])
+    return replace(scope, **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +189,7 @@ def _assemble(
     found: Sequence[Found],
 ) -> CompressionPlan:
     """The plan, its layers in the model's order, with the cost it predicts."""
-    macs, params, chosen = total.macs, total.params, []
+    compressed, chosen = total, []
     for layer in layers:
         choice = choices[layer.name]
         if isinstance(choice, str):
@@ -167,45 +197,49 @@ def _assemble(
                 Skipped(layer.name, choice if layer.candidates else layer.note or "no rank makes it smaller")
             )
             continue
-        macs += choice.cost.macs - layer.dense.macs
-        params += choice.cost.params - layer.dense.params
+        compressed += choice.cost - layer.dense
         method, ranks, error, loss = choice.method, choice.ranks, choice.error, choice.loss
         chosen.append(LayerPlan(layer.name, method, ranks, layer.shape, error, loss, note=layer.note))
     order = {item.name: index for index, item in enumerate(found)}
     in_order = sorted(skipped, key=lambda skip: order[skip.name])
-    beaten = tuple(rival for layer in layers for rival in rivals(layer, choices[layer.name]))
     return CompressionPlan(
-        name, tuple(chosen), tuple(in_order), total.macs, total.params, macs, params, beaten, rehearsed=True
+        model=name,
+        layers=tuple(chosen),
+        skipped=tuple(in_order),
+        dense=total,
+        compressed=compressed,
+        rejected=tuple(other for layer in layers for other in rejected(layer, choices[layer.name])),
+        rehearsed=True,
     )
 
 
-def rivals(layer: LayerCandidates, choice: Choice) -> Iterator[Rival]:
+def rejected(layer: LayerCandidates, choice: Choice) -> Iterator[Alternative]:
     """For each method but the chosen one what it would have done at about the same MACs, and why that lost."""
     for method in layer.methods:
         own = [c for c in layer.candidates if c.method == method]
         if isinstance(choice, Candidate) and method == choice.method:
             continue
-        judged = [c for c in own if c.loss is not None] or own
-        if not judged:
-            yield Rival(layer.name, method, "no rank makes it smaller")
+        scored = [c for c in own if c.loss is not None] or own
+        if not scored:
+            yield Alternative(layer.name, method, "no rank makes it smaller")
             continue
         aim = choice.cost.macs if isinstance(choice, Candidate) else layer.dense.macs / 2
-        nearest = min(judged, key=lambda c: (abs(c.cost.macs - aim), c.error))
-        why = _why_beaten(nearest, choice)
-        cost, loss = nearest.cost, nearest.loss
-        yield Rival(layer.name, method, why, nearest.ranks, cost.macs, cost.params, nearest.error, loss)
+        nearest = min(scored, key=lambda c: (abs(c.cost.macs - aim), c.error))
+        why = _why_rejected(nearest, choice)
+        cost = nearest.cost.without_bytes
+        yield Alternative(layer.name, method, why, nearest.ranks, cost, nearest.error, nearest.loss)
 
 
-def _why_beaten(rival: Candidate, choice: Choice) -> str:
+def _why_rejected(candidate: Candidate, choice: Choice) -> str:
     """The two ratios that decided."""
     if isinstance(choice, str):
         return choice
-    both = rival.loss is not None and choice.loss is not None
-    measure, loss, least = ("loss", rival.loss, choice.loss) if both else ("error", rival.error, choice.error)
+    both = candidate.loss is not None and choice.loss is not None
+    measure, loss, least = ("loss", candidate.loss, choice.loss) if both else ("error", candidate.error, choice.error)
     assert loss is not None
     assert least is not None
     more = f"{loss / least:.2g}x the {measure}" if least > 0 else f"more {measure}"
-    return f"{more} at {rival.cost.macs / choice.cost.macs:.2g}x the MACs"
+    return f"{more} at {candidate.cost.macs / choice.cost.macs:.2g}x the MACs"
 
 
 def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:

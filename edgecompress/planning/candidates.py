@@ -106,10 +106,9 @@ def candidates_of(
 def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> tuple[Cost, ...]:
     """The dense layer's cost, then that of every chain with fewer parameters and fewer MACs; no weight is read."""
     dense = chain_cost(item.layer, item.shapes)
-    bare = LayerCandidates(item.name, (), dense, ())
     supported = [name for name in methods if DECOMPOSITIONS[name].supports(item.layer)]
     costs = (cost for method in supported for cost in _chain_costs(method, item, multiple).values())
-    return dense, *filter(bare.saves, costs)
+    return dense, *(cost for cost in costs if cost.saves_over(dense))
 
 
 def _in_metric(stacked: Tensor, metric: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ def _of_method(
 ) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
     costs = _chain_costs(method, item, multiple)
-    smaller = [ranks for ranks, cost in costs.items() if bare.saves(cost)]
+    smaller = [ranks for ranks, cost in costs.items() if cost.saves_over(bare.dense)]
     if moments is not None and not DECOMPOSITIONS[method].automatic:
         smaller = thinned(smaller, MOST_SLOW)
     elif moments is not None and moments.shape[-1] > WIDE:

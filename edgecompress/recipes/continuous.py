@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -57,15 +57,11 @@ class Searched:
         began = time.monotonic()
         options = asked.selector if isinstance(asked.selector, Continuous) else Continuous()
         selector = _Labelled(options, ValidationBatches(asked), asked.progress)
-        scope = asked.scope
         made = plan(
             asked.dense,
             asked.sample.inputs,
             selector,
-            methods=scope.methods or PREFERRED,
-            multiple=scope.multiple,
-            include=scope.include,
-            exclude=scope.exclude,
+            replace(asked.scope, methods=asked.scope.methods or PREFERRED),
             name=asked.sample.name,
             progress=asked.progress,
         )

@@ -102,7 +102,7 @@ def with_ranks(dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:
     """``dense`` with each layer as its SVD at full rank whose rank can be cut; computes the same."""
     names = {layer.name for layer in layers}
     rest = tuple(Skipped(item.name, "") for item in weighted_layers(dense) if item.name not in names)
-    model = decompose(dense, CompressionPlan("", tuple(layers), rest, 0, 0, 0, 0, rehearsed=True))
+    model = decompose(dense, CompressionPlan(layers=tuple(layers), skipped=rest, rehearsed=True))
     for layer in layers:
         chain = model.get_submodule(layer.name)
         assert isinstance(chain, nn.Sequential)

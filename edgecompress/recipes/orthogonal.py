@@ -108,7 +108,7 @@ class Orthogonal:
             conditioned,
             asked.sample.inputs,
             asked.selector,
-            **asdict(scope),
+            scope,
             calibration=asked.calibration,
             name=asked.sample.name,
             progress=asked.progress,
@@ -166,7 +166,7 @@ def full_rank_plan(
         ranks = DECOMPOSITIONS[method].max_ranks(item.layer)
         layers.append(LayerPlan(item.name, method, ranks, tuple(weight_of(item.layer).shape), 0.0))
     skipped = tuple(Skipped(name, reason) for name, reason in seen.reasons.items())
-    return CompressionPlan("", tuple(layers), skipped, 0, 0, 0, 0, rehearsed=True)
+    return CompressionPlan(layers=tuple(layers), skipped=skipped, rehearsed=True)
 
 
 def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:

@@ -39,7 +39,7 @@ def partial_plan(model: nn.Module, plan: CompressionPlan, portion: Sequence[Laye
     """``plan`` for one portion of layers of a model in which some are decomposed already."""
     names = {layer.name for layer in portion}
     rest = tuple(Skipped(f.name, "of another portion") for f in weighted_layers(model) if f.name not in names)
-    return replace(plan, layers=tuple(portion), skipped=rest, rivals=())
+    return replace(plan, layers=tuple(portion), skipped=rest, rejected=())
 
 
 def decomposed_in_stages(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def _ladder(layer: Ranked, dense: nn.Module, shapes: list[tuple[int, ...]], mult
     for rank in sorted({alive, *range(multiple, alive + 1, multiple)}, reverse=True):
         with torch.device("meta"):
             own = chain_cost(SVD.chain(dense, (rank,)), shapes)
-        if own.macs < whole.macs and own.params < whole.params:
+        if own.saves_over(whole):
             yield Cut(rank, own, _error(layer, rank))
 
 
@@ -99,21 +98,17 @@ def _greedy(ladders: Mapping[str, list[Cut]], costs: Mapping[str, Cost], total: 
             if sizes[name][to] < sizes[name][at]
         ]
         if not steps:
-            raise _impossible(budget, size, budget.size(total))
+            raise BudgetError.beyond(budget.keep, budget.of, size, budget.size(total), _way_out)
         _, name, to = min(steps)
         size -= sizes[name][picks[name]] - sizes[name][to]
         picks[name] = to
     return picks
 
 
-def _impossible(budget: Budget, least: int, total: int) -> BudgetError:
-    nearest = least / total
-    while int(nearest * total) < least:
-        nearest = math.nextafter(nearest, 2)
-    return BudgetError(
-        f"keep {budget.keep:g} of the {budget.of} cannot be reached by cutting ranks: the smallest keep {nearest:.3f}; "
-        f"ask for --keep {min(1, nearest + 0.001):.3f} or more, or a smaller --multiple",
-        nearest_keep=nearest,
+def _way_out(nearest: float) -> str:
+    return (
+        f" by cutting ranks: the smallest keep {nearest:.3f}; "
+        f"ask for --keep {min(1, nearest + 0.001):.3f} or more, or a smaller --multiple"
     )
 
 
@@ -133,9 +128,10 @@ def _plan(
     reason = "its factors would save nothing, or the budget is met without it"
     dense = tuple(Skipped(layer.name, reason) for layer in full.layers if layer.name not in chosen)
     skipped = sorted((*full.skipped, *dense), key=lambda skip: order.index(skip.name))
-    macs = total.macs + sum(cut.cost.macs - costs[layer].macs for layer, cut in chosen.items())
-    params = total.params + sum(cut.cost.params - costs[layer].params for layer, cut in chosen.items())
-    return CompressionPlan(name, layers, tuple(skipped), total.macs, total.params, macs, params, rehearsed=True)
+    left = sum((cut.cost - costs[layer] for layer, cut in chosen.items()), start=total)
+    return CompressionPlan(
+        model=name, layers=layers, skipped=tuple(skipped), dense=total, compressed=left, rehearsed=True
+    )
 
 
 def _folded(model: nn.Module, dense: nn.Module) -> nn.Module:

@@ -89,8 +89,8 @@ def _plan_key(pipeline: Pipeline) -> list[object]:
     options = pipeline.options
     if options.given is not None:
         return [pipeline.dense_key, options.given.to_json()]
-    scope = [options.methods, options.multiple, options.include, options.exclude]
-    return [pipeline.dense_key, [repr(options.selector), scope, *pipeline.calibration_key]]
+    scope = asdict(options.scope).values()
+    return [pipeline.dense_key, [repr(options.selector), list(scope), *pipeline.calibration_key]]
 
 
 def _new_plan(pipeline: Pipeline) -> CompressionPlan:
@@ -99,7 +99,7 @@ def _new_plan(pipeline: Pipeline) -> CompressionPlan:
         pipeline.dense_model,
         pipeline.sample.inputs,
         options.selector,
-        **asdict(options.scope),
+        options.scope,
         calibration=pipeline.calibration,
         name=pipeline.sample.name,
         progress=pipeline.progress,
@@ -148,7 +148,7 @@ def _keep_start(pipeline: Pipeline, model: nn.Module, chosen: CompressionPlan, f
 def factorize(pipeline: Pipeline, storage: Storage) -> Done:
     """``plan.json`` and ``decomposed/``: weights as factors, fresh ones or those of the dense weights."""
     options, dense, sample = pipeline.options, pipeline.dense_model, pipeline.sample
-    include, exclude, seed = options.include, options.exclude, options.tuning.seed
+    include, exclude, seed = options.scope.include, options.scope.exclude, options.tuning.seed
 
     def work() -> Json:
         made = options.given or plan_storage(
@@ -272,5 +272,6 @@ def _stored(pipeline: Pipeline, stored: Stored, chosen: CompressionPlan) -> Json
     payload_bytes = save_stored(pipeline.folder, stored, chosen, pipeline.sample)
     model, dense_bytes = decoded(pipeline.dense_model, stored), param_bytes(pipeline.dense_model)
     onnx = onnx_bytes(model, replace(pipeline.sample, plan=chosen))
-    taken = StorageCost(payload_bytes, stored.numbers, onnx, chosen.dense_params, dense_bytes)
+    params = sum(parameter.numel() for parameter in pipeline.dense_model.parameters())
+    taken = StorageCost(payload_bytes, stored.numbers, onnx, params, dense_bytes)
     return {**pipeline.test_score(model, "stored"), "storage": taken.to_json()}

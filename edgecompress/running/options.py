@@ -9,7 +9,7 @@ from torch import nn
 from edgecompress.devices import DeviceOptions
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
-from edgecompress.planning import Scope
+from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
@@ -33,19 +33,17 @@ class Teacher:
 class Options:
     """What a run was asked for.
 
-    ``given`` is a plan to use instead of making one; ``calibrate`` unlabelled training inputs judge candidates, fit
-    factors and re-estimate batch norms (0: weights alone are looked at), ``asymmetric`` or each layer on the dense
-    model's own inputs; a ``recipe`` finds ranks or conditions weights by ``recipe_epochs`` of training (None: plain);
-    ``storage`` keeps weights as codes by a codec instead of replacing layers (None: not); ``tuning`` with 0 epochs
-    means no fine-tuning, and ``teacher`` is what it learns from (None: the dense model). ``place`` says more of the
-    device; ``threads`` are numbers of threads to measure with (none: one, then all processors).
+    ``scope`` are the layers, methods and ranks that may be chosen, ``given`` is a plan to use instead of making one;
+    ``calibrate`` unlabelled training inputs score candidates, fit factors and re-estimate batch norms (0: weights alone
+    are looked at), ``asymmetric`` or each layer on the dense model's own inputs; a ``recipe`` finds ranks or conditions
+    weights by ``recipe_epochs`` of training (None: plain); ``storage`` keeps weights as codes by a codec instead of
+    replacing layers (None: not); ``tuning`` with 0 epochs means no fine-tuning, and ``teacher`` is what it learns from
+    (None: the dense model). ``place`` says more of the device; ``threads`` are numbers of threads to measure with
+    (none: one, then all processors).
     """
 
     selector: Selector = field(default=SELECTORS["budget"])
-    methods: tuple[str, ...] = ()
-    multiple: int = 8
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    scope: Scope = EVERYTHING
     given: CompressionPlan | None = None
     calibrate: int = 1024
     asymmetric: bool = True
@@ -61,11 +59,6 @@ class Options:
     seconds: float = 2.0
     platform: str = "pi"
 
-    @property
-    def scope(self) -> Scope:
-        """What may be chosen, and for which layers."""
-        return Scope(self.methods, self.multiple, self.include, self.exclude)
-
     def to_json(self) -> Json:
         """A flat JSON object for the report."""
         if self.given is not None:
@@ -74,10 +67,10 @@ class Options:
         return {
             "select": selector.pop("name"),
             **selector,
-            "methods": list(self.methods) or "auto",
-            "multiple": self.multiple,
-            "include": list(self.include),
-            "exclude": list(self.exclude),
+            "methods": list(self.scope.methods) or "auto",
+            "multiple": self.scope.multiple,
+            "include": list(self.scope.include),
+            "exclude": list(self.scope.exclude),
             **self._rest(),
         }
 

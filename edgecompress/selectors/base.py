@@ -45,10 +45,6 @@ class LayerCandidates:
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
     note: str = ""
 
-    def saves(self, cost: Cost) -> bool:
-        """Is ``cost`` both fewer MACs and fewer parameters than the dense layer's?"""
-        return cost.macs < self.dense.macs and cost.params < self.dense.params
-
 
 Choice = Candidate | str
 """A candidate, or the reason in words why the layer stays dense."""
@@ -90,7 +86,7 @@ def of_unfoldings(layer: LayerCandidates, rank_of: Callable[[Tensor], int]) -> l
 
 def cheapest(layer: LayerCandidates, found: Sequence[Candidate], nothing: str) -> Choice:
     """The one of fewest MACs, or ``nothing`` where none is smaller than the dense layer."""
-    smaller = [candidate for candidate in found if layer.saves(candidate.cost)]
+    smaller = [candidate for candidate in found if candidate.cost.saves_over(layer.dense)]
     if not smaller:
         return nothing
     return min(smaller, key=lambda candidate: (candidate.cost.macs, candidate.error))

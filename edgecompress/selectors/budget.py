@@ -8,7 +8,6 @@ left of the budget goes where it still lowers the loss most.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,15 +92,14 @@ class Budget:
         self, sizes: list[list[int]], room: int, fixed: int, total: Cost, reasons: Mapping[str, str]
     ) -> None:
         least = sum(min(of_layer) for of_layer in sizes)
-        if least <= room:
-            return
-        nearest = (least + fixed) / self.size(total)
-        while int(nearest * self.size(total)) < least + fixed:
-            nearest = math.nextafter(nearest, 2)
-        raise BudgetError(
-            f"keep {self.keep:g} of the {self.of} cannot be reached: {_way_out(nearest, sizes)}{_left_dense(reasons)}",
-            nearest_keep=nearest,
-        )
+        if least > room:
+            raise BudgetError.beyond(
+                self.keep,
+                self.of,
+                least + fixed,
+                self.size(total),
+                lambda nearest: f": {_way_out(nearest, sizes)}{_left_dense(reasons)}",
+            )
 
     def _why_dense(self, kept: list[Candidate]) -> str:
         if not kept:

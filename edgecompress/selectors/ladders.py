@@ -39,7 +39,7 @@ class Ladder:
 
     def pays(self, rank: int) -> bool:
         """Has it fewer parameters and fewer MACs than the dense layer?"""
-        return self.layer.saves(self.at(rank).cost)
+        return self.at(rank).cost.saves_over(self.layer.dense)
 
     def highest(self) -> int:
         """The highest tied rank that pays, 0 if none does; cost grows with rank."""

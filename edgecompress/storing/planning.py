@@ -66,7 +66,8 @@ def plan_storage(
     reasons |= {n: "no fewer numbers as factors" for n in shapes if n not in {layer.name for layer in planned}}
     skipped = tuple(Skipped(n, reason) for n, reason in reasons.items() if reason)
     fitted = _with_errors(model, planned, shared=codec.shared)
-    return CompressionPlan(name, fitted, skipped, total.macs, total.params, total.macs, params)
+    compressed = Cost(params, total.macs)
+    return CompressionPlan(model=name, layers=fitted, skipped=skipped, dense=total, compressed=compressed)
 
 
 def _with_errors(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool) -> tuple[LayerPlan, ...]:
@@ -100,10 +101,9 @@ def _stored(weights: _Weights, storage: Storage, total: Cost) -> tuple[list[Laye
     most, edge = storage.keep * total.params, 1
     made = _stored_at(weights, storage, edge, total)
     if made[1] > most:
-        raise BudgetError(
-            f"keep {storage.keep:g} of the {total.params:,} parameters cannot be reached: a core of edge 1 keeps "
-            f"{made[1] / total.params:.4f}",
-            nearest_keep=made[1] / total.params,
+        of = f"{total.params:,} parameters"
+        raise BudgetError.beyond(
+            storage.keep, of, made[1], total.params, lambda nearest: f": a core of edge 1 keeps {nearest:.4f}"
         )
     while edge < EDGES and (larger := _stored_at(weights, storage, edge + 1, total))[1] <= most:
         made, edge = larger, edge + 1

@@ -134,7 +134,7 @@ def test_a_shared_core_is_one_parameter_that_every_layer_teaches() -> None:
 def test_plan_and_state_rebuild_the_model_and_macs_do_not_change(method: str) -> None:
     dense, inputs = net()[:2], (torch.randn(2, 4, 6, 6),)
     before = cost(dense, inputs)
-    plan = CompressionPlan("", plans(method, 2)[:1], (), before.macs, before.params, before.macs, 0)
+    plan = CompressionPlan(layers=plans(method, 2)[:1])
     small = decompose(dense, plan)
     again = decompose(dense, plan, fill=False)
     again.load_state_dict(small.state_dict())
@@ -175,7 +175,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     rest = (Skipped("2", "left"),)
     for second, said in ((other, "one core"), (mixed, "use that codec")):
         with pytest.raises(PlanError, match=said):
-            decompose(dense, CompressionPlan("", (conv, second), rest, 0, 0, 0, 0))
+            decompose(dense, CompressionPlan(layers=(conv, second), skipped=rest))
     too_large = LayerPlan("0", "ada_tucker", (99, 3, 3), conv.shape, 0.0)
     with pytest.raises(PlanError, match="outside 1"):
-        decompose(dense, CompressionPlan("", (too_large,), (*rest, Skipped("4", "left")), 0, 0, 0, 0))
+        decompose(dense, CompressionPlan(layers=(too_large,), skipped=(*rest, Skipped("4", "left"))))

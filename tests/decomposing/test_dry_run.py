@@ -87,7 +87,7 @@ def whole(model):
         LayerPlan(item.name, "svd", (min(item.layer.weight.shape),), tuple(item.layer.weight.shape), 0.0)
         for item in weighted_layers(model)
     )
-    return CompressionPlan("by hand", layers, (), 0, 0, 0, 0)
+    return CompressionPlan(model="by hand", layers=layers)
 
 
 @pytest.mark.parametrize("name", ["isinstance", "weight", "all modules"])

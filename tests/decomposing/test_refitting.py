@@ -146,7 +146,7 @@ def plan_at(model, share):
         else:
             ranks = tuple(ceil(share * rank) for rank in method.max_ranks(item.layer))
             layers.append(LayerPlan(item.name, method.name, ranks, tuple(item.layer.weight.shape), 0.0))
-    return CompressionPlan("net", tuple(layers), tuple(skipped), 0, 0, 0, 0)
+    return CompressionPlan(model="net", layers=tuple(layers), skipped=tuple(skipped))
 
 
 CALIBRATION = Calibration((images(128),))
@@ -228,7 +228,7 @@ def test_a_layer_makes_up_for_its_shortcut():
     layers = {name: nn.Conv2d(*width, 3, padding=1, bias=False) for name, width in convs.items()}
     dense = Net(run, **layers, norm=nn.BatchNorm2d(12)).eval()
     whole, low = plan_at(dense, 1), plan_at(dense, 0.2)
-    mixed = CompressionPlan("", (low.layers[0], *whole.layers[1:]), (), 0, 0, 0, 0)
+    mixed = CompressionPlan(layers=(low.layers[0], *whole.layers[1:]))
     asymmetric, symmetric = (refit(dense, mixed, CALIBRATION, asymmetric=way) for way in (True, False))
     x = images(64, seed=7)
     assert distance(asymmetric, dense, x) < 0.5 * distance(symmetric, dense, x)

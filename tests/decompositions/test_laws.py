@@ -345,7 +345,7 @@ def halved(model, method):
             layers.append(LayerPlan(name, method.name, ranks, tuple(layer.weight.shape), 0.1))
         else:
             skipped.append(Skipped(name, support.reason))
-    return CompressionPlan("network", tuple(layers), tuple(skipped), 0, 0, 0, 0)
+    return CompressionPlan(model="network", layers=tuple(layers), skipped=tuple(skipped))
 
 
 @for_every_method

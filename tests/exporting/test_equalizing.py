@@ -41,7 +41,7 @@ def test_the_model_computes_the_same(kind: str, name: str) -> None:
 def decomposed(model: nn.Sequential, name: str) -> nn.Module:
     ranks = tuple(max(1, rank // 2) for rank in DECOMPOSITIONS[name].max_ranks(model[0]))
     layer = LayerPlan("0", name, ranks, tuple(model[0].weight.shape), 0.0, None)
-    plan = CompressionPlan("", (layer,), (), 1, 1, 1, 1)
+    plan = CompressionPlan(layers=(layer,))
     return decompose(model, plan).double().eval()
 
 

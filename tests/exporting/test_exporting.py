@@ -281,7 +281,7 @@ def test_a_train_is_its_links_with_one_reshape_for_each_change_of_axes(tmp_path:
     model, method = Matrices().eval(), DECOMPOSITIONS["tensor_train"]
     layers = {name: getattr(model, name) for name in ("conv", "conv1d", "tokens", "head")}
     plans = (LayerPlan(n, method.name, method.max_ranks(m), tuple(m.weight.shape), 0.0) for n, m in layers.items())
-    chosen = CompressionPlan("matrices", tuple(plans), (), 0, 0, 0, 0)
+    chosen = CompressionPlan(model="matrices", layers=tuple(plans))
     small = decompose(model, chosen)
     sample = Sample("matrices", "matrices", lambda: small, (torch.randn(2, 12, 8, 6),), plan=chosen)
     artifact = export(small, sample, tmp_path)  # parity at batch 1 and 3 or nothing

@@ -20,7 +20,7 @@ from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
 from edgecompress.exporting import check_traceable, export
 from edgecompress.models import Sample
 from edgecompress.models.accepting import unwrapped
-from edgecompress.planning import plan
+from edgecompress.planning import Scope, plan
 from edgecompress.running import run
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import Pipeline
@@ -231,7 +231,7 @@ def by_values(net, x):
 def test_a_model_that_chooses_by_values_is_refused_before_it_is_compressed(tmp_path):
     net = Net(by_values, b=nn.Linear(16, 16), c=nn.Linear(16, 16)).eval()
     sample = sample_of(lambda: net)
-    options = Options(Budget(0.9), multiple=1, tuning=FineTuning(epochs=0))
+    options = Options(Budget(0.9), Scope(multiple=1), tuning=FineTuning(epochs=0))
     with pytest.raises(ExportError, match=r"mine: PyTorch cannot trace the model.*where its code chooses by values"):
         run(sample, tmp_path / "out", options)
     assert not (tmp_path / "out" / "plan.json").exists()
@@ -252,7 +252,7 @@ def test_a_budget_out_of_reach_is_said_before_the_data_is_asked_for(tmp_path):
     class Unscored(Pipeline):
         data, data_key = None, []
 
-    options = Options(Budget(0.01), multiple=8)
+    options = Options(Budget(0.01))
     with pytest.raises(BudgetError, match=r"keep 0\.01 of the macs cannot be reached: the smallest candidates keep 0"):
         check(Unscored(sample_of(base, splits=data), tmp_path, options))
 

@@ -20,7 +20,7 @@ from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import FileError, ModelError, PlanError
 from edgecompress.files import dump_json
 from edgecompress.planning import plan
-from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
+from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.selectors import SELECTORS, Budget, Energy
 from edgecompress.sources import resolve
 from tests.nets import Net
@@ -28,6 +28,7 @@ from tests.nets import Net
 # ---------------------------------------------------------------------------------------------------- JSON
 
 positive = st.integers(1, 10**12)
+costs = st.builds(Cost, params=positive, macs=positive, weight_bytes=st.just(0))
 some_plans = st.builds(
     CompressionPlan,
     model=st.text(),
@@ -42,10 +43,18 @@ some_plans = st.builds(
         )
     ).map(tuple),
     skipped=st.lists(st.builds(Skipped, name=st.text(), reason=st.text())).map(tuple),
-    dense_macs=positive,
-    dense_params=positive,
-    macs=positive,
-    params=positive,
+    dense=st.none() | costs,
+    compressed=st.none() | costs,
+    rejected=st.lists(
+        st.builds(
+            Alternative,
+            layer=st.text(),
+            method=st.text(),
+            why=st.text(),
+            ranks=st.lists(positive).map(tuple),
+            cost=st.none() | costs,
+        )
+    ).map(tuple),
 )
 
 
@@ -64,7 +73,9 @@ def test_a_plan_round_trips_through_a_file(tmp_path):
 def document():
     """A valid plan as JSON, to be spoilt."""
     layer = LayerPlan("conv", "svd", (2,), (4, 3, 3, 3), 0.1)
-    return CompressionPlan("m", (layer,), (Skipped("fc", "too small"),), 9, 9, 5, 5).to_json()
+    return CompressionPlan(
+        model="m", layers=(layer,), skipped=(Skipped("fc", "too small"),), dense=Cost(9, 9), compressed=Cost(5, 5)
+    ).to_json()
 
 
 @pytest.mark.parametrize(
@@ -226,8 +237,8 @@ def test_the_built_model_costs_exactly_what_the_plan_says(name, selector):
     model, inputs = model_and_inputs(name)
     made = plan(model, inputs, selector, multiple=2)
     built, dense = cost(decompose(model, made), inputs), cost(model, inputs)
-    assert (made.macs, made.params) == (built.macs, built.params)
-    assert (made.dense_macs, made.dense_params) == (dense.macs, dense.params)
+    assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
+    assert (made.dense.macs, made.dense.params) == (dense.macs, dense.params)
 
 
 @pytest.mark.parametrize("name", ["lenet300", "lenet5", "resnet20"])
@@ -237,9 +248,9 @@ def test_a_compressed_sample_costs_exactly_what_its_plan_says(name, selector):
     model = sample.model()
     made = plan(model, sample.inputs, selector)
     built = cost(decompose(model, made), sample.inputs)
-    assert (made.macs, made.params) == (built.macs, built.params)
-    assert made.macs < made.dense_macs
-    assert made.params < made.dense_params
+    assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
+    assert made.compressed.macs < made.dense.macs
+    assert made.compressed.params < made.dense.params
 
 
 @for_every_model
@@ -300,7 +311,7 @@ def test_a_model_that_is_a_single_layer_is_replaced():
     model, inputs = nn.Linear(24, 32), (torch.randn(2, 24),)
     made = plan(model, inputs, SMALLER, multiple=2)
     built = cost(decompose(model, made), inputs)
-    assert (made.macs, made.params) == (built.macs, built.params)
+    assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
 
 
 def test_the_plan_keeps_the_order_of_the_model():
@@ -372,7 +383,7 @@ def test_a_calibrated_plan_costs_exactly_what_it_says(name, selector):
     model, inputs, made = calibrated_plan(name, selector)
     built = cost(decompose(model, made), inputs)
     assert made.layers
-    assert (made.macs, made.params) == (built.macs, built.params)
+    assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -389,7 +400,7 @@ def test_every_model_is_planned_with_calibration_and_left_as_it_was(name):
     made = plan(model, inputs, SMALLER, multiple=2, calibration=calibration)
     built = cost(decompose(model, made), inputs)
     assert made.layers
-    assert (made.macs, made.params) == (built.macs, built.params)
+    assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
     assert all(torch.equal(value, untouched[key]) for key, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
@@ -479,7 +490,7 @@ def test_a_refused_layer_can_be_excluded():
 def test_a_budget_is_of_the_whole_model_whatever_is_excluded():
     model, inputs = model_and_inputs("a chain of layers")
     made = plan(model, inputs, Budget(0.8), multiple=2, exclude=("0", "7"))
-    assert made.macs <= 0.8 * made.dense_macs
+    assert made.compressed.macs <= 0.8 * made.dense.macs
 
 
 # --------------------------------------------------------------------------------------------------- and back
@@ -506,7 +517,7 @@ DENSE = [
 def test_a_chain_at_the_largest_ranks_is_merged_into_the_layer_it_came_from(method, layer):
     ranks = DECOMPOSITIONS[method].max_ranks(layer)
     planned = LayerPlan("", method, ranks, tuple(layer.weight.shape), 0.0)
-    chain = decompose(layer, CompressionPlan("", (planned,), (), 0, 0, 0, 0))
+    chain = decompose(layer, CompressionPlan(layers=(planned,)))
     back = merged(chain, layer, planned)
     assert (type(back), str(back), back.weight.dtype) == (type(layer), str(layer), layer.weight.dtype)
     torch.testing.assert_close(back.state_dict(), layer.state_dict(), rtol=1e-4, atol=1e-5)
@@ -516,7 +527,7 @@ def test_a_chain_at_the_largest_ranks_is_merged_into_the_layer_it_came_from(meth
 def test_what_a_chain_has_learned_since_is_merged_too():
     torch.manual_seed(0)
     layer, planned = nn.Conv2d(8, 12, 3), LayerPlan("", "tucker2", (5, 4), (12, 8, 3, 3), 0.0)
-    chain = decompose(layer, CompressionPlan("", (planned,), (), 0, 0, 0, 0))
+    chain = decompose(layer, CompressionPlan(layers=(planned,)))
     with torch.no_grad():
         for parameter in chain.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -608,7 +619,7 @@ def test_a_plan_cannot_force_what_planning_would_refuse(name, layer):
     skipped = tuple(skip for skip in made.skipped if skip.name != layer)
     forced = LayerPlan(layer, "svd", (1,), tuple(shape), 0.5)
     with pytest.raises(PlanError, match=f"^{layer}: .*{REASONS[name][layer]}"):
-        decompose(model, CompressionPlan("", (forced,), skipped, 0, 0, 0, 0))
+        decompose(model, CompressionPlan(layers=(forced,), skipped=skipped))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])
@@ -673,12 +684,12 @@ SPOILT = {
 @pytest.mark.parametrize(("spoilt", "words"), SPOILT.values(), ids=SPOILT)
 def test_what_does_not_fit_the_layer_is_named(spoilt, words, fill):
     with pytest.raises(PlanError, match=f"^0: .*{words}"):
-        decompose(nn.Sequential(nn.Linear(24, 32)), CompressionPlan("", (spoilt,), (), 0, 0, 0, 0), fill=fill)
+        decompose(nn.Sequential(nn.Linear(24, 32)), CompressionPlan(layers=(spoilt,)), fill=fill)
 
 
 @pytest.mark.parametrize("ranks", [(9, 2), (2, 9), (0, 2), (2,)], ids=str)
 def test_each_rank_of_tucker2_has_its_own_limit(ranks):
-    made = CompressionPlan("", (LayerPlan("0", "tucker2", ranks, (8, 8, 3, 3), 0.1),), (), 0, 0, 0, 0)
+    made = CompressionPlan(layers=(LayerPlan("0", "tucker2", ranks, (8, 8, 3, 3), 0.1),))
     with pytest.raises(PlanError, match=r"^0: ranks .* outside \(1, 1\)\.\.\(8, 8\) of tucker2"):
         decompose(nn.Sequential(nn.Conv2d(8, 8, 3)), made)
 
@@ -693,7 +704,7 @@ LAYER, SKIP = LayerPlan("0", "svd", (2,), (32, 24), 0.1), Skipped("0", "left")
 )
 def test_a_layer_named_twice_is_refused(layers, skipped):
     with pytest.raises(PlanError, match=r"^0: named twice"):
-        decompose(nn.Sequential(nn.Linear(24, 32)), CompressionPlan("", layers, skipped, 0, 0, 0, 0))
+        decompose(nn.Sequential(nn.Linear(24, 32)), CompressionPlan(layers=layers, skipped=skipped))
 
 
 def test_named_chains_become_dense_layers_again_and_compute_the_same():
@@ -708,8 +719,8 @@ def test_named_chains_become_dense_layers_again_and_compute_the_same():
     assert {"conv1", "conv2"} & set(names)
     assert [layer.name for layer in left.layers] == [name for name in names if not name.startswith("conv")]
     assert all(type(back.get_submodule(name)) is nn.Conv2d for name in names if name.startswith("conv"))
-    assert cost(back, sample.inputs).macs == left.macs
-    assert cost(back, sample.inputs).params == left.params
+    assert cost(back, sample.inputs).macs == left.compressed.macs
+    assert cost(back, sample.inputs).params == left.compressed.params
     torch.testing.assert_close(back(*sample.inputs), small(*sample.inputs), rtol=1e-4, atol=1e-5)
     check_plan(dense, left)
 

@@ -398,8 +398,8 @@ def test_one_set_of_factors_gives_a_model_for_every_budget(sample: Sample, of: s
         made = cut(sample, dense, model, budget)
         check_plan(dense, made.plan)
         true = cost(made.model, sample.inputs)
-        assert (true.macs, true.params) == (made.plan.macs, made.plan.params)
-        assert (total.macs, total.params) == (made.plan.dense_macs, made.plan.dense_params)
+        assert (true.macs, true.params) == (made.plan.compressed.macs, made.plan.compressed.params)
+        assert (total.macs, total.params) == (made.plan.dense.macs, made.plan.dense.params)
         assert budget.size(true) <= keep * budget.size(total)
         sizes.append(budget.size(true))
         ranks.append({layer.name: layer.ranks[0] for layer in made.plan.layers})
@@ -437,7 +437,7 @@ def test_a_budget_out_of_reach_names_the_nearest(sample: Sample) -> None:
         cut(sample, dense, model, Budget(0.01))
     nearest = raised.value.nearest_keep
     made = cut(sample, dense, model, Budget(nearest))
-    assert made.plan.macs <= nearest * made.plan.dense_macs
+    assert made.plan.compressed.macs <= nearest * made.plan.dense.macs
     with pytest.raises(BudgetError):
         cut(sample, dense, model, Budget(nearest - 0.002))
 
@@ -483,7 +483,7 @@ def test_a_grouped_convolution_is_cut_in_every_group() -> None:
         model.get_submodule(layer.name).width = layer.ranks[0]
     torch.testing.assert_close(made.model(given), model(given), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(made.model(given), dense(given), atol=1e-2)
-    assert cost(made.model, data.inputs).macs == made.plan.macs <= made.plan.dense_macs / 2
+    assert cost(made.model, data.inputs).macs == made.plan.compressed.macs <= made.plan.dense.macs / 2
 
 
 # --- from start to end ---
@@ -494,7 +494,7 @@ def test_start_gives_a_plan_and_a_model_that_rebuilds_from_its_numbers(sample: S
     start = Ordered(lasso=1e-3).start(asked)
     check_plan(asked.dense, start.plan)
     true, total = cost(start.model, sample.inputs), cost(asked.dense, sample.inputs)
-    assert (true.macs, true.params) == (start.plan.macs, start.plan.params)
+    assert (true.macs, true.params) == (start.plan.compressed.macs, start.plan.compressed.params)
     assert true.macs <= 0.4 * total.macs
     rebuilt = decompose(asked.dense, start.plan, fill=False)
     rebuilt.load_state_dict(start.model.state_dict())

@@ -215,7 +215,7 @@ def test_every_rank_searched_pays_and_the_highest_is_the_break_even(method, mult
     assert all(built.pays(rank) and rank <= built.highest() for rank in window.ranks)
     assert all(lower < higher for lower, higher in pairwise(window.ranks))
     beyond = built.at(built.highest() + 1)
-    assert not built.layer.saves(beyond.cost) or max(beyond.ranks) == built.highest()
+    assert not beyond.cost.saves_over(built.layer.dense) or max(beyond.ranks) == built.highest()
 
 
 def test_the_break_even_of_tied_tucker_ranks():
@@ -367,7 +367,7 @@ def test_without_data_it_is_a_selector(tiny):
     made = plan(model, sample.inputs, QUICK, methods=("tucker2", "svd"), multiple=4)
     again = plan(model, sample.inputs, QUICK, methods=("tucker2", "svd"), multiple=4)
     assert made == again
-    assert made.macs < made.dense_macs
+    assert made.compressed.macs < made.dense.macs
     assert {layer.name: layer.method for layer in made.layers} == {"0": "tucker2", "4": "tucker2", "7": "svd"}
     assert [skip.name for skip in made.skipped] == ["10"]
     assert json.loads(json.dumps(asdict(QUICK))) == asdict(QUICK)
@@ -386,14 +386,14 @@ def test_the_choice_is_priced_by_the_layer(tiny):
     layers = layers_of(model, sample.inputs, multiple=4)
     for layer, choice in zip(layers[:3], list(choose(layers, QUICK).values())[:3], strict=True):
         assert layer.at(choice.method, choice.ranks) == choice
-        assert layer.saves(choice.cost)
+        assert choice.cost.saves_over(layer.dense)
 
 
 def test_with_labels_it_is_a_recipe(tiny):
     request = asked(tiny)
     before = {name: tensor.clone() for name, tensor in request.dense.state_dict().items()}
     start = Searched().start(request)
-    assert start.plan.macs < start.plan.dense_macs
+    assert start.plan.compressed.macs < start.plan.dense.macs
     assert start.plan.model == tiny[0].name
     assert {layer.method for layer in start.plan.layers} == {"tucker2", "svd"}
     assert start.model(*tiny[0].inputs).shape == (2, 4)

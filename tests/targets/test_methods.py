@@ -72,7 +72,7 @@ def compressed(method: str) -> tuple[nn.Module, Sample]:
         for name, layer in model.named_children()
         if not isinstance(layer, Rows | nn.Flatten | nn.ReLU)
     ]
-    plan = CompressionPlan(method, tuple(planned), (), 1, 1, 1, 1)
+    plan = CompressionPlan(model=method, layers=tuple(planned))
     small = decompose(model, plan).eval()
     return small, Sample(method, method, lambda: small, inputs, plan=plan)
 
