@@ -27,7 +27,7 @@ from edgecompress.recipes.base import Asked
 from edgecompress.recipes.ordered import Ordered, Sampled, draw, group_lasso, live_rank, with_ranks
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
 from edgecompress.recipes.orthogonal import full_rank_plan
-from edgecompress.recipes.truncation import Truncated, _impossible, truncate
+from edgecompress.recipes.truncation import Truncated, truncate
 from edgecompress.selectors import Budget, Energy
 from edgecompress.sources import resolve
 
@@ -467,7 +467,7 @@ def test_live_ranks_that_save_are_taken_at_any_budget(sample: Sample) -> None:
 
 def test_the_nearest_fraction_can_always_be_reached() -> None:
     for total, least in itertools.product((100, 700, 1000), range(1, 100)):
-        assert int(_impossible(Budget(0.001), least, total).nearest_keep * total) >= least
+        assert int(BudgetError.beyond(0.001, "macs", least, total, str).nearest_keep * total) >= least
 
 
 def test_a_grouped_convolution_is_cut_in_every_group() -> None:
