@@ -67,6 +67,7 @@ __all__ = [
     "LayerPlan",
     "Profile",
     "Sample",
+    "Scope",
     "bundle",
     "calibration_of",
     "compare",
