@@ -115,7 +115,6 @@ SPLIT_LATER = {
     "cli/compressing.py",
     "cli/options.py",
     "decomposing/refitting.py",
-    "devices/adb.py",
     "exporting/__init__.py",
     "exporting/verifying.py",
     "finetuning/loop.py",
@@ -145,7 +144,7 @@ def test_a_folder_is_a_stage_or_has_a_table() -> None:
     for name in sorted(folders - stages):
         table = getattr(importlib.import_module(f"edgecompress.{name}"), name.upper())
         assert len(table) > 0, name
-        assert all(entry.summary.endswith(".") and "\n" not in entry.summary for entry in table.values()), name
+        assert all(entry.summary and "\n" not in entry.summary for entry in table.values()), name
 
 
 def test_the_root_can_be_looked_over() -> None:
