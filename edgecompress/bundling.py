@@ -87,7 +87,7 @@ def _put_in_place(made: Path, folder: Path, old: Path) -> None:
 def check_bundle(folder: Path, *, force: bool = False) -> None:
     """Prove that a bundle may be made in ``folder``: it is not there, empty, or an older bundle and nothing else.
 
-    ``force`` also lets go of files that were changed since the older bundle was made, but of nothing it did not hold.
+    ``force`` also lets go of files that were changed since the older bundle was made, but of nothing that it lacked.
 
     Raises:
         FileError: something else is there.
@@ -163,7 +163,7 @@ def _entry(file: Path) -> Json:
 
 
 def _profile(artifact: Artifact) -> Json | None:
-    """The profile kept beside the artifact, if it is of this very file."""
+    """The profile beside the artifact, if it is of this very file."""
     file = profile_path(artifact.path)
     if not file.is_file():
         return None

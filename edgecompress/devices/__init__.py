@@ -32,7 +32,14 @@ DEVICES: dict[str, Kind] = {
 
 
 def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
-    """The device that a ``--device`` value names, as ``local`` or ``ssh:pi@board``.
+    """The device that a ``--device`` value names; nothing is connected to yet.
+
+    Args:
+        name: ``local``, ``ssh:USER@HOST[:PORT]``, ``adb:SERIAL`` or ``emulated:CPU``, as ``ssh:pi@board``.
+        options: what only some kinds of device take: an interpreter, keys, programs.
+
+    Returns:
+        The device, for :func:`edgecompress.profile` and :func:`edgecompress.compare`.
 
     Raises:
         DeviceError: there is none of that name, or an option does not go with it.

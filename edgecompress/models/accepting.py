@@ -68,7 +68,7 @@ def _inside(module: nn.Module) -> nn.Module | None:
 
 
 def refuse_sealed(model: nn.Module, name: str) -> None:
-    """Refuse a model that has no layers to replace, because they were compiled away or hold no plain numbers.
+    """Refuse a model that has no layers to replace, because they were compiled away or have no numbers to work on.
 
     Raises:
         ModelError: with what it is, and what to give instead.

@@ -1,4 +1,4 @@
-"""Running the user's code: what it raises is told with the function, the file and the line; what it sets is undone."""
+"""Running the user's code: errors name the function, the file and the line; what it sets is undone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgecompress.errors import EdgeCompressError, ModelError, first_line, is_in
 
 
 def call(name: str, what: str, function: Callable[[], Any], error: type[ModelError] = ModelError) -> Any:
-    """What ``function``, which is or runs the user's code, gives; ``name`` and ``what`` are told if it fails.
+    """What ``function``, which is or runs the user's code, gives; ``name`` and ``what`` are for messages.
 
     Raises:
         ModelError: or the given ``error``, with the first line of the original one and where it was raised.
@@ -28,11 +28,11 @@ def call(name: str, what: str, function: Callable[[], Any], error: type[ModelErr
     except SystemExit as raised:
         raise error(f"{name}: {what} called sys.exit({raised.code!r})") from raised
     except BaseException as raised:  # user code may raise anything, and some of it is no Exception
-        raise error(f"{name}: {what} failed: {told(raised)}") from raised
+        raise error(f"{name}: {what} failed: {in_one_line(raised)}") from raised
 
 
-def told(error: BaseException) -> str:
-    """An error in one line: its type, the first line of what it says, and the user's line it was raised at."""
+def in_one_line(error: BaseException) -> str:
+    """An error in one line: its type, the first line of its message, and the user's line it was raised at."""
     place = user_line(error)
     where = f" (at {place[0].name}:{place[1]})" if place else ""
     return f"{type(error).__name__}: {first_line(error, 'no message')}{where}"
@@ -63,7 +63,7 @@ def _settings_kept() -> Iterator[None]:
 
 def _forget_errors(before: Sequence[Any]) -> None:
     """Take back the filters that make errors of warnings and were not there ``before``."""
-    kept = [known for known in warnings.filters if known[0] != "error" or known in before]
-    with warnings.catch_warnings():  # its end tells Python that the filters have changed
-        warnings.filters[:] = kept  # type: ignore[index]
-    warnings.filters[:] = kept  # type: ignore[index]
+    left = [known for known in warnings.filters if known[0] != "error" or known in before]
+    with warnings.catch_warnings():  # its end makes Python notice that the filters have changed
+        warnings.filters[:] = left  # type: ignore[index]
+    warnings.filters[:] = left  # type: ignore[index]

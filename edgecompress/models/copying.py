@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as plain numbers."""
+    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as numbers."""
     computed = {id(tensor): tensor.detach().clone() for tensor in _loose_tensors(model) if not tensor.is_leaf}
     return copy.deepcopy(model, computed)
 
@@ -28,5 +28,5 @@ def without_numbers(model: nn.Module) -> nn.Module:
 
 
 def _loose_tensors(model: nn.Module) -> list[Tensor]:
-    """Tensors that are plain attributes of a module, neither parameters nor buffers."""
+    """Tensors that are mere attributes of a module, neither parameters nor buffers."""
     return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]

@@ -2,7 +2,7 @@
 
 A dataset is anything with ``__len__`` and ``__getitem__`` giving ``(input, target)``, where the input is a tensor or a
 tuple of them. One that also has
-``batch(indices: Tensor) -> (inputs, targets)`` is asked for whole batches at once, which is much faster for
+``batch(indices: Tensor) -> (inputs, targets)`` gives whole batches at once, which is much faster for
 small images held in memory.
 """
 
@@ -91,7 +91,7 @@ def _item(split: Split, index: int) -> Any:
 
 
 def _collated(split: Split, items: Sequence[Any]) -> Any:
-    """Items as one batch; inputs and targets apart, so that it is said which of them do not fit together."""
+    """Items as one batch; inputs and targets apart, so that the message names those that do not fit together."""
     parts = {"inputs": [given for given, _ in items], "targets": [wanted for _, wanted in items]}
     words = "putting the {} of {} into one batch"
     return tuple(
@@ -163,7 +163,7 @@ def calibration_inputs(dataset: Dataset[Any], count: int, seed: int) -> Inputs:
 
 
 def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:
-    """A digest of the number of items and of 256 items drawn with a fixed seed: their targets, and inputs if asked.
+    """A digest of the number of items and of 256 items drawn with a fixed seed: their targets, and ``inputs_too``.
 
     A training set may give other inputs each time (random crops); its targets stay.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgecompress.errors import ModelError
-from edgecompress.models.calling import call, told
+from edgecompress.models.calling import call, in_one_line
 from edgecompress.models.datasets import Inputs
 
 Outputs = tuple[Tensor, ...]
@@ -93,7 +93,7 @@ def check_runs(model: nn.Module, inputs: Inputs, name: str, what: str = "its exa
             outputs = model.eval()(*(tensor.clone() for tensor in inputs))  # it may write into them
     except Exception as error:
         where = f" (in layer {running[-1]!r})" if running else ""
-        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {told(error)}{where}") from error
+        raise ModelError(f"{name}: does not run on {what} of shape {shapes}: {in_one_line(error)}{where}") from error
     return as_outputs(outputs, name)
 
 
@@ -123,16 +123,16 @@ def _in_layer(name: str) -> str:
 
 def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
     """For each module, in the order in which they end, a number made of its outputs."""
-    found: list[tuple[str, float]] = []
+    sums: list[tuple[str, float]] = []
 
     def ended(name: str, _module: nn.Module, _args: object, output: object) -> None:
-        found.append((name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(output)))))
+        sums.append((name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(output)))))
 
     with torch.no_grad(), ExitStack() as stack:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(partial(ended, name)).remove)
         model(*inputs)
-    return found
+    return sums
 
 
 @contextmanager

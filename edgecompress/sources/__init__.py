@@ -22,7 +22,7 @@ SOURCES: dict[str, Source] = {
         ImportableModule(),
     )
 }
-"""In the order in which they are asked: the first that matches is the kind of a MODEL."""
+"""In the order in which they are tried: the first that matches is the kind of a MODEL."""
 
 __all__ = [
     "SOURCES",

@@ -11,7 +11,7 @@ from edgecompress.models import Sample
 class Source(Protocol):
     """One kind of MODEL: how it is written, and how the sample comes out of it.
 
-    ``SOURCES`` is asked in its order, once for each MODEL: what is checked and what is used are then the same kind.
+    ``SOURCES`` is tried in its order, once for each MODEL: what is checked and what is used are then the same kind.
     """
 
     @property

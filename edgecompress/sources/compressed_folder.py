@@ -38,7 +38,7 @@ MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "model.json", "plan.json", "mo
 
 
 class CompressedFolder:
-    """The folder: plain data, and the name of what it was made from, whose code runs only if it may."""
+    """The folder: data, and the name of what it was made from, whose code runs only if it may."""
 
     name = "folder"
     form = "a compressed-model folder"
@@ -102,10 +102,10 @@ def _dtypes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What ``model.json`` says: the source, which file holds the weights, digests by file name, tensors by type.
+    """What ``model.json`` records: the source, which file holds the weights, digests by file name, tensors by type.
 
     ``digests`` and ``dtypes`` are None in a folder that was written before they were recorded, ``dtypes`` also where a
-    codec's file tells them itself.
+    codec's file records them itself.
     """
 
     source: str
@@ -134,8 +134,8 @@ class Recorded:
         if not isinstance(source, str):
             raise FileError(f"its source is {printable(source)}, the name of a model was expected")
         if weights not in (WEIGHTS_FILE, CODES_FILE) or document.get("plan", PLAN_FILE) != PLAN_FILE:
-            said = f"{printable(document.get('plan'))} and {printable(weights)}"
-            raise FileError(f"names {said}; {PLAN_FILE} and {WEIGHTS_FILE} or {CODES_FILE} were expected")
+            named = f"{printable(document.get('plan'))} and {printable(weights)}"
+            raise FileError(f"names {named}; {PLAN_FILE} and {WEIGHTS_FILE} or {CODES_FILE} were expected")
         if digests is not None and (not isinstance(digests, dict) or set(digests) != {PLAN_FILE, weights}):
             raise FileError(f"its sha256 are not those of {PLAN_FILE} and {weights}")
         if dtypes is not None and not isinstance(dtypes, dict):
@@ -163,9 +163,9 @@ class Recorded:
         if self.dtypes is not None and _dtypes(state) != self.dtypes:
             raise FileError(f"{file}: holds {_counted(_dtypes(state))}, but {_counted(self.dtypes)} were written")
         for name in state.keys() & expected.keys():
-            kept, wanted = state[name].dtype, expected[name].dtype
-            if kept != wanted and not (kept.is_floating_point and wanted.is_floating_point):
-                raise FileError(f"{file}: {name} is {kept}, the model has {wanted} there; make it again")
+            stored, wanted = state[name].dtype, expected[name].dtype
+            if stored != wanted and not (stored.is_floating_point and wanted.is_floating_point):
+                raise FileError(f"{file}: {name} is {stored}, the model has {wanted} there; make it again")
 
 
 def _counted(dtypes: Mapping[str, object]) -> str:
@@ -189,7 +189,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...] = ()) -> Sample:
-    """The sample in a compressed-model folder, with its plan; the model is built when asked for.
+    """The sample in a compressed-model folder, with its plan; the model is built when needed.
 
     ``above`` are the folders that were made, one from the other, from this one.
 

@@ -114,7 +114,7 @@ def _loaded_under(folder: Path) -> dict[str, Path]:
 
 @cache
 def _real(file: str) -> str:
-    """Where a module's file is once links are followed: asked for thousands of modules, again for each model file.
+    """Where a module's file is once links are followed: needed for thousands of modules, again for each model file.
 
     Empty for a relative or made-up name, which some modules carry.
     """
