@@ -109,7 +109,6 @@ def test_public_names_are_where_they_were(old: str) -> None:
 
 LONGEST = 320
 SPLIT_LATER = {
-    "artifacts.py",
     "cli/compressing.py",
     "cli/options.py",
     "decomposing/refitting.py",
@@ -131,7 +130,7 @@ def test_no_file_is_overfull() -> None:
     assert {name: count for name, count in lines.items() if count > LONGEST and name not in SPLIT_LATER} == {}
 
 
-VALUES = {"cli", "codecs", "models"}
+VALUES = {"artifacts", "cli", "codecs", "models"}
 """Folders that are neither a stage nor something to add to."""
 
 

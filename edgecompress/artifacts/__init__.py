@@ -1,153 +1,69 @@
-"""Artifact: an exported file and the facts about it, kept in a JSON file beside it.
+"""Artifact: an exported file and the facts about it, in a JSON file beside it.
 
 ``model.onnx`` has ``model.onnx.json`` (the facts) and ``model.onnx.golden.npz`` (inputs and what PyTorch
-answered, for checks on any machine).
+gave, for checks on any machine).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from edgecompress.artifacts.golden import Arrays, read_golden, write_golden
+from edgecompress.artifacts.proofs import Approximation, Parity, Scored, TensorSpec
 from edgecompress.errors import FileError, printable
-from edgecompress.files import Json, check_version, read_json, sha256, write_json, written_aside
+from edgecompress.files import Json, check_version, read_json, sha256, write_json
 from edgecompress.plans import CompressionPlan, Cost
-from edgecompress.split_scores import Difference, SplitScore
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = [
+    "LIBRARIES",
+    "SQNR_OF_EQUAL_DB",
+    "Approximation",
+    "Arrays",
+    "Artifact",
+    "Parity",
+    "Scored",
+    "TensorSpec",
+    "facts_path",
+    "golden_path",
+    "profile_path",
+    "read_golden",
+    "versions",
+    "write_golden",
+]
 
 VERSION = 2
 KIND = "edgecompress.artifact"
 SQNR_OF_EQUAL_DB = 300.0
 LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "onnxsim", "safetensors")
 
-Arrays = dict[str, "NDArray[np.generic]"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Name, numpy dtype and shape of an input or output; a string in the shape is a free dimension.
-
-    ``layout`` is NHWC where the file takes an image's channels last; the file itself does not say.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    layout: str = field(default="", compare=False)
-
-    def to_json(self) -> Json:
-        """A JSON object."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "layout": self.layout}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> TensorSpec:
-        """The inverse of :meth:`to_json`."""
-        return cls(document["name"], document["dtype"], tuple(document["shape"]), document["layout"])
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far a runtime is from PyTorch on the same inputs, at one batch size.
-
-    ``scale`` is PyTorch's largest absolute output; ``sqnr_db`` is signal over error energy in dB, 300 where the
-    two are equal.
-    """
-
-    batch: int
-    max_abs_error: float
-    sqnr_db: float
-    scale: float
-
-    def to_json(self) -> Json:
-        """A JSON object."""
-        return {
-            "batch": self.batch,
-            "max_abs_error": self.max_abs_error,
-            "sqnr_db": self.sqnr_db,
-            "scale": self.scale,
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Parity:
-        """The inverse of :meth:`to_json`."""
-        return cls(document["batch"], document["max_abs_error"], document["sqnr_db"], document["scale"])
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The task score on the whole test split: PyTorch's, and through the file in its runtime.
-
-    ``difference`` is the file's minus PyTorch's on the same items (None: written before that was kept). ``pair`` are
-    both scores as they can be paired with others, where they were just taken; it stays in memory.
-    """
-
-    items: int
-    origin: str
-    torch: float
-    artifact: float
-    difference: Difference | None = None
-    pair: tuple[SplitScore, SplitScore] | None = field(default=None, compare=False, repr=False)
-
-    def to_json(self) -> Json:
-        """A JSON object."""
-        return {
-            "items": self.items,
-            "origin": self.origin,
-            "torch": self.torch,
-            "artifact": self.artifact,
-            "difference": self.difference.to_json() if self.difference else None,
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Scored:
-        """The inverse of :meth:`to_json`."""
-        known = document.get("difference")
-        fields = {name: document[name] for name in ("items", "origin", "torch", "artifact")}
-        return cls(**fields, difference=Difference.from_json(known) if known else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Approximation:
-    """How far the compressed model is from the dense one, both in PyTorch; scores are on the whole test split.
-
-    ``difference`` is the compressed model's score minus the dense one's, on the same items.
-    """
-
-    parity: Parity
-    dense_score: float | None = None
-    score: float | None = None
-    difference: Difference | None = None
-
-    def to_json(self) -> Json:
-        """A JSON object."""
-        difference = self.difference.to_json() if self.difference else None
-        scores = {"dense_score": self.dense_score, "score": self.score, "difference": difference}
-        return {**self.parity.to_json(), **scores}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Approximation:
-        """The inverse of :meth:`to_json`."""
-        known = document.get("difference")
-        scores = document["dense_score"], document["score"]
-        return cls(Parity.from_json(document), *scores, Difference.from_json(known) if known else None)
-
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An exported file.
+    """An exported file. :meth:`load` reads one, and proves that it is unchanged.
 
-    ``source`` is the MODEL it was exported from, ``plan`` how that was compressed (None: dense), ``graph`` what
-    the target says of the file (opset, node counts), ``cost`` what PyTorch's model costs, ``versions`` the
-    libraries that made it, ``score`` the task score (None without data). ``parts`` are the names and digests of
-    other files it needs to run, which ``size_bytes`` counts. ``parity`` compares the file with the PyTorch model it
-    was made from, ``approximation`` that with the dense model; no ``parity``: its runtime is not for this machine.
-    ``notices`` are what a user should know of how the file came about, in words.
+    Args:
+        target: its format, a name in ``TARGETS``.
+        path: of the file.
+        size_bytes: of the file and its ``parts``.
+        sha256: of the file.
+        model: the sample's name.
+        source: the MODEL it was exported from.
+        inputs: with names, types and shapes, as the file has them.
+        outputs: of the same kind.
+        parity: against the PyTorch model it was made from, at each batch size; empty: its runtime is not for here.
+        graph: what the target reports of the file: opset, node counts.
+        cost: of the PyTorch model.
+        golden_sha256: of the golden pair beside the file.
+        score: the task score; None without data.
+        plan: how the model was compressed; None: dense.
+        preprocessing: what an app has to do to its input.
+        versions: of the libraries that made it.
+        precision: fp32, fp16 or int8.
+        parts: names and digests of other files it needs to run.
+        approximation: of the compressed model against the dense one.
+        notices: what a user should know of how the file came about, in words.
     """
 
     target: str
@@ -214,7 +130,7 @@ class Artifact:
         }
 
     def summary(self) -> Json:
-        """What ``run --json`` says of an artifact."""
+        """What ``run --json`` prints of an artifact."""
         return {
             "target": self.target,
             "precision": self.precision,
@@ -313,48 +229,18 @@ def _check_texts(document: Json) -> None:
 
 
 def facts_path(path: Path) -> Path:
-    """Where the facts about ``path`` are kept."""
+    """Where the facts about ``path`` are."""
     return path.with_name(path.name + ".json")
 
 
 def golden_path(path: Path) -> Path:
-    """Where the golden pair of ``path`` is kept."""
+    """Where the golden pair of ``path`` is."""
     return path.with_name(path.name + ".golden.npz")
 
 
 def profile_path(path: Path) -> Path:
-    """Where the profile of ``path`` is kept, once it was measured."""
+    """Where the profile of ``path`` is, once it was measured."""
     return path.with_name(path.name + ".profile.json")
-
-
-def write_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Write inputs and expected outputs into one .npz, keys ``input:NAME`` and ``output:NAME``."""
-    import numpy as np
-
-    arrays = {f"input:{name}": array for name, array in inputs.items()}
-    arrays |= {f"output:{name}": array for name, array in outputs.items()}
-    with written_aside(path) as partial, partial.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
-
-
-def read_golden(path: Path) -> tuple[Arrays, Arrays]:
-    """The inverse of :func:`write_golden`.
-
-    Raises:
-        FileError: missing or not such a file.
-    """
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path}: no readable golden pair ({error}); export the model again") from None
-    parts = ("input:", "output:")
-    inputs, outputs = ({k.removeprefix(p): a for k, a in arrays.items() if k.startswith(p)} for p in parts)
-    return inputs, outputs
 
 
 def versions(*others: str) -> dict[str, str]:
