@@ -31,7 +31,7 @@ def test_no_runtime_reports_to_its_vendor(tmp_path: Path) -> None:
     places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=plain | places, check=True, capture_output=True)
     assert list(tmp_path.iterdir()) == []
-    for script in ("deploy/runners/bench.py", "deploy/pi/run.py"):
+    for script in ("deploy/runners/runtimes.py", "deploy/pi/run.py"):
         text = (ROOT / script).read_text()
         assert text.index("ORT_DISABLE_TELEMETRY") < text.index("import onnxruntime")
 

@@ -14,21 +14,26 @@ What disturbs one figure is kept out of another by passes, each a process of its
     sustained   minutes under load, in windows of about a second
     count       markers around loading and each inference, for a counter of instructions outside; times nothing
 
-Stand-alone: needs Python 3.8, numpy and the one runtime, so it can be copied to any board. ``opened`` and the classes
-it returns are also what edgecompress itself runs exported files with.
+Stand-alone: needs Python 3.8, numpy, the one runtime, and the files ``runtimes.py`` and ``machine.py`` beside it, so it
+can be copied to any board.
 """
 
 import argparse
 import gc
 import json
 import os
-import platform
-import re
 import sys
-import tempfile
 import time
 
 import numpy as np
+
+# An isolated interpreter does not look beside the script; nothing is left there.
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+from machine import clock_mhz, conditions, machine, peak_rss_bytes, preempted, temperature_c  # noqa: E402
+from runtimes import opened, runtime_of  # noqa: E402
+
+sys.dont_write_bytecode = before
 
 BLOCK_MS = 20.0
 FEWEST_IN_BLOCK = 5
@@ -40,289 +45,13 @@ FINE_CPU_CLOCK = time.get_clock_info("process_time").resolution < 1e-6
 OPERATOR_BLOCKS, OPERATOR_SECONDS, START_RUNS = 12, 20.0, 3
 WINDOW_S = 1.0
 PROBLEM = "bench.py: "
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-"""ONNX Runtime 1.29 and newer report to its vendor unless this is set before it is imported."""
-
-
-class Spec:
-    """Name, numpy dtype and shape of an input or output; what is no whole number in the shape is free."""
-
-    def __init__(self, name, dtype, shape):
-        self.name, self.dtype, self.shape = name, dtype, tuple(shape)
-
-
-class OnnxRuntime:
-    """.onnx and .ort on the CPU provider."""
-
-    name, provider = "onnxruntime", "CPUExecutionProvider"
-    modules = ("onnxruntime",)
-    KINDS = {
-        "tensor(float)": "float32",
-        "tensor(float16)": "float16",
-        "tensor(double)": "float64",
-        "tensor(int64)": "int64",
-        "tensor(int32)": "int32",
-        "tensor(int8)": "int8",
-        "tensor(uint8)": "uint8",
-        "tensor(bool)": "bool",
-    }
-
-    @staticmethod
-    def library():
-        """The runtime itself, imported; before anything is timed."""
-        import onnxruntime
-
-        return onnxruntime
-
-    def __init__(self, path, threads, profiled=""):
-        onnxruntime = self.library()
-        self.version = onnxruntime.__version__
-        settings = onnxruntime.SessionOptions()
-        if profiled:
-            settings.enable_profiling, settings.profile_file_prefix = True, profiled
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(path, settings, providers=[self.provider])
-        self.inputs, self.outputs = (
-            [Spec(value.name, self.KINDS.get(value.type, value.type), value.shape) for value in values]
-            for values in (self.session.get_inputs(), self.session.get_outputs())
-        )
-        self.names = [spec.name for spec in self.outputs]
-
-    def run(self, feed):
-        """Arrays by name to arrays by name."""
-        return dict(zip(self.names, self.session.run(self.names, feed)))
-
-    @classmethod
-    def operators(cls, path, options):
-        """Run by run, name, kind and milliseconds of every operator; see ``Watched``.
-
-        What a run takes beside its graph is the rest of it: calling the session, and taking arrays in and out.
-        """
-        plain = cls(path, options.threads)
-        with tempfile.TemporaryDirectory() as folder:
-            model = cls(path, options.threads, os.path.join(folder, "profile"))
-            found = Watched(plain, model, feed_for(model, options))
-            with open(model.session.end_profiling()) as stream:
-                events = json.load(stream)
-        runs, graphs = [{}], [0.0]
-        for event in events:
-            name = event["name"]
-            if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-                key = (name[: -len("_kernel_time")], event["args"]["op_name"])
-                runs[-1][key] = runs[-1].get(key, 0.0) + event["dur"] / 1e3
-            elif name == "SequentialExecutor::Execute":
-                graphs[-1] = max(graphs[-1], event["dur"] / 1e3)
-            elif name == "model_run":
-                runs.append({})
-                graphs.append(0.0)
-        outside = [wall - graph for wall, graph in zip(found.watched_ms, graphs) if graph]
-        found.outside_ms = max(0.0, float(np.median(outside))) if outside else 0.0
-        found.runs = [run for number, run in enumerate(runs[:-1]) if number % (FEWEST_IN_BLOCK + 1)]
-        return found
-
-
-class LiteRT:
-    """.tflite with XNNPACK, by ai-edge-litert or its ancestor tflite-runtime."""
-
-    name, provider = "litert", "XNNPACK"
-    modules = ()
-
-    @staticmethod
-    def library():
-        """Package and interpreter."""
-        try:
-            import ai_edge_litert as package
-            from ai_edge_litert import interpreter
-        except ImportError:
-            import tflite_runtime as package
-            from tflite_runtime import interpreter
-        return package, interpreter
-
-    def __init__(self, path, threads):
-        package, interpreter = self.library()
-        self.version = package.__version__
-        self.interpreter = interpreter.Interpreter(model_path=path, num_threads=threads or None)
-        self.interpreter.allocate_tensors()
-        (names,) = self.interpreter.get_signature_list().values()
-        self.runner = self.interpreter.get_signature_runner()
-        self.inputs, self.outputs = (
-            [Spec(name, details[name]["dtype"].__name__, map(int, details[name]["shape"])) for name in names[kind]]
-            for kind, details in (
-                ("inputs", self.runner.get_input_details()),
-                ("outputs", self.runner.get_output_details()),
-            )
-        )
-
-    def run(self, feed):
-        """Arrays by name to arrays by name."""
-        found = self.runner(**feed)
-        return {spec.name: found[spec.name] for spec in self.outputs}
-
-
-class ExecuTorch:
-    """.pte by ExecuTorch's Python runtime; its thread pool is one for the process."""
-
-    name, provider = "executorch", "XNNPACK"
-    modules = ("torch", "executorch")
-
-    @staticmethod
-    def library():
-        """PyTorch, the runtime's bindings, the runtime."""
-        import torch
-        from executorch.extension.pybindings import portable_lib
-        from executorch.runtime import Runtime
-
-        return torch, portable_lib, Runtime
-
-    def __init__(self, path, threads):
-        from importlib.metadata import version
-
-        self.torch, portable_lib, runtime = self.library()
-        self.version = version("executorch")
-        if threads:
-            portable_lib._unsafe_reset_threadpool(threads)
-        self.program = runtime.get().load_program(path)
-        self.method = self.program.load_method("forward")
-        about = self.method.metadata
-        self.inputs = [self.spec("input", i, about.input_tensor_meta(i)) for i in range(about.num_inputs())]
-        self.outputs = [self.spec("output", i, about.output_tensor_meta(i)) for i in range(about.num_outputs())]
-        for specs in (self.inputs, self.outputs):
-            if len(specs) == 1:
-                specs[0].name = specs[0].name.split("_")[0]
-
-    def spec(self, stem, index, about):
-        """``about`` gives sizes and the number of a dtype, in PyTorch's order."""
-        kinds = ["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
-        number = int(about.dtype())
-        kind = {11: "bool"}.get(number) or kinds[number]
-        return Spec("%s_%d" % (stem, index), kind, about.sizes())
-
-    def run(self, feed):
-        """Arrays by name to arrays by name."""
-        given = [self.torch.from_numpy(np.ascontiguousarray(feed[spec.name])) for spec in self.inputs]
-        found = self.method.execute(given)
-        return {spec.name: value.numpy().copy() for spec, value in zip(self.outputs, found)}
-
-
-class OpenVINO:
-    """.xml and .bin on the CPU plugin, in float32 where the model is."""
-
-    name, provider = "openvino", "CPU"
-    modules = ("openvino",)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-
-    @staticmethod
-    def library():
-        """The runtime."""
-        import openvino
-
-        return openvino
-
-    def __init__(self, path, threads, profiled=""):
-        openvino = self.library()
-        self.version = openvino.get_version()
-        core = openvino.Core()
-        settings = dict(self.settings)
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        if profiled:
-            settings["PERF_COUNT"] = True
-        self.request = core.compile_model(core.read_model(path), self.provider, settings).create_infer_request()
-        model = self.request.get_compiled_model()
-        self.inputs, self.outputs = (
-            [
-                Spec(port.any_name, np.dtype(port.element_type.to_dtype()).name, sizes(port.partial_shape))
-                for port in ports
-            ]
-            for ports in (model.inputs, model.outputs)
-        )
-
-    def run(self, feed):
-        """Arrays by name to arrays by name."""
-        found = self.request.infer(feed)
-        return {spec.name: found[spec.name].copy() for spec in self.outputs}
-
-    @classmethod
-    def operators(cls, path, options):
-        """Run by run, name, kind and milliseconds of every operator; see ``Watched``."""
-        plain, model, runs = cls(path, options.threads), cls(path, options.threads, "yes"), []
-
-        def kept():
-            """The operators of the last run."""
-            infos = [info for info in model.request.profiling_info if info.real_time.total_seconds()]
-            runs.append({(info.node_name, info.node_type): info.real_time.total_seconds() * 1e3 for info in infos})
-
-        found = Watched(plain, model, feed_for(model, options), kept)
-        found.runs = [run for number, run in enumerate(runs) if number % (FEWEST_IN_BLOCK + 1)]
-        return found
-
-
-def sizes(shape):
-    """A partial shape of OpenVINO with a name for a free batch."""
-    return [size.get_length() if size.is_static else "batch" for size in shape]
-
-
-class Ncnn:
-    """.ncnn.param and .ncnn.bin; one item at a time, computed in float32 (weights may be half)."""
-
-    name, provider = "ncnn", "CPU"
-    modules = ("ncnn",)
-
-    @staticmethod
-    def library():
-        """The runtime."""
-        import ncnn
-
-        return ncnn
-
-    def __init__(self, path, threads):
-        self.ncnn = ncnn = self.library()
-        self.version = ncnn.__version__
-        self.net = ncnn.Net()
-        if threads:
-            self.net.opt.num_threads = threads
-        for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-            setattr(self.net.opt, option, False)
-        if self.net.load_param(path) or self.net.load_model(path[: -len(".param")] + ".bin"):
-            raise ValueError("ncnn cannot load %s" % path)
-        self.inputs = [Spec(name, "float32", (1, *shape)) for name, shape in self.declared(path)]
-        self.names = list(self.net.output_names())
-        zeros = {spec.name: np.zeros(spec.shape, np.float32) for spec in self.inputs}
-        self.outputs = [Spec(name, "float32", array.shape) for name, array in self.run(zeros).items()]
-
-    @staticmethod
-    def declared(path):
-        """Names and shapes of the inputs as the Input lines of a .param say them (0 width, 1 height, 2 channels)."""
-        with open(path) as stream:
-            lines = [line.split() for line in stream if line.startswith("Input ")]
-        for kind, name, _below, _above, *rest in lines:
-            facts = dict(pair.split("=") for pair in rest if "=" in pair)
-            shape = [int(facts[key]) for key in ("2", "1", "0") if key in facts]
-            if not shape:
-                raise ValueError("%s of %s says no shape; edgecompress writes one" % (kind, name))
-            yield rest[0], shape
-
-    def run(self, feed):
-        """Arrays by name to arrays by name; each with a leading dimension of one."""
-        extractor = self.net.create_extractor()
-        for spec in self.inputs:
-            extractor.input(spec.name, self.ncnn.Mat(np.ascontiguousarray(feed[spec.name][0])))
-        found = {}
-        for name in self.names:
-            failed, value = extractor.extract(name)
-            if failed:
-                raise ValueError("ncnn cannot compute %s" % name)
-            found[name] = np.array(value)[None]
-        return found
 
 
 class Watched:
     """A model under its runtime's profiler and the same one without, taking turns, block by block.
 
     A profiler looks at each operator and takes time for that, which it counts as the operator's: a chain of three small
-    layers is looked at three times. What the model takes without one says how much that was. ``runs`` are the kept
+    layers is looked at three times. What the model takes without one shows how much that was. ``runs`` are the kept
     runs under the profiler, as times by operator; ``outside_ms`` is what a run takes outside all operators, at least.
     """
 
@@ -339,6 +68,11 @@ class Watched:
             turn += 1
 
     @staticmethod
+    def kept(runs):
+        """Of runs, those whose caches are filled: all but the first of each block."""
+        return [run for number, run in enumerate(runs) if number % (FEWEST_IN_BLOCK + 1)]
+
+    @staticmethod
     def timed(model, feed):
         """Milliseconds of one run: CPU time where that is less, as it is when another process was let in between."""
         wall, cpu = time.perf_counter(), time.process_time()
@@ -351,29 +85,6 @@ class Watched:
         """A run that refills the caches after the other model's."""
         model.run(feed)
         return []
-
-
-RUNTIMES = {
-    ".onnx": OnnxRuntime,
-    ".ort": OnnxRuntime,
-    ".tflite": LiteRT,
-    ".pte": ExecuTorch,
-    ".xml": OpenVINO,
-    ".ncnn.param": Ncnn,
-}
-
-
-def runtime_of(path):
-    """The class for a file's ending."""
-    for suffix, runtime in RUNTIMES.items():
-        if path.endswith(suffix):
-            return runtime
-    raise ValueError("%s: not one of %s" % (path, ", ".join(RUNTIMES)))
-
-
-def opened(path, threads):
-    """The model at ``path``, loaded by the runtime that its ending stands for (``threads`` 0: the runtime's choice)."""
-    return runtime_of(path)(path, threads)
 
 
 class Subject:
@@ -420,7 +131,7 @@ class Subject:
         self.loads.append(len(self.load_ms) - 1)
 
     def report(self):
-        """Everything measured, as JSON values; ``loads`` says which load each block belongs to."""
+        """Everything measured, as JSON values; ``loads`` gives the load that each block belongs to."""
         return {
             "role": self.role,
             "path": self.path,
@@ -514,16 +225,21 @@ def measure_start(subjects, _options):
 
 
 def measure_operators(subjects, options):
-    """The mean of the quicker half of the runs, for every operator; None where the runtime cannot tell.
+    """The mean of the quicker half of the runs, for every operator; None where the runtime has no profiler.
 
-    ``profiled_ms`` is what the profiler says, ``wall_ms`` that without what it adds, ``whole_ms`` the model unwatched.
+    ``profiled_ms`` is the profiler's time, ``wall_ms`` that without what it adds, ``whole_ms`` the model unwatched.
     """
     (subject,) = subjects
     runtime = runtime_of(subject.path)
     if not hasattr(runtime, "operators"):
         subject.load()
         return {"operators": None, "whole_ms": None}
-    found = runtime.operators(subject.path, options)
+
+    def watch(plain, model, after=lambda: None):
+        """Both in turns, on the same input."""
+        return Watched(plain, model, feed_for(model, options), after)
+
+    found = runtime.operators(subject.path, options.threads, watch)
     subject.model = found.model
     keys = list(found.runs[0])
     profiled = [quick([run.get(key, 0.0) for run in found.runs]) for key in keys]
@@ -600,144 +316,6 @@ PASSES = {
 }
 
 
-def peak_rss_bytes():
-    """Most memory this process ever held: VmHWM where there is /proc (ru_maxrss there includes the parent's)."""
-    try:
-        with open("/proc/self/status") as stream:
-            return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-def read(path):
-    """A small file of the system, or nothing."""
-    try:
-        with open(path) as stream:
-            return stream.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def cpus():
-    """The processors this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def cpufreq(name):
-    """What the kernel says of each processor's clock under ``name``, where it does."""
-    texts = (read("/sys/devices/system/cpu/cpu%d/cpufreq/%s" % (cpu, name)) for cpu in cpus())
-    return [text for text in texts if text]
-
-
-def clock_mhz():
-    """The slowest processor's clock now; None if the kernel does not tell."""
-    found = [int(text) / 1e3 for text in cpufreq("scaling_cur_freq") if text.isdigit()]
-    return min(found) if found else None
-
-
-def temperature_c():
-    """The hottest thermal zone now; None if there is none."""
-    import glob
-
-    texts = (read(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp"))
-    found = [int(text) / 1e3 for text in texts if text.lstrip("-").isdigit()]
-    return max(found) if found else None
-
-
-def power():
-    """Each battery's or mains supply's state."""
-    import glob
-
-    found = {}
-    for folder in sorted(glob.glob("/sys/class/power_supply/*")):
-        state = read(folder + "/status") or {"1": "online", "0": "offline"}.get(read(folder + "/online"), "")
-        found[os.path.basename(folder)] = state
-    return found
-
-
-def conditions():
-    """What may change while measuring."""
-    memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemAvailable:")]
-    return {
-        "clock_mhz": clock_mhz(),
-        "temperature_c": temperature_c(),
-        "throttled": read("/sys/devices/platform/soc/soc:firmware/get_throttled") or None,
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "memory_available_bytes": int(memory[0]) * 1024 if memory else None,
-        "power": power(),
-    }
-
-
-def machine():
-    """What the numbers were measured on."""
-    lines = read("/proc/cpuinfo").splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
-    board = read("/proc/device-tree/model").strip("\0")
-    memory = [line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")]
-    fastest = [int(text) / 1e3 for text in cpufreq("cpuinfo_max_freq") if text.isdigit()]
-    return {
-        "machine": platform.machine(),
-        "processor": (names[0] if names else "") or board or platform.processor(),
-        "cores": os.cpu_count(),
-        "system": "%s %s" % (platform.system(), platform.release()),
-        "python": platform.python_version(),
-        "more": {
-            "board": board or None,
-            "virtual": is_virtual(),
-            "governors": sorted(set(cpufreq("scaling_governor"))),
-            "highest_clock_mhz": max(fastest) if fastest else None,
-            "memory_bytes": int(memory[0]) * 1024 if memory else None,
-            "cpus_allowed": cpus(),
-            "numpy": np.__version__,
-        },
-    }
-
-
-FIRMWARE = ["/sys/class/dmi/id/" + name for name in ("sys_vendor", "product_name", "board_vendor", "bios_vendor")]
-FIRMWARE += ["/proc/device-tree/model", "/proc/device-tree/compatible"]
-HYPERVISOR = ["/sys/hypervisor/type", "/proc/device-tree/hypervisor/compatible"]
-GUEST = re.compile(
-    r"(?<![a-z])(qemu|kvm|vmware|virtualbox|innotek|xen|bochs|parallels|bhyve|hyper-v|virtual machine|"
-    r"apple virtualization|google compute engine|amazon ec2|openstack|kubevirt|alibaba cloud ecs|digitalocean|"
-    r"crosvm|cloud hypervisor|firecracker|dummy-virt|user mode linux|microsoft-standard-wsl2)(?![a-z])",
-    re.IGNORECASE,
-)
-"""What virtual machines say of their maker, product, board or processor."""
-
-
-def is_virtual():
-    """Whether this is a virtual machine, by its processor, firmware or board; None where nothing tells.
-
-    A container is none: it says what the machine says that it runs on.
-    """
-    if sys.platform == "darwin":
-        return {"1": True, "0": False}.get(sysctl("kern.hv_vmm_present"))
-    cpuinfo, firmware = read("/proc/cpuinfo"), " ".join(filter(None, map(read, FIRMWARE)))
-    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
-    if flags and "hypervisor" in flags.group(1).split():
-        return True
-    rented_whole = ".metal" in firmware
-    if any(map(read, HYPERVISOR)) or GUEST.search(cpuinfo + " " + platform.release()):
-        return True
-    if GUEST.search(firmware):
-        return not rented_whole
-    return False if flags or firmware else None
-
-
-def sysctl(name):
-    """A value of a BSD kernel, or nothing."""
-    import subprocess
-
-    try:
-        told = subprocess.run(["/usr/sbin/sysctl", "-n", name], check=False, stdout=subprocess.PIPE, timeout=10)
-        return told.stdout.decode(errors="replace").strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
 def main():
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -779,13 +357,6 @@ def main():
     }
     document.update(measured)
     print(json.dumps(document))
-
-
-def preempted():
-    """How often this process was made to wait for another, so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from edgecompress.progress import Progress, silent
 from edgecompress.settings import Effort
 
 if TYPE_CHECKING:
-    from edgecompress.profiling.bench import Bench, ProgramBench
+    from edgecompress.profiling.bench import Bench
+    from edgecompress.profiling.vendor_bench import VendorBench
 
 
 def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
@@ -46,7 +47,8 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
         FileError: one cannot be read, or they do not compare.
         DeviceError: the device or the runner failed.
     """
-    from edgecompress.profiling.bench import bench, refuse_unlike
+    from edgecompress.profiling.bench import bench
+    from edgecompress.profiling.measured_files import refuse_unlike
 
     refuse_unlike(candidate, baseline)
     wanted = _for_batch_of([candidate, baseline], Effort(**effort))
@@ -84,7 +86,8 @@ def measure(
         FileError: a file cannot be read, or they do not compare.
         DeviceError: the device or the runner failed.
     """
-    from edgecompress.profiling.bench import Bench, bench, refuse_unlike
+    from edgecompress.profiling.bench import Bench, bench
+    from edgecompress.profiling.measured_files import refuse_unlike
 
     files = [path] if baseline is None else [path, baseline]
     effort = _for_batch_of(files, effort)
@@ -122,7 +125,7 @@ MOST_ABLATIONS = 8
 
 
 def _with_ablations(
-    there: Bench | ProgramBench,
+    there: Bench | VendorBench,
     pair: Comparison,
     ours: AnyProfile,
     theirs: AnyProfile,
@@ -148,7 +151,7 @@ def _names(profile: Profile) -> list[str]:
 
 
 def _more(
-    there: Bench | ProgramBench,
+    there: Bench | VendorBench,
     path: Path,
     baseline: Path | None,
     effort: Effort,

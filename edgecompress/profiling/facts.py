@@ -36,3 +36,8 @@ class DeviceFacts:
     def is_arm(self) -> bool:
         """Whether its kernel runs on an ARM core; a virtual board or phone may run on anything."""
         return family(self.machine) == "arm" and not self.more.get("virtual")
+
+
+def provenance(claimed: Provenance, machine: str, kernel: str) -> Provenance:
+    """Emulated if a program's architecture is not of the family of its kernel's; else what the device claims."""
+    return claimed if family(machine) == family(kernel) else "emulated"

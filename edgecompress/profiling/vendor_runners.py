@@ -1,7 +1,7 @@
-"""Programs of the users' that measure a model themselves: LiteRT's, ONNX Runtime's and ExecuTorch's own runners.
+"""Vendor runners, programs that measure a model themselves: LiteRT's, ONNX Runtime's and ExecuTorch's.
 
 They are recognised by their name, pushed to a device like any file, and their output is read. Each invocation loads the
-model, warms up, runs it so many times and tells aggregates; CPU time it does not tell.
+model, warms up, runs it so many times and prints aggregates, without CPU time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ STARTED = 'chmod u+x "$1" 2>/dev/null; LD_LIBRARY_PATH="${1%/*}${LD_LIBRARY_PATH
 
 @dataclass(frozen=True, slots=True)
 class RunnerAnswer:
-    """What one invocation told: aggregates over its ``runs`` inferences in milliseconds, never the single runs.
+    """What one invocation printed: aggregates over its ``runs`` inferences in milliseconds, never the single runs.
 
     ``first_run_ms`` is the first inference after loading. It is no part of the others, except that the mean of an
-    ``executor_runner`` that tells only a total includes it. ``peak_memory_bytes`` is the most the process held. What is
-    not told is None.
+    ``executor_runner`` that prints only a total includes it. ``peak_memory_bytes`` is the most the process held. What
+    is not printed is None.
     """
 
     runs: int
@@ -48,10 +48,10 @@ class RunnerAnswer:
     def problem(self) -> str:
         """Why these cannot be times of one model; empty if they can."""
         times = (self.mean_ms, self.min_ms, self.max_ms, self.p50_ms, self.load_ms, self.first_run_ms)
-        told = [time for time in times if time is not None]
+        known = [time for time in times if time is not None]
         if self.runs < 1 or not self.mean_ms > 0:
             return "no inference was timed"
-        if not all(math.isfinite(time) and time >= 0 for time in told):
+        if not all(math.isfinite(time) and time >= 0 for time in known):
             return "a time is negative or no number"
         low = self.min_ms if self.min_ms is not None else 0.0
         high = self.max_ms if self.max_ms is not None else math.inf
@@ -63,7 +63,7 @@ class RunnerAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A program that measures: what it is called, which files it runs, how it is asked and how its output is read."""
+    """A program that measures: what it is called, which files it runs, how it is called and how its output is read."""
 
     name: str
     runtime: str
@@ -92,12 +92,12 @@ class Runner:
         except (ValueError, OverflowError) as error:
             problem = str(error)
         if problem:
-            message = f"{device}: cannot use what {self.name} printed: {problem}; last: {last_lines(text)}"
-            raise DeviceError(message, device=device, command=self.name, returncode=0)
+            why = f"cannot use what {self.name} printed: {problem}; last: {last_lines(text)}"
+            raise DeviceError.of(device, why, command=self.name, returncode=0)
         return answer
 
 
-def _told(label: str, text: str, scale: float = 1.0) -> float | None:
+def parsed_number(label: str, text: str, scale: float = 1.0) -> float | None:
     """The number that stands behind ``label``, a regular expression; times ``scale``.
 
     Raises:
@@ -110,8 +110,8 @@ def _told(label: str, text: str, scale: float = 1.0) -> float | None:
 
 
 def _needed(what: str, label: str, text: str, scale: float = 1.0) -> float:
-    """As :func:`_told`, but it must stand there."""
-    value = _told(label, text, scale)
+    """As :func:`parsed_number`, but it must stand there."""
+    value = parsed_number(label, text, scale)
     if value is None:
         raise ValueError(f"it tells no {what}")
     return value
@@ -141,18 +141,18 @@ def _read_litert(text: str) -> RunnerAnswer:
         raise ValueError("it tells no number of runs")
     runs, rest = counts[-1]
     least, most, middle, same, mean = (
-        _told(rf"\b{key}=", rest, 1e-3) for key in ("min", "max", "median", "curr", "avg")
+        parsed_number(rf"\b{key}=", rest, 1e-3) for key in ("min", "max", "median", "curr", "avg")
     )
     _agree("mean", mean_ms, next((value for value in (mean, same) if value is not None), math.nan))
-    peak = _told(r"peak memory footprint \(MB\) via periodic monitoring: ", text, MEBIBYTE)
+    peak = parsed_number(r"peak memory footprint \(MB\) via periodic monitoring: ", text, MEBIBYTE)
     return RunnerAnswer(
         runs=int(runs),
         mean_ms=mean_ms,
         min_ms=least if mean is not None else same,
         max_ms=most if mean is not None else same,
         p50_ms=middle if mean is not None else same,
-        load_ms=_told(SUMMARY + "Init: ", text, 1e-3),
-        first_run_ms=_told(SUMMARY + ".*First inference: ", text, 1e-3),
+        load_ms=parsed_number(SUMMARY + "Init: ", text, 1e-3),
+        first_run_ms=parsed_number(SUMMARY + ".*First inference: ", text, 1e-3),
         peak_memory_bytes=round(peak) if peak else None,
     )
 
@@ -171,16 +171,16 @@ def _read_onnxruntime(text: str) -> RunnerAnswer:
     mean_ms = _needed("mean inference time", r"^Average inference time cost(?: total)?: *", text)
     total_ms = _needed("total inference time", r"^Total inference time cost: *", text, 1e3)
     _agree("mean", mean_ms, total_ms / max(runs, 1))
-    least, most, middle = (_told(rf"^{mark} Latency(?::| is) *", text, 1e3) for mark in ("Min", "Max", "P50"))
-    peak = _told(r"^Peak working set size: *", text)
+    least, most, middle = (parsed_number(rf"^{mark} Latency(?::| is) *", text, 1e3) for mark in ("Min", "Max", "P50"))
+    peak = parsed_number(r"^Peak working set size: *", text)
     return RunnerAnswer(
         runs=int(runs),
         mean_ms=mean_ms,
         min_ms=least,
         max_ms=most,
         p50_ms=middle,
-        load_ms=_told(r"^Session creation time cost: *", text, 1e3),
-        first_run_ms=_told(r"^First inference time cost: *", text),
+        load_ms=parsed_number(r"^Session creation time cost: *", text, 1e3),
+        first_run_ms=parsed_number(r"^First inference time cost: *", text),
         peak_memory_bytes=int(peak) if peak else None,
     )
 
@@ -207,7 +207,7 @@ def _read_executorch(text: str) -> RunnerAnswer:
     count, total = found[-1]
     if len(found) > 1 or not count:
         raise ValueError("it tells no times; take a newer one" if not count else "it tells of several measurements")
-    load_ms = _told(r"\] Model loaded in ", text)
+    load_ms = parsed_number(r"\] Model loaded in ", text)
     times = [float(time) for _, _, time in ITERATION.findall(text)]
     if not times:
         return RunnerAnswer(int(count), float(total) / max(int(count), 1), load_ms=load_ms)
@@ -250,9 +250,9 @@ def runner_of(program: Path) -> Runner:
 
 
 def as_latency(answers: Sequence[RunnerAnswer]) -> Latency:
-    """One block and one load for each invocation: its median where all tell one, else its mean; no CPU time.
+    """One block and one load for each invocation: its median where all print one, else its mean; no CPU time.
 
-    A block is an aggregate here, so the spread within invocations is not seen: compare what many of them told.
+    A block is an aggregate here, so the spread within invocations is not seen: compare what many of them printed.
     """
     medians = [answer.p50_ms for answer in answers if answer.p50_ms is not None]
     values = medians if len(medians) == len(answers) else [answer.mean_ms for answer in answers]

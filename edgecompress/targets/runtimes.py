@@ -1,4 +1,4 @@
-"""Running exported files here, by the same code that measures them on a device: ``deploy/runners/bench.py``."""
+"""Running exported files here, by the same code that runs them on a device: ``deploy/runners/``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import resource
 from edgecompress.targets.base import Run
 
-RUNNER = Path("runners") / "bench.py"
+RUNNERS = "runners"
 NATIVE = ("litert", "executorch", "openvino", "ncnn")
 """Targets whose runtimes may crash on a file."""
 RUN_TIMEOUT_S = 900.0
@@ -29,14 +29,21 @@ EXACT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
 """OpenVINO's setting against products of int8 that overflow where an x86 processor has no VNNI: they are in float32."""
 
 
-def runner() -> Path:
-    """The stand-alone script that measures a file of any target."""
-    return resource("deploy") / RUNNER
+def bench_script() -> Path:
+    """The bench script, which stands alone and measures a file of any target."""
+    return resource("deploy") / RUNNERS / "bench.py"
+
+
+def bench_files() -> tuple[Path, ...]:
+    """The bench script and what it imports, which must lie beside it."""
+    script = bench_script()
+    return script, script.with_name("runtimes.py"), script.with_name("machine.py")
 
 
 @cache
-def _bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("edgecompress_bench", runner())
+def _adapters() -> ModuleType:
+    """The runtimes behind one interface."""
+    spec = importlib.util.spec_from_file_location("edgecompress_runtimes", bench_script().with_name("runtimes.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -53,7 +60,7 @@ def opened(path: Path, threads: int = 0) -> Any:
     """
     try:
         with hushed():
-            return _bench().opened(str(path), threads)
+            return _adapters().opened(str(path), threads)
     except Exception as error:  # a runtime may raise anything for a file it cannot read
         raise FileError(
             f"{path}: not a whole {path.suffix} model, or not one its runtime can run ({first_line(error)[:200]})"
@@ -62,7 +69,7 @@ def opened(path: Path, threads: int = 0) -> Any:
 
 def module_of(path: Path) -> tuple[str, ...]:
     """What an interpreter must be able to import to run a file like ``path``, where that is one and the same."""
-    modules: tuple[str, ...] = _bench().runtime_of(str(path)).modules
+    modules: tuple[str, ...] = _adapters().runtime_of(str(path)).modules
     return modules
 
 
@@ -98,7 +105,7 @@ def refuse_crashing(target: str, path: Path, batch: int) -> None:
     """
     if target not in NATIVE:
         return
-    argv = [sys.executable, str(runner()), str(path), "--pass", "start", "--threads", "1", "--batch", str(batch)]
+    argv = [sys.executable, str(bench_script()), str(path), "--pass", "start", "--threads", "1", "--batch", str(batch)]
     nowhere = subprocess.DEVNULL
     try:
         code = subprocess.run(

@@ -31,7 +31,7 @@ from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.profiles import Profile
 from edgecompress.settings import Effort
 from edgecompress.sources import resolve
-from edgecompress.targets.runtimes import runner
+from edgecompress.targets.runtimes import bench_files
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -364,7 +364,7 @@ def test_a_model_is_measured_there(any_phone: Phone, tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "small", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     with any_phone.device().session(["numpy", "onnxruntime"]) as session:
-        there = [session.push(runner()), session.push(tmp_path / "m.onnx")]
+        there = [session.push(*bench_files()), session.push(tmp_path / "m.onnx")]
         asked = ["--runs", "20", "--seconds", "0.05", "--loads", "2", "--warmup-seconds", "0.2"]
         answer = json.loads(session.run([*session.python, *there, *asked], timeout_s=60))
     assert answer["runtime"]["name"] == "onnxruntime"

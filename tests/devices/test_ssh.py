@@ -23,8 +23,8 @@ from edgecompress.devices.ssh import Ssh
 from edgecompress.errors import DeviceError
 from edgecompress.exporting import export
 from edgecompress.profiling import compare, profile
-from edgecompress.profiling.bench import provenance
 from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.facts import provenance
 from edgecompress.profiling.profiles import Profile
 from edgecompress.sources import resolve
 

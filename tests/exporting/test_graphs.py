@@ -424,7 +424,7 @@ def test_a_runtime_that_crashes_or_hangs_takes_nothing_along(
 ) -> None:
     fake = tmp_path / "bench.py"
     fake.write_text(f"import os, time\n{script}\n")
-    monkeypatch.setattr("edgecompress.targets.runtimes.runner", lambda: fake)
+    monkeypatch.setattr("edgecompress.targets.runtimes.bench_script", lambda: fake)
     monkeypatch.setattr("edgecompress.targets.runtimes.RUN_TIMEOUT_S", 2.0)
     with pytest.raises(ExportError, match=f"ncnn: its runtime {said} on the file; try another target"):
         refuse_crashing("ncnn", tmp_path / "model.ncnn.param", 1)

@@ -1,8 +1,9 @@
-"""What the stand-alone runner says of the machine, virtual or not or not known, and what it takes off a profile."""
+"""What the bench script finds of the machine, virtual or not or not known, and what it takes off a profile."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from types import ModuleType
 
@@ -10,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecompress.profiling.bench import runner
+from edgecompress.targets.runtimes import bench_script
 
 X86 = "processor\t: 0\nmodel name\t: Example CPU\nflags\t\t: fpu sse2 avx2{more}\nbugs\t\t: hypervisor\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd crc32\nCPU implementer\t: 0x41\n"
 DMI, TREE = "/sys/class/dmi/id/", "/proc/device-tree/"
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """The runner as a module."""
-    spec = importlib.util.spec_from_file_location("bench_runner", runner())
+def script(name: str) -> ModuleType:
+    """One of the scripts as a module."""
+    spec = importlib.util.spec_from_file_location(f"stand_alone_{name}", bench_script().with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,16 +28,27 @@ def bench() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """The bench script, which imports those beside it."""
+    before = list(sys.path)
+    try:
+        return script("bench")
+    finally:
+        sys.path[:] = before
+
+
 @pytest.fixture
-def told(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """What the runner makes of a machine whose files hold this, and nothing else."""
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """What the bench script makes of a machine whose files hold this, and nothing else."""
+    machine = script("machine")
 
     def virtual(files: dict[str, str], *, platform: str = "linux", release: str = "6.8.0", sysctl: str = "") -> object:
-        monkeypatch.setattr(bench, "read", lambda path: files.get(path, ""))
-        monkeypatch.setattr(bench.sys, "platform", platform)
-        monkeypatch.setattr(bench.platform, "release", lambda: release)
-        monkeypatch.setattr(bench, "sysctl", lambda _: sysctl)
-        return bench.is_virtual()
+        monkeypatch.setattr(machine, "read", lambda path: files.get(path, ""))
+        monkeypatch.setattr(machine.sys, "platform", platform)
+        monkeypatch.setattr(machine.platform, "release", lambda: release)
+        monkeypatch.setattr(machine, "sysctl", lambda _: sysctl)
+        return machine.is_virtual()
 
     return virtual
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -206,13 +207,12 @@ def test_latency_without_runs_is_refused() -> None:
         Profile.from_json({"kind": "edgecompress.profile", "version": 7})
 
 
-def test_the_runner_is_stand_alone_and_prints_one_json_object(files: dict[str, Artifact], tmp_path: Path) -> None:
-    runner = tmp_path / "bench.py"
-    runner.write_bytes(runtimes.runner().read_bytes())
+def test_the_bench_script_is_stand_alone_and_prints_one_json_object(files: dict[str, Artifact], tmp_path: Path) -> None:
+    scripts = [Path(shutil.copy(file, tmp_path)) for file in runtimes.bench_files()]
     argv = [
         sys.executable,
         "-I",
-        str(runner),
+        str(scripts[0]),
         str(files["lenet300"].path),
         "--runs",
         "5",
@@ -226,12 +226,15 @@ def test_the_runner_is_stand_alone_and_prints_one_json_object(files: dict[str, A
     assert answer["batch"] == 3
     assert set(answer["models"][0]) == {"role", "path", "loads", "settled", "wall_ms", "cpu_ms"}
     assert set(answer["models"][0]["loads"]) == set(range(8))
+    assert sorted(tmp_path.glob("*.py")) == sorted(scripts)
+    assert not (tmp_path / "__pycache__").exists()
     imports = [
         line.split()[1].split(".")[0]
-        for line in runner.read_text().splitlines()
+        for file in scripts
+        for line in file.read_text().splitlines()
         if line.strip().startswith(("import ", "from "))
     ]
-    assert set(imports) <= {*sys.stdlib_module_names, "numpy", *RUNTIMES}
+    assert set(imports) <= {*sys.stdlib_module_names, "numpy", *RUNTIMES, *(file.stem for file in scripts)}
 
 
 THERE = LocalSession("local")

@@ -23,7 +23,7 @@ from edgecompress.exporting import export
 from edgecompress.files import write_json
 from edgecompress.profiling.instruction_counts import Counts
 from edgecompress.sources import resolve
-from edgecompress.targets.runtimes import runner
+from edgecompress.targets.runtimes import bench_script
 
 needs_emulator = pytest.mark.skipif(
     not all(map(shutil.which, ("qemu-aarch64", "gcc"))), reason="needs apt-get install qemu-user gcc"
@@ -389,7 +389,15 @@ def session(request: pytest.FixtureRequest, device: None) -> Iterator[EmulatedSe
 
 def counted(core: str, model: Path, *, runs: int = 4) -> Counts:
     with parse(core, DeviceOptions()).session(("onnxruntime",)) as session:
-        argv = [*session.python, session.push(runner()), session.push(model), "--pass", "count", "--runs", str(runs)]
+        argv = [
+            *session.python,
+            session.push(bench_script()),
+            session.push(model),
+            "--pass",
+            "count",
+            "--runs",
+            str(runs),
+        ]
         text, intervals = session.counted(argv, timeout_s=600)
     return counts_of(json.loads(text), intervals, core)
 

@@ -15,7 +15,7 @@ from edgecompress.devices.emulated.portable_python import write_python_bundle
 from edgecompress.devices.emulated.setup import sysfs_files
 from edgecompress.devices.emulated.spec import QEMU, emulation_folder, is_installed, recipe
 from edgecompress.errors import FileError
-from edgecompress.targets.runtimes import runner
+from edgecompress.targets.runtimes import bench_script
 
 CORE = "cortex-a76"
 needs_device = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_it_runs_the_runner(bundle: Path, environment: dict[str, str], tmp_path:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 64]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "small", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
-    answer = json.loads(run(bundle, environment, runner(), tmp_path / "m.onnx", "--pass", "count", "--runs", "2"))
+    answer = json.loads(run(bundle, environment, bench_script(), tmp_path / "m.onnx", "--pass", "count", "--runs", "2"))
     assert answer["machine"]["machine"] == "aarch64"
     assert answer["intervals"] == ["load", "input", "run", "run"]
 
