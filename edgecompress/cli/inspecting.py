@@ -87,7 +87,7 @@ def _samples() -> dict[str, dict[str, Any]]:
 
 
 def _table(what: str) -> dict[str, dict[str, Any]]:
-    from edgecompress.codecs.ada_tucker import CODECS
+    from edgecompress.codecs import CODECS
     from edgecompress.decompositions import DECOMPOSITIONS
     from edgecompress.devices import DEVICES
     from edgecompress.platforms import PLATFORMS

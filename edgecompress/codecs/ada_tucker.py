@@ -220,14 +220,7 @@ def rounded_factors(model: nn.Module) -> list[tuple[Rounding, Tensor]]:
     return list(found.values())
 
 
-CODECS = {
-    codec.name: codec
-    for codec in (
-        Codec(
-            "ada_tucker",
-            "stores a balanced reshape as Tucker core and matrices; after Zhong et al. 2019",
-            shared=False,
-        ),
-        Codec("scada_tucker", "the same with one core for all layers; after Zhong et al. 2019", shared=True),
-    )
-}
+ADA_TUCKER = Codec(
+    "ada_tucker", "stores a balanced reshape as Tucker core and matrices; after Zhong et al. 2019", shared=False
+)
+SCADA_TUCKER = Codec("scada_tucker", "the same with one core for all layers; after Zhong et al. 2019", shared=True)

@@ -11,7 +11,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from edgecompress.codecs.ada_tucker import CODECS, Codec, dims_of, install
+from edgecompress.codecs import CODECS
+from edgecompress.codecs.ada_tucker import Codec, dims_of, install
 from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
 from edgecompress.decomposing.dry_run import noticed_by_trace

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from edgecompress.decompositions.base import Decomposition, Factors, Support
-from edgecompress.decompositions.cp import Cp3, Cp4
-from edgecompress.decompositions.hierarchical_tucker2 import HierarchicalTucker2
-from edgecompress.decompositions.spatial_svd import SpatialSvd
-from edgecompress.decompositions.svd import Svd
-from edgecompress.decompositions.tensor_train import TensorTrain
-from edgecompress.decompositions.tucker2 import Tucker2
+from typing import TYPE_CHECKING, Any
 
-DECOMPOSITIONS: dict[str, Decomposition] = {
-    method.name: method
-    for method in (
-        Svd(),
-        SpatialSvd(),
-        Tucker2(),
-        HierarchicalTucker2(),
-        TensorTrain(),
-        Cp3(),
-        Cp4(),
-    )
-}
+from edgecompress.tables import Table
 
-AUTO = tuple(name for name, method in DECOMPOSITIONS.items() if method.automatic)
-"""What ``--method auto`` tries."""
+if TYPE_CHECKING:
+    from edgecompress.decompositions.base import Decomposition as Decomposition
+    from edgecompress.decompositions.base import Factors as Factors
+    from edgecompress.decompositions.base import Support as Support
 
-LINKS: dict[str, tuple[str, ...]] = {name: method.links for name, method in DECOMPOSITIONS.items()}
-"""The names of the links of each method's chain, in order; what else a chain holds is views."""
+    AUTO: tuple[str, ...]
+    """What ``--method auto`` tries."""
 
-__all__ = ["AUTO", "DECOMPOSITIONS", "LINKS", "Decomposition", "Factors", "Support"]
+DECOMPOSITIONS: Table[Decomposition] = Table(
+    "edgecompress.decompositions",
+    svd="svd:Svd",
+    spatial_svd="spatial_svd:SpatialSvd",
+    tucker2="tucker2:Tucker2",
+    hierarchical_tucker2="hierarchical_tucker2:HierarchicalTucker2",
+    tensor_train="tensor_train:TensorTrain",
+    cp3="cp:Cp3",
+    cp4="cp:Cp4",
+)
+
+__all__ = ["AUTO", "DECOMPOSITIONS", "Decomposition", "Factors", "Support"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AUTO":
+        return tuple(key for key, method in DECOMPOSITIONS.items() if method.automatic)
+    if name in __all__:
+        from edgecompress.decompositions import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module 'edgecompress.decompositions' has no attribute {name!r}")

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.codecs.ada_tucker import CODECS, stored_params
+from edgecompress.codecs import CODECS
+from edgecompress.codecs.ada_tucker import stored_params
 from edgecompress.costs import Shape, chain_cost, cost, input_shapes, weight_bytes
 from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from edgecompress.recipes.base import Asked, Recipe, Start
-from edgecompress.recipes.continuous import Searched
-from edgecompress.recipes.ordered import Ordered
-from edgecompress.recipes.orthogonal import Orthogonal
+from typing import TYPE_CHECKING
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Orthogonal(), Searched(), Ordered())}
-"""With their default options; ``plain`` (plan, decompose, fine-tune) needs no entry."""
+from edgecompress.tables import Table
 
-__all__ = ["RECIPES", "Asked", "Recipe", "Start"]
+if TYPE_CHECKING:
+    from edgecompress.recipes.base import Recipe
+
+RECIPES: Table[Recipe] = Table(
+    "edgecompress.recipes",
+    orthogonal="orthogonal:Orthogonal",
+    continuous="continuous:Searched",
+    ordered="ordered:Ordered",
+)
+"""With their default options; ``none`` (plan, decompose, fine-tune) needs no entry."""
+
+__all__ = ["RECIPES"]

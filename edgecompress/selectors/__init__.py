@@ -7,16 +7,15 @@ from edgecompress.selectors.budget import Budget
 from edgecompress.selectors.continuous import Continuous
 from edgecompress.selectors.energy import Energy
 from edgecompress.selectors.vbmf import Vbmf
+from edgecompress.tables import Table
 
-SELECTORS: dict[str, Selector] = {
-    selector.name: selector
-    for selector in (
-        Budget(),
-        Energy(),
-        Vbmf(),
-        Continuous(),
-    )
-}
+SELECTORS: Table[Selector] = Table(
+    "edgecompress.selectors",
+    budget="budget:Budget",
+    energy="energy:Energy",
+    vbmf="vbmf:Vbmf",
+    continuous="continuous:Continuous",
+)
 """With their default options; ``dataclasses.replace`` gives others."""
 
 __all__ = ["SELECTORS", "Budget", "Candidate", "Choice", "Continuous", "Energy", "LayerCandidates", "Selector", "Vbmf"]

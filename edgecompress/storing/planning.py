@@ -8,7 +8,8 @@ from math import prod
 
 from torch import nn
 
-from edgecompress.codecs.ada_tucker import CODECS, install, stored_params
+from edgecompress.codecs import CODECS
+from edgecompress.codecs.ada_tucker import install, stored_params
 from edgecompress.codecs.dimensions import balanced
 from edgecompress.costs import Shape, cost
 from edgecompress.decomposing import matching

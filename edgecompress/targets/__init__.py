@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgecompress.errors import ExportError, FileError
-from edgecompress.targets.base import PRECISIONS, Job, Precision, Target
-from edgecompress.targets.coreml import CoreML
-from edgecompress.targets.executorch import ExecuTorch
-from edgecompress.targets.litert import LiteRT
-from edgecompress.targets.ncnn import Ncnn
-from edgecompress.targets.onnx import Onnx
-from edgecompress.targets.openvino import OpenVINO
-from edgecompress.targets.ort import Ort
+from edgecompress.tables import Table
 
-TARGETS: dict[str, Target] = {
-    target.name: target for target in (Onnx(), Ort(), LiteRT(), ExecuTorch(), OpenVINO(), Ncnn(), CoreML())
-}
+if TYPE_CHECKING:
+    from edgecompress.targets.base import PRECISIONS as PRECISIONS
+    from edgecompress.targets.base import Job as Job
+    from edgecompress.targets.base import Precision as Precision
+    from edgecompress.targets.base import Target as Target
+
+TARGETS: Table[Target] = Table(
+    "edgecompress.targets",
+    onnx="onnx:Onnx",
+    ort="ort:Ort",
+    litert="litert:LiteRT",
+    executorch="executorch:ExecuTorch",
+    openvino="openvino:OpenVINO",
+    ncnn="ncnn:Ncnn",
+    coreml="coreml:CoreML",
+)
 
 __all__ = ["PRECISIONS", "TARGETS", "Job", "Precision", "Target", "target_named", "target_of"]
 
@@ -44,3 +51,11 @@ def target_of(path: Path) -> Target:
         if path.name.endswith(target.suffix):
             return target
     raise FileError(f"{path}: not a file any target reads ({', '.join(t.suffix for t in TARGETS.values())})")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from edgecompress.targets import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module 'edgecompress.targets' has no attribute {name!r}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgecompress.cli import group, options
-from edgecompress.codecs.ada_tucker import CODECS
+from edgecompress.codecs import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json, write_json
 from edgecompress.recipes import RECIPES

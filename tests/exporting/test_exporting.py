@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.decomposing import decompose
-from edgecompress.decompositions import DECOMPOSITIONS, LINKS
+from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ExportError, FileError, ParityError
 from edgecompress.exporting import export
 from edgecompress.exporting.verifying import compare, predict_with_file, probe, run_model, verify
@@ -63,7 +63,7 @@ def test_the_chain_is_there_under_its_names_and_nothing_else(lenet: tuple[nn.Mod
     for layer in sample.plan.layers:
         operator = "Gemm" if layer.name.startswith("fc") else "Conv"
         ours = [name for name in names if name.startswith(f"{layer.name}.")]
-        assert ours == [f"{layer.name}.{link}/{operator}" for link in LINKS[layer.method]]
+        assert ours == [f"{layer.name}.{link}/{operator}" for link in DECOMPOSITIONS[layer.method].links]
     assert len(names) == len(set(names))
 
 
@@ -96,7 +96,7 @@ def test_batch_norm_is_folded_and_only_the_shortcuts_remain(exported: Callable[[
     _, sample, artifact = exported("resnet20")
     operators = artifact.graph["operators"]
     assert sample.plan is not None
-    links = sum(len(LINKS[layer.method]) for layer in sample.plan.layers)
+    links = sum(len(DECOMPOSITIONS[layer.method].links) for layer in sample.plan.layers)
     dense = sum(layer.name != "linear" for layer in sample.plan.skipped)
     assert operators["Conv"] == links + dense
     assert set(operators) == {"Add", "Conv", "Gemm", "Pad", "ReduceMean", "Relu", "Slice"}

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
-from edgecompress.codecs.ada_tucker import CODECS, plain
+from edgecompress.codecs import CODECS
+from edgecompress.codecs.ada_tucker import plain
 from edgecompress.errors import BatchError, ExportError, FileError, first_line, printable
 from edgecompress.files import Json
 from edgecompress.models.datasets import of_batch
@@ -382,7 +383,7 @@ def broken_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> list[
     A link is one product; a Linear on inputs of three or more dimensions is a MatMul and, with a bias, an Add. Numbers
     decide whether the file is right: a converter may write a link another way, or leave out what no output needs.
     """
-    from edgecompress.decompositions import LINKS
+    from edgecompress.decompositions import DECOMPOSITIONS
 
     found_broken: list[str] = []
     nodes: dict[str, list[str]] = {}
@@ -392,7 +393,7 @@ def broken_chains(proto: onnx.ModelProto, plan: CompressionPlan | None) -> list[
         if layer.method in CODECS:
             continue
         allowed = {*PRODUCTS["onnx"], *(("Add",) if len(layer.shape) == 2 else ("Pad",))}
-        for link in LINKS[layer.method]:
+        for link in DECOMPOSITIONS[layer.method].links:
             found = nodes.get(".".join(filter(None, (layer.name, link))), [])
             stray = [operator for operator in found if operator not in allowed]
             if stray or not PRODUCTS["onnx"].intersection(found):
