@@ -21,8 +21,9 @@ from edgecompress.exporting import ExportOptions, export
 from edgecompress.profiling import compare
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.ratios import Ratio
+from edgecompress.settings import Precision
 from edgecompress.sources import resolve
-from edgecompress.targets import PRECISIONS, TARGETS, Precision
+from edgecompress.targets import PRECISIONS, TARGETS
 
 RESULTS = Path(__file__).with_name("results") / "runtimes.json"
 MODELS = {"dense": "resnet20", "compressed": "resnet20-small"}

@@ -388,7 +388,7 @@ def _column(values: Sequence[float], seeds: int) -> Tensor:
 def main(network: str, grid: str, seeds: str = "12") -> None:
     """Print a line for every combination, run by run."""
     base, values = DEFAULTS | presets(network)["smallest"], json.loads(grid)
-    base.pop("methods")
+    base.pop("method")
     if isinstance(values, dict):
         values = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     requested = [base | changed for changed in values]

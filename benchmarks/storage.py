@@ -114,7 +114,7 @@ def _spelled(network: str) -> str:
     """The options of the preset but its codec and rank, for another codec."""
     preset = presets(network)[SMALLEST]
     return " ".join(
-        _option(key, value) for key, value in preset.items() if key not in ("methods", "rank", "epochs", "round_epochs")
+        _option(key, value) for key, value in preset.items() if key not in ("method", "rank", "epochs", "round_epochs")
     )
 
 

@@ -14,6 +14,7 @@ from edgecompress.files import Json, make_folder, read_json, reason, sha256, wri
 from edgecompress.platforms import Platform, platform_named
 from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.replacing import document_in
+from edgecompress.settings import USUAL_PLATFORM
 from edgecompress.sources import sample_facts
 
 VERSION = 1
@@ -23,7 +24,7 @@ OLD = ".old"
 """The bundle that was replaced, until it is removed."""
 
 
-def bundle(path: Path, folder: Path, *, platform: str = "pi", force: bool = False) -> Path:
+def bundle(path: Path, folder: Path, *, platform: str = USUAL_PLATFORM, force: bool = False) -> Path:
     """Make ``folder`` a bundle of the artifact at ``path``: the model, a manifest, a golden pair and a runner.
 
     The folder is made aside and renamed, so it is whole or not there. An older bundle in its place is replaced if it

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
 from edgecompress.artifacts import KIND as ARTIFACT_KIND
 from edgecompress.artifacts import facts_path, golden_path, profile_path
 from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, read_json, sha256
+from edgecompress.settings import Replaces
 
 LARGEST_DOCUMENT = 1 << 28
 """Bytes; no document of ours is as large."""
-
-Replaces = Literal["same model", "ours", "anything"]
-"""What an export may replace: files exported from the same MODEL and unchanged, exported files, or any files."""
 
 PROFILE_KINDS = ("edgecompress.profile", "edgecompress.instructions")
 LOG_HEADING = "# what a converter of edgecompress said when it failed\n"

@@ -1,17 +1,115 @@
-"""What stages may be asked for: fine-tuning and the training inside a recipe, and storing a model as codes.
+"""What stages may be asked for: what to compress, training, storing as codes, exporting, measuring.
 
-Plain values, so that a command line can show them without importing the stages.
+Plain values, so that a command line can show them without importing the stages. A field that a command line offers
+has an :class:`OptionInfo` in its metadata: its default, name and meaning are said here alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from edgecompress.errors import DeviceError, PlanError
 
 OptimizerName = Literal["sgd", "adam"]
 Keep = Literal["best", "last"]
 ScheduleName = Literal["onecycle", "cosine", "constant"]
 FactorStart = Literal["scratch", "dense"]
+Precision = Literal["fp32", "fp16", "int8"]
+Replaces = Literal["same model", "ours", "anything"]
+"""What an export may replace: files exported from the same MODEL and unchanged, exported files, or any files."""
+
+USUAL_SELECTOR, USUAL_PLATFORM = "budget", "pi"
+CALIBRATION_INPUTS = 1024
+"""Unlabelled training inputs that judge candidates and fit factors."""
+USUAL_LR: dict[OptimizerName, float] = {"sgd": 0.01, "adam": 0.001}
+FACTORS_LR = 0.02
+"""Peak rate for factors with a mean square of one."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """How a command line offers a field.
+
+    Attributes:
+        help: what it does, in one line.
+        name: of the option, where it is not the field's.
+        usual: the default in words, where it depends on something.
+        low, high: bounds of a number; ``above`` and ``below`` exclude the bound itself.
+        odd: only odd numbers.
+        basic: shown before one asks for all options.
+        chooses: it makes the choice that a plan holds, and does not go with a given plan.
+        codecs: it goes with a codec.
+        filled_by: the option whose first value fills the field, which then has none of its own.
+    """
+
+    help: str
+    name: str = ""
+    usual: str = ""
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+    odd: bool = False
+    basic: bool = False
+    chooses: bool = False
+    codecs: bool = True
+    filled_by: str = ""
+
+
+def option(default: Value, help: str, **info: Any) -> Value:  # noqa: A002 - as click calls it
+    """A field of a dataclass that a command line offers; ``info`` are the other fields of :class:`OptionInfo`."""
+    return field(default=default, metadata={"option": OptionInfo(help, **info)})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What may be chosen, and for which layers.
+
+    ``methods`` of ``DECOMPOSITIONS`` (none: ``AUTO``) at ranks that are multiples of ``multiple``, or the layer's
+    largest rank where that is smaller; layers whose names match a pattern of ``include`` (none: all layers) and none
+    of ``exclude``, with patterns as in a shell: ``layer1.*``.
+    """
+
+    methods: tuple[str, ...] = option(
+        (),
+        "Decomposition, or a codec, which stores weights in few bytes; repeatable.",
+        name="method",
+        basic=True,
+        chooses=True,
+    )
+    multiple: int = option(8, "Ranks are multiples of this.", low=1, high=4_096, chooses=True, codecs=False)
+    include: tuple[str, ...] = option(
+        (), "Only layers whose name matches, as in a shell: 'layer1.*'; repeatable.", basic=True, chooses=True
+    )
+    exclude: tuple[str, ...] = option((), "Not layers whose name matches; repeatable.", basic=True, chooses=True)
+
+    def __post_init__(self) -> None:
+        from edgecompress.decompositions import DECOMPOSITIONS
+
+        unknown = [method for method in self.methods if method not in DECOMPOSITIONS]
+        if unknown:
+            raise PlanError(f"no method {unknown[0]!r}; there are {', '.join(DECOMPOSITIONS)}")
+        if self.multiple < 1:
+            raise PlanError(f"ranks cannot be rounded to a multiple of {self.multiple}; use 1 or more")
+
+    def refusal(self, name: str) -> str:
+        """Why the layer ``name`` is out of scope, or an empty string."""
+        excluded = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
+        if excluded is not None:
+            return f"excluded by {excluded!r}"
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return f"not included by {', '.join(map(repr, self.include))}"
+        return ""
+
+
+def _usual_lr() -> str:
+    usual = ", ".join(f"{rate:g} {name}" for name, rate in USUAL_LR.items())
+    return f"{usual}, {FACTORS_LR:g} with a codec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +127,46 @@ class FineTuning:
     included, or the last: the choice where the first weights have seen the validation images, which flatters them.
     """
 
-    epochs: int = 3
-    optimizer: OptimizerName = "sgd"
-    lr: float = 0.01
+    epochs: int = option(3, "Fine-tuning epochs; 0: none.", usual="3; 0 without data", low=0, high=100_000, basic=True)
+    optimizer: OptimizerName = option("sgd", "Steps of plain or adaptive descent.", usual="sgd; adam with a codec")
+    lr: float = option(0.01, "Peak learning rate.", usual=_usual_lr(), above=0, basic=True)
     momentum: float = 0.9
-    weight_decay: float = 1e-4
-    batch_size: int = 128
-    distill: float = 0.7
-    temperature: float = 4.0
+    weight_decay: float = option(1e-4, "L2 penalty of the weights.", usual="0.0001; 0 with a codec", low=0)
+    batch_size: int = option(128, "Training inputs a step.", low=1, high=1_000_000, basic=True)
+    distill: float = option(
+        0.7,
+        "Share of the loss that follows the dense model's logits.",
+        usual="0.7; 0 with a loss of your own",
+        low=0,
+        high=1,
+        basic=True,
+    )
+    temperature: float = option(4.0, "Softens both outputs for --distill; 1: as they are.", above=0)
     clip: float = 5.0
-    seed: int = 0
-    bfloat16: bool = False
-    schedule: ScheduleName = "onecycle"
-    warm_up: float = 0.3
-    feature: float = 0.0
-    ema: float = 0.0
-    smoothing: float = 0.0
-    mixup: float = 0.0
-    cutout: int = 0
-    accumulate: int = 1
-    stages: int = 1
-    pick: Keep = "best"
+    seed: int = option(0, "Of everything that is drawn.", low=0, high=1_000_000_000)
+    bfloat16: bool = option(False, "Fine-tune in bfloat16 autocast (faster where the CPU has it).", name="bf16")
+    schedule: ScheduleName = option("onecycle", "Learning rate over all steps.")
+    warm_up: float = option(0.3, "Share of the steps up to the peak rate.", low=0, high=1)
+    feature: float = option(
+        0.0, "Weight of the distance of the layers' outputs and weights to the dense model's.", low=0, codecs=False
+    )
+    ema: float = option(0.0, "Decay of averaged weights: 0.999.", low=0, below=1, codecs=False)
+    smoothing: float = option(0.0, "Label smoothing: 0.1 is usual.", low=0, high=1)
+    mixup: float = option(0.0, "Alpha of mixup: 0.2 is usual.", low=0)
+    cutout: int = option(0, "Pixels of a blanked square's side.", low=0)
+    accumulate: int = option(1, "Parts a batch is run in, for less memory; the same gradient.", low=1)
+    stages: int = option(
+        1,
+        "Decompose the layers in so many portions, with fine-tuning after each.",
+        name="portions",
+        low=1,
+        codecs=False,
+    )
+    pick: Keep = option(
+        "best",
+        "Epoch to keep, by validation score or the last.",
+        usual="best; last where the dense weights have seen the validation split",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +182,19 @@ class Storage:
     """
 
     codec: str
-    rank: int | None = None
-    keep: float = 0.02
-    order: int = 3
-    mix_axes: bool = False
-    pad: bool = False
-    start: FactorStart = "scratch"
-    levels: int = 15
-    core_levels: int = 15
-    bias_levels: int = 0
-    epochs: int = 10
-    lr: float = 8e-3
-    rate: float = 0.1
-    damp: float = 2e-4
+    rank: int | None = option(None, "Edge of the core.", usual="as --keep allows", low=1, high=512, chooses=True)
+    keep: float = option(0.02, "Fraction of all parameters to keep.", filled_by="keep")
+    order: int = option(3, "Axes a weight is reshaped to.", low=3, high=5, chooses=True)
+    mix_axes: bool = option(False, "Let those mix the weight's own (taps, channels).", chooses=True)
+    pad: bool = option(False, "Pad weights of awkward sizes, as primes, with zeros.", chooses=True)
+    start: FactorStart = option("scratch", "First factors.")
+    levels: int = option(15, "Values a factor's numbers may take; odd.", low=3, high=255, odd=True)
+    core_levels: int = option(15, "The same of the core.", usual="as --levels", low=3, high=255, odd=True)
+    bias_levels: int = option(0, "The same of biases.", usual="biases are dropped", low=3, high=255, odd=True)
+    epochs: int = option(10, "Epochs with rounding.", name="round_epochs", low=1, high=100_000)
+    lr: float = option(8e-3, "Their peak learning rate.", name="round_lr", above=0)
+    rate: float = option(0.1, "Weight of the codes' kilobytes in the loss.", low=0)
+    damp: float = option(2e-4, "Pull of numbers towards their levels at the end.", low=0)
 
     @property
     def unrounded(self) -> Storage:
@@ -87,11 +204,63 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How a file is written.
+
+    int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
+    (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
+    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``batch`` is the one
+    batch size of the file (None: any, or one where the target has no free one).
+    """
+
+    precision: Precision = option("fp32", "Numbers of fewer bits than float32: file.int8.onnx.", name="quantize")
+    calibration: int = option(512, "Training inputs that set the ranges of int8.", name="calibrate", low=1)
+    equalize: bool = option(True, "Equal ranges inside each chain before int8; the model computes the same.")
+    channels_last: bool = option(False, "litert: take images as (N, H, W, C).")
+    replaces: Replaces = "same model"
+    keep_float: tuple[str, ...] = option(
+        (), "Layers ('head.*') or kinds of operators (Concat) that stay in float32 in a file of fewer bits; repeatable."
+    )
+    batch: int | None = option(
+        None, "The one batch size of the files, for code that fixes it.", name="batch_size", usual="any, or one", low=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Effort:
     """How to measure: at least so many runs and seconds of each model, and minutes under load if more than none."""
 
     threads: int = 1
-    batch: int = 1
-    runs: int = 50
-    seconds: float = 2.0
-    minutes: float = 0.0
+    batch: int = option(1, "Inputs of one run.", name="batch_size", low=1, high=65_536)
+    runs: int = option(50, "At least so many runs.", low=2, high=1_000_000)
+    seconds: float = option(2.0, "Measure at least so long a model.", low=0, high=3_600)
+    minutes: float = option(0.0, "Also so many minutes under load.", name="sustained", low=0, high=600)
+
+
+USUAL_EFFORT = Effort()
+"""What is measured where nothing else is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What describes a device besides its name; each device refuses what it has no use for.
+
+    ``remote_python`` is an absolute path on the device; ``identity`` and ``known_hosts`` are files of ssh here;
+    ``python_bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
+    """
+
+    remote_python: str | None = option(None, "ssh, adb: the interpreter there, by its whole path.")
+    identity: Path | None = option(None, "ssh: the private key to use.")
+    known_hosts: Path | None = option(None, "ssh: the file with the board's key.")
+    python_bundle: Path | None = option(None, "adb: a folder with a Python.")
+    runner: Path | None = option(None, "adb: benchmark_model, onnxruntime_perf_test ... for it.")
+
+    def refuse_other_than(self, kind: str, *used: str) -> None:
+        """Name an option that a device of this kind would not look at.
+
+        Raises:
+            DeviceError: one was given.
+        """
+        for name in self.__dataclass_fields__:
+            if name not in used and getattr(self, name) is not None:
+                raise DeviceError.of(kind, f"--{name.replace('_', '-')} is of no use on such a device; drop it")

@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from edgecompress import __version__
-from edgecompress.cli import compressing, exporting, inspecting, measuring, running
+from edgecompress.cli import compressing, doctor, exporting, inspecting, measuring, running
+from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
 
@@ -33,7 +34,9 @@ Example:
 """
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="edgecompress")
 def group() -> None:
     """Make a PyTorch model ready for phones and small boards, and prove the gain.
@@ -54,11 +57,27 @@ def _keep_stdout(callback: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for module in (running, compressing, exporting, measuring, inspecting):
-    for command in module.COMMANDS:
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "One stage": (
+        inspecting.inspect,
+        compressing.plan,
+        compressing.compress,
+        exporting.export,
+        exporting.verify,
+        measuring.profile,
+        exporting.bundle,
+    ),
+    "All stages": (running.run, running.report),
+    "Against each other, or against limits": (measuring.compare, measuring.check),
+    "What there is": (inspecting.list_entries, doctor.doctor),
+}
+"""The commands in the order of the work."""
+
+for heading, commands in SECTIONS.items():
+    group.add_section(heading, commands)
+    for command in commands:
         assert command.callback is not None
         command.callback = _keep_stdout(command.callback)
-        group.add_command(command)
 
 
 def _unexpected(error: Exception) -> int:

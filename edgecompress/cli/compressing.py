@@ -7,99 +7,71 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.building import (
+    is_typed,
+    methods_from,
+    recipe_from,
+    scope_from,
+    select_from,
+    selector_from,
+    storage_from,
+    tuning_from,
+    typed_options,
+)
+from edgecompress.cli.commands import Command
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
-    CODECS,
-    CORE,
-    calibration_options,
+    NO_RECIPE,
+    calibrate_option,
     core_options,
     force_option,
     json_option,
-    methods_from,
+    line_options,
     output_option,
-    recipe_from,
-    recipe_options,
-    refuse_foreign,
+    seed_option,
     selection_options,
-    selector_from,
-    storage_from,
-    storage_options,
-    together,
-    training_options,
     trust_option,
-    tuning_from,
 )
 from edgecompress.cli.writing import announce_folder, file_to_write
+from edgecompress.settings import CALIBRATION_INPUTS, USUAL_SELECTOR, Scope, Storage
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgecompress.calibrating import Calibration
+    from edgecompress.cli.building import Given
     from edgecompress.files import Json
     from edgecompress.models import Sample
     from edgecompress.plans import CompressionPlan
     from edgecompress.running.options import Options
-
-plan_option = click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(path_type=Path),
-    help="Use this plan instead of making one (--keep and the like are then refused).",
-)
-FACTORS_LR = 0.02
-"""Peak rate for factors with a mean square of one."""
-line_options = together(plan_option, selection_options, storage_options, training_options, recipe_options)
-TUNING = (
-    *("temperature", "weight_decay", "schedule", "warm_up", "feature", "ema", "smoothing", "mixup", "cutout"),
-    *("accumulate", "stages", "pick"),
-)
-SELECTION = ("keep", "of", "select", "energy", "methods", "multiple", "include", "exclude", *CORE)
+    from edgecompress.selectors import Selector
 
 
-@click.command(epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
+@click.command(cls=Command, epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
 @click.argument("model")
 @selection_options
+@calibrate_option
+@seed_option
 @core_options
-@calibration_options
 @click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
 @trust_option
 @output_option("Write the plan as JSON to this file.", required=False)
 @force_option
 @json_option
-def plan(
-    model: str,
-    calibrate: int,
-    seed: int,
-    why: bool,
-    trust: bool,
-    output: Path | None,
-    force: bool,
-    as_json: bool,
-    **selection: Any,
-) -> None:
+def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.planning import layer_costs
-    from edgecompress.planning import plan as make_plan
     from edgecompress.sources import resolve
-    from edgecompress.storing.planning import plan_storage
 
-    scope = {name: selection.pop(name) for name in ("methods", "multiple", "include", "exclude")}
-    scope["methods"] = methods_from(scope["methods"])
-    core = {name: selection.pop(name) for name in CORE}
-    storage = storage_from(scope["methods"], selection["keep"], selection["of"], core, _typed)
-    if storage is not None:
-        selection["keep"] = None
+    methods = methods_from(given)
+    storage = storage_from(given, methods)
+    scope = scope_from(given, methods if storage is None else ())
     if output is not None:
         _check_plan_file(output, model, force=force)
-    selector, sample = selector_from(**selection), resolve(model, trust=trust)
+    by = storage or selector_from(given, given["select"] or USUAL_SELECTOR)
+    sample = resolve(model, trust=trust)
     built = sample.model()
-    if storage is not None:
-        of = {name: scope[name] for name in ("include", "exclude")}
-        made = plan_storage(built, sample.inputs, storage, **of, name=sample.name)
-    else:
-        calibration = _calibration(sample, calibrate, seed) if selector.weighs_losses else None
-        with showing_progress() as progress:
-            made = make_plan(
-                built, sample.inputs, selector, **scope, calibration=calibration, name=sample.name, progress=progress
-            )
+    made = _planned(sample, built, by, scope, given)
     if output is not None:
         made.save(output)
     if as_json:
@@ -108,6 +80,19 @@ def plan(
         _print_plan(made, layer_costs(built, sample.inputs, made))
         if why:
             _print_rejected(made)
+
+
+def _planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
+    """The plan by a rank rule, or of a codec."""
+    from edgecompress.planning import plan as make_plan
+    from edgecompress.storing.planning import plan_storage
+
+    if isinstance(by, Storage):
+        layers = {"include": scope.include, "exclude": scope.exclude}
+        return plan_storage(built, sample.inputs, by, **layers, name=sample.name)
+    calibration = _calibration(sample, given["calibrate"], given["seed"] or 0) if by.weighs_losses else None
+    with showing_progress() as progress:
+        return make_plan(built, sample.inputs, by, scope, calibration=calibration, name=sample.name, progress=progress)
 
 
 def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
@@ -124,18 +109,17 @@ def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
     file_to_write(output, "plan", is_kind(KIND), inputs=source_of(model).files(model), force=force)
 
 
-def _calibration(sample: Sample, count: int, seed: int) -> Calibration | None:
+def _calibration(sample: Sample, count: int | None, seed: int) -> Calibration | None:
     """Calibration inputs; without data there are none, which is an error only where they were asked for by name."""
     from edgecompress.calibrating import calibration_of
     from edgecompress.errors import DataError
 
-    source = click.get_current_context().get_parameter_source("calibrate")
-    if count == 0 or (sample.splits is None and source is click.core.ParameterSource.DEFAULT):
+    if count == 0 or (sample.splits is None and count is None):
         return None
     try:
-        return calibration_of(sample, count, seed)
+        return calibration_of(sample, CALIBRATION_INPUTS if count is None else count, seed)
     except DataError as error:
-        if source is not click.core.ParameterSource.DEFAULT:
+        if count is not None:
             raise
         click.echo(f"planned by the weights alone: {error}", err=True)
         return None
@@ -190,37 +174,23 @@ def sample_and_options(
     return sample, options_from(sample, plan_file, given, teacher=teacher, **more)
 
 
-def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], **more: Any) -> Options:
+def options_from(sample: Sample, plan_file: Path | None, given: Given, **more: Any) -> Options:
     """The options of a run, from the command line's values."""
-    from edgecompress.planning import Scope
-    from edgecompress.plans import CompressionPlan
     from edgecompress.running.options import Options
 
     given = with_preset(sample.name, given)
-    loaded = None
-    if plan_file is not None:
-        _refuse_selection_beside_a_plan()
-        loaded = CompressionPlan.load(plan_file)
-    recipe, methods = given["recipe"], methods_from(given["methods"])
-    if loaded is not None and recipe != "plain":
-        raise click.UsageError(f"--plan already holds the ranks that --recipe {recipe} would find; drop one of them")
-    methods = methods if loaded is None else _codec_of(loaded)
-    storage = storage_from(methods, given["keep"], given["of"], given, _typed)
-    select = refuse_foreign(recipe, given["select"], methods, _typed)
-    selector = selector_from(select, given["keep"], given["of"], given["energy"], given["beta"])
-    if storage is not None:
-        own = {"optimizer": "adam", "lr": FACTORS_LR, "weight_decay": 0.0}
-        given = {**given, **{name: given[name] or default for name, default in own.items()}}
-    names = ("epochs", "optimizer", "lr", "batch_size", "distill", "seed")
-    more_tuning = {name: given[name] for name in TUNING if given[name] is not None}
-    tuning = tuning_from(sample, *(given[name] for name in names), bf16=given["bf16"], **more_tuning)
+    loaded = None if plan_file is None else _given_plan(plan_file, given)
+    methods = methods_from(given) if loaded is None else _codec_of(loaded)
+    storage = storage_from(given, methods)
+    selector = selector_from(given, select_from(given) if storage is None else USUAL_SELECTOR)
+    tuning = tuning_from(sample, given, coded=storage is not None)
     return Options(
         selector,
-        Scope(() if storage else methods, given["multiple"], given["include"], given["exclude"]),
+        scope_from(given, () if storage else methods),
         given=loaded,
-        calibrate=given["calibrate"],
+        calibrate=CALIBRATION_INPUTS if given["calibrate"] is None else given["calibrate"],
         asymmetric=not given["symmetric"],
-        recipe=recipe_from(recipe, methods, given["penalty"], given["lasso"]),
+        recipe=recipe_from(given),
         recipe_epochs=given["recipe_epochs"] or max(1, tuning.epochs),
         storage=storage,
         tuning=tuning,
@@ -228,8 +198,25 @@ def options_from(sample: Sample, plan_file: Path | None, given: dict[str, Any], 
     )
 
 
+def _given_plan(file: Path, given: Given) -> CompressionPlan:
+    """A plan holds the choice: an option that would make another one is refused rather than ignored."""
+    from edgecompress.plans import CompressionPlan
+
+    for option in typed_options():
+        if option.chooses:
+            raise click.UsageError(f"--plan already holds the choice; drop {option.opts[0]}")
+    loaded = CompressionPlan.load(file)
+    if given["recipe"] != NO_RECIPE:
+        raise click.UsageError(
+            f"--plan already holds the ranks that --recipe {given['recipe']} would find; drop one of them"
+        )
+    return loaded
+
+
 def _codec_of(made: CompressionPlan) -> tuple[str, ...]:
     """The codec that stores a plan's layers, if that is what it is for."""
+    from edgecompress.codecs import CODECS
+
     found = {layer.method for layer in made.layers}
     codecs = tuple(sorted(found & set(CODECS)))
     if codecs and len(found) > 1:
@@ -237,7 +224,7 @@ def _codec_of(made: CompressionPlan) -> tuple[str, ...]:
     return codecs
 
 
-def with_preset(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def with_preset(name: str, given: Given) -> Given:
     """The options with those of the preset in place of all that were not typed."""
     from edgecompress.sources import presets
 
@@ -247,26 +234,18 @@ def with_preset(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if preset not in known:
         have = f"it has {', '.join(known)}" if known else "it has none"
         raise click.UsageError(f"{name}: no preset {preset!r}; {have}")
-    methods = known[preset].get("methods")
-    if methods and _typed("methods") and list(given["methods"]) not in (methods, list(methods)):
+    methods = known[preset].get("method")
+    if methods and is_typed("method") and list(given["method"]) != methods:
         raise click.UsageError(f"{name}: preset {preset!r} is for --method {methods[0]}")
-    return given | {option: value for option, value in known[preset].items() if not _typed(option)}
+    return {**given, **{name: _of_preset(value) for name, value in known[preset].items() if not is_typed(name)}}
 
 
-def _typed(name: str) -> bool:
-    """Was this option given on the command line?"""
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+def _of_preset(value: Any) -> Any:
+    """As the command line gives it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _refuse_selection_beside_a_plan() -> None:
-    """A plan holds the choice: an option that would make another one is refused rather than ignored."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        if parameter.name in SELECTION and _typed(parameter.name):
-            raise click.UsageError(f"--plan already holds the choice; drop {parameter.opts[0]}")
-
-
-@click.command(epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
+@click.command(cls=Command, epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
 @click.argument("model")
 @line_options
 @trust_option
@@ -335,6 +314,3 @@ def _score_rows(document: Json) -> list[tuple[object, ...]]:
         ("  before fine-tuning", "", before, ""),
         *([("  before rounding", "", score_text(factors, unit), "")] if factors is not None else []),
     ]
-
-
-COMMANDS = (plan, compress)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.building import made
+from edgecompress.cli.commands import Command
 from edgecompress.cli.display import complain, print_json, print_table, say, showing_progress
+from edgecompress.cli.fields import option, options_of
 from edgecompress.cli.options import (
-    QUANTIZED,
-    TARGETS,
+    FILES,
     force_option,
     json_option,
     output_option,
@@ -19,7 +21,9 @@ from edgecompress.cli.options import (
     target_option,
     trust_option,
 )
+from edgecompress.cli.types import TableChoice
 from edgecompress.cli.writing import announce_folder
+from edgecompress.settings import ExportOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,44 +35,24 @@ if TYPE_CHECKING:
     from edgecompress.split_scores import Difference
 
 
-@click.command(epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
+@click.command(cls=Command, epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
 @click.argument("model")
 @target_option
-@click.option(
+@option(
     "--merge",
     multiple=True,
+    group=FILES,
     help="Layers, as in a shell: 'layer1.*', whose chains become dense layers again in this file; repeatable.",
 )
-@click.option(
-    "--require", "required", multiple=True, type=click.Choice(TARGETS), help="A target that must succeed; repeatable."
-)
-@click.option("--quantize", "precision", type=click.Choice(QUANTIZED), help="Fewer bits than float32; file.int8.onnx.")
-@click.option(
-    "--calibration",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    help="Training inputs that set the ranges of int8.",
-)
-@click.option(
-    "--equalize/--no-equalize",
-    default=True,
-    show_default=True,
-    help="Equal ranges inside each chain before int8; the model computes the same.",
-)
-@click.option(
-    "--keep-float",
+@option(
+    "--require",
+    "required",
     multiple=True,
-    metavar="PATTERN",
-    help="Layers, as in a shell: 'head.*', or kinds of operators: Concat, that stay in float32 in a file of fewer "
-    "bits; repeatable.",
+    group=FILES,
+    type=TableChoice("edgecompress.targets:TARGETS"),
+    help="A target that must succeed; repeatable.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    help="The one batch size of the files, for code that fixes it; default: any, or one.",
-)
-@click.option("--channels-last", is_flag=True, help="litert: take images as (N, H, W, C).")
+@options_of(ExportOptions, group=FILES)
 @trust_option
 @output_option("Folder for the exported files.")
 @force_option
@@ -78,18 +62,17 @@ def export(
     targets: tuple[str, ...],
     merge: tuple[str, ...],
     required: tuple[str, ...],
-    precision: str | None,
     trust: bool,
     output: Path,
     force: bool,
     as_json: bool,
-    **options: Any,
+    **given: Any,
 ) -> int:
     """Export a model, dense or compressed, and prove that each file computes the same.
 
     Of several targets some may fail, with a reason each; --require makes a failure fatal.
     """
-    from edgecompress.exporting import ExportOptions, export_each, fatal
+    from edgecompress.exporting import export_each, fatal
     from edgecompress.sources import resolve
 
     if stray := set(required) - set(targets):
@@ -98,8 +81,7 @@ def export(
     built = sample.model()
     if merge:
         built, sample = _merged(built, sample, merge)
-    options["replaces"] = "anything" if force else "same model"
-    chosen = ExportOptions(**options, precision="fp16" if precision == "fp16" else "int8" if precision else "fp32")
+    chosen = made(ExportOptions, given, **({"replaces": "anything"} if force else {}))
     announce_folder(output)
     with showing_progress() as progress:
         outcomes = export_each(built, sample, output, list(dict.fromkeys(targets)), options=chosen, progress=progress)
@@ -170,7 +152,7 @@ def _apart(found: Difference) -> str:
     return score_verdict(found, " %" if found.flips else "")
 
 
-@click.command(epilog="Example: edgecompress verify out/lenet5 --model lenet5")
+@click.command(cls=Command, epilog="Example: edgecompress verify out/lenet5 --model lenet5")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--model", help="The MODEL the files came from, where it is not where it was.")
 @trust_option
@@ -245,7 +227,9 @@ def _verified(item: Verified) -> dict[str, Any]:
     }
 
 
-@click.command(epilog="Example: edgecompress bundle out/lenet5/model.onnx --platform pi -o app && python app/run.py")
+@click.command(
+    cls=Command, epilog="Example: edgecompress bundle out/lenet5/model.onnx --platform pi -o app && python app/run.py"
+)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @platform_option
 @output_option("Folder to make; an older bundle there is replaced.")
@@ -267,6 +251,3 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     rows = [(entry["path"], bytes_text(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
     print_table(f"Bundle {output}", ("file", "size", "sha256"), rows)
     say(platform_named(platform).check(output))
-
-
-COMMANDS = (export, verify, bundle)

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.building import made
+from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
+from edgecompress.cli.fields import options_of
 from edgecompress.cli.options import (
-    Number,
+    MEASURING,
     device_option,
     force_option,
     json_option,
     output_option,
-    place_options,
-    seconds_option,
     threads_option,
-    together,
 )
+from edgecompress.cli.types import Number
 from edgecompress.cli.writing import file_to_write
+from edgecompress.settings import DeviceOptions, Effort
 
 if TYPE_CHECKING:
     from edgecompress.profiling import Measured
@@ -28,18 +30,14 @@ if TYPE_CHECKING:
     from edgecompress.reporting.comparing import Check
 
 
-@click.command(epilog="Example: edgecompress profile out/model.onnx --baseline out/dense.onnx --device local")
+@click.command(
+    cls=Command, epilog="Example: edgecompress profile out/model.onnx --baseline out/dense.onnx --device local"
+)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--baseline", type=click.Path(path_type=Path), help="Measure this too, taking turns, and give a verdict.")
 @device_option
-@together(*place_options)
 @threads_option
-@click.option("--batch", type=click.IntRange(1, 65_536), default=1, show_default=True)
-@click.option("--runs", type=click.IntRange(2, 1_000_000), default=50, show_default=True, help="At least so many runs.")
-@seconds_option
-@click.option(
-    "--sustained", "minutes", type=Number(0, 600), default=0.0, metavar="MIN", help="Also so many minutes under load."
-)
+@options_of(Effort, group=MEASURING)
 @output_option("Write the JSON document to this file too.", required=False)
 @force_option
 @json_option
@@ -55,22 +53,21 @@ def profile(
 ) -> None:
     """Measure an exported file: size, load time, first run, latency, memory, operators; and against a baseline."""
     from edgecompress.artifacts import facts_path, golden_path
-    from edgecompress.devices import DeviceOptions, device_named
+    from edgecompress.devices import device_named
     from edgecompress.files import write_json
     from edgecompress.profiling import measure
     from edgecompress.profiling.instruction_counts import PROFILE_KIND as COUNTED
     from edgecompress.profiling.profiles import PROFILE_KIND as TIMED
     from edgecompress.replacing import is_measured
-    from edgecompress.settings import Effort
 
     if output is not None:
         read = [file for file in (artifact, baseline, *given.values()) if isinstance(file, Path)]
         read += [beside(file) for file in read for beside in (facts_path, golden_path)]
         file_to_write(output, "profile", is_measured(TIMED, COUNTED), inputs=read, force=force)
-    options = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
-    place, first, more = device_named(device, options), (threads or (1,))[0], threads[1:] if threads else None
+    place, more = device_named(device, made(DeviceOptions, given)), threads[1:] if threads else None
+    effort = made(Effort, given, **({"threads": threads[0]} if threads else {}))
     with showing_progress() as progress:
-        found = measure(artifact, baseline, place, Effort(first, **given), threads=more, progress=progress)
+        found = measure(artifact, baseline, place, effort, threads=more, progress=progress)
     document = measured_document(found)
     if output is not None:
         write_json(output, document)
@@ -176,7 +173,7 @@ def _timed(profile: Profile) -> dict[str, str | int | None]:
     }
 
 
-@click.command(epilog="Example: edgecompress compare dense.profile.json model.profile.json")
+@click.command(cls=Command, epilog="Example: edgecompress compare dense.profile.json model.profile.json")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--anyway", is_flag=True, help="Even if device, runtime, threads or provenance differ.")
@@ -214,7 +211,9 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
     say("measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`")
 
 
-@click.command(epilog="Example: edgecompress check out/resnet20/report.json --min-speedup 1.5 --max-acc-drop 1")
+@click.command(
+    cls=Command, epilog="Example: edgecompress check out/resnet20/report.json --min-speedup 1.5 --max-acc-drop 1"
+)
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--max-latency-ms", type=Number(0, min_open=True), help="Median wall time of one run.")
 @click.option("--max-size-mb", type=Number(0, min_open=True), help="Size of the file, in 10^6 bytes.")
@@ -241,6 +240,3 @@ def check(report: Path, as_json: bool, **given: float | None) -> int:
     else:
         say(check_table(figures, rows))
     return 0 if all(row.met for row in rows) else 1
-
-
-COMMANDS = (profile, compare, check)

@@ -7,30 +7,33 @@ from typing import Any
 
 import click
 
-from edgecompress.cli.compressing import line_options, print_before_after, sample_and_options
+from edgecompress.cli.building import fields_given, made
+from edgecompress.cli.commands import Command
+from edgecompress.cli.compressing import print_before_after, sample_and_options
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     device_option,
     force_option,
     json_option,
+    line_options,
     output_option,
-    place_options,
     platform_option,
     seconds_option,
     target_option,
     threads_option,
-    together,
     trust_option,
 )
 from edgecompress.cli.writing import announce_folder
+from edgecompress.settings import DeviceOptions, Effort
 
 
-@click.command(epilog="Example: edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 3 -o out/lenet5")
+@click.command(
+    cls=Command, epilog="Example: edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 3 -o out/lenet5"
+)
 @click.argument("model")
 @line_options
 @target_option
 @device_option
-@together(*place_options)
 @threads_option
 @seconds_option
 @platform_option
@@ -44,7 +47,6 @@ def run(
     targets: tuple[str, ...],
     device: str,
     threads: tuple[int, ...],
-    seconds: float,
     platform: str,
     trust: bool,
     output: Path,
@@ -56,14 +58,13 @@ def run(
 
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
-    from edgecompress.devices import DeviceOptions
     from edgecompress.running import run as run_model
     from edgecompress.running import summary
 
-    place = DeviceOptions(**{name: given.pop(name) for name in DeviceOptions.__dataclass_fields__})
-    asked = {"device": device, "place": place, "threads": threads, "seconds": seconds, "platform": platform}
+    measuring = {key: value for key, value in fields_given(Effort, given).items() if key == "seconds"}
+    more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platform": platform}
     wanted = tuple(dict.fromkeys(targets))
-    sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **asked)
+    sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
     announce_folder(output)
     with showing_progress() as progress:
         document = run_model(sample, output, options, progress=progress, force=force)
@@ -103,7 +104,7 @@ def _parity(item: dict[str, Any]) -> tuple[str, str]:
     return f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB"
 
 
-@click.command(epilog="Example: edgecompress report out/lenet5")
+@click.command(cls=Command, epilog="Example: edgecompress report out/lenet5")
 @click.argument("folder", type=click.Path(path_type=Path))
 @force_option
 @json_option
@@ -123,6 +124,3 @@ def report(folder: Path, force: bool, as_json: bool) -> None:
     else:
         say(summary_sentence(document))
         say(f"report: {html}")
-
-
-COMMANDS = (run, report)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgecompress.devices import adb, emulated, local, ssh
-from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, DeviceOptions, Session
+from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Session
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
+from edgecompress.settings import DeviceOptions
 
 
 @dataclass(frozen=True, slots=True)

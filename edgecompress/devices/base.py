@@ -12,36 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from edgecompress.errors import DeviceError
 from edgecompress.files import Json
+from edgecompress.settings import DeviceOptions
 
 Provenance = Literal["measured", "emulated", "predicted"]
 """Where a number comes from: taken on a real device, counted on an emulated one, or computed from a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceOptions:
-    """What describes a device besides its name; each device refuses what it has no use for.
-
-    ``remote_python`` is an absolute path on the device; ``identity`` and ``known_hosts`` are files of ssh here;
-    ``python_bundle`` is a folder with a Python for the device, ``runner`` a program for it that measures models itself.
-    """
-
-    remote_python: str | None = None
-    identity: Path | None = None
-    known_hosts: Path | None = None
-    python_bundle: Path | None = None
-    runner: Path | None = None
-
-    def refuse_other_than(self, kind: str, *used: str) -> None:
-        """Name an option that a device of this kind would not look at.
-
-        Raises:
-            DeviceError: one was given.
-        """
-        for option in self.__dataclass_fields__:
-            if option not in used and getattr(self, option) is not None:
-                raise DeviceError.of(kind, f"--{option.replace('_', '-')} is of no use on such a device; drop it")
 
 
 @dataclass(frozen=True, slots=True)

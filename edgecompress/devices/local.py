@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.devices.base import NO_OPTIONS, DeviceOptions, Provenance
+from edgecompress.devices.base import NO_OPTIONS, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.files import Json
+from edgecompress.settings import DeviceOptions
 
 SUMMARY = "this machine, in a process of its own"
 

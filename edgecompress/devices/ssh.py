@@ -21,10 +21,11 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from edgecompress.devices.base import DeviceOptions, Provenance
+from edgecompress.devices.base import Provenance
 from edgecompress.devices.commands import Finished, checked, failed, last_lines, release, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json
+from edgecompress.settings import DeviceOptions
 
 FORM = "user@host[:port]"
 SUMMARY = "a board over ssh, with a Python that has numpy and the runtime"

@@ -52,33 +52,15 @@ from edgecompress.models import Sample, check_runs, copied, evaluating
 from edgecompress.models.accepting import accepted
 from edgecompress.models.datasets import Inputs, calibration_inputs, in_batches, of_batch
 from edgecompress.progress import Progress, silent
-from edgecompress.replacing import Replaces, check_export, is_log
+from edgecompress.replacing import check_export, is_log
 from edgecompress.reporting.wording import kept_sentences
 from edgecompress.scoring import split_score
+from edgecompress.settings import ExportOptions as ExportOptions
+from edgecompress.settings import Precision, Replaces
 from edgecompress.split_scores import SplitScore
-from edgecompress.targets import Job, Precision, Target, target_named
+from edgecompress.targets import Job, Target, target_named
 from edgecompress.targets.half_precision import beyond_half
 from edgecompress.targets.keeping import KeepFloat
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """How a file is written.
-
-    int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
-    (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
-    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``batch`` is the one
-    batch size of the file (None: any, or one where the target has no free one).
-    """
-
-    precision: Precision = "fp32"
-    calibration: int = 512
-    equalize: bool = True
-    channels_last: bool = False
-    replaces: Replaces = "same model"
-    keep_float: tuple[str, ...] = ()
-    batch: int | None = None
-
 
 PLAIN = ExportOptions()
 GOLDEN_BATCH = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, TypedDict, Unpack
 
@@ -19,7 +18,6 @@ from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.decompositions.kernels import weight_of
-from edgecompress.errors import PlanError
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
 from edgecompress.models.accepting import refuse_sealed, unwrapped
@@ -29,37 +27,7 @@ from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Sk
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What may be chosen, and for which layers.
-
-    ``methods`` of ``DECOMPOSITIONS`` (none: ``AUTO``) at ranks that are multiples of ``multiple``, or the layer's
-    largest rank where that is smaller; layers whose names match a pattern of ``include`` (none: all layers) and none
-    of ``exclude``, with patterns as in a shell: ``layer1.*``.
-    """
-
-    methods: tuple[str, ...] = ()
-    multiple: int = 8
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in DECOMPOSITIONS]
-        if unknown:
-            raise PlanError(f"no method {unknown[0]!r}; there are {', '.join(DECOMPOSITIONS)}")
-        if self.multiple < 1:
-            raise PlanError(f"ranks cannot be rounded to a multiple of {self.multiple}; use 1 or more")
-
-    def refusal(self, name: str) -> str:
-        """Why the layer ``name`` is out of scope, or an empty string."""
-        excluded = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
-        if excluded is not None:
-            return f"excluded by {excluded!r}"
-        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
-            return f"not included by {', '.join(map(repr, self.include))}"
-        return ""
+from edgecompress.settings import Scope as Scope
 
 
 class Limits(TypedDict, total=False):

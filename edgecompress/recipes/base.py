@@ -16,6 +16,7 @@ from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Selector
+from edgecompress.settings import USUAL_SELECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,20 @@ class Start:
     facts: Json
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a recipe goes with.
+
+    ``selector`` is the one it works with where none is asked for; ``other_selector`` says why it takes no other, and
+    ``other_method`` why no method besides ``methods`` (empty: it takes any).
+    """
+
+    selector: str = USUAL_SELECTOR
+    other_selector: str = ""
+    methods: tuple[str, ...] = ()
+    other_method: str = ""
+
+
 class Recipe(Protocol):
     """A way to find ranks, or to condition weights, by training."""
 
@@ -56,6 +71,10 @@ class Recipe(Protocol):
     @property
     def summary(self) -> str:
         """One line for people: what it does, when to use it, and the paper."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it goes with, besides its options."""
 
     def start(self, asked: Asked) -> Start:
         """Train, choose ranks, decompose.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from edgecompress.models.datasets import size, take
 from edgecompress.planning import plan
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import Asked, Needs, Start
 from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.continuous import Continuous, Settled, choose
 from edgecompress.selectors.ladders import PREFERRED
@@ -46,6 +46,9 @@ class Searched:
 
     name: str = "continuous"
     summary: str = "ranks by a learned mixture of candidates on labelled batches; after Aghababaei-Harandi & Amini 2024"
+    needs: ClassVar[Needs] = Needs(
+        "continuous", other_selector="finds the ranks itself: drop --keep and --select, use --beta"
+    )
 
     def start(self, asked: Asked) -> Start:
         """Search, plan, decompose.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,12 @@ from edgecompress.finetuning.distillation import Distilled
 from edgecompress.finetuning.loop import Objective, fit
 from edgecompress.layers import put, weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import Asked, Needs, Start
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
 from edgecompress.recipes.orthogonal import full_rank_plan
 from edgecompress.recipes.truncation import Truncated, truncate
 from edgecompress.selectors import Budget
+from edgecompress.settings import option
 
 RECALIBRATED = 1024
 """Training inputs that batch norms are re-estimated on where no calibration inputs are given."""
@@ -47,11 +49,16 @@ class Ordered:
     trained dense model is there to teach from the first step on. Weights are not averaged: an average of ranks is none.
     """
 
-    lasso: float = 1e-5
+    lasso: float = option(1e-5, "Weight of the group lasso.", low=0, codecs=False)
     threshold: float = 1e-2
     full_pass: bool = False
     name: str = "ordered"
     summary: str = "train once, cut to any budget: sampled ranks and group lasso; Maestro, Horvath et al. 2024"
+    needs: ClassVar[Needs] = Needs(
+        other_selector="truncates to a budget: use --keep, not --select",
+        methods=("svd",),
+        other_method="trains svd chains only: drop --method",
+    )
 
     def start(self, asked: Asked) -> Start:
         """Train at full rank, then cut to the budget of ``asked.selector``.

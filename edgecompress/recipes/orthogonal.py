@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ from edgecompress.models import copied
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import silent
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import Asked, Needs, Start
+from edgecompress.settings import option
 
 ROWS, COLUMNS = "rows", "columns"
 ORTHOGONAL: dict[str, dict[str, str]] = {
@@ -56,10 +58,11 @@ class Orthogonal:
     moves freely between its links. Layers that ``form`` cannot replace take ``svd``.
     """
 
-    penalty: float = 1.0
-    form: str = "tucker2"
+    penalty: float = option(1.0, "Weight of the penalty.", low=0, codecs=False)
+    form: str = option("tucker2", "Of the chains while they are trained.", filled_by="method")
     name: str = "orthogonal"
     summary: str = "train full-rank chains with orthogonality penalties, then ranks by EVBMF; after He et al. 2024"
+    needs: ClassVar[Needs] = Needs("vbmf")
 
     def start(self, asked: Asked) -> Start:
         """Over-parameterize, train, merge, choose ranks, decompose.

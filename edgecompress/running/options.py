@@ -13,7 +13,7 @@ from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
-from edgecompress.settings import Storage
+from edgecompress.settings import CALIBRATION_INPUTS, USUAL_EFFORT, USUAL_PLATFORM, USUAL_SELECTOR, Storage
 
 UNTOLD = ("summary", "weighs_losses")
 
@@ -42,10 +42,10 @@ class Options:
     (none: one, then all processors).
     """
 
-    selector: Selector = field(default=SELECTORS["budget"])
+    selector: Selector = field(default=SELECTORS[USUAL_SELECTOR])
     scope: Scope = EVERYTHING
     given: CompressionPlan | None = None
-    calibrate: int = 1024
+    calibrate: int = CALIBRATION_INPUTS
     asymmetric: bool = True
     recipe: Recipe | None = None
     recipe_epochs: int = 0
@@ -56,8 +56,8 @@ class Options:
     device: str = "local"
     place: DeviceOptions = field(default_factory=DeviceOptions)
     threads: tuple[int, ...] = ()
-    seconds: float = 2.0
-    platform: str = "pi"
+    seconds: float = USUAL_EFFORT.seconds
+    platform: str = USUAL_PLATFORM
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""

@@ -19,10 +19,10 @@ from edgecompress.finetuning.workers import shared
 from edgecompress.models import Sample, check_runs
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
-from edgecompress.replacing import Replaces
 from edgecompress.running.claiming import BUNDLE, Owner, check_claim, claim
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
+from edgecompress.settings import Replaces
 from edgecompress.sources import folder_of
 from edgecompress.targets import target_named
 from edgecompress.targets.child_converter import require

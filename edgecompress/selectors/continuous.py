@@ -39,6 +39,7 @@ from edgecompress.plans import Cost
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.ladders import Ladder, Window, first_window, ladder_of, next_window
+from edgecompress.settings import option
 
 ValidationLoss = Callable[[Mapping[str, Tensor]], Tensor]
 """The loss of the model whose layers have the given kernels (groups, T, C, *taps), by name; a differentiable scalar."""
@@ -64,7 +65,7 @@ class Continuous:
     """
 
     gamma: float = 0.4
-    beta: float = 0.8
+    beta: float = option(0.8, "Higher for lower ranks.", low=0, chooses=True, codecs=False)
     iterations: int = 100
     warm_up: int = 20
     lr: float = 1e-3
@@ -76,12 +77,12 @@ class Continuous:
     weighs_losses: bool = False
 
     def __post_init__(self) -> None:
-        for option in ("gamma", "beta", "iterations", "lr", "logits_lr"):
-            if not 0 < getattr(self, option) < float("inf"):
-                raise PlanError(f"{option} {getattr(self, option)} of the continuous search has to be above 0")
-        for option, least in (("warm_up", 0), ("step", 0), ("shrink", 2)):
-            if getattr(self, option) < least:
-                raise PlanError(f"{option} {getattr(self, option)} of the continuous search is below {least}")
+        for name in ("gamma", "beta", "iterations", "lr", "logits_lr"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise PlanError(f"{name} {getattr(self, name)} of the continuous search has to be above 0")
+        for name, least in (("warm_up", 0), ("step", 0), ("shrink", 2)):
+            if getattr(self, name) < least:
+                raise PlanError(f"{name} {getattr(self, name)} of the continuous search is below {least}")
 
     def select(self, layers: Sequence[LayerCandidates], _total: Cost) -> dict[str, Choice]:
         """The rank of every layer that has one that saves something.

@@ -13,6 +13,7 @@ from edgecompress.decompositions.base import kept_energy
 from edgecompress.errors import PlanError
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, cheapest, of_unfoldings
+from edgecompress.settings import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,9 @@ class Energy:
     ``energy`` of its squared singular values. A method without unfoldings keeps that share of the squared weight.
     """
 
-    energy: float = 0.9
+    energy: float = option(
+        0.9, "Share of the squared singular values to keep.", above=0, below=1, chooses=True, codecs=False
+    )
     name: str = "energy"
     summary: str = "each rank keeps --energy of its unfolding's squared singular values; cheapest method"
     weighs_losses: bool = False

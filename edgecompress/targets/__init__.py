@@ -9,9 +9,9 @@ from edgecompress.errors import ExportError, FileError
 from edgecompress.tables import Table
 
 if TYPE_CHECKING:
+    from edgecompress.settings import Precision as Precision
     from edgecompress.targets.base import PRECISIONS as PRECISIONS
     from edgecompress.targets.base import Job as Job
-    from edgecompress.targets.base import Precision as Precision
     from edgecompress.targets.base import Target as Target
 
 TARGETS: Table[Target] = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 from torch import nn
 
@@ -13,12 +13,13 @@ from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.files import Json
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan
+from edgecompress.settings import Precision
 from edgecompress.targets.keeping import KeepFloat
 
 Run = Callable[[Arrays], Arrays]
 """Runs a loaded file: input arrays by name to output arrays by name."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 NHWC = "NHWC"

@@ -25,7 +25,8 @@ from edgecompress.errors import BatchError, ExportError, MissingExtra, first_lin
 from edgecompress.files import PACKAGE, Json, read_json, write_json
 from edgecompress.models.datasets import Inputs, in_batches, of_batch
 from edgecompress.replacing import LOG_HEADING
-from edgecompress.targets.base import Job, Precision, Target
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job, Target
 from edgecompress.targets.keeping import KeepFloat
 from edgecompress.targets.products import counted, products_of, told_apart
 from edgecompress.targets.runtimes import crashed

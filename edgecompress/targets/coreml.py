@@ -11,7 +11,8 @@ from typing import Any
 from edgecompress.artifacts import TensorSpec
 from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision, Run
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job, Run
 from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.runtimes import hushed
 

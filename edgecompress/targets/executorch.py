@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.keeping import WATCHED, kept, told
 from edgecompress.targets.products import is_product

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import Given, converted, require, traced
 from edgecompress.targets.keeping import WATCHED, Magnitudes, Operator, kept, told, with_parents
 from edgecompress.targets.products import PRODUCTS

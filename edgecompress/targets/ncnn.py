@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import Given, converted, require
 from edgecompress.targets.runtime_files import WeightsApart
 

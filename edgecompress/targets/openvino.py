@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import Given, converted, require
 from edgecompress.targets.runtime_files import WeightsApart
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgecompress.files import Json
-from edgecompress.targets.base import Job, Precision
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import Given, converted
 from edgecompress.targets.runtime_files import RuntimeFile
 

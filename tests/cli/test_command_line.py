@@ -12,7 +12,7 @@ import click
 import pytest
 import torch
 
-from edgecompress.cli import group, options
+from edgecompress.cli import group
 from edgecompress.codecs import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json, write_json
@@ -56,12 +56,10 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
     assert min(times) < 0.4
 
 
-def test_the_names_offered_are_those_of_the_tables() -> None:
-    assert tuple(DECOMPOSITIONS) == options.METHODS
-    assert tuple(CODECS) == options.CODECS
-    assert tuple(SELECTORS) == options.SELECTORS
-    assert ("plain", *RECIPES) == options.RECIPES
-    assert tuple(TARGETS) == options.TARGETS
+def test_each_entry_of_a_table_has_its_name_and_one_line_for_people() -> None:
+    for table in (DECOMPOSITIONS, CODECS, SELECTORS, RECIPES, TARGETS):
+        assert {name: entry.name for name, entry in table.items()} == {name: name for name in table}
+        assert all(entry.summary for entry in table.values())
 
 
 def test_inspect_says_who_can_decompose_what() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgecompress.cli.options import tuning_from
+from edgecompress.cli.building import tuning_from
 from edgecompress.costs import cost
 from edgecompress.decomposing import decompose
 from edgecompress.errors import DataError, FileError, ModelError
@@ -271,7 +271,6 @@ def test_a_model_file_says_that_its_weights_have_seen_the_validation_split(tiny_
     seen.write_text(tiny_file.read_text() + "\n\nvalidation_seen = True\n")
     sample = resolve(str(seen))
     assert sample.validation_seen
-    given = (None, "sgd", None, 64, None, 0)
-    assert tuning_from(sample, *given, bf16=False, pick=None).pick == "last"
-    assert tuning_from(sample, *given, bf16=False, pick="best").pick == "best"
-    assert tuning_from(resolve(str(tiny_file)), *given, bf16=False, pick=None).pick == "best"
+    assert tuning_from(sample, {"pick": None}).pick == "last"
+    assert tuning_from(sample, {"pick": "best"}).pick == "best"
+    assert tuning_from(resolve(str(tiny_file)), {}).pick == "best"

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from edgecompress.devices.adb import link as adb_link
 from edgecompress.devices.adb.scripts import FACTS, JOB, SWEEP, facts_of, filled
-from edgecompress.devices.base import DeviceOptions, Provenance
+from edgecompress.devices.base import Provenance
 from edgecompress.devices.commands import Finished, checked, failed, last_lines
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json, files_in, sha256, size_of
+from edgecompress.settings import DeviceOptions
 
 FORM = "SERIAL"
 SUMMARY = "a phone over adb; it needs --python-bundle, --remote-python or --runner"

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompress.devices.base import NO_OPTIONS, Counts, DeviceOptions, Provenance
+from edgecompress.devices.base import NO_OPTIONS, Counts, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.devices.emulated import spec
 from edgecompress.devices.emulated.spec import Emulation
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json, read_json
+from edgecompress.settings import DeviceOptions
 
 FORM = "cortex-a53|cortex-a72|cortex-a76|neoverse-n1"
 SUMMARY = "an ARM core under QEMU on this machine; exact instruction counts, no times"

@@ -28,7 +28,8 @@ from edgecompress.errors import BatchError, ExportError, FileError, first_line, 
 from edgecompress.files import Json
 from edgecompress.models.datasets import of_batch
 from edgecompress.plans import CompressionPlan
-from edgecompress.targets.base import Job, Precision, Run
+from edgecompress.settings import Precision
+from edgecompress.targets.base import Job, Run
 from edgecompress.targets.onnx.codes import Coded, check_folded, coded_layers, put_codes
 from edgecompress.targets.onnx.quantization import as_half, as_int8
 from edgecompress.targets.onnx.sessions import session

@@ -1,0 +1,197 @@
+"""Values for the stages, from what the command line was given; options that do not go together are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from edgecompress.cli.fields import Option, offered
+from edgecompress.cli.options import EVERY_METHOD, NO_RECIPE
+from edgecompress.cli.types import table_of
+from edgecompress.settings import FACTORS_LR, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
+
+if TYPE_CHECKING:
+    from edgecompress.models import Sample
+    from edgecompress.recipes.base import Recipe
+    from edgecompress.selectors import Selector
+
+Value = TypeVar("Value")
+Given = Mapping[str, Any]
+"""Values by the names of options: None, or an empty tuple, where nothing was given."""
+
+
+def is_typed(name: str) -> bool:
+    """Was this option given on the command line?"""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def typed_options() -> Iterator[Option]:
+    """The options that were given on the command line."""
+    context = click.get_current_context()
+    for option in context.command.get_params(context):
+        if isinstance(option, Option) and is_typed(str(option.name)):
+            yield option
+
+
+def fields_given(cls: type, given: Given) -> dict[str, Any]:
+    """For the fields of a dataclass what was given, by a field's name."""
+    values = {}
+    for field, info in offered(cls):
+        value = given.get(info.filled_by or info.name or field.name)
+        if info.filled_by and isinstance(value, tuple):
+            value = value[0] if value and value[0] != EVERY_METHOD else None
+        if value not in (None, ()):
+            values[field.name] = value
+    return values
+
+
+def made(cls: type[Value], given: Given, **more: Any) -> Value:
+    """A dataclass of what was given; its own defaults for the rest."""
+    return cls(**fields_given(cls, given), **more)
+
+
+def methods_from(given: Given) -> tuple[str, ...]:
+    """Names of decompositions or codecs; ``auto`` among them, or none, means every decomposition."""
+    methods: tuple[str, ...] = given.get("method") or ()
+    return () if EVERY_METHOD in methods else methods
+
+
+def scope_from(given: Given, methods: tuple[str, ...]) -> Scope:
+    """What may be chosen of these methods."""
+    return made(Scope, {**given, "method": methods})
+
+
+# -- tables whose entries have options ---------------------------------------------------------------------------------
+
+
+def _chooser(name: str) -> Option:
+    context = click.get_current_context()
+    return next(p for p in context.command.get_params(context) if isinstance(p, Option) and p.name == name)
+
+
+def _own_names(cls: type) -> dict[str, str]:
+    """The options of an entry of this class, by name, as they are spelled."""
+    names = [info.name or field.name for field, info in offered(cls) if not info.filled_by]
+    return {name: f"--{name.replace('_', '-')}" for name in names}
+
+
+def _refuse_strays(chooser: Option, chosen: str, given: Given) -> None:
+    """Refuse an option of an entry that was not chosen."""
+    table, flag = table_of(chooser.table), chooser.opts[0]
+    own = _own_names(type(table[chosen])) if chosen in table else {}
+    for owner, entry in table.items():
+        for name, spelled in _own_names(type(entry)).items():
+            if name in own or given.get(name) is None:
+                continue
+            instead = f"; with {flag} {chosen} use {' or '.join(own.values())}" if own else f", not to {flag} {chosen}"
+            raise click.UsageError(f"{spelled} belongs to {flag} {owner}{instead}")
+
+
+def _entry(chooser: Option, chosen: str, given: Given) -> Any:
+    """An entry of a table with the options given for it; those of others are refused."""
+    _refuse_strays(chooser, chosen, given)
+    entry = table_of(chooser.table)[chosen]
+    values = fields_given(type(entry), given)
+    return replace(entry, **values) if values else entry
+
+
+def selector_from(given: Given, chosen: str) -> Selector:
+    """The rule that chooses ranks, with its options."""
+    selector: Selector = _entry(_chooser("select"), chosen, given)
+    return selector
+
+
+def recipe_from(given: Given) -> Recipe | None:
+    """The recipe with its options, None where there is none."""
+    chooser, chosen = _chooser("recipe"), given["recipe"]
+    if chosen == NO_RECIPE:
+        _refuse_strays(chooser, chosen, given)
+        return None
+    recipe: Recipe = _entry(chooser, chosen, given)
+    return recipe
+
+
+def select_from(given: Given) -> str:
+    """The name of the rank rule that goes with what was given; a recipe may need one, and say why."""
+    from edgecompress.recipes import RECIPES
+    from edgecompress.selectors import SELECTORS
+
+    chosen, recipe = given["select"], RECIPES.get(given["recipe"])
+    if recipe is None:
+        return chosen or USUAL_SELECTOR
+    needs, usual = (
+        recipe.needs,
+        [name for name in _own_names(type(SELECTORS[USUAL_SELECTOR])) if given.get(name) is not None],
+    )
+    if needs.other_selector and (chosen or needs.selector) != needs.selector:
+        raise click.UsageError(f"--recipe {given['recipe']} {needs.other_selector}")
+    if needs.other_selector and needs.selector != USUAL_SELECTOR and usual:
+        raise click.UsageError(f"--recipe {given['recipe']} {needs.other_selector}")
+    if needs.other_method and set(methods_from(given)) - set(needs.methods):
+        raise click.UsageError(f"--recipe {given['recipe']} {needs.other_method}")
+    return chosen or (USUAL_SELECTOR if usual else needs.selector)
+
+
+# -- codecs ------------------------------------------------------------------------------------------------------------
+
+
+def storage_from(given: Given, methods: tuple[str, ...]) -> Storage | None:
+    """The options of a codec, None where none is among the methods; refuses options that do not go together."""
+    from edgecompress.codecs import CODECS
+
+    codec = next((method for method in methods if method in CODECS), None)
+    if codec is None:
+        for name, spelled in _own_names(Storage).items():
+            if given.get(name) is not None:
+                raise click.UsageError(f"{spelled} belongs to --method {' or '.join(CODECS)}")
+        return None
+    _refuse_beside_codec(codec, methods)
+    if given.get("keep") is not None:
+        _check_core_size(codec, given)
+    return made(Storage, {**given, **_core_levels(given)}, codec=codec)
+
+
+def _core_levels(given: Given) -> dict[str, int]:
+    """The core is rounded as the other factors, unless it is said how."""
+    return {} if given.get("core_levels") or not given.get("levels") else {"core_levels": given["levels"]}
+
+
+def _refuse_beside_codec(codec: str, methods: tuple[str, ...]) -> None:
+    if len(methods) > 1:
+        raise click.UsageError(f"--method {codec} stores every layer it can; give it without other methods")
+    for option in typed_options():
+        if not option.codecs:
+            raise click.UsageError(f"{option.opts[0]} does not go with --method {codec}")
+
+
+def _check_core_size(codec: str, given: Given) -> None:
+    if given.get("rank") is not None:
+        raise click.UsageError("--rank and --keep both say how large the core is; drop one of them")
+    if given.get("of") not in (None, "params"):
+        raise click.UsageError(f"--method {codec} saves no {given['of']}: its --keep is of the params")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def tuning_from(sample: Sample, given: Given, *, coded: bool = False) -> FineTuning:
+    """The fine-tuning options with the defaults that depend on the sample, or on a codec."""
+    values = fields_given(FineTuning, given)
+    return FineTuning(**{**_defaults_for(sample, values.get("optimizer"), coded=coded), **values})
+
+
+def _defaults_for(sample: Sample, optimizer: str | None, *, coded: bool) -> dict[str, Any]:
+    """Defaults that depend on something."""
+    from torch.nn.functional import cross_entropy
+
+    optimizer = optimizer or ("adam" if coded else "sgd")
+    values: dict[str, Any] = {"optimizer": optimizer, "lr": FACTORS_LR if coded else USUAL_LR[optimizer]}  # type: ignore[index]
+    if sample.splits is None:
+        values["epochs"] = 0
+    if sample.loss is not cross_entropy:
+        values["distill"] = 0.0
+    return values | ({"weight_decay": 0.0} if coded else {}) | ({"pick": "last"} if sample.validation_seen else {})

@@ -1,0 +1,89 @@
+"""What the values of options are: numbers that are finite, names of a table that is imported late, outputs."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    Choice = click.Choice[str]
+else:
+    Choice = click.Choice
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse nan and inf, which pass every comparison of a range or none."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+class Odd(click.IntRange):
+    """An odd whole number in a range: levels around zero."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse even numbers."""
+        number = super().convert(value, param, ctx)
+        if number % 2 == 0:
+            self.fail(f"{number} is even; levels lie symmetrically around zero, so take {number - 1}.", param, ctx)
+        return number
+
+
+class OutputPath(click.Path):
+    """Where to write: a name, not nothing and not standard output."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, resolve_path=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty name, which would be the current folder, and a dash."""
+        if not str(value).strip():
+            self.fail("is empty; give a name, or . for the current folder.", param, ctx)
+        if str(value) == "-":
+            self.fail("- is no name; --json prints to standard output.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class TableChoice(Choice):
+    """A name of a table, which is imported when a value is converted, completed, or shown in a help.
+
+    Args:
+        tables: as ``edgecompress.targets:TARGETS``.
+        first: names that stand before those of the tables.
+        former: old names, which are still accepted, and what they stand for.
+    """
+
+    def __init__(self, *tables: str, first: Sequence[str] = (), former: Mapping[str, str] | None = None) -> None:
+        self.tables, self.first, self.former = tables, tuple(first), dict(former or {})
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        """All names, in the tables' order."""
+        return (*self.first, *(name for table in self.tables for name in table_of(table)))
+
+    def summaries(self) -> dict[str, str]:
+        """One line for people about each entry; entries without one are left out."""
+        tables = [table for table in map(table_of, self.tables) if isinstance(table, Mapping)]
+        entries = {name: entry for table in tables for name, entry in table.items()}
+        return {name: entry.summary for name, entry in entries.items() if hasattr(entry, "summary")}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A name as it is today."""
+        return super().convert(self.former.get(value, value), param, ctx)
+
+
+def table_of(place: str) -> Mapping[str, Any]:
+    """The table at ``module:NAME``."""
+    module, _, name = place.partition(":")
+    table: Mapping[str, Any] = getattr(importlib.import_module(module), name)
+    return table
