@@ -114,7 +114,6 @@ SPLIT_LATER = {
     "decomposing/refitting.py",
     "exporting/__init__.py",
     "exporting/verifying.py",
-    "finetuning/loop.py",
     "planning/candidates.py",
     "profiling/bench.py",
     "reporting/charts.py",

@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from edgecompress.models.datasets import Inputs
+from edgecompress.errors import ModelError
+from edgecompress.models import Sample
+from edgecompress.models.calling import call, defined
+from edgecompress.models.datasets import Inputs, as_inputs, single
+
+
+def augmented(sample: Sample, inputs: Inputs, generator: torch.Generator, *, cutout_side: int) -> Inputs:
+    """A batch by the sample's own ``augment`` and by cutout; in float32.
+
+    Args:
+        sample: whose ``augment`` is called, if it has one.
+        inputs: of one batch.
+        generator: what all randomness comes from.
+        cutout_side: pixels of the square; 0: none.
+
+    Raises:
+        ModelError: ``augment`` fails, or gives other tensors than it got.
+    """
+    given: Any = inputs[0] if len(inputs) == 1 else inputs
+    augment = sample.augment
+    if augment is not None:
+        given = call(sample.name, "augment(inputs, generator)", partial(augment, given, generator))
+        _check_augmented(f"{sample.name}: augment(inputs, generator){defined(augment)}", given, inputs)
+    tensors = tuple(map(single, as_inputs(given)))
+    if cutout_side:
+        tensors = tuple(cutout(tensor, cutout_side, generator) if tensor.dim() == 4 else tensor for tensor in tensors)
+    return tensors
+
+
+def _check_augmented(name: str, given: Any, inputs: Inputs) -> None:
+    """As many tensors of as many items as there were."""
+    tensors = given if isinstance(given, tuple | list) else (given,)
+    fits = len(tensors) == len(inputs) and all(
+        isinstance(ours, Tensor) and ours.shape[:1] == theirs.shape[:1]
+        for ours, theirs in zip(tensors, inputs, strict=False)
+    )
+    if not fits:
+        gave = ", ".join(str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__ for t in tensors)
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise ModelError(f"{name} gave {gave or 'nothing'} for inputs of shape {shapes}")
+
+
+def channels_last(inputs: Tensor) -> Tensor:
+    """Images with the strides of channels last also where there is one channel, for which PyTorch would not move them.
+
+    Convolutions pick their own layout by those strides; max-pooling of the other layout takes three times as long.
+    """
+    if inputs.dim() != 4 or not inputs.is_floating_point():
+        return inputs
+    return torch.empty_like(inputs, memory_format=torch.channels_last).copy_(inputs)
 
 
 def cutout(inputs: Tensor, side: int, generator: torch.Generator) -> Tensor:

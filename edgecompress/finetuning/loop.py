@@ -23,14 +23,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from edgecompress.errors import ModelError, TrainingError
-from edgecompress.finetuning.augmentation import cutout
+from edgecompress.errors import TrainingError
+from edgecompress.finetuning.augmentation import augmented, channels_last
 from edgecompress.finetuning.checkpoints import State, load, save, state_digest
 from edgecompress.finetuning.schedules import optimizer_of, schedule_of
 from edgecompress.finetuning.workers import explained, workers
 from edgecompress.models import Sample, copied
-from edgecompress.models.calling import call, defined
-from edgecompress.models.datasets import Batch, Inputs, as_inputs, batches, fingerprint, in_parts, single, size
+from edgecompress.models.calling import call
+from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in_parts, size
 from edgecompress.progress import Progress
 from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
@@ -270,42 +270,8 @@ def _training_batches(task: _Task, epoch: int) -> Iterator[Batch]:
     whole = order[: task.steps * task.settings.batch_size]
     parts = [batch.tensor_split(count)[rank] for batch in whole.split(task.settings.batch_size)]
     for inputs, targets in batches(task.train, len(parts[0]), torch.cat(parts)):
-        yield _augmented(task, inputs, generator), targets.to(workers().device)
-
-
-def _augmented(task: _Task, inputs: Inputs, generator: torch.Generator) -> Inputs:
-    given: Any = inputs[0] if len(inputs) == 1 else inputs
-    augment, side = task.sample.augment, task.settings.cutout
-    if augment is not None:
-        given = call(task.sample.name, "augment(inputs, generator)", partial(augment, given, generator))
-        _check_augmented(f"{task.sample.name}: augment(inputs, generator){defined(augment)}", given, inputs)
-    tensors = tuple(map(single, as_inputs(given)))
-    if side:
-        tensors = tuple(cutout(tensor, side, generator) if tensor.dim() == 4 else tensor for tensor in tensors)
-    return tuple(_channels_last(tensor).to(workers().device) for tensor in tensors)
-
-
-def _check_augmented(name: str, given: Any, inputs: Inputs) -> None:
-    """As many tensors of as many items as there were."""
-    tensors = given if isinstance(given, tuple | list) else (given,)
-    fits = len(tensors) == len(inputs) and all(
-        isinstance(ours, Tensor) and ours.shape[:1] == theirs.shape[:1]
-        for ours, theirs in zip(tensors, inputs, strict=False)
-    )
-    if not fits:
-        gave = ", ".join(str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__ for t in tensors)
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ModelError(f"{name} gave {gave or 'nothing'} for inputs of shape {shapes}")
-
-
-def _channels_last(inputs: Tensor) -> Tensor:
-    """Images with the strides of channels last also where there is one channel, for which PyTorch would not move them.
-
-    Convolutions pick their own layout by those strides; max-pooling of the other layout takes three times as long.
-    """
-    if inputs.dim() != 4 or not inputs.is_floating_point():
-        return inputs
-    return torch.empty_like(inputs, memory_format=torch.channels_last).copy_(inputs)
+        given = augmented(task.sample, inputs, generator, cutout_side=task.settings.cutout)
+        yield tuple(channels_last(tensor).to(workers().device) for tensor in given), targets.to(workers().device)
 
 
 def _backward(name: str, loss: Tensor) -> None:
