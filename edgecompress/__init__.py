@@ -31,6 +31,7 @@ _HOMES = {
     "Effort": "settings",
     "FineTuning": "settings",
     "LayerPlan": "plans",
+    "Options": "running.options",
     "Profile": "profiling.profiles",
     "Sample": "models",
     "Scope": "planning",
@@ -65,6 +66,7 @@ __all__ = [
     "Effort",
     "FineTuning",
     "LayerPlan",
+    "Options",
     "Profile",
     "Sample",
     "Scope",
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling.profiles import Profile as Profile
     from edgecompress.running import compress as compress
     from edgecompress.running import run as run
+    from edgecompress.running.options import Options as Options
     from edgecompress.scoring import score as score
     from edgecompress.settings import Effort as Effort
     from edgecompress.settings import FineTuning as FineTuning

@@ -33,7 +33,7 @@ def fail(message, code=1):
 
 
 def malformed(what):
-    """Stop: the manifest does not say what it must."""
+    """Stop: the manifest lacks what it must have."""
     fail("%s is malformed: %s; make the bundle again" % (MANIFEST, what), 2)
 
 
@@ -41,7 +41,7 @@ def malformed(what):
 
 
 def read_manifest(given):
-    """The manifest, once it says all it must and every file here has been found listed and whole."""
+    """The manifest, once it has all it must and every file here has been found listed and whole."""
     try:
         if (HERE / MANIFEST).is_symlink():
             fail("%s is a link" % MANIFEST, 2)
@@ -142,11 +142,11 @@ def open_session(manifest, threads):
 
 
 def check_signature(specs, values, side):
-    """Prove that the manifest tells of the model's inputs or outputs, all of them, in order."""
-    told = [(spec["name"], dtype_of(spec["dtype"]), free(spec["shape"])) for spec in specs]
+    """Prove that the manifest declares the model's inputs or outputs, all of them, in order."""
+    declared = [(spec["name"], dtype_of(spec["dtype"]), free(spec["shape"])) for spec in specs]
     own = [(value.name, dtype_of(value.type), free(value.shape)) for value in values]
-    if told != own:
-        malformed("%s %s are not the model's %s" % (side, told, own))
+    if declared != own:
+        malformed("%s %s are not the model's %s" % (side, declared, own))
 
 
 def dtype_of(kind):
@@ -281,9 +281,9 @@ def answer(manifest, session, file):
         if has_nan(output):
             fail("%s: output %s holds NaN" % (file, name))
     first = next(iter(outputs.values()))
-    told = {name: plain(output.tolist()) for name, output in outputs.items()}
-    result = {"output": told[manifest["outputs"][0]["name"]], "label": best_labels(manifest, first)}
-    return result if len(told) == 1 else dict(result, outputs=told)
+    answers = {name: as_json(output.tolist()) for name, output in outputs.items()}
+    result = {"output": answers[manifest["outputs"][0]["name"]], "label": best_labels(manifest, first)}
+    return result if len(answers) == 1 else dict(result, outputs=answers)
 
 
 def best_labels(manifest, output):
@@ -294,10 +294,10 @@ def best_labels(manifest, output):
     return [labels[index] for index in output.argmax(1)]
 
 
-def plain(values):
-    """Lists of numbers as JSON can say them: infinity, which it cannot, as text."""
+def as_json(values):
+    """Lists of numbers as JSON has them: infinity, which it has not, as text."""
     if isinstance(values, list):
-        return [plain(value) for value in values]
+        return [as_json(value) for value in values]
     return str(values) if values in (float("inf"), float("-inf")) else values
 
 

@@ -9,7 +9,7 @@ What disturbs one figure is kept out of another by passes, each a process of its
 
     latency     every run's wall and process CPU time, in milliseconds. Both models live in this one process and take
                 turns, block by block (A B, B A, A B ...), so that whatever disturbs the machine disturbs both.
-    start       one model: time to load it, its first inference, and the most memory the process ever held
+    start       one model: time to load it, its first inference, and the most memory the process ever took
     operators   one model: time in each operator, by the runtime's own profiler, less what looking at each one adds
     sustained   minutes under load, in windows of about a second
     count       markers around loading and each inference, for a counter of instructions outside; times nothing
@@ -55,13 +55,13 @@ class Watched:
     runs under the profiler, as times by operator; ``outside_ms`` is what a run takes outside all operators, at least.
     """
 
-    def __init__(self, plain, watched, feed, after=lambda: None):
+    def __init__(self, unwatched, watched, feed, after=lambda: None):
         self.model, self.runs, self.outside_ms = watched, [], 0.0
-        self.plain_ms, self.watched_ms = [], []
+        self.unwatched_ms, self.watched_ms = [], []
         start, turn = time.perf_counter(), 0
         while turn < OPERATOR_BLOCKS and (turn < 2 or time.perf_counter() - start < OPERATOR_SECONDS):
             for number in range(FEWEST_IN_BLOCK + 1):
-                self.plain_ms += [self.timed(plain, feed)] if number else self.unkept(plain, feed)
+                self.unwatched_ms += [self.timed(unwatched, feed)] if number else self.unkept(unwatched, feed)
             for _ in range(FEWEST_IN_BLOCK + 1):
                 self.watched_ms.append(self.timed(watched, feed))
                 after()
@@ -235,15 +235,15 @@ def measure_operators(subjects, options):
         subject.load()
         return {"operators": None, "whole_ms": None}
 
-    def watch(plain, model, after=lambda: None):
+    def watch(unwatched, watched, after=lambda: None):
         """Both in turns, on the same input."""
-        return Watched(plain, model, feed_for(model, options), after)
+        return Watched(unwatched, watched, feed_for(watched, options), after)
 
     found = runtime.operators(subject.path, options.threads, watch)
     subject.model = found.model
     keys = list(found.runs[0])
     profiled = [quick([run.get(key, 0.0) for run in found.runs]) for key in keys]
-    whole = quick(found.plain_ms)
+    whole = quick(found.unwatched_ms)
     real = without_overhead(profiled, whole - found.outside_ms)
     rows = [
         {"name": name, "kind": kind, "wall_ms": round(wall, 6), "profiled_ms": round(watched, 6)}

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def peak_rss_bytes():
-    """Most memory this process ever held: VmHWM where there is /proc (ru_maxrss there includes the parent's)."""
+    """Most memory this process ever took: VmHWM where there is /proc (ru_maxrss there includes the parent's)."""
     try:
         with open("/proc/self/status") as stream:
             return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("VmHWM:"))

@@ -73,10 +73,10 @@ class OnnxRuntime:
 
         What a run takes beside its graph is the rest of it: calling the session, and taking arrays in and out.
         """
-        plain = cls(path, threads)
+        unwatched = cls(path, threads)
         with tempfile.TemporaryDirectory() as folder:
             model = cls(path, threads, os.path.join(folder, "profile"))
-            found = watch(plain, model)
+            found = watch(unwatched, model)
             with open(model.session.end_profiling()) as stream:
                 runs, graphs = onnx_runs(json.load(stream))
         outside = [wall - graph for wall, graph in zip(found.watched_ms, graphs) if graph]
@@ -225,14 +225,14 @@ class OpenVINO:
     @classmethod
     def operators(cls, path, threads, watch):
         """What ``watch`` makes of a model and its profiled twin, with name, kind and milliseconds of every operator."""
-        plain, model, runs = cls(path, threads), cls(path, threads, "yes"), []
+        unwatched, model, runs = cls(path, threads), cls(path, threads, "yes"), []
 
         def after():
             """Note the operators of the last run."""
             infos = [info for info in model.request.profiling_info if info.real_time.total_seconds()]
             runs.append({(info.node_name, info.node_type): info.real_time.total_seconds() * 1e3 for info in infos})
 
-        found = watch(plain, model, after)
+        found = watch(unwatched, model, after)
         found.runs = found.kept(runs)
         return found
 

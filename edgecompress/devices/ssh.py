@@ -159,7 +159,7 @@ class SshSession:
 
 @dataclass(frozen=True, slots=True)
 class Ssh:
-    """A board; ``options`` say which key, which known hosts, and which interpreter there."""
+    """A board; ``options`` have the key, the known hosts, and the interpreter there."""
 
     name: str
     login: str

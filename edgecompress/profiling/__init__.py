@@ -31,7 +31,7 @@ def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
 
     Raises:
         FileError: it cannot be read.
-        DeviceError: the device or the runner failed.
+        DeviceError: the device, or what measures on it, failed.
     """
     from edgecompress.profiling.bench import bench
 
@@ -45,7 +45,7 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
 
     Raises:
         FileError: one cannot be read, or they do not compare.
-        DeviceError: the device or the runner failed.
+        DeviceError: the device, or what measures on it, failed.
     """
     from edgecompress.profiling.bench import bench
     from edgecompress.profiling.measured_files import refuse_unlike
@@ -84,7 +84,7 @@ def measure(
 
     Raises:
         FileError: a file cannot be read, or they do not compare.
-        DeviceError: the device or the runner failed.
+        DeviceError: the device, or what measures on it, failed.
     """
     from edgecompress.profiling.bench import Bench, bench
     from edgecompress.profiling.measured_files import refuse_unlike

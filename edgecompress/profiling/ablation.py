@@ -1,7 +1,7 @@
 """One layer of a compressed .onnx file put back as it was in the dense file: what its chain is worth in its place.
 
 The whole file with the chain and the whole file with the dense layer take turns; all that differs is that layer, with
-what the runtime fuses into it and how it lays out what goes in and out, which no time of a single operator tells.
+what the runtime fuses into it and how it lays out what goes in and out, which no time of a single operator shows.
 """
 
 from __future__ import annotations

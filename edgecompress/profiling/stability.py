@@ -22,7 +22,7 @@ THROTTLED_NOW = 0xE
 
 
 def unstable(answer: Json, latencies: Sequence[Latency]) -> tuple[str, ...]:
-    """The reasons not to trust a runner's latency pass; none if there is none."""
+    """The reasons not to trust the bench script's latency pass; none if there is none."""
     walls = [latency.all_wall_ms() for latency in latencies]
     return (
         *_throttled(answer),

@@ -31,7 +31,7 @@ class RunnerAnswer:
     """What one invocation printed: aggregates over its ``runs`` inferences in milliseconds, never the single runs.
 
     ``first_run_ms`` is the first inference after loading. It is no part of the others, except that the mean of an
-    ``executor_runner`` that prints only a total includes it. ``peak_memory_bytes`` is the most the process held. What
+    ``executor_runner`` that prints only a total includes it. ``peak_memory_bytes`` is the most the process took. What
     is not printed is None.
     """
 
@@ -75,7 +75,7 @@ class Runner:
     def command(self, program: str, model: str, *, threads: int, runs: int, memory: bool = False) -> list[str]:
         """The command for one invocation; both paths are absolute, and the device's.
 
-        ``threads`` 0 leaves them to the runtime. ``memory`` asks for the peak too where that disturbs the times.
+        ``threads`` 0 leaves them to the runtime. ``memory`` reports the peak too where that disturbs the times.
         """
         more = self.memory_arguments if memory else ()
         return ["sh", "-c", STARTED, "sh", program, *more, *self.arguments(model, threads, runs)]
@@ -105,7 +105,7 @@ def parsed_number(label: str, text: str, scale: float = 1.0) -> float | None:
     """
     found = {float(number) for number in re.findall(label + NUMBER, text, re.MULTILINE)}
     if len(found) > 1:
-        raise ValueError(f"it tells {sorted(found)} for one thing")
+        raise ValueError(f"it prints {sorted(found)} for one thing")
     return found.pop() * scale if found else None
 
 
@@ -113,7 +113,7 @@ def _needed(what: str, label: str, text: str, scale: float = 1.0) -> float:
     """As :func:`parsed_number`, but it must stand there."""
     value = parsed_number(label, text, scale)
     if value is None:
-        raise ValueError(f"it tells no {what}")
+        raise ValueError(f"it prints no {what}")
     return value
 
 
@@ -129,7 +129,7 @@ SUMMARY = "Inference timings in us: "
 COUNT = re.compile(r"^(?:INFO: )?count=(\d+) (.*)$", re.MULTILINE)
 
 
-def _ask_litert(model: str, threads: int, runs: int) -> list[str]:
+def _arguments_of_litert(model: str, threads: int, runs: int) -> list[str]:
     return [f"--graph={model}", f"--num_threads={threads or -1}", f"--num_runs={runs}"]
 
 
@@ -138,7 +138,7 @@ def _read_litert(text: str) -> RunnerAnswer:
     mean_ms = _needed("mean inference time", SUMMARY + r".*Inference \(avg\): ", text, 1e-3)
     counts = COUNT.findall(text.partition(SUMMARY)[0])
     if not counts:
-        raise ValueError("it tells no number of runs")
+        raise ValueError("it prints no number of runs")
     runs, rest = counts[-1]
     least, most, middle, same, mean = (
         parsed_number(rf"\b{key}=", rest, 1e-3) for key in ("min", "max", "median", "curr", "avg")
@@ -160,7 +160,7 @@ def _read_litert(text: str) -> RunnerAnswer:
 # -- ONNX Runtime: onnxruntime_perf_test -------------------------------------------------------------------------------
 
 
-def _ask_onnxruntime(model: str, threads: int, runs: int) -> list[str]:
+def _arguments_of_onnxruntime(model: str, threads: int, runs: int) -> list[str]:
     """Inputs are made up from a seed; free dimensions become 1."""
     return ["-I", "-S", "0", "-e", "cpu", "-m", "times", "-r", str(runs), "-x", str(threads), "-y", "1", "-s", model]
 
@@ -191,13 +191,13 @@ EXECUTED = r"\] Model executed successfully(?: (\d+) time\(s\) in " + NUMBER + r
 ITERATION = re.compile(r"\] Iteration (\d+) of (\d+): " + NUMBER + " ms")
 
 
-def _ask_executorch(model: str, threads: int, runs: int) -> list[str]:
+def _arguments_of_executorch(model: str, threads: int, runs: int) -> list[str]:
     """One execution more than ``runs``: it has no warm-up of its own."""
     return [f"--model_path={model}", f"--num_executions={runs + 1}", f"--cpu_threads={threads or -1}"]
 
 
 def _read_executorch(text: str) -> RunnerAnswer:
-    """Milliseconds. Older ones tell the total alone, newer ones each execution, of which the first is the cold one."""
+    """Milliseconds. Older ones print the total alone, newer ones each execution, of which the first is the cold one."""
     found = re.findall(EXECUTED, text)
     if not found:
         raise ValueError(
@@ -206,7 +206,7 @@ def _read_executorch(text: str) -> RunnerAnswer:
         )
     count, total = found[-1]
     if len(found) > 1 or not count:
-        raise ValueError("it tells no times; take a newer one" if not count else "it tells of several measurements")
+        raise ValueError("it prints no times; take a newer one" if not count else "it prints several measurements")
     load_ms = parsed_number(r"\] Model loaded in ", text)
     times = [float(time) for _, _, time in ITERATION.findall(text)]
     if not times:
@@ -226,12 +226,14 @@ RUNNERS: dict[str, Runner] = {
             "benchmark_model",
             "litert",
             (".tflite",),
-            _ask_litert,
+            _arguments_of_litert,
             ("--report_peak_memory_footprint=true", "--memory_footprint_check_interval_ms=5"),
             _read_litert,
         ),
-        Runner("onnxruntime_perf_test", "onnxruntime", (".onnx", ".ort"), _ask_onnxruntime, (), _read_onnxruntime),
-        Runner("executor_runner", "executorch", (".pte",), _ask_executorch, (), _read_executorch),
+        Runner(
+            "onnxruntime_perf_test", "onnxruntime", (".onnx", ".ort"), _arguments_of_onnxruntime, (), _read_onnxruntime
+        ),
+        Runner("executor_runner", "executorch", (".pte",), _arguments_of_executorch, (), _read_executorch),
     )
 }
 

@@ -1,7 +1,7 @@
 """Whose a folder is: a pipeline claims the folder it works in, and takes no other model's and no file it did not write.
 
 A claimed folder is the pipeline's own: what lies there under the names it writes is replaced when it is made anew. In a
-folder that no pipeline has claimed, only documents that say that they are of our kind are.
+folder that no pipeline has claimed, only documents of our kind are.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _owner(document: Json) -> Owner:
 
 
 def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
-    """Prove that ``model`` may be compressed in a folder, and say whether the folder is its own already.
+    """Prove that ``model`` may be compressed in a folder; returns whether the folder is its own already.
 
     With ``force`` another model's results are removed.
 

@@ -72,7 +72,7 @@ def _exported(pipeline: Pipeline, role: str, target: str, known: SplitScore | No
 
 
 def profile_files(pipeline: Pipeline, dense: Done, compressed: Done) -> Done:
-    """Each model alone, then both taking turns, with one thread and with all unless said, on the first target."""
+    """Each model alone, then both taking turns, with one thread and with all by default, on the first target."""
     options = pipeline.options
     files = {role: pipeline.exported_file(role, options.targets[0]) for role in STEMS}
 

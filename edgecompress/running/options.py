@@ -1,4 +1,4 @@
-"""Options: what a run was asked for."""
+"""Options of a run, as one value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.settings import CALIBRATION_INPUTS, USUAL_EFFORT, USUAL_PLATFORM, USUAL_SELECTOR, Storage
 
-UNTOLD = ("summary", "weighs_losses")
+UNREPORTED = ("summary", "weighs_losses")
 
 PLAIN = "plain"
 """The name of the way without a recipe: plan, decompose, fine-tune."""
@@ -23,7 +23,7 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Another model than the dense one to learn from, and what it was called."""
+    """Another model than the dense one to learn from, and the name it was given by."""
 
     name: str
     model: nn.Module
@@ -31,15 +31,27 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for.
+    """What :func:`edgecompress.run` and :func:`edgecompress.compress` are to do.
 
-    ``scope`` are the layers, methods and ranks that may be chosen, ``given`` is a plan to use instead of making one;
-    ``calibrate`` unlabelled training inputs score candidates, fit factors and re-estimate batch norms (0: weights alone
-    are looked at), ``asymmetric`` or each layer on the dense model's own inputs; a ``recipe`` finds ranks or conditions
-    weights by ``recipe_epochs`` of training (None: plain); ``storage`` keeps weights as codes by a codec instead of
-    replacing layers (None: not); ``tuning`` with 0 epochs means no fine-tuning, and ``teacher`` is what it learns from
-    (None: the dense model). ``place`` says more of the device; ``threads`` are numbers of threads to measure with
-    (none: one, then all processors).
+    Args:
+        selector: the rule that chooses ranks, such as ``Budget(keep=0.5)``.
+        scope: the layers, methods and ranks that may be chosen.
+        given: a plan to use instead of making one.
+        calibrate: unlabelled training inputs that score candidates, fit factors and re-estimate batch norms; 0: only
+            weights are looked at.
+        asymmetric: each layer is fitted on the inputs it has after those before it were replaced, else on the dense
+            model's own.
+        recipe: finds ranks or conditions weights by training; None: plan, decompose, fine-tune.
+        recipe_epochs: epochs of a recipe's own training.
+        storage: weights are stored as codes by a codec instead of replacing layers; None: they are not.
+        tuning: fine-tuning after decomposition; with 0 epochs there is none.
+        teacher: what fine-tuning learns from; None: the dense model.
+        targets: formats to export to; the first is measured.
+        device: where to measure, as ``local`` or ``ssh:pi@board``.
+        place: what describes the device besides.
+        threads: numbers of threads to measure with; empty: one, then all processors.
+        seconds: of measuring each model, at least.
+        platform: what the bundle is for.
     """
 
     selector: Selector = field(default=SELECTORS[USUAL_SELECTOR])
@@ -63,7 +75,7 @@ class Options:
         """A flat JSON object for the report."""
         if self.given is not None:
             return {"plan": f"given, of {self.given.model or 'no name'}", **self._rest()}
-        selector = {key: value for key, value in asdict(self.selector).items() if key not in UNTOLD}  # type: ignore[call-overload]
+        selector = {key: value for key, value in asdict(self.selector).items() if key not in UNREPORTED}  # type: ignore[call-overload]
         return {
             "select": selector.pop("name"),
             **selector,

@@ -39,7 +39,7 @@ class Stages:
     ) -> Done:
         """The stage's result: remembered if inputs and output files are unchanged, else made by ``work``.
 
-        ``inputs`` is anything JSON can say that the stage depends on (keys of earlier stages among it);
+        ``inputs`` is anything JSON has that the stage depends on (keys of earlier stages among it);
         ``outputs`` are the paths, relative to the folder, of files and folders that ``work`` writes. Of several
         processes the first one works while the others wait, or all do (``together``); only the first one writes.
         """
@@ -112,10 +112,10 @@ class Stages:
 
 
 def key_of(*parts: Any) -> str:
-    """A digest of anything JSON can say."""
+    """A digest of anything JSON has."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative path cannot lead out of its folder by its words."""
+    """Whether a relative path cannot lead out of its folder by its parts."""
     return not Path(path).is_absolute() and ".." not in Path(path).parts and bool(Path(path).parts)

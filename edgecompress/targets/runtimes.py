@@ -74,7 +74,7 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 
 def signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs as the runtime tells them.
+    """Inputs and outputs as the runtime reports them.
 
     Raises:
         FileError: it cannot be read.
@@ -97,7 +97,7 @@ def load(path: Path, threads: int = 0) -> Run:
 def refuse_crashing(target: str, path: Path, batch: int) -> None:
     """Load and run a new file in a process of its own, where a runtime may crash without taking this one along.
 
-    Only crashes are told: whatever else is wrong shows here too. ONNX Runtime, which refuses what it cannot run, is
+    Only crashes are reported: whatever else is wrong shows here too. ONNX Runtime, which refuses what it cannot run, is
     not tried.
 
     Raises:
@@ -125,7 +125,7 @@ def crashed(code: int) -> str:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep what native code says to stdout and stderr off the user's terminal."""
+    """Keep what native code writes to stdout and stderr off the user's terminal."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in (1, 2)]

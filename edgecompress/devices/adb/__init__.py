@@ -5,7 +5,7 @@ the session ends, this process dies or the cable comes off, it kills what the se
 folder. What runs there is known by the session's name in its environment.
 
 A phone has no Python of its own. Either a self-contained one is pushed (``bundle``), or the device has one
-(``remote_python``), or there is none and a program of the user's does the measuring (``runner``).
+(``remote_python``), or there is none and a vendor's runner measures by itself (``runner``).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class AdbSession:
         """What starts the interpreter there.
 
         Raises:
-            DeviceError: the device is used with a runner of the user's, without any Python.
+            DeviceError: the device is used with a vendor's runner, without any Python.
         """
         if not self.interpreter:
             why = "with --runner there is no Python on the device; give --python-bundle or --remote-python"
@@ -133,7 +133,7 @@ class AdbSession:
 
 @dataclass(frozen=True, slots=True)
 class Adb:
-    """A phone; ``options`` say what measures on it: a bundle, an interpreter it has, or a runner."""
+    """A phone; ``options`` say what measures on it: a bundle, an interpreter it has, or a vendor's runner."""
 
     name: str
     serial: str
@@ -154,7 +154,7 @@ class Adb:
             yield replace(session, interpreter=self._interpreter(session, modules))
 
     def _interpreter(self, session: AdbSession, modules: Sequence[str]) -> tuple[str, ...]:
-        """What starts a Python there that can import ``modules``; nothing where a runner takes its place."""
+        """What starts a Python there that can import ``modules``; nothing where a vendor's runner takes its place."""
         if self.options.runner:
             return ()
         python: tuple[str, ...] = (self.options.remote_python or "",)
@@ -165,10 +165,10 @@ class Adb:
 
 
 def parse(rest: str, options: DeviceOptions) -> Adb:
-    """``adb:SERIAL``, with just one of a bundle, an interpreter's path there, and a runner.
+    """``adb:SERIAL``, with just one of a bundle, an interpreter's path there, and a vendor's runner.
 
     Raises:
-        DeviceError: that is no serial number, or the options do not say what is to measure there.
+        DeviceError: that is no serial number, or the options lack what is to measure there.
     """
     name = f"adb:{rest}"
     options.refuse_other_than("adb", "remote_python", "python_bundle", "runner")

@@ -43,7 +43,7 @@ __all__ = ["Download", "SetUpPlan", "build_plugin", "is_installed", "planned", "
 DOWNLOAD_S = 1800.0
 """Seconds a download may take."""
 ARM_LIMITED = 0x41
-"""The implementer of all cores here, as their identification register says it."""
+"""The implementer of all cores here, as in their identification register."""
 
 
 @dataclass(frozen=True, slots=True)
