@@ -39,10 +39,7 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
     Raises:
         ModelError: the model does not run on ``inputs``.
     """
-    model, counter = unwrapped(model), FlopCounterMode(display=False)
-    batch = _watch_run(model, inputs, lambda _: counter)
-    params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(params, counter.get_total_flops() // 2 // batch, weight_bytes(model))
+    return cost_and_shapes(model, inputs)[0]
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -79,17 +76,31 @@ def input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, list[Shape]]:
     Raises:
         ModelError: the model does not run on ``inputs``.
     """
+    return cost_and_shapes(model, inputs)[1]
+
+
+def cost_and_shapes(model: nn.Module, inputs: Inputs) -> tuple[Cost, dict[str, list[Shape]]]:
+    """:func:`cost` and :func:`input_shapes`, by one run.
+
+    Raises:
+        ModelError: the model does not run on ``inputs``.
+    """
+    model, counter = unwrapped(model), FlopCounterMode(display=False)
     seen: dict[str, list[Shape]] = {}
 
     def see(name: str, given: Tensor) -> None:
         seen.setdefault(name, []).append(tuple(given.shape))
 
-    def watch(ran: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def watch(ran: nn.Module) -> Iterator[None]:
         seen.clear()
-        return _hooked(ran, see)
+        with _hooked(ran, see), counter:
+            yield
 
-    batch = _watch_run(unwrapped(model), inputs, watch)
-    return {name: [_of_one(shape, batch) for shape in shapes] for name, shapes in seen.items()}
+    batch = _watch_run(model, inputs, watch)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    total = Cost(params, counter.get_total_flops() // 2 // batch, weight_bytes(model))
+    return total, {name: [_of_one(shape, batch) for shape in shapes] for name, shapes in seen.items()}
 
 
 def _of_one(shape: Shape, batch: int) -> Shape:

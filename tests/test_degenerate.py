@@ -15,7 +15,6 @@ from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.planning import candidates, plan
-from edgecompress.planning.candidates import centred
 from edgecompress.plans import CompressionPlan
 from edgecompress.selectors import Budget
 from edgecompress.selectors.budget import typical_loss
@@ -111,7 +110,7 @@ def test_inputs_that_do_not_vary_are_told_and_leave_the_weight_to_decide():
 
 def test_groups_that_do_not_vary_take_the_damping_of_the_others():
     second = torch.stack([torch.eye(3), torch.ones(3, 3)]).double()
-    told = centred(Moments(second, torch.stack([torch.zeros(3), torch.ones(3)]).double(), 9))
+    told = Moments(second, torch.stack([torch.zeros(3), torch.ones(3)]).double(), 9).centred
     assert torch.allclose(told[0], 1.001 * torch.eye(3, dtype=torch.float64))
     assert torch.allclose(told[1], 0.001 * torch.eye(3, dtype=torch.float64))
 

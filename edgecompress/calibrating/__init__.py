@@ -4,22 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
 
+from edgecompress.calibrating.sensitivity import METRIC_INPUTS, Metric, output_metrics
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, as_outputs, calibrated, check_runs, copied, evaluating
+from edgecompress.models import Sample, as_outputs, calibrated, check_runs, copied, evaluating, state_digest
 from edgecompress.models.datasets import Inputs, calibration_inputs, first
+
+MOST_REMEMBERED = 1 << 28
+"""Bytes of metrics that are kept for the next stage; their roots take twice as much again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The metrics of layers ``names`` of a ``model`` with weights of this digest, on the first ``count`` inputs."""
+
+    model: ReferenceType[nn.Module]
+    digest: str
+    count: int
+    names: frozenset[str]
+    metrics: dict[str, Metric]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Unlabelled inputs, and whether the model's outputs are scores of classes."""
+    """Unlabelled inputs, by which candidates are scored and factors are fitted.
+
+    What was measured of the last model is remembered: ``plan`` and ``refit`` with the same calibration share it.
+
+    Args:
+        inputs: a tuple of tensors, batch first.
+        classes: are the model's outputs scores of classes, as for cross-entropy? Then errors count by what they change
+            of the class probabilities.
+    """
 
     inputs: Inputs
     classes: bool = True
+    _last: list[_Measured] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
+        """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""
+        count, digest = min(most, METRIC_INPUTS, len(self.inputs[0])), state_digest(model)
+        for known in self._last:
+            if known.model() is model and (known.digest, known.count) == (digest, count) and known.names >= set(names):
+                return {name: known.metrics[name] for name in names if name in known.metrics}
+        metrics = output_metrics(model, first(self.inputs, count), names, classes=self.classes)
+        small = sum(metric.matrix.nbytes for metric in metrics.values()) <= MOST_REMEMBERED
+        self._last[:] = [_Measured(ref(model), digest, count, frozenset(names), metrics)] if metrics and small else []
+        return metrics
 
     def check(self, model: nn.Module) -> None:
         """Prove that ``model`` runs on one or two of the inputs.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -44,7 +45,11 @@ MOST_PATCH_BYTES = 1 << 26
 """Of patches unfolded at once."""
 
 
-@dataclass(frozen=True, slots=True)
+RIDGE = 1e-3
+"""Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
+
+
+@dataclass(frozen=True)
 class Moments:
     """``second`` (groups, D, D) and ``mean`` (groups, D): averages of u u^T and u over ``count`` patches, float64."""
 
@@ -59,6 +64,19 @@ class Moments:
     def steady(self) -> Tensor:
         """(groups,): is a group given the same numbers all the time, so that inputs tell nothing of its errors?"""
         return ~(mean_diagonal(self.spread()) > STEADY * self.mean.square().mean(1))
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected.
+
+        A group whose inputs do not vary counts as one whose inputs vary alike in all directions, as little as the
+        damping.
+        """
+        second, steady = self.spread(), self.steady()
+        mean = mean_diagonal(second)
+        usual = float(mean[~steady].max()) if not steady.all() else 1.0
+        own = RIDGE * torch.where(steady, usual, mean)[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
+        return torch.where(steady[:, None, None], own, second + own)
 
 
 def mean_diagonal(stacked: Tensor) -> Tensor:

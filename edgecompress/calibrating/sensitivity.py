@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating.moments import Moments, output_rows, patches
 from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import ModelError
 from edgecompress.models import as_outputs, calibrated, evaluating, given_to
 from edgecompress.models.datasets import Inputs, first, in_parts
@@ -43,6 +45,31 @@ FEW_INPUTS = 16
 BATCH = 64
 MOST_GRADIENT_BYTES = 1 << 26
 """Of the gradients of single inputs held at once."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an error of a layer's outputs costs: ``matrix`` (groups, T, T), symmetric and positive.
+
+    Its root is taken once, for all candidates of the layer and for the fit that follows.
+    """
+
+    matrix: Tensor
+
+    @property
+    def root(self) -> Tensor:
+        """(groups, T, T): the symmetric square roots; kernels times these have plain squared errors."""
+        return self._roots[0]
+
+    @property
+    def inverse(self) -> Tensor:
+        """(groups, T, T): the roots' pseudo-inverses."""
+        return self._roots[1]
+
+    @cached_property
+    def _roots(self) -> tuple[Tensor, Tensor]:
+        roots, inverses = zip(*map(root_and_inverse, self.matrix), strict=True)
+        return torch.stack(roots), torch.stack(inverses)
 
 
 def change_losses(
@@ -80,8 +107,8 @@ def change_losses(
 
 def output_metrics(
     model: nn.Module, inputs: Inputs, names: tuple[str, ...], *, classes: bool = True
-) -> dict[str, Tensor]:
-    """(groups, T, T) for each layer: what an error of its outputs costs, damped, with a mean of 1.
+) -> dict[str, Metric]:
+    """For each layer what an error of its outputs costs, damped, with a mean of 1.
 
     The output half of a Kronecker-factored Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Layers that no
     finite gradient reaches have none; empty for a model that cannot be differentiated.
@@ -93,7 +120,7 @@ def output_metrics(
         sums[name] = sums.get(name, 0) + (rows @ rows.mT).double()
 
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
-    return {name: _damped(total) for name, total in sums.items() if _tells(total)} if differentiable else {}
+    return {name: Metric(_damped(total)) for name, total in sums.items() if _tells(total)} if differentiable else {}
 
 
 def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:

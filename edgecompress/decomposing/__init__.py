@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import Codec, dims_of, install
 from edgecompress.codecs.dimensions import ORDERS
@@ -19,7 +20,6 @@ from edgecompress.decomposing.dry_run import noticed_by_trace
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
-from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import PlanError, first_line
 from edgecompress.layers import put, refuse_unusable, weighted_layers
 from edgecompress.models import copied
@@ -193,11 +193,11 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
 
 
 def fitted(
-    method: Decomposition, ranks: Ranks, stacked: Tensor, moments: Tensor | None = None, metric: Tensor | None = None
+    method: Decomposition, ranks: Ranks, stacked: Tensor, moments: Tensor | None = None, metric: Metric | None = None
 ) -> tuple[Factors, Tensor]:
     """Each link's kernels (groups, ...) for the kernels (groups, T, C, *taps) of a layer, and those they stand for.
 
-    ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` (groups, T, T) says what an output error costs.
+    ``moments`` (groups, D, D) are of the layer's inputs, ``metric`` says what an error of its outputs costs.
     A group of zeros has factors of zeros.
 
     Raises:
@@ -206,19 +206,20 @@ def fitted(
     each = []
     for group, kernel in enumerate(stacked.cpu()):
         own = None if moments is None or not bool(kernel.any()) else moments[group]
-        each.append(_fitted(method, kernel, ranks, own, None if metric is None else metric[group]))
+        roots = None if metric is None or own is None else (metric.root[group], metric.inverse[group])
+        each.append(_fitted(method, kernel, ranks, own, roots))
     if not all(bool(factor.isfinite().all()) for factors in each for factor in factors):
         raise FloatingPointError(f"the factors of {method.name} are not finite")
     return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
 
 
 def _fitted(
-    method: Decomposition, kernel: Tensor, ranks: Ranks, moments: Tensor | None, metric: Tensor | None
+    method: Decomposition, kernel: Tensor, ranks: Ranks, moments: Tensor | None, roots: tuple[Tensor, Tensor] | None
 ) -> Factors:
     """In the metric of the outputs: the last link's outputs are those of the layer, so it takes the metric's root."""
-    if metric is None or moments is None:
+    if roots is None:
         return method.factors(kernel, ranks, moments)
-    root, inverse = root_and_inverse(metric)
+    root, inverse = roots
     *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel.double()), ranks, moments)
     return *first, torch.einsum("ts,s...->t...", inverse, last)
 

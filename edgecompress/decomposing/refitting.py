@@ -34,7 +34,7 @@ from edgecompress.calibrating.moments import (
     sampled_outputs,
     sampled_patches,
 )
-from edgecompress.calibrating.sensitivity import METRIC_INPUTS, output_metrics
+from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shortcuts import Norm, watching_sums
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
@@ -99,7 +99,7 @@ def refit(
     changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
     names = tuple(planned)
     inputs = at_most(dense, calibration.inputs, names)
-    metrics = output_metrics(dense, first(inputs, METRIC_INPUTS), names, classes=calibration.classes)
+    metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     targets = _targets(dense, inputs, names)
     for name in planned.keys() - targets.keys():
         fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
@@ -197,7 +197,7 @@ class _Refit:
     model: nn.Module
     planned: Mapping[str, LayerPlan]
     targets: Mapping[str, _Target]
-    metrics: Mapping[str, Tensor]
+    metrics: Mapping[str, Metric]
     progress: Progress
 
     @contextmanager

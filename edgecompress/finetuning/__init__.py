@@ -6,10 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from edgecompress.finetuning.checkpoints import state_digest
 from edgecompress.finetuning.distillation import Distilled, FeatureDistilled, distillation
 from edgecompress.finetuning.loop import Epoch, FineTuned, fit
-from edgecompress.models import Sample
+from edgecompress.models import Sample, state_digest
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.settings import FineTuning

@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edgecompress.files import written_aside
 from edgecompress.finetuning.workers import workers
-from edgecompress.models.datasets import raw_bytes
 
 VERSION = 3
 DIGEST_BYTES = 32
 State = dict[str, Any]
-
-
-def state_digest(model: nn.Module | None) -> str:
-    """A digest of a model's weights and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items() if model is not None else ():
-        digest.update(name.encode())
-        digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
 
 
 def save(state: State, checkpoint: Path) -> None:

@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 
 from edgecompress.errors import TrainingError
 from edgecompress.finetuning.augmentation import augmented, channels_last
-from edgecompress.finetuning.checkpoints import State, load, save, state_digest
+from edgecompress.finetuning.checkpoints import State, load, save
 from edgecompress.finetuning.schedules import optimizer_of, schedule_of
 from edgecompress.finetuning.workers import explained, workers
-from edgecompress.models import Sample, copied
+from edgecompress.models import Sample, copied, state_digest
 from edgecompress.models.calling import call
 from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in_parts, size
 from edgecompress.progress import Progress

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgecompress.errors import DataError, ModelError
 from edgecompress.models.accepting import accepted
 from edgecompress.models.calling import call, defined
-from edgecompress.models.copying import copied, shared_copy, without_numbers
+from edgecompress.models.copying import copied, shared_copy, state_digest, without_numbers
 from edgecompress.models.datasets import Inputs, Split, single
 from edgecompress.models.execution import (
     Outputs,
@@ -57,6 +57,7 @@ __all__ = [
     "noting",
     "same",
     "shared_copy",
+    "state_digest",
     "tensors_of",
     "top1",
     "unfused_attention",

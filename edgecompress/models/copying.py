@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 from torch import Tensor, nn
+
+from edgecompress.models.datasets import raw_bytes
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -25,6 +28,15 @@ def without_numbers(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}
     memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
+
+
+def state_digest(model: nn.Module | None) -> str:
+    """A digest of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items() if model is not None else ():
+        digest.update(name.encode())
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _loose_tensors(model: nn.Module) -> list[Tensor]:

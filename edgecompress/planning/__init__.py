@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.calibrating import Calibration
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.costs import Shape, chain_cost, cost, input_shapes, weight_bytes
+from edgecompress.costs import Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
 from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
@@ -77,8 +77,26 @@ def plan(
     """
     scope, model = _limited(scope, limits), unwrapped(model)
     seen = survey(model, inputs, scope)
+    return choose(seen, selector, scope, calibration=calibration, name=name, progress=progress)
+
+
+def choose(
+    seen: Survey,
+    selector: Selector,
+    scope: Scope = EVERYTHING,
+    *,
+    calibration: Calibration | None = None,
+    name: str = "",
+    progress: Progress = silent,
+) -> CompressionPlan:
+    """:func:`plan` for a model whose layers were surveyed, in the same ``scope``, before.
+
+    Raises:
+        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
+        BudgetError: the selector's budget cannot be met; said before anything is worked out.
+    """
     refuse_out_of_reach(seen, selector, scope)
-    layers = _candidates(model, seen.items, scope, calibration if selector.weighs_losses else None, progress)
+    layers = _candidates(seen, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
     return _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
 
@@ -95,6 +113,7 @@ def _limited(scope: Scope, limits: Limits) -> Scope:
 class Survey:
     """The layers of a model: those that may be replaced, and the ``reasons``, by name, why the others stay dense."""
 
+    model: nn.Module
     total: Cost
     found: tuple[Found, ...]
     items: tuple[Replaceable, ...]
@@ -109,13 +128,13 @@ def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
         ModelError: the model does not run on ``inputs``, or gives other outputs each time.
     """
     refuse_sealed(model, type(model).__name__)
-    total, shapes = cost(model, inputs), input_shapes(model, inputs)
+    total, shapes = cost_and_shapes(model, inputs)
     found = weighted_layers(model)
     matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
     reasons = {item.name: _refusal(item, shapes, scope) for item in found}
     reasons |= noticed(model, inputs, [name for name, reason in reasons.items() if not reason])
     items = (Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name])
-    return Survey(total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
+    return Survey(model, total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
 
 
 def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
@@ -137,14 +156,14 @@ def refuse_out_of_reach(seen: Survey, selector: Selector, scope: Scope) -> None:
 
 
 def _candidates(
-    model: nn.Module, items: Sequence[Replaceable], scope: Scope, calibration: Calibration | None, progress: Progress
+    seen: Survey, scope: Scope, calibration: Calibration | None, progress: Progress
 ) -> list[LayerCandidates]:
     methods = scope.methods or AUTO
     if calibration is not None:
-        return calibrated_candidates(model, items, calibration, methods, scope.multiple, progress)
+        return calibrated_candidates(seen.model, seen.items, calibration, methods, scope.multiple, progress)
     layers = []
-    for done, item in enumerate(items, start=1):
-        progress("plan", done, len(items), item.name)
+    for done, item in enumerate(seen.items, start=1):
+        progress("plan", done, len(seen.items), item.name)
         layers.append(weighed(item, methods, scope.multiple))
     return layers
 

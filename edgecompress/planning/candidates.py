@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.moments import Moments, collect, in_passes, mean_diagonal
-from edgecompress.calibrating.sensitivity import METRIC_INPUTS, change_losses, output_metrics
+from edgecompress.calibrating.moments import Moments, collect, in_passes
+from edgecompress.calibrating.sensitivity import Metric, change_losses
 from edgecompress.costs import Shape, chain_cost
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
 from edgecompress.decompositions.base import NUMERICAL, squared_norm
 from edgecompress.decompositions.kernels import kernels, weight_of
-from edgecompress.decompositions.weighted import root_and_inverse, squared_outputs
+from edgecompress.decompositions.weighted import squared_outputs
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
 from edgecompress.models.datasets import Inputs, first
@@ -57,9 +57,6 @@ BY_WEIGHT = "judged by its weight alone"
 STEADY_NOTE = f"{BY_WEIGHT}: its inputs do not vary on the calibration inputs"
 UNSEEN_NOTE = "no change of it reaches the model's output on the calibration inputs"
 
-RIDGE = 1e-3
-"""Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Replaceable:
@@ -75,11 +72,11 @@ def candidates_of(
     methods: Sequence[str],
     multiple: int,
     moments: Tensor | None = None,
-    metric: Tensor | None = None,
+    metric: Metric | None = None,
 ) -> LayerCandidates:
     """A layer's candidates with fewer parameters and fewer MACs.
 
-    ``moments`` (groups, D, D) and ``metric`` (groups, T, T) make their errors those of the outputs.
+    ``moments`` (groups, D, D) and ``metric`` make their errors those of the outputs.
 
     Raises:
         PlanError: the weight is not finite or all zeros.
@@ -98,7 +95,7 @@ def candidates_of(
         own,
         partial(_priced, item, own, multiple),
     )
-    judged = own.double() if metric is None else _in_metric(own.double(), metric)
+    judged = own.double() if metric is None else torch.einsum("gts,gs...->gt...", metric.root, own.double())
     found = [c for method in supported for c in _of_method(method, item, bare, judged, moments, multiple)]
     return replace(bare, candidates=tuple(found))
 
@@ -109,12 +106,6 @@ def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> t
     supported = [name for name in methods if DECOMPOSITIONS[name].supports(item.layer)]
     costs = (cost for method in supported for cost in _chain_costs(method, item, multiple).values())
     return dense, *(cost for cost in costs if cost.saves_over(dense))
-
-
-def _in_metric(stacked: Tensor, metric: Tensor) -> Tensor:
-    """Kernels whose plain squared output error is the metric's."""
-    roots = torch.stack([root_and_inverse(of_group)[0] for of_group in metric])
-    return torch.einsum("gts,gs...->gt...", roots, stacked)
 
 
 def _of_method(
@@ -208,7 +199,7 @@ def calibrated_candidates(
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("gradients", 0, 1, "")
-    metrics = output_metrics(model, first(inputs, METRIC_INPUTS), names, classes=calibration.classes)
+    metrics = calibration.output_metrics(model, names, JUDGED_INPUTS)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)
@@ -224,14 +215,14 @@ def calibrated_candidates(
 
 
 def _calibrated(
-    item: Replaceable, methods: Sequence[str], multiple: int, moments: Moments | None, metric: Tensor | None
+    item: Replaceable, methods: Sequence[str], multiple: int, moments: Moments | None, metric: Metric | None
 ) -> LayerCandidates:
     """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
     if moments is None:
         return weighed(item, methods, multiple)
     note = STEADY_NOTE if bool(moments.steady().all()) else ""
     try:
-        return replace(candidates_of(item, methods, multiple, centred(moments), metric), note=note)
+        return replace(candidates_of(item, methods, multiple, moments.centred, metric), note=note)
     except NUMERICAL as error:
         return replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
 
@@ -246,24 +237,12 @@ def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCa
         return LayerCandidates(item.name, shape, dense, (), note=f"no decomposition of its weight: {first_line(error)}")
 
 
-def centred(moments: Moments) -> Tensor:
-    """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected.
-
-    A group whose inputs do not vary counts as one whose inputs vary alike in all directions, as little as the damping.
-    """
-    second, steady = moments.spread(), moments.steady()
-    mean = mean_diagonal(second)
-    usual = float(mean[~steady].max()) if not steady.all() else 1.0
-    own = RIDGE * torch.where(steady, usual, mean)[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
-    return torch.where(steady[:, None, None], own, second + own)
-
-
 def _judged(
     model: nn.Module,
     inputs: Inputs,
     layers: Mapping[str, LayerCandidates],
     moments: Mapping[str, Moments],
-    metrics: Mapping[str, Tensor],
+    metrics: Mapping[str, Metric],
     calibration: Calibration,
     progress: Progress,
 ) -> dict[str, LayerCandidates]:
@@ -272,7 +251,7 @@ def _judged(
     judged = [name for name in layers if chosen[name] and name in moments]
 
     def change(name: str) -> Tensor | None:
-        return _changes_of(layers[name], chosen[name], centred(moments[name]), metrics.get(name))
+        return _changes_of(layers[name], chosen[name], moments[name].centred, metrics.get(name))
 
     changes: dict[str, Tensor] = {}
     for done, (name, of_layer) in enumerate(zip(judged, in_parallel(change, judged), strict=True), start=1):
@@ -292,7 +271,7 @@ def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Te
 
 
 def _changes_of(
-    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Tensor | None
+    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Metric | None
 ) -> Tensor | None:
     """What each candidate changes of the kernels, fitted to its weight alone where nothing else can be; else None."""
     for known in ((second, metric), (None, None)):
@@ -302,7 +281,7 @@ def _changes_of(
 
 
 def _changes(
-    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor | None, metric: Tensor | None
+    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor | None, metric: Metric | None
 ) -> Tensor:
     """(candidates, groups, T, D): what each candidate changes of the kernels."""
     dense = layer.kernels.double()

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from edgecompress.calibrating import calibration_of, recalibrate
 from edgecompress.decomposing import decompose
 from edgecompress.errors import PlanError
-from edgecompress.finetuning.checkpoints import state_digest
 from edgecompress.finetuning.distillation import Distilled
 from edgecompress.finetuning.loop import Objective, fit
 from edgecompress.layers import put, weighted_layers
+from edgecompress.models import state_digest
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.recipes.base import Asked, Needs, Start
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers

@@ -28,10 +28,9 @@ from edgecompress.decompositions.base import kept_energy
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_of
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
-from edgecompress.finetuning.checkpoints import state_digest
 from edgecompress.finetuning.distillation import Distilled, live_kernels
 from edgecompress.finetuning.loop import Objective, fit
-from edgecompress.models import copied
+from edgecompress.models import copied, state_digest
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import silent

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgecompress.costs import chain_cost, cost, input_shapes
+from edgecompress.costs import chain_cost, cost_and_shapes
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import kernels, weight_from
@@ -49,7 +49,7 @@ def truncate(
         BudgetError: no cut meets the budget.
     """
     folded = _folded(model, dense)
-    total, shapes = cost(dense, sample.inputs), input_shapes(dense, sample.inputs)
+    total, shapes = cost_and_shapes(dense, sample.inputs)
     ladders = {
         name: list(_ladder(layer, dense.get_submodule(name), shapes[name], scope.multiple))
         for name, layer in ranked_layers(model)

@@ -23,7 +23,7 @@ from edgecompress.finetuning.loop import FineTuned
 from edgecompress.finetuning.workers import workers
 from edgecompress.models import check_runs
 from edgecompress.models.datasets import first
-from edgecompress.planning import plan
+from edgecompress.planning import choose
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Asked, Recipe
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
@@ -95,9 +95,8 @@ def _plan_key(pipeline: Pipeline) -> list[object]:
 
 def _new_plan(pipeline: Pipeline) -> CompressionPlan:
     options = pipeline.options
-    return plan(
-        pipeline.dense_model,
-        pipeline.sample.inputs,
+    return choose(
+        pipeline.survey,
         options.selector,
         options.scope,
         calibration=pipeline.calibration,

@@ -23,8 +23,7 @@ from edgecompress.artifacts import versions
 from edgecompress.calibrating import Calibration, calibration_of
 from edgecompress.exporting import file_name
 from edgecompress.files import Json
-from edgecompress.finetuning import state_digest
-from edgecompress.models import SPLITS, Sample
+from edgecompress.models import SPLITS, Sample, state_digest
 from edgecompress.models.datasets import fingerprint, origin, size
 from edgecompress.planning import Survey, survey
 from edgecompress.progress import Progress, silent

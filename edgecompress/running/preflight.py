@@ -14,9 +14,8 @@ from edgecompress.devices import device_named
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
 from edgecompress.exporting import check_exportable, check_traceable, file_name
 from edgecompress.files import Json
-from edgecompress.finetuning import state_digest
 from edgecompress.finetuning.workers import shared
-from edgecompress.models import Sample, check_runs
+from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
 from edgecompress.running.claiming import BUNDLE, Owner, check_claim, claim

@@ -31,10 +31,10 @@ from edgecompress.codecs.payload import Stored, StoredLayer
 from edgecompress.codecs.rounding import Rounding
 from edgecompress.errors import ModelError
 from edgecompress.files import Json
-from edgecompress.finetuning import FineTuning, state_digest
+from edgecompress.finetuning import FineTuning
 from edgecompress.finetuning.distillation import Distilled
 from edgecompress.finetuning.loop import FineTuned, Objective, fit
-from edgecompress.models import Sample, copied
+from edgecompress.models import Sample, copied, state_digest
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import LayerPlan
 from edgecompress.progress import Progress, silent

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.calibrating import Calibration
+from edgecompress.calibrating import Calibration, sensitivity
 from edgecompress.calibrating.moments import Moments, collect
-from edgecompress.calibrating.sensitivity import DAMPING, TEMPERATURE, change_losses, output_metrics
+from edgecompress.calibrating.sensitivity import DAMPING, TEMPERATURE, Metric, change_losses, output_metrics
+from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.planning import plan
+from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.planning import Scope, plan
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
 
@@ -140,7 +142,7 @@ def test_a_small_change_of_lenet5_costs_about_what_is_predicted(index, lenet5):
 
 def test_the_metric_of_the_last_layer_is_its_fisher_information_damped():
     model, layer, inputs, _ = linear_problem(20_000)
-    found = output_metrics(model, inputs, ("0",))["0"][0]
+    found = output_metrics(model, inputs, ("0",))["0"].matrix[0]
     exact = fisher(layer(inputs[0][:1]).detach())[0].double()
     expected = exact / exact.diagonal().mean() + DAMPING * torch.eye(5)
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)
@@ -149,10 +151,54 @@ def test_the_metric_of_the_last_layer_is_its_fisher_information_damped():
 def test_metrics_have_a_mean_of_one_and_the_damping_and_are_positive():
     model = convolutions(groups=2)
     found = output_metrics(model, (torch.randn(100, 4, 5, 5),), ("0", "2"))
-    assert {name: metric.shape for name, metric in found.items()} == {"0": (2, 4, 4), "2": (2, 3, 3)}
+    assert {name: metric.matrix.shape for name, metric in found.items()} == {"0": (2, 4, 4), "2": (2, 3, 3)}
     for metric in found.values():
-        torch.testing.assert_close(metric.diagonal(dim1=1, dim2=2).mean(1), torch.full((2,), 1 + DAMPING).double())
-        assert bool((torch.linalg.eigvalsh(metric) >= 0.99 * DAMPING).all())
+        torch.testing.assert_close(
+            metric.matrix.diagonal(dim1=1, dim2=2).mean(1), torch.full((2,), 1 + DAMPING).double()
+        )
+        assert bool((torch.linalg.eigvalsh(metric.matrix) >= 0.99 * DAMPING).all())
+
+
+def test_the_root_of_a_metric_is_taken_once_for_all_candidates_and_the_fit(monkeypatch):
+    taken = []
+
+    def counted(matrix):
+        taken.append(matrix)
+        return root_and_inverse(matrix)
+
+    monkeypatch.setattr(sensitivity, "root_and_inverse", counted)
+    model, calibration = convolutions(groups=2), Calibration((torch.randn(64, 4, 5, 5),))
+    scope = Scope(("svd", "tucker2"), multiple=1)
+    made = plan(model, calibration.inputs, Budget(0.9, "params"), scope, calibration=calibration)
+    assert len(taken) == 4
+    refit(model, made, calibration)
+    assert len(taken) == 4
+    metric = Metric(torch.diag_embed(torch.tensor([[4.0, 9.0]])))
+    torch.testing.assert_close(metric.root @ metric.inverse, torch.eye(2)[None])
+    torch.testing.assert_close(metric.root @ metric.root, metric.matrix)
+
+
+def test_plan_and_refit_share_the_gradients_of_a_model_until_its_weights_change(monkeypatch):
+    passes = []
+
+    def counted(model, inputs, names, **how):
+        passes.append(names)
+        return output_metrics(model, inputs, names, **how)
+
+    monkeypatch.setattr("edgecompress.calibrating.output_metrics", counted)
+    model, calibration = convolutions(), Calibration((torch.randn(64, 4, 5, 5),))
+    made = plan(model, calibration.inputs, Budget(0.8, "params"), Scope(multiple=1), calibration=calibration)
+    shared = refit(model, made, calibration)
+    assert len(passes) == 1
+    alone = refit(model, made, Calibration(calibration.inputs))
+    assert all(map(torch.equal, shared.state_dict().values(), alone.state_dict().values()))
+    assert len(passes) == 2
+    with torch.no_grad():
+        model.get_submodule("0").weight.mul_(2)
+    refit(model, made, calibration)
+    assert len(passes) == 3
+    refit(convolutions(), made, calibration)
+    assert len(passes) == 4
 
 
 # ----------------------------------------------------------------------------------------- what cannot be told
