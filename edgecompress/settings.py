@@ -21,7 +21,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Replaces = Literal["same model", "ours", "anything"]
 """What an export may replace: files exported from the same MODEL and unchanged, exported files, or any files."""
 
-USUAL_SELECTOR, USUAL_PLATFORM = "budget", "pi"
+USUAL_SELECTOR, USUAL_DEVICE, USUAL_PLATFORM = "budget", "local", "pi"
 CALIBRATION_INPUTS = 1024
 """Unlabelled training inputs that judge candidates and fit factors."""
 USUAL_LR: dict[OptimizerName, float] = {"sgd": 0.01, "adam": 0.001}

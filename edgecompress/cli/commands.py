@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgecompress.cli.fields import Option, own_options
-from edgecompress.cli.types import TableChoice
+from edgecompress.cli.types import DeviceName, TableChoice
 
 ALL = "edgecompress.help_all"
 """Key of a context's meta: all options are asked for."""
@@ -61,7 +61,7 @@ class Command(click.Command):
 
     def _format_choices(self, param: click.Parameter, formatter: click.HelpFormatter) -> None:
         """What each name of a table means."""
-        if isinstance(param.type, TableChoice) and (summaries := param.type.summaries()):
+        if isinstance(param.type, TableChoice | DeviceName) and (summaries := param.type.summaries()):
             with formatter.section(f"Values of {param.opts[0]}"):
                 formatter.write_dl(list(summaries.items()))
 

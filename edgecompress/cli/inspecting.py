@@ -83,7 +83,7 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     from edgecompress.cli.doctor import found_of
     from edgecompress.codecs import CODECS
     from edgecompress.decompositions import DECOMPOSITIONS
-    from edgecompress.devices import DEVICES
+    from edgecompress.devices import DEVICES, forms
     from edgecompress.platforms import PLATFORMS
     from edgecompress.recipes import RECIPES
     from edgecompress.selectors import SELECTORS
@@ -101,9 +101,7 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     }
     entries = {name: {"summary": entry.summary} for name, entry in tables[what].items()}
     if what == "devices":
-        return {
-            name + (f":{kind.form}" if kind.form else ""): {"summary": kind.summary} for name, kind in DEVICES.items()
-        }
+        return {form: {"summary": kind.summary} for form, kind in forms().items()}
     if what == "targets":
         for name, facts in entries.items():
             facts |= {"precisions": ", ".join(TARGETS[name].precisions), "installed": found_of(TARGETS[name])}

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from edgecompress.cli.fields import Command, option, options_of, together
-from edgecompress.cli.types import OutputPath, TableChoice
+from edgecompress.cli.types import DeviceName, OutputPath, TableChoice
 from edgecompress.settings import (
     CALIBRATION_INPUTS,
+    USUAL_DEVICE,
     USUAL_PLATFORM,
     USUAL_SELECTOR,
     DeviceOptions,
@@ -58,10 +59,10 @@ platform_option = option(
 device_option = together(
     option(
         "--device",
-        default="local",
+        type=DeviceName(),
+        default=USUAL_DEVICE,
         group=MEASURING,
-        help="Where to measure: local, ssh:user@host[:port], adb:SERIAL, emulated:cortex-a76 ... "
-        "(see `list devices`). [local]",
+        help=f"Where to measure (see `list devices`). [{USUAL_DEVICE}]",
     ),
     options_of(DeviceOptions, group=MEASURING),
 )

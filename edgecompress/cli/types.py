@@ -12,8 +12,9 @@ import click
 
 if TYPE_CHECKING:
     Choice = click.Choice[str]
+    Text = click.ParamType[str]
 else:
-    Choice = click.Choice
+    Choice, Text = click.Choice, click.ParamType
 
 
 class Number(click.FloatRange):
@@ -80,6 +81,23 @@ class TableChoice(Choice):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A name as it is today."""
         return super().convert(self.former.get(value, value), param, ctx)
+
+
+class DeviceName(Text):
+    """A device, whose kinds are looked up when help is shown."""
+
+    name = "device"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """How each kind is given."""
+        del param, ctx
+        return f"[{'|'.join(self.summaries())}]"
+
+    def summaries(self) -> dict[str, str]:
+        """One line for people about each kind."""
+        from edgecompress.devices import forms
+
+        return {form: kind.summary for form, kind in forms().items()}
 
 
 def table_of(place: str) -> Mapping[str, Any]:

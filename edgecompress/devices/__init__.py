@@ -32,6 +32,11 @@ DEVICES: dict[str, Kind] = {
 }
 
 
+def forms() -> dict[str, Kind]:
+    """Each kind by how it is given: ``local``, ``ssh:user@host[:port]``."""
+    return {name + (f":{kind.form}" if kind.form else ""): kind for name, kind in DEVICES.items()}
+
+
 def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
     """The device that a ``--device`` value names; nothing is connected to yet.
 
@@ -48,8 +53,7 @@ def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
     head, colon, rest = name.partition(":")
     kind = DEVICES.get(head)
     if kind is None or bool(kind.form) != bool(rest) or (colon and not rest):
-        forms = ", ".join(head + (f":{kind.form}" if kind.form else "") for head, kind in DEVICES.items())
-        message = f"no device {name!r}; there are {forms}"
+        message = f"no device {name!r}; there are {', '.join(forms())}"
         raise DeviceError(message, device=name, command="", returncode=None)
     return kind.parse(rest, options)
 

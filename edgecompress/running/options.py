@@ -13,7 +13,14 @@ from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
-from edgecompress.settings import CALIBRATION_INPUTS, USUAL_EFFORT, USUAL_PLATFORM, USUAL_SELECTOR, Storage
+from edgecompress.settings import (
+    CALIBRATION_INPUTS,
+    USUAL_DEVICE,
+    USUAL_EFFORT,
+    USUAL_PLATFORM,
+    USUAL_SELECTOR,
+    Storage,
+)
 
 UNREPORTED = ("summary", "weighs_losses")
 
@@ -65,7 +72,7 @@ class Options:
     tuning: FineTuning = field(default_factory=FineTuning)
     teacher: Teacher | None = None
     targets: tuple[str, ...] = ("onnx",)
-    device: str = "local"
+    device: str = USUAL_DEVICE
     place: DeviceOptions = field(default_factory=DeviceOptions)
     threads: tuple[int, ...] = ()
     seconds: float = USUAL_EFFORT.seconds
