@@ -32,7 +32,7 @@ MOVED = {
     "flow": "exporting.flow",
     "halving": "targets.half_precision",
     "instructions": "profiling.instruction_counts",
-    "judging": "exporting.judging",
+    "judging": "exporting.slices",
     "line": "running.pipeline",
     "markdown": "reporting.markdown",
     "moments": "calibrating.moments",

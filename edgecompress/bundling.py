@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError, printable
-from edgecompress.exporting.verifying import TOLERANCES, check_facts
+from edgecompress.exporting.tolerances import TOLERANCES
+from edgecompress.exporting.verifying import check_facts
 from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
 from edgecompress.platforms import Platform, platform_named
 from edgecompress.profiling.instruction_counts import profile_from

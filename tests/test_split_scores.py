@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from edgecompress.errors import ParityError
-from edgecompress.exporting import verifying
-from edgecompress.exporting.verifying import TOLERANCES, check_score
+from edgecompress.exporting import score_checks
+from edgecompress.exporting.score_checks import check_score
+from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.models import Sample, top1
 from edgecompress.scoring import score, split_score
 from edgecompress.split_scores import SplitScore, difference, of_flips, student, unpaired
@@ -49,7 +50,7 @@ class Answers(nn.Module):
 
 def gate(monkeypatch: pytest.MonkeyPatch, sample: Sample, ours: Tensor, theirs: Tensor, precision: str = "int8") -> Any:
     """The gate on a model that answers ``ours`` and a file that answers ``theirs``."""
-    monkeypatch.setattr(verifying, "predict_with_file", lambda *_, **__: Answers(theirs))
+    monkeypatch.setattr(score_checks, "predict_with_file", lambda *_, **__: Answers(theirs))
     target = TARGETS["onnx"]
     return check_score(target, Path("model.onnx"), (), Answers(ours), sample, TOLERANCES[precision])
 

@@ -112,8 +112,6 @@ SPLIT_LATER = {
     "cli/compressing.py",
     "cli/options.py",
     "decomposing/refitting.py",
-    "exporting/__init__.py",
-    "exporting/verifying.py",
     "planning/candidates.py",
     "profiling/bench.py",
     "reporting/charts.py",

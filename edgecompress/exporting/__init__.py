@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
 import torch.fx
 from torch import nn
 
-from edgecompress.artifacts import (
-    Artifact,
-    Scored,
-    TensorSpec,
-    facts_path,
-    golden_path,
-    profile_path,
-    versions,
-    write_golden,
-)
-from edgecompress.calibrating import calibration_of
-from edgecompress.codecs.ada_tucker import plain
+from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
 from edgecompress.errors import (
     BatchError,
@@ -30,47 +18,43 @@ from edgecompress.errors import (
     EdgeCompressError,
     ExportError,
     FileError,
-    MissingExtra,
     ModelError,
-    first_line,
 )
-from edgecompress.exporting.equalizing import equalized
-from edgecompress.exporting.preparing import prepared
+from edgecompress.exporting.inputs import parity_inputs, probe
+from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
+from edgecompress.exporting.outcomes import Outcome, fatal
+from edgecompress.exporting.outputs import as_feed, run_model
 from edgecompress.exporting.proving import Written, written_well
-from edgecompress.exporting.verifying import (
-    PARITY_BATCHES,
-    TOLERANCES,
-    approximation,
-    as_feed,
-    check_score,
-    probe,
-    proof_inputs,
-    run_model,
-)
-from edgecompress.files import Json, make_folder, reason, remove, several_aside, sha256, size_of
-from edgecompress.models import Sample, check_runs, copied, evaluating
-from edgecompress.models.accepting import accepted
-from edgecompress.models.datasets import Inputs, calibration_inputs, in_batches, of_batch
+from edgecompress.exporting.score_checks import approximation, check_score
+from edgecompress.exporting.tolerances import TOLERANCES
+from edgecompress.exporting.verifying import PARITY_BATCHES
+from edgecompress.files import make_folder, reason, remove, several_aside, sha256, size_of
+from edgecompress.models import Sample, copied
+from edgecompress.models.datasets import Inputs
 from edgecompress.progress import Progress, silent
 from edgecompress.replacing import check_export, is_log
 from edgecompress.reporting.wording import kept_sentences
 from edgecompress.scoring import split_score
-from edgecompress.settings import ExportOptions as ExportOptions
-from edgecompress.settings import Precision, Replaces
+from edgecompress.settings import ExportOptions, Precision, Replaces
 from edgecompress.split_scores import SplitScore
 from edgecompress.targets import Job, Target, target_named
-from edgecompress.targets.half_precision import beyond_half
-from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.programs import trace
 
-PLAIN = ExportOptions()
+__all__ = [
+    "DEFAULT_EXPORT",
+    "ExportOptions",
+    "Exporter",
+    "Outcome",
+    "check_exportable",
+    "check_traceable",
+    "export",
+    "export_each",
+    "exporter_of",
+    "fatal",
+    "file_name",
+]
+
 GOLDEN_BATCH = 3
-WATCHED_ITEMS, MOST_TOLD = 16, 4
-KEEPS_FLOAT = ("onnx",)
-"""Targets whose files in fp16 can have operators in float32."""
-ONE_AT_A_TIME = "ncnn"
-"""The target that takes one item at a time, whatever is asked for."""
-CHANNELS_LAST = "litert"
-"""The target that can take images in NHWC."""
 
 
 def export(
@@ -80,7 +64,7 @@ def export(
     *,
     target: str = "onnx",
     stem: str = "model",
-    options: ExportOptions = PLAIN,
+    options: ExportOptions = DEFAULT_EXPORT,
     known_score: SplitScore | None = None,
     dense_score: SplitScore | None = None,
     progress: Progress = silent,
@@ -99,40 +83,73 @@ def export(
         MissingExtra: the target's libraries are not installed.
         DataError: int8 is asked for and the sample has no data.
     """
-    chosen, model = target_named(target), accepted(model, sample.name)
-    _refuse_impossible(chosen, options)
-    batch, fact = _batch_of(model, sample, options)
-    try:
-        fixed = replace(options, batch=batch)
-        _refuse_impossible(chosen, fixed)
-        made = _exported(chosen, model, sample, folder, stem, fixed, known_score, dense_score, progress)
-    except BatchError as error:
-        if batch is not None:
-            raise
-        batch, fact = error.batch, error.fact
-        fixed = replace(options, batch=batch)
-        made = _exported(chosen, model, sample, folder, stem, fixed, known_score, dense_score, progress)
-    return _noted(made, f"takes batches of {batch} only: {fact}") if batch is not None else made
+    chosen = target_named(target)
+    with exporter_of(model, sample, folder, stem, options, known_score, dense_score) as exporter:
+        return exporter.export(chosen, progress)
 
 
-def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> tuple[int | None, str]:
-    """The one batch size that a file is to be made for, and why; None: any.
+@dataclass(slots=True)
+class Exporter:
+    """Writes files of one model, for one target after the other.
 
-    Raises:
-        ModelError: the model does not run on its example, or not at the batch size that is asked for.
+    ``known_score`` is PyTorch's, once it was measured.
     """
-    rows = len(sample.inputs[0])
-    with evaluating(tried := copied(model)):
-        check_runs(tried, sample.inputs, sample.name)
-        wanted = options.batch
-        if wanted is not None:
-            check_runs(tried, of_batch(sample.inputs, wanted), sample.name, f"a batch of {wanted}")
-            return wanted, "as asked for with --batch"
+
+    jobs: Jobs
+    folder: Path
+    stem: str
+    known_score: SplitScore | None
+    dense_score: SplitScore | None
+
+    def export(self, target: Target, progress: Progress = silent) -> Artifact:
+        """Write the target's file, with its facts and golden pair beside it; raises what :func:`export` does."""
+        refuse_impossible(target, self.jobs.options)
+        batch = self.jobs.batch()
+        refuse_impossible(target, replace(self.jobs.options, batch=batch.size))
         try:
-            check_runs(tried, of_batch(sample.inputs, 1), sample.name)
-        except ModelError as error:
-            return rows, f"PyTorch runs the model on its example of so many items and not on one: {first_line(error)}"
-    return None, ""
+            made = self._exported(target, batch.size, progress)
+        except BatchError as error:
+            if batch.size is not None:
+                raise
+            batch = Batch(error.batch, error.fact)
+            made = self._exported(target, batch.size, progress)
+        if made.score and made.score.pair:
+            self.known_score = made.score.pair[0]
+        return _noted(made, f"takes batches of {batch.size} only: {batch.why}") if batch.size is not None else made
+
+    def _exported(self, target: Target, size: int | None, progress: Progress) -> Artifact:
+        """The file for any batch size, or for one."""
+        jobs, sample, options = self.jobs, self.jobs.sample, self.jobs.options
+        path = make_folder(self.folder) / file_name(target, self.stem, options.precision)
+        left_out = jobs.left_out
+        check_exportable(path, target, sample, options.replaces)
+        _forget(path, target)
+        log = None if _log_path(path).exists() else _log_path(path)
+        job = jobs.job(target, size, log)
+        with several_aside(path) as aside:
+            written = written_well(target, aside, job, jobs.model, sample)
+            artifact = _proved(target, aside, job, jobs.model, sample, written, self.known_score, progress)
+            scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
+            notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))
+            near = approximation(jobs.model, sample, self.dense_score, scored, size or max(PARITY_BATCHES))
+            artifact = replace(artifact, approximation=near, notices=notices)
+            artifact.save()
+        return replace(artifact, path=path)
+
+
+@contextmanager
+def exporter_of(
+    model: nn.Module,
+    sample: Sample,
+    folder: Path,
+    stem: str = "model",
+    options: ExportOptions = DEFAULT_EXPORT,
+    known_score: SplitScore | None = None,
+    dense_score: SplitScore | None = None,
+) -> Iterator[Exporter]:
+    """An exporter for the time being; arguments as of :func:`export`."""
+    with jobs_of(model, sample, options) as jobs:
+        yield Exporter(jobs, folder, stem, known_score, dense_score)
 
 
 def _noted(artifact: Artifact, notice: str) -> Artifact:
@@ -140,41 +157,6 @@ def _noted(artifact: Artifact, notice: str) -> Artifact:
     noted = replace(artifact, notices=(*artifact.notices, notice))
     noted.save()
     return noted
-
-
-def _exported(
-    chosen: Target,
-    model: nn.Module,
-    sample: Sample,
-    folder: Path,
-    stem: str,
-    options: ExportOptions,
-    known_score: SplitScore | None,
-    dense_score: SplitScore | None,
-    progress: Progress,
-) -> Artifact:
-    """:func:`export` for any batch size, or for the one of the options."""
-    (given, left_out), precision = prepared(model, sample.inputs), options.precision
-    model = copied(model).eval()  # a converter may leave something in the one it traces
-    path = make_folder(folder) / file_name(chosen, stem, precision)
-    check_exportable(path, chosen, sample, options.replaces)
-    _forget(path, chosen)
-    log = None if _log_path(path).exists() else _log_path(path)
-    job = Job(given, sample.inputs, sample.plan, precision, channels_last=options.channels_last, log=log)
-    job = replace(job, batch=options.batch)
-    if precision == "int8":
-        job = _calibrated(job, sample, options)
-    elif precision == "fp16":
-        job = _ranged(chosen, job, sample, options)
-    with several_aside(path) as aside, TemporaryDirectory() as scratch:
-        written = written_well(chosen, aside, replace(job, scratch=Path(scratch)), model, sample)
-        artifact = _proved(chosen, aside, job, model, sample, written, known_score, progress)
-        scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
-        notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))
-        near = approximation(model, sample, dense_score, scored, options.batch or max(PARITY_BATCHES))
-        artifact = replace(artifact, approximation=near, notices=notices)
-        artifact.save()
-    return replace(artifact, path=path)
 
 
 def check_traceable(model: nn.Module, inputs: Inputs, name: str) -> None:
@@ -192,33 +174,12 @@ def check_traceable(model: nn.Module, inputs: Inputs, name: str) -> None:
 
 
 def _check_exported(model: nn.Module, inputs: Inputs, name: str) -> None:
-    from edgecompress.targets.onnx import quiet
-
     try:
-        with quiet(), torch.no_grad():
-            torch.export.export(plain(copied(model)).eval(), tuple(tensor.contiguous() for tensor in inputs))
-    except Exception as error:  # user code of any kind is traced
-        cause = error.__cause__ or error
+        trace(copied(model).eval(), tuple(tensor.contiguous() for tensor in inputs))
+    except ExportError as error:
         raise ExportError(
-            f"{name}: PyTorch cannot trace the model, as an export has to: {type(cause).__name__}: "
-            f"{first_line(cause)[:300]}; where its code chooses by values, use torch.where or torch.cond"
+            f"{name}: {error}; where its code chooses by values, use torch.where or torch.cond"
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one of several targets: an artifact, or the reason why not."""
-
-    target: str
-    artifact: Artifact | None = None
-    error: EdgeCompressError | None = None
-
-    def to_json(self) -> Json:
-        """The artifact's summary, or ``status`` (missing, failed) and ``reason``."""
-        if self.artifact is not None:
-            return self.artifact.summary()
-        status = "missing" if isinstance(self.error, MissingExtra) else "failed"
-        return {"target": self.target, "status": status, "reason": str(self.error)}
 
 
 def export_each(
@@ -227,7 +188,7 @@ def export_each(
     folder: Path,
     targets: Sequence[str],
     *,
-    options: ExportOptions = PLAIN,
+    options: ExportOptions = DEFAULT_EXPORT,
     progress: Progress = silent,
 ) -> list[Outcome]:
     """Export to several targets, of which some may fail.
@@ -242,31 +203,16 @@ def export_each(
         check_exportable(path, chosen, sample, options.replaces)
     outcomes: list[Outcome] = []
     dense_score = _dense_score(sample, progress)
-    for done, target in enumerate(targets):
-        progress(f"export to {target}", done, len(targets), "")
-        known = next((score.pair[0] for score in _scores(outcomes) if score.pair), None)
-        try:
-            made = export(
-                model, sample, folder, target=target, options=options, known_score=known, dense_score=dense_score,
-                progress=progress,
-            )  # fmt: skip
-            outcomes.append(Outcome(target, made))
-        except EdgeCompressError as error:
-            if isinstance(error, ModelError) and not outcomes:
-                raise  # it is of the model, and no file is lost by it
-            outcomes.append(Outcome(target, error=error))
+    with exporter_of(model, sample, folder, options=options, dense_score=dense_score) as exporter:
+        for done, target in enumerate(targets):
+            progress(f"export to {target}", done, len(targets), "")
+            try:
+                outcomes.append(Outcome(target, exporter.export(target_named(target), progress)))
+            except EdgeCompressError as error:
+                if isinstance(error, ModelError) and not outcomes:
+                    raise  # it is of the model, and no file is lost by it
+                outcomes.append(Outcome(target, error=error))
     return outcomes
-
-
-def _scores(outcomes: Sequence[Outcome]) -> list[Scored]:
-    return [one.artifact.score for one in outcomes if one.artifact and one.artifact.score]
-
-
-def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeCompressError | None:
-    """The error that makes an export a failure: that of a required target, or any if nothing was made."""
-    errors = [outcome for outcome in outcomes if outcome.error is not None]
-    needed = [outcome.error for outcome in errors if outcome.target in required or len(errors) == len(outcomes)]
-    return next(iter(needed), None)
 
 
 def _dense_score(sample: Sample, progress: Progress) -> SplitScore | None:
@@ -275,55 +221,6 @@ def _dense_score(sample: Sample, progress: Progress) -> SplitScore | None:
         return split_score(sample.dense.model(), sample.dense, progress=progress) if sample.dense is not None else None
     except DataError:
         return None
-
-
-def _refuse_impossible(target: Target, options: ExportOptions) -> None:
-    if options.precision not in target.precisions:
-        raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
-    if options.keep_float and options.precision == "fp32":
-        raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
-    if options.batch not in (None, 1) and target.name == ONE_AT_A_TIME:
-        raise ExportError(f"{target.name}: takes one item at a time; drop --batch or choose another target")
-    if options.channels_last and target.name != CHANNELS_LAST:
-        raise ExportError(f"{target.name}: --channels-last is for litert only")
-
-
-def _calibrated(job: Job, sample: Sample, options: ExportOptions) -> Job:
-    inputs = calibration_of(sample, options.calibration, seed=0).inputs
-    model = equalized(job.model, inputs) if options.equalize else job.model
-    return replace(job, model=model, calibration=inputs, keep=KeepFloat(options.keep_float))
-
-
-def _ranged(target: Target, job: Job, sample: Sample, options: ExportOptions) -> Job:
-    """For half precision: with the inputs on which numbers are watched, and what is to stay in float32.
-
-    Raises:
-        ExportError: the model leaves half precision, and the target has no operators in float32 beside it.
-    """
-    inputs = watched_inputs(sample, job.batch or 1)
-    if target.name in KEEPS_FLOAT:
-        return replace(job, calibration=inputs, keep=KeepFloat(options.keep_float))
-    if options.keep_float:
-        raise ExportError(
-            f"{target.name}: fp16 is for all operators there; --keep-float goes with int8, or --target onnx"
-        )
-    if found := beyond_half(job.model, in_batches(inputs, job.batch or len(inputs[0]))):
-        more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
-        raise ExportError(
-            f"{target.name}: fp16: {'; '.join(found[:MOST_TOLD])}{more}: a device that computes in half precision gets "
-            "other numbers; change that in the model (an eps of 1e-6, a mask of -1e4, a scale), or take fp32, int8 or "
-            "--target onnx, which keeps such operators in float32"
-        )
-    return job
-
-
-def watched_inputs(sample: Sample, batch: int) -> Inputs:
-    """Inputs on which numbers are watched: of the training data where there is some, else of the example."""
-    count = -(-WATCHED_ITEMS // batch) * batch
-    try:
-        return calibration_inputs(sample.data("train"), count, seed=0)
-    except DataError:
-        return probe(sample.inputs, count)
 
 
 def _proved(
@@ -343,7 +240,7 @@ def _proved(
         scored = check_score(
             target, path, inputs, model, sample, allowed, known=known_score, batch=job.batch, progress=progress
         )
-    _write_golden(path, inputs, outputs, model, proof_inputs(sample, job.precision), job.batch or target.batch)
+    _write_golden(path, inputs, outputs, model, parity_inputs(sample, job.precision), job.batch or target.batch)
     parts = target.parts(path)
     return Artifact(
         target=target.name,

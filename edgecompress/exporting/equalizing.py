@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import is_transposed
 from edgecompress.decompositions.kernels import groups_of, weight_of
 from edgecompress.exporting.flow import bonds
-from edgecompress.exporting.verifying import compare, run_model
+from edgecompress.exporting.outputs import compare, run_model
 from edgecompress.models import copied
 from edgecompress.models.datasets import Inputs, first, in_parts
 

@@ -10,17 +10,11 @@ from torch import nn
 
 from edgecompress.artifacts import Parity, TensorSpec
 from edgecompress.errors import ExportError, ParityError, first_line
-from edgecompress.exporting.judging import Finding
-from edgecompress.exporting.verifying import (
-    PARITY_BATCHES,
-    TOLERANCES,
-    check_parity,
-    check_slices,
-    fixed_batch,
-    probe,
-    proof_inputs,
-    run_model,
-)
+from edgecompress.exporting.inputs import parity_inputs, probe
+from edgecompress.exporting.outputs import run_model
+from edgecompress.exporting.slices import Finding
+from edgecompress.exporting.tolerances import TOLERANCES
+from edgecompress.exporting.verifying import PARITY_BATCHES, check_parity, check_slices, fixed_batch
 from edgecompress.files import Json
 from edgecompress.models import Sample
 from edgecompress.targets import Job, Target
@@ -68,7 +62,7 @@ def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
     """Write ``path`` and compare its numbers with ``model``'s where its runtime is for this machine."""
     with refusing(target.name, "the converter"):
         graph = target.export(job, path)
-    if target.runs_here:
+    if target.runs_here and target.may_crash:
         refuse_crashing(target.name, path, job.batch or 1)
     with refusing(target.name, "what the converter made does not load:"):
         inputs, outputs = target.signature(path)
@@ -78,7 +72,7 @@ def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
         return Written(graph, inputs, outputs)
     batches = PARITY_BATCHES if job.batch is None else (job.batch,)
     with refusing(target.name, "its runtime"):
-        fed = proof_inputs(sample, job.precision)
+        fed = parity_inputs(sample, job.precision)
         parity = check_parity(target, path, inputs, model, fed, TOLERANCES[job.precision], batches)
         findings = check_slices(target, path, inputs, model, sample, job.precision, fixed_batch(batches))
     return Written(graph, inputs, outputs, parity, findings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.files import Json
@@ -15,6 +15,7 @@ from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan
 from edgecompress.settings import Precision
 from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.shared import Shared
 
 Run = Callable[[Arrays], Arrays]
 """Runs a loaded file: input arrays by name to output arrays by name."""
@@ -22,8 +23,8 @@ Run = Callable[[Arrays], Arrays]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-NHWC = "NHWC"
-"""The layout of an image input whose channels come last in the file, unlike in PyTorch."""
+NCHW, NHWC = "NCHW", "NHWC"
+"""Layouts of an image input: as in PyTorch, and with the channels last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Job:
 
     ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
     which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
-    float; ``scratch`` is a folder where a target may keep what another try of the same job can use; ``batch`` is the
-    one batch size of the file, None: any, or one where the target has no free one.
+    float; ``shared`` is what other targets and other tries of the same job may use too (None: nothing); ``batch`` is
+    the one batch size of the file, None: any, or one where the target has no free one.
     """
 
     model: nn.Module
@@ -44,8 +45,13 @@ class Job:
     channels_last: bool = False
     log: Path | None = None
     keep: KeepFloat = field(default_factory=KeepFloat)
-    scratch: Path | None = None
+    shared: Shared | None = None
     batch: int | None = None
+
+
+def in_layout(tensor: Tensor, layout: str) -> Tensor:
+    """An image batch (N, C, H, W) as (N, H, W, C) for :data:`NHWC`; other tensors and layouts as they are."""
+    return tensor.permute(0, 2, 3, 1).contiguous() if layout == NHWC and tensor.dim() == 4 else tensor
 
 
 class Target(Protocol):
@@ -78,6 +84,22 @@ class Target(Protocol):
     @property
     def batch(self) -> int | None:
         """The one batch size its files take; None: any."""
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether its files take one item at a time, whatever is asked for."""
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """What layouts of image inputs it can write."""
+
+    @property
+    def mixes_halves(self) -> bool:
+        """Whether its files in fp16 can have operators in float32."""
+
+    @property
+    def may_crash(self) -> bool:
+        """Whether its runtime may crash on a file, so that a new one is tried in a process of its own."""
 
     @property
     def runs_here(self) -> bool:

@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,15 +21,15 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgecompress.codecs.ada_tucker import plain
 from edgecompress.errors import BatchError, ExportError, MissingExtra, first_line
 from edgecompress.files import PACKAGE, Json, read_json, write_json
 from edgecompress.models.datasets import Inputs, in_batches, of_batch
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.settings import Precision
-from edgecompress.targets.base import Job, Target
+from edgecompress.targets.base import NHWC, Job, Target
 from edgecompress.targets.keeping import KeepFloat
 from edgecompress.targets.products import counted, products_of, told_apart
+from edgecompress.targets.programs import trace
 from edgecompress.targets.runtimes import crashed
 
 TIMEOUT_S = 1800.0
@@ -47,12 +48,15 @@ class Converter(Protocol):
     def runs_here(self) -> bool:
         """Whether its files can be proved on this machine."""
 
-    def convert(self, given: Given, path: Path) -> Json:
-        """In the child: write ``path`` from what was handed over; returns facts about the graph."""
+    def convert(self, job: ConversionJob, path: Path) -> Json:
+        """In the child: write ``path``; returns facts about the graph."""
 
 
-class Given:
-    """In the child: what the parent handed over."""
+class ConversionJob:
+    """In the child: the files that :func:`write_job` wrote into ``folder``, read.
+
+    ``shapes`` are the inputs' with the batch in front; files in ``shared`` serve another try of the same job, too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,8 +64,7 @@ class Given:
         self.precision: Precision = job["precision"]
         self.shapes: list[list[int]] = job["shapes"]
         self.keep = KeepFloat.from_json(job["keep"])
-        self.scratch = Path(job["scratch"] or folder)
-        """Where what another try of the same job can use is kept."""
+        self.shared = Path(job["shared"] or folder)
 
     @property
     def source(self) -> Path:
@@ -101,70 +104,84 @@ def require(target: Target) -> None:
         raise MissingExtra(f"{target.name}: needs {', '.join(lacking)}; pip install 'edgecompress[{target.extra}]'")
 
 
-def traced(job: Job, target: str) -> torch.export.ExportedProgram:
-    """The model as a program for a batch of the job's size, or of one.
+def convert_program(converter: Converter, job: Job, path: Path) -> Json:
+    """Have a child write ``path`` from PyTorch's traced program, for a batch of the job's size or of one.
 
     Raises:
-        ExportError: PyTorch cannot trace it.
+        ExportError: PyTorch cannot trace the model; or as of :func:`convert_onnx`.
     """
-    from edgecompress.targets.onnx import quiet
+    with _as_of(converter.name):
+        program = _traced(job)
 
-    try:
-        with quiet(), torch.no_grad():
-            return torch.export.export(plain(job.model).eval(), of_batch(job.inputs, job.batch or 1))
-    except Exception as error:  # user code of any kind is traced
-        cause = error.__cause__ or error
-        raise ExportError(
-            f"{target}: PyTorch cannot trace the model: {type(cause).__name__}: {first_line(cause)[:300]}"
-        ) from error
+    def write(file: Path) -> None:
+        torch.export.save(program, file)
+
+    facts = _converted(converter, job, path, PROGRAM, write)
+    return _with_notices(converter, facts, products_of(program))
 
 
-def converted(
-    converter: Converter,
-    job: Job,
-    path: Path,
-    *,
-    program: torch.export.ExportedProgram | None = None,
-) -> Json:
-    """Have a child write ``path`` from ``program``, or from the .onnx of the model where there is none.
+def _traced(job: Job) -> torch.export.ExportedProgram:
+    def make() -> torch.export.ExportedProgram:
+        return trace(job.model.eval(), of_batch(job.inputs, job.batch or 1))
+
+    layout = f"{PROGRAM} {NHWC}" if job.channels_last else PROGRAM
+    return make() if job.shared is None else job.shared.once(layout, make)
+
+
+def convert_onnx(converter: Converter, job: Job, path: Path) -> Json:
+    """Have a child write ``path`` from the .onnx of the model.
 
     A .onnx is handed over in float32 where half precision is asked for: converters halve the weights themselves.
 
     Raises:
         ExportError: the converter refused, crashed or hung, and its log is kept; or it lost a product, unproved.
     """
-    with TemporaryDirectory() as folder:
-        work = Path(folder)
-        source: Json = {}
-        if program is not None:
-            torch.export.save(program, work / PROGRAM)
-        else:
-            source = _source(converter.name, job, work / SOURCE)
-        _hand_over(job, work)
-        _run(converter.name, work, path, job.log)
-        facts = read_json(work / FACTS)
-    expected = counted("onnx", source["operators"]) if program is None else products_of(program)
-    operators = facts.get("operators", {})
-    told = told_apart(converter.name, operators, expected or 0, proved=converter.runs_here)
-    notices = [*source.get("notices", ()), *facts.get("notices", ()), *told]
-    return {**source, **facts, "notices": notices}
-
-
-def _source(name: str, job: Job, path: Path) -> Json:
     from edgecompress.targets.onnx import Onnx
 
+    source: Json = {}
+    precision: Precision = "int8" if job.precision == "int8" else "fp32"
+
+    def write(file: Path) -> None:
+        with _as_of(converter.name):
+            source.update(Onnx().export(replace(job, precision=precision), file))
+
+    facts = _converted(converter, job, path, SOURCE, write)
+    notices = [*source.get("notices", ()), *facts.get("notices", ())]
+    return _with_notices(converter, {**source, **facts, "notices": notices}, counted("onnx", source["operators"]))
+
+
+@contextmanager
+def _as_of(target: str) -> Iterator[None]:
+    """Put a target's name before the errors of what it is made from."""
     try:
-        return Onnx().export(replace(job, precision="int8" if job.precision == "int8" else "fp32"), path)
+        yield
     except BatchError as error:
-        raise BatchError(f"{name}: {error}", batch=error.batch, fact=error.fact) from error
+        raise BatchError(f"{target}: {error}", batch=error.batch, fact=error.fact) from error
     except ExportError as error:
-        raise ExportError(f"{name}: {error}") from error
+        raise ExportError(f"{target}: {error}") from error
 
 
-def _hand_over(job: Job, work: Path) -> None:
+def _converted(converter: Converter, job: Job, path: Path, name: str, write: Callable[[Path], None]) -> Json:
+    """The facts that a child returned, which made ``path`` from the file ``name`` that ``write`` writes."""
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        write(work / name)
+        write_job(job, work)
+        _run(converter.name, work, path, job.log)
+        return read_json(work / FACTS)
+
+
+def _with_notices(converter: Converter, facts: Json, expected: int | None) -> Json:
+    """With a notice where the file has not the ``expected`` number of convolutions and matrix products."""
+    told = told_apart(converter.name, facts.get("operators", {}), expected or 0, proved=converter.runs_here)
+    return {**facts, "notices": [*facts.get("notices", ()), *told]}
+
+
+def write_job(job: Job, work: Path) -> None:
+    """Write what :class:`ConversionJob` reads, but for the model."""
     shapes = [[job.batch or 1, *tensor.shape[1:]] for tensor in job.inputs]
-    scratch = str(job.scratch.absolute()) if job.scratch is not None else ""
-    facts = {"precision": job.precision, "shapes": shapes, "keep": job.keep.to_json(), "scratch": scratch}
+    shared = str(job.shared.folder.absolute()) if job.shared is not None else ""
+    facts = {"precision": job.precision, "shapes": shapes, "keep": job.keep.to_json(), "shared": shared}
     write_json(work / JOB, facts)
     if job.precision == "int8":
         _save(work / CALIBRATION, job.calibration)
@@ -213,7 +230,7 @@ def main(arguments: list[str]) -> int:
     name, folder, path = arguments
     converter: Any = TARGETS[name]
     try:
-        facts = converter.convert(Given(Path(folder)), Path(path))
+        facts = converter.convert(ConversionJob(Path(folder)), Path(path))
     except Exception as error:  # whatever a converter raises is its reason
         traceback.print_exc()
         said = first_line(error)[:300]

@@ -13,7 +13,8 @@ from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job, Run
-from edgecompress.targets.child_converter import Given, converted, require, traced
+from edgecompress.targets.child_converter import ConversionJob, convert_program, require
+from edgecompress.targets.runtime_files import SingleFile
 from edgecompress.targets.runtimes import hushed
 
 DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}
@@ -21,7 +22,7 @@ DTYPES = {65568: "float32", 65552: "float16", 131104: "int32"}
 
 
 @dataclass(frozen=True, slots=True)
-class CoreML:
+class CoreML(SingleFile):
     """Converted from PyTorch's traced program, for iOS 16 and later."""
 
     name: str = "coreml"
@@ -33,22 +34,22 @@ class CoreML:
     batch: int | None = 1
 
     @property
-    def runs_here(self) -> bool:
+    def runs_here(self) -> bool:  # type: ignore[override]
         """On macOS only."""
         return sys.platform == "darwin"
 
     def export(self, job: Job, path: Path) -> Json:
         """Trace here, convert in a child, compare the number of products."""
         require(self)
-        return converted(self, job, path, program=traced(job, self.name))
+        return convert_program(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """An ML Program in the precision asked for; inputs and outputs stay float32."""
         import coremltools
         import numpy as np
 
-        half = coremltools.precision.FLOAT16 if given.precision == "fp16" else coremltools.precision.FLOAT32
-        program = given.program()
+        half = coremltools.precision.FLOAT16 if job.precision == "fp16" else coremltools.precision.FLOAT32
+        program = job.program()
         count = len(program.graph_signature.user_outputs)
         model = coremltools.convert(
             program.run_decompositions({}),
@@ -62,14 +63,6 @@ class CoreML:
         (block,) = main.block_specializations.values()
         operators = Counter(operation.type for operation in block.operations if operation.type != "const")
         return {"operators": dict(sorted(operators.items())), "batch": self.batch, "minimum": "iOS 16"}
-
-    def parts(self, _path: Path) -> tuple[Path, ...]:
-        """None: the package is a folder."""
-        return ()
-
-    def companions(self, _path: Path) -> tuple[Path, ...]:
-        """None."""
-        return ()
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """As the package declares them."""

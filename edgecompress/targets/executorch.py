@@ -13,7 +13,7 @@ import torch
 from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job
-from edgecompress.targets.child_converter import Given, converted, require, traced
+from edgecompress.targets.child_converter import ConversionJob, convert_program, require
 from edgecompress.targets.keeping import WATCHED, kept, told
 from edgecompress.targets.products import is_product
 from edgecompress.targets.programs import operators_of, outputs_of, wide_nodes
@@ -31,19 +31,20 @@ class ExecuTorch(RuntimeFile):
     needs: dict[str, str] = field(default_factory=lambda: {"executorch": "1.5.1"})
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     batch: int | None = 1
+    may_crash: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Trace here, lower in a child."""
         require(self)
-        return converted(self, job, path, program=traced(job, self.name))
+        return convert_program(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """Quantize if asked for, delegate to XNNPACK, and tell which products it left."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
-        program, floats = _quantized(given) if given.precision == "int8" else (given.program(), {})
+        program, floats = _quantized(job) if job.precision == "int8" else (job.program(), {})
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(lowered.exported_program().graph_module)
         left = {
@@ -70,7 +71,7 @@ def _slow(left: dict[str, int]) -> list[str]:
     return [f"XNNPACK does not take {', '.join(slow)}, which run in slow portable kernels"] if slow else []
 
 
-def _quantized(given: Given) -> tuple[torch.export.ExportedProgram, Json]:
+def _quantized(job: ConversionJob) -> tuple[torch.export.ExportedProgram, Json]:
     """Symmetric int8, and facts about what stayed in float.
 
     Weights have a scale per output channel, activations the ranges of the calibration inputs.
@@ -81,16 +82,16 @@ def _quantized(given: Given) -> tuple[torch.export.ExportedProgram, Json]:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    module: Any = given.program().module(check_guards=False)
+    module: Any = job.program().module(check_guards=False)
     operators = operators_of(module)
-    wide = wide_nodes(module, islice(given.calibration(), WATCHED))
-    floats = kept("executorch", operators, outputs_of(module), given.keep, wide)
+    wide = wide_nodes(module, islice(job.calibration(), WATCHED))
+    floats = kept("executorch", operators, outputs_of(module), job.keep, wide)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     _leave_alone(quantizer, floats)
     model: Any = prepare_pt2e(module, quantizer)
     item: Any = ()
     with torch.no_grad():
-        for item in given.calibration():
+        for item in job.calibration():
             model(*item)
         return torch.export.export(convert_pt2e(model), tuple(item)), told(operators, floats)
 

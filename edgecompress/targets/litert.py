@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.settings import Precision
-from edgecompress.targets.base import Job
-from edgecompress.targets.child_converter import Given, converted, require, traced
+from edgecompress.targets.base import NCHW, NHWC, Job, in_layout
+from edgecompress.targets.child_converter import ConversionJob, convert_program, require
 from edgecompress.targets.keeping import WATCHED, Magnitudes, Operator, kept, told, with_parents
 from edgecompress.targets.products import PRODUCTS
 from edgecompress.targets.programs import layer_of
 from edgecompress.targets.runtime_files import RuntimeFile
 
 SIGNATURE = "serving_default"
-FULL, RANGES = "full.tflite", "ranges.json"
+FULL, RANGES = "litert.full.tflite", "litert.ranges.json"
 
 
 class ChannelsLast(nn.Module):
@@ -44,11 +44,6 @@ class ChannelsLast(nn.Module):
         return self.model(*(tensor.permute(0, 3, 1, 2) if tensor.dim() == 4 else tensor for tensor in inputs))
 
 
-def channels_last(tensor: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H, W, C); others as they are."""
-    return tensor.permute(0, 2, 3, 1).contiguous() if tensor.dim() == 4 else tensor
-
-
 @dataclass(frozen=True, slots=True)
 class LiteRT(RuntimeFile):
     """Converted from PyTorch's traced program."""
@@ -60,6 +55,8 @@ class LiteRT(RuntimeFile):
     needs: dict[str, str] = field(default_factory=lambda: {"litert-torch": "0.10.0", "ai-edge-litert": "2.3.0"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = 1
+    layouts: tuple[str, ...] = (NCHW, NHWC)
+    may_crash: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Trace here, convert in a child."""
@@ -67,21 +64,21 @@ class LiteRT(RuntimeFile):
         if job.channels_last:
             if not any(tensor.dim() == 4 for tensor in job.inputs):
                 raise ExportError("litert: --channels-last is for image inputs (N, C, H, W); the model has none")
-            inputs, calibration = (tuple(map(channels_last, of)) for of in (job.inputs, job.calibration))
+            inputs, calibration = (tuple(in_layout(each, NHWC) for each in of) for of in (job.inputs, job.calibration))
             job = replace(job, model=ChannelsLast(job.model), inputs=inputs, calibration=calibration)
-        return converted(self, job, path, program=traced(job, self.name))
+        return convert_program(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """Float32 by litert-torch, then fewer bits."""
-        whole = given.scratch / FULL
+        whole = job.shared / FULL
         if not whole.is_file():
-            _convert(given, whole)
+            _convert(job, whole)
         shutil.copyfile(whole, path)
         floats: Json = {}
-        if given.precision == "fp16":
+        if job.precision == "fp16":
             _as_halves(path)
-        elif given.precision == "int8":
-            floats = _as_int8(given, path)
+        elif job.precision == "int8":
+            floats = _as_int8(job, path)
         operators = operators_of(path)
         return {
             "operators": dict(sorted(operators.items())),
@@ -91,12 +88,12 @@ class LiteRT(RuntimeFile):
         }
 
 
-def _convert(given: Given, path: Path) -> None:
+def _convert(job: ConversionJob, path: Path) -> None:
     """Write the file in full precision."""
     import litert_torch
 
-    program = given.program()
-    example = tuple(torch.zeros(shape, dtype=kind) for shape, kind in zip(given.shapes, _dtypes(program), strict=True))
+    program = job.program()
+    example = tuple(torch.zeros(shape, dtype=kind) for shape, kind in zip(job.shapes, _dtypes(program), strict=True))
     litert_torch.convert(program.module(check_guards=False), example).export(str(path))
 
 
@@ -124,26 +121,26 @@ def _as_halves(path: Path) -> None:
     made.export_model(str(path), overwrite=True)
 
 
-def _as_int8(given: Given, path: Path) -> Json:
+def _as_int8(job: ConversionJob, path: Path) -> Json:
     """int8 throughout with float inputs and outputs, in place; facts about what stayed in float."""
     from ai_edge_quantizer import quantizer
 
-    layers = {layer_of(node) for node in given.program().graph.nodes}
-    operators, feeds = graph_of(path, layers), _feeds(given, path)
-    floats = kept("litert", operators, output_tensors(path), given.keep, wide_tensors(path, feeds[:WATCHED]))
+    layers = {layer_of(node) for node in job.program().graph.nodes}
+    operators, feeds = graph_of(path, layers), _feeds(job, path)
+    floats = kept("litert", operators, output_tensors(path), job.keep, wide_tensors(path, feeds[:WATCHED]))
     recipe = _recipe(())
-    ranges = _ranges(path, feeds, recipe, given.scratch / RANGES)
+    ranges = _ranges(path, feeds, recipe, job.shared / RANGES)
     recipe = _recipe(operator for operator in operators if operator.name in floats)
     made = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize(ranges)
     made.export_model(str(path), overwrite=True)
     return told(operators, floats)
 
 
-def _feeds(given: Given, path: Path) -> list[dict[str, Any]]:
+def _feeds(job: ConversionJob, path: Path) -> list[dict[str, Any]]:
     kinds = _input_dtypes(path)
     return [
         {name: tensor.numpy().astype(kinds[name], copy=False) for name, tensor in zip(names, item, strict=True)}
-        for names, item in ((_input_names(path), item) for item in given.calibration())
+        for names, item in ((_input_names(path), item) for item in job.calibration())
     ]
 
 

@@ -14,7 +14,7 @@ from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job
-from edgecompress.targets.child_converter import Given, converted, require
+from edgecompress.targets.child_converter import ConversionJob, convert_onnx, require
 from edgecompress.targets.runtime_files import WeightsApart
 
 if TYPE_CHECKING:
@@ -35,32 +35,34 @@ class Ncnn(WeightsApart):
     needs: dict[str, str] = field(default_factory=lambda: {"ncnn": "1.0.20261020", "pnnx": "20261020"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     batch: int | None = 1
+    one_at_a_time: bool = True
+    may_crash: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted, and compare the operators."""
         require(self)
-        return converted(self, job, path)
+        return convert_onnx(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """By pnnx, after slices with steps became poolings, which ncnn has."""
         import onnx
 
-        proto = onnx.load_model(given.source)
+        proto = onnx.load_model(job.source)
         kinds = {value.type.tensor_type.elem_type for value in proto.graph.input}
         if kinds != {onnx.TensorProto.FLOAT}:
             raise ExportError("it takes float inputs only")
         strides_as_pooling(proto)
-        onnx.save_model(proto, given.source)
-        shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in given.shapes)
+        onnx.save_model(proto, job.source)
+        shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in job.shapes)
         program = Path(sys.executable).with_name("pnnx")
-        half = int(given.precision == "fp16")
+        half = int(job.precision == "fp16")
         code = subprocess.run(
-            [program, given.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=given.folder, check=False
+            [program, job.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=job.folder, check=False
         ).returncode
-        made = given.source.with_suffix(self.suffix)
+        made = job.source.with_suffix(self.suffix)
         if code or not made.is_file():
             raise ExportError(f"pnnx ended with {code}" if code else "pnnx wrote no file")
-        path.write_text(_with_shapes(made.read_text(encoding="utf-8"), given.shapes), encoding="utf-8")
+        path.write_text(_with_shapes(made.read_text(encoding="utf-8"), job.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}
 

@@ -11,7 +11,7 @@ from typing import Any
 from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job
-from edgecompress.targets.child_converter import Given, converted, require
+from edgecompress.targets.child_converter import ConversionJob, convert_onnx, require
 from edgecompress.targets.runtime_files import WeightsApart
 
 
@@ -26,19 +26,20 @@ class OpenVINO(WeightsApart):
     needs: dict[str, str] = field(default_factory=lambda: {"openvino": "2026.4.1"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = None
+    may_crash: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx in full precision or int8, have it converted, and compare the operators."""
         require(self)
-        return converted(self, job, path)
+        return convert_onnx(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """By OpenVINO's own ONNX frontend."""
         without_telemetry()
         import openvino
 
-        model: Any = openvino.convert_model(str(given.source))
-        openvino.save_model(model, str(path), compress_to_fp16=given.precision == "fp16")
+        model: Any = openvino.convert_model(str(job.source))
+        openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
         kept = Counter(operator.get_type_name() for operator in model.get_ops())
         return {"operators": dict(sorted(kept.items()))}
 

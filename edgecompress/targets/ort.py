@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job
-from edgecompress.targets.child_converter import Given, converted
+from edgecompress.targets.child_converter import ConversionJob, convert_onnx
 from edgecompress.targets.runtime_files import RuntimeFile
 
 RUNTIME_STYLE, OPERATORS = ".with_runtime_opt.ort", ".required_operators_and_types.config"
@@ -39,16 +39,16 @@ class Ort(RuntimeFile):
 
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted."""
-        return converted(self, job, path)
+        return convert_onnx(self, job, path)
 
-    def convert(self, given: Given, path: Path) -> Json:
+    def convert(self, job: ConversionJob, path: Path) -> Json:
         """Both styles, with type reduction."""
         from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
-        with TemporaryDirectory(dir=given.folder) as folder:
-            made, stem = Path(folder), given.source.stem
+        with TemporaryDirectory(dir=job.folder) as folder:
+            made, stem = Path(folder), job.source.stem
             convert_onnx_models_to_ort(
-                given.source,
+                job.source,
                 made,
                 optimization_styles=[OptimizationStyle.Fixed, OptimizationStyle.Runtime],
                 target_platform=PLATFORM,

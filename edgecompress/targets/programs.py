@@ -1,4 +1,4 @@
-"""PyTorch's traced programs as lists of operators."""
+"""PyTorch's traced programs, and what is in them as lists of operators."""
 
 from __future__ import annotations
 
@@ -6,11 +6,31 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from edgecompress.codecs.ada_tucker import plain
+from edgecompress.errors import ExportError, first_line
 from edgecompress.models.datasets import Inputs
 from edgecompress.targets.keeping import Magnitudes, Operator
 from edgecompress.targets.products import is_product
+
+
+def trace(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """The program of a model in eval mode for inputs of these shapes, with plain weights.
+
+    Raises:
+        ExportError: PyTorch cannot trace it.
+    """
+    from edgecompress.targets.onnx import quiet
+
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(plain(model), inputs)
+    except Exception as error:  # user code of any kind is traced
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"PyTorch cannot trace the model: {type(cause).__name__}: {first_line(cause)[:300]}"
+        ) from error
 
 
 def operators_of(module: fx.GraphModule) -> list[Operator]:

@@ -6,23 +6,31 @@ from pathlib import Path
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.targets import runtimes
-from edgecompress.targets.base import Run
+from edgecompress.targets.base import NCHW, Run
 
 
-class RuntimeFile:
-    """Signature and loading through the target's own runtime; no other files; weights not told apart."""
+class SingleFile:
+    """What is so of a target unless it says otherwise: one file for any batch, NCHW alone, proved in this process."""
 
+    one_at_a_time: bool = False
+    layouts: tuple[str, ...] = (NCHW,)
+    mixes_halves: bool = False
+    may_crash: bool = False
     runs_here: bool = True
 
     def parts(self, path: Path) -> tuple[Path, ...]:
-        """None."""
+        """A single file: no others are needed."""
         del path
         return ()
 
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """None."""
+        """A single file: no others are written."""
         del path
         return ()
+
+
+class RuntimeFile(SingleFile):
+    """A file that its runtime describes and loads."""
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """As the runtime tells them."""
@@ -33,7 +41,7 @@ class RuntimeFile:
         return runtimes.load(path, threads)
 
     def weight_bytes(self, path: Path) -> int | None:
-        """Not told."""
+        """None: the format does not tell weights from the graph."""
         del path
         return None
 

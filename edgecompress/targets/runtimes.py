@@ -21,8 +21,6 @@ from edgecompress.files import resource
 from edgecompress.targets.base import Run
 
 RUNNERS = "runners"
-NATIVE = ("litert", "executorch", "openvino", "ncnn")
-"""Targets whose runtimes may crash on a file."""
 RUN_TIMEOUT_S = 900.0
 
 EXACT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
@@ -97,14 +95,11 @@ def load(path: Path, threads: int = 0) -> Run:
 def refuse_crashing(target: str, path: Path, batch: int) -> None:
     """Load and run a new file in a process of its own, where a runtime may crash without taking this one along.
 
-    Only crashes are reported: whatever else is wrong shows here too. ONNX Runtime, which refuses what it cannot run, is
-    not tried.
+    Only crashes are reported: whatever else is wrong shows here too.
 
     Raises:
         ExportError: the runtime crashed or hung.
     """
-    if target not in NATIVE:
-        return
     argv = [sys.executable, str(bench_script()), str(path), "--pass", "start", "--threads", "1", "--batch", str(batch)]
     nowhere = subprocess.DEVNULL
     try:

@@ -12,20 +12,25 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from edgecompress import exporting
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.decomposing import decompose
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ExportError, FileError, ParityError
-from edgecompress.exporting import export
-from edgecompress.exporting.verifying import compare, predict_with_file, probe, run_model, verify
+from edgecompress.exporting import ExportOptions, export, export_each
+from edgecompress.exporting.inputs import probe
+from edgecompress.exporting.outputs import compare, run_model
+from edgecompress.exporting.score_checks import predict_with_file
+from edgecompress.exporting.verifying import verify
 from edgecompress.models import Sample
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.scoring import split_score
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
-from edgecompress.targets import TARGETS, Job
+from edgecompress.targets import TARGETS, Job, Precision
 from edgecompress.targets.onnx import Onnx
 
 
@@ -142,6 +147,78 @@ class Lossy(Onnx):
         with torch.no_grad():
             next(job.model.parameters()).mul_(self.factor)
         return Onnx.export(self, job, path)
+
+
+class Reshaped(nn.Module):
+    """Its code takes a batch of two alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(2, 4)."""
+        return self.layer(x.reshape(2, 6)) * 2
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, holder: object, name: str) -> list[int]:
+    """Grows by one with each call of a function."""
+    calls, real = [], getattr(holder, name)
+
+    def counted(*given: object, **options: object) -> object:
+        calls.append(1)
+        return real(*given, **options)
+
+    monkeypatch.setattr(holder, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_export_to_several_targets_traces_once(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    data = TensorDataset(torch.randn(32, 6), torch.randint(4, (32,)))
+    sample = Sample("mine", "mine.py", lambda: model, (torch.randn(2, 6),), splits=lambda _: data)
+    options = ExportOptions(precision, calibration=16)
+    alone = export(model, sample, tmp_path / "alone", options=options)
+    traced = _counted(monkeypatch, torch.onnx, "export")
+    ranged = _counted(monkeypatch, exporting.jobs, "equalized")
+    onnx_file, ort_file = export_each(model, sample, tmp_path, ["onnx", "ort"], options=options)
+    assert ort_file.error is None
+    assert onnx_file.artifact is not None
+    assert onnx_file.artifact.sha256 == alone.sha256
+    assert len(traced) == 1
+    assert len(ranged) == (precision == "int8")
+
+
+def test_what_fixes_the_batch_is_seen_once_and_every_target_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Reshaped().eval()
+    sample = Sample("mine", "mine.py", lambda: model, (torch.randn(2, 6),))
+    traced = _counted(monkeypatch, torch.onnx, "export")
+    for outcome in export_each(model, sample, tmp_path, ["onnx", "ort"]):
+        assert outcome.artifact is not None
+        assert outcome.artifact.notices[-1].startswith("takes batches of 2 only: PyTorch runs the model on its example")
+    assert len(traced) == 1
+
+
+def test_a_refusal_is_remembered_with_its_reason_and_named_for_each_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = resolve("lenet300")
+
+    def refuse(*_given: object, **_options: object) -> None:
+        refused.append(1)
+        raise RuntimeError("no such operator")
+
+    refused: list[int] = []
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    first, second = (str(outcome.error) for outcome in export_each(sample.model(), sample, tmp_path, ["onnx", "ort"]))
+    assert first == "onnx: PyTorch's exporter refused the model: RuntimeError: no such operator"
+    assert second == f"ort: {first}"
+    assert len(refused) == 1
 
 
 def test_a_mismatch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 from edgecompress.artifacts import Artifact
 from edgecompress.errors import ExportError, ParityError
 from edgecompress.exporting import ExportOptions, export, proving
-from edgecompress.exporting.verifying import as_feed, run_model, run_rows, verify
+from edgecompress.exporting.outputs import as_feed, run_model, run_rows
+from edgecompress.exporting.verifying import verify
 from edgecompress.models import Sample
 from edgecompress.targets import TARGETS
 from edgecompress.targets.child_converter import missing

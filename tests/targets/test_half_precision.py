@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgecompress.errors import ExportError
 from edgecompress.exporting import ExportOptions, export
-from edgecompress.exporting.verifying import run_model
+from edgecompress.exporting.outputs import run_model
 from edgecompress.models import Sample
 from edgecompress.targets.half_precision import beyond_half
 from tests.nets import Net

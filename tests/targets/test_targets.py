@@ -26,7 +26,8 @@ from edgecompress.decomposing import decompose
 from edgecompress.devices.local import Local
 from edgecompress.errors import ExportError, FileError, MissingExtra, ParityError
 from edgecompress.exporting import ExportOptions, Outcome, export, export_each, fatal
-from edgecompress.exporting.verifying import TOLERANCES, verify
+from edgecompress.exporting.tolerances import TOLERANCES
+from edgecompress.exporting.verifying import verify
 from edgecompress.models import Sample
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.profiling import compare, profile
@@ -369,7 +370,7 @@ def test_a_precision_a_target_does_not_have_is_refused(small: Sample, tmp_path: 
 def test_int8_that_computes_something_else_is_a_parity_error(
     small: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecompress.exporting.calibration_of", lambda *_, **__: Tiny(small))
+    monkeypatch.setattr("edgecompress.exporting.jobs.calibration_of", lambda *_, **__: Tiny(small))
     with pytest.raises(ParityError, match=r"onnx: model\.int8\.onnx differs from PyTorch"):
         export(small.model(), small, tmp_path, options=ExportOptions("int8", equalize=False))
     assert not list(tmp_path.glob("model*"))

@@ -34,6 +34,7 @@ from edgecompress.targets.onnx.codes import Coded, check_folded, coded_layers, p
 from edgecompress.targets.onnx.quantization import as_half, as_int8
 from edgecompress.targets.onnx.sessions import session
 from edgecompress.targets.products import PRODUCTS
+from edgecompress.targets.runtime_files import SingleFile
 
 if TYPE_CHECKING:
     import onnx
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
 LARGEST_BYTES = 2**31 - 2**20
 """A protobuf has at most 2 GiB; a little of that is the graph."""
 SCOPES = "pkg.torch.onnx.name_scopes"
-CHECKED, SIMPLIFIED, PLAIN = "checked", "simplified", "plain"
-"""Where a job's scratch folder has the graph in full precision, and how it is called there."""
+GRAPH = "model.onnx"
+"""The checked graph in full precision, among what targets share."""
 
 
 @dataclass(frozen=True, slots=True)
-class Onnx:
+class Onnx(SingleFile):
     """``opset`` and ``ir_version`` are what the file must say; ``simplify`` runs onnxsim and keeps what agrees."""
 
     opset: int = 20
@@ -59,7 +60,7 @@ class Onnx:
     needs: dict[str, str] = field(default_factory=lambda: {"onnx": "1.23.2", "onnxruntime": "1.31.1"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = None
-    runs_here: bool = True
+    mixes_halves: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Export, tidy, check and write."""
@@ -85,28 +86,28 @@ class Onnx:
         }
 
     def _checked(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
-        """The checked graph in full precision, and whether it was simplified; an earlier try's where there is one."""
+        """The checked graph in full precision, and whether it was simplified; traced once for all that share it."""
         import onnx
 
-        kept = job.scratch / CHECKED if job.scratch is not None else None
-        for file in kept.glob("*.onnx") if kept is not None else ():
-            return onnx.load_model(file), file.stem == SIMPLIFIED
+        if job.shared is None:
+            return self._made(model, job)
+        file = job.shared.folder / GRAPH
+
+        def make() -> bool:
+            proto, simplified = self._made(model, job)
+            onnx.save_model(proto, file)
+            return simplified
+
+        simplified = job.shared.once(GRAPH, make)
+        return onnx.load_model(file), simplified
+
+    def _made(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
+        """Trace, tidy, check and simplify a model."""
         proto = self._traced(model, job)
         self._tidy(proto, model)
         self._check_header(proto)
         simplified = self._simplified(proto, job.plan) if self.simplify else None
-        if kept is not None:
-            kept.mkdir()
-            onnx.save_model(simplified or proto, kept / f"{SIMPLIFIED if simplified else PLAIN}.onnx")
         return simplified or proto, simplified is not None
-
-    def parts(self, _path: Path) -> tuple[Path, ...]:
-        """None."""
-        return ()
-
-    def companions(self, _path: Path) -> tuple[Path, ...]:
-        """None."""
-        return ()
 
     def _with_codes(self, proto: onnx.ModelProto, coded: Sequence[Coded]) -> Json:
         """Weights as codes that a session folds; facts about that."""
@@ -242,7 +243,7 @@ def _in_precision(proto: onnx.ModelProto, job: Job) -> tuple[onnx.ModelProto, Js
     with quiet():
         if job.precision == "fp16":
             return as_half(proto, job.calibration, job.keep)
-        return as_int8(proto, job.calibration, job.keep, job.scratch)
+        return as_int8(proto, job.calibration, job.keep, job.shared.folder if job.shared else None)
 
 
 def _run_bytes(model: bytes, feed: Arrays) -> Arrays:

@@ -16,7 +16,7 @@ from edgecompress.targets.products import PRODUCTS
 if TYPE_CHECKING:
     import onnx
 
-RANGES = "ranges.json"
+RANGES = "onnx.ranges.json"
 
 
 def as_half(proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat) -> tuple[onnx.ModelProto, Json]:
@@ -28,12 +28,12 @@ def as_half(proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat) -> tup
 
 
 def as_int8(
-    proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat, scratch: Path | None = None
+    proto: onnx.ModelProto, calibration: Inputs, keep: KeepFloat, shared: Path | None = None
 ) -> tuple[onnx.ModelProto, Json]:
     """Static QDQ, and facts about what stayed in float.
 
     Weights symmetric per output channel, activations by their range on ``calibration``; both are signed, which ONNX
-    Runtime's documentation names as the first choice for ARM and for x86. Ranges are kept in ``scratch`` for another
+    Runtime's documentation names as the first choice for ARM and for x86. Ranges are kept in ``shared`` for another
     call with the same graph.
 
     Raises:
@@ -50,7 +50,7 @@ def as_int8(
         onnx.save_model(proto, plain)
         quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
         feeds = _Reader(names, calibration, batch_of(proto))
-        _quantize(prepared, made, feeds, list(floats), (scratch or Path(folder)) / RANGES)
+        _quantize(prepared, made, feeds, list(floats), (shared or Path(folder)) / RANGES)
         quantized = onnx.load_model(made)
     for item in (quantized, *quantized.graph.node):
         del item.metadata_props[:]

@@ -1,8 +1,8 @@
-"""Judging outputs slice by slice: one number for a whole tensor does not see that a part of it is lost.
+"""Comparing outputs slice by slice: one number for a whole tensor does not see that a part of it is lost.
 
 Boxes of 0..640 beside scores of 0..1 agree with PyTorch to 50 dB while every score is zero. So each slice along each
 axis but the batch is compared on its own: it must not be constant where PyTorch's varies, nor lose its correlation with
-it. Not judged is what no file of the precision could hold: a slice that varies by less than a few steps of its own
+it. Not compared is what no file of the precision could hold: a slice that varies by less than a few steps of its own
 largest value; a class whose probability never rises above the steps of an output that sums to one; a slice that is all
 but silent (nearly always exactly one value, as after a ReLU).
 """
@@ -56,7 +56,7 @@ class _Slices:
     """Both sides' slices along an axis: (slices, numbers of each)."""
 
     expected: Array
-    found: Array
+    actual: Array
 
     def spread(self) -> Array:
         """PyTorch's range of each."""
@@ -70,10 +70,10 @@ class _Slices:
 
     def correlation(self) -> Array:
         """Of each; 0 where the file is constant."""
-        ours, theirs = (side - side.mean(1, keepdims=True) for side in (self.expected, self.found))
+        ours, theirs = (side - side.mean(1, keepdims=True) for side in (self.expected, self.actual))
         norms = np.sqrt(np.square(ours).sum(1) * np.square(theirs).sum(1))
-        found: Array = np.divide((ours * theirs).sum(1), norms, out=np.zeros_like(norms), where=norms > 0)
-        return found
+        correlation: Array = np.divide((ours * theirs).sum(1), norms, out=np.zeros_like(norms), where=norms > 0)
+        return correlation
 
     def silent(self) -> Mask:
         """Where nearly all numbers of PyTorch's slice are exactly its median."""
@@ -82,61 +82,61 @@ class _Slices:
         return silent
 
 
-def judge(expected: Sequence[Array], found: Sequence[Array], precision: str) -> tuple[Finding, ...]:
+def compare_slices(expected: Sequence[Array], actual: Sequence[Array], precision: str) -> tuple[Finding, ...]:
     """Compare a file's outputs with PyTorch's, batch first; integers and shapes that differ are others' matter."""
     findings: list[Finding] = []
-    for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
+    for index, (ours, theirs) in enumerate(zip(expected, actual, strict=True)):
         if np.issubdtype(ours.dtype, np.floating) and ours.shape == theirs.shape and ours.size and ours.ndim:
             name = "output" if len(expected) == 1 else f"output_{index}"
             sides = [side.astype(np.float64).reshape(len(side), *(side.shape[1:] or (1,))) for side in (ours, theirs)]
-            findings += _judge_one(index, name, sides[0], sides[1], BOUNDS[precision])
+            findings += _of_output(index, name, sides[0], sides[1], BOUNDS[precision])
     return tuple(findings)
 
 
-def lost(findings: Sequence[Finding]) -> str:
+def described(findings: Sequence[Finding]) -> str:
     """The fatal ones in a sentence; empty where there are none."""
     return "; ".join(finding.text for finding in findings if finding.fatal)
 
 
-def _judge_one(index: int, name: str, expected: Array, found: Array, bounds: Bounds) -> list[Finding]:
-    wrong = np.isfinite(expected) & ~np.isfinite(found)
+def _of_output(index: int, name: str, expected: Array, actual: Array, bounds: Bounds) -> list[Finding]:
+    wrong = np.isfinite(expected) & ~np.isfinite(actual)
     if wrong.any():
         return [Finding(index, f"{name} has {int(wrong.sum()):,} numbers that are not finite in the file alone", True)]
-    known = np.isfinite(expected) & np.isfinite(found)
-    expected, found = np.where(known, expected, 0), np.where(known, found, 0)
+    known = np.isfinite(expected) & np.isfinite(actual)
+    expected, actual = np.where(known, expected, 0), np.where(known, actual, 0)
     scale = float(np.abs(expected).max())
     if scale <= TINY:
         return []
-    findings = [at for axis in range(1, expected.ndim) for at in _along(index, name, axis, expected, found, bounds)]
-    sqnr, certain = sqnr_db(expected, found), any(_sums_to_one(expected, a) for a in range(1, expected.ndim))
+    findings = [at for axis in range(1, expected.ndim) for at in _along(index, name, axis, expected, actual, bounds)]
+    sqnr, certain = sqnr_db(expected, actual), any(_sums_to_one(expected, a) for a in range(1, expected.ndim))
     if sqnr < bounds.floor_db and not certain:
         text = f"{name} has an SQNR of {sqnr:.1f} dB, at least {bounds.floor_db:.0f} are needed"
         findings.append(Finding(index, text, True))
     return findings
 
 
-def sqnr_db(expected: Array, found: Array) -> float:
+def sqnr_db(expected: Array, actual: Array) -> float:
     """Signal over error energy in dB; infinite where the two are equal."""
-    wrong = float(np.square(found - expected).sum())
+    wrong = float(np.square(actual - expected).sum())
     return 10 * math.log10(max(float(np.square(expected).sum()), 1e-300) / wrong) if wrong else math.inf
 
 
-def _along(index: int, name: str, axis: int, expected: Array, found: Array, bounds: Bounds) -> list[Finding]:
+def _along(index: int, name: str, axis: int, expected: Array, actual: Array, bounds: Bounds) -> list[Finding]:
     """What is wrong with slices along one axis."""
     count = expected.shape[axis]
-    slices = _Slices(*(np.moveaxis(side, axis, 0).reshape(count, -1) for side in (expected, found)))
+    slices = _Slices(*(np.moveaxis(side, axis, 0).reshape(count, -1) for side in (expected, actual)))
     if slices.expected.shape[1] < FEWEST:
         return []
     spread, correlation = slices.spread(), slices.correlation()
-    judged = spread * bounds.steps > OWN_STEPS * slices.level()
+    tested = spread * bounds.steps > OWN_STEPS * slices.level()
     little = spread * bounds.steps < SHARED_STEPS * np.abs(expected).max()
     if _sums_to_one(expected, axis):
-        judged &= ~little
+        tested &= ~little
     gone, silent = correlation < LOST, slices.silent()
-    fatal = judged & gone & ~(little & silent)
-    weak = judged & ~fatal & little & (gone | ((correlation < WEAK) & ~silent))
+    fatal = tested & gone & ~(little & silent)
+    weak = tested & ~fatal & little & (gone | ((correlation < WEAK) & ~silent))
     made = [(fatal, True), (weak, False)]
-    return [Finding(index, _told(name, axis, which, slices), deadly) for which, deadly in made if which.any()]
+    return [Finding(index, _sentence(name, axis, which, slices), deadly) for which, deadly in made if which.any()]
 
 
 def _sums_to_one(expected: Array, axis: int) -> bool:
@@ -144,10 +144,10 @@ def _sums_to_one(expected: Array, axis: int) -> bool:
     return bool((expected >= 0).all() and np.allclose(expected.sum(axis), 1, atol=1e-3))
 
 
-def _told(name: str, axis: int, which: Mask, slices: _Slices) -> str:
+def _sentence(name: str, axis: int, which: Mask, slices: _Slices) -> str:
     """As ``output[:, 4:7] is constant in the file, 0.12..0.71 in PyTorch``."""
     place = f"{name}[{', '.join([':'] * axis)}, {_numbers(np.flatnonzero(which))}]"
-    ours, theirs = slices.expected[which], slices.found[which]
+    ours, theirs = slices.expected[which], slices.actual[which]
     inside = f"{ours.min():.3g}..{ours.max():.3g} in PyTorch"
     if not np.ptp(theirs, axis=1).any():
         return f"{place} is constant in the file, {inside}"

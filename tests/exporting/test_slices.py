@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecompress.exporting.judging import judge, lost
+from edgecompress.exporting.slices import compare_slices, described
 
 
 def normal(*size: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def detections(scale: float = 640.0) -> np.ndarray:
 )
 def test_scores_that_share_a_scale_with_boxes_are_lost_wherever_they_lie(arranged, place: str) -> None:  # type: ignore[no-untyped-def]
     expected = arranged(detections())
-    (finding,) = judge([expected], [rounded(expected)], "int8")
+    (finding,) = compare_slices([expected], [rounded(expected)], "int8")
     assert finding.fatal
     assert finding.output == 0
     with pytest.raises(AssertionError, match=place + r" is constant in the file, 0\.1\d*\.\.0\.\d+ in PyTorch"):
@@ -50,13 +50,15 @@ def test_noise_instead_of_a_channel_is_no_correlation() -> None:
     expected = normal(64, 3).astype(np.float32)
     found = expected.copy()
     found[:, 1] = np.roll(found[:, 1], 7)
-    assert "output_1[:, 1] has a correlation of" in lost(judge([expected, expected], [expected, found], "int8"))
+    assert "output_1[:, 1] has a correlation of" in described(
+        compare_slices([expected, expected], [expected, found], "int8")
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_equal_outputs_have_no_findings(precision: str) -> None:
     for values in (detections(), np.zeros((8, 3), np.float32), np.full((9, 2), np.float32(-np.inf)), np.arange(9)):
-        assert judge([values], [values], precision) == ()
+        assert compare_slices([values], [values], precision) == ()
 
 
 def fine() -> list[tuple[str, np.ndarray]]:
@@ -81,12 +83,12 @@ def fine() -> list[tuple[str, np.ndarray]]:
 @pytest.mark.parametrize(("name", "expected"), fine())
 def test_what_eight_bits_can_hold_passes(name: str, expected: np.ndarray) -> None:
     expected = expected.astype(np.float32)
-    assert lost(judge([expected], [rounded(expected)], "int8")) == "", name
+    assert described(compare_slices([expected], [rounded(expected)], "int8")) == "", name
 
 
 def test_a_slice_of_a_few_steps_is_worth_another_try_but_not_wrong() -> None:
     expected = detections(110.0)
-    (finding,) = judge([expected], [rounded(expected)], "int8")
+    (finding,) = compare_slices([expected], [rounded(expected)], "int8")
     assert not finding.fatal
     assert "output[:, 4:7] has a correlation of" in finding.text
 
@@ -94,13 +96,16 @@ def test_a_slice_of_a_few_steps_is_worth_another_try_but_not_wrong() -> None:
 def test_a_whole_output_needs_a_signal_above_its_noise() -> None:
     expected = normal(64, 8).astype(np.float32)
     noisy = expected + 0.29 * normal(8, 64).T.astype(np.float32)
-    assert lost(judge([expected], [noisy], "int8")).startswith("output has an SQNR of 10.")
-    assert lost(judge([expected], [expected + 0.01], "fp32")) != ""
-    assert lost(judge([expected], [expected + 1e-5], "fp32")) == ""
+    assert described(compare_slices([expected], [noisy], "int8")).startswith("output has an SQNR of 10.")
+    assert described(compare_slices([expected], [expected + 0.01], "fp32")) != ""
+    assert described(compare_slices([expected], [expected + 1e-5], "fp32")) == ""
 
 
 def test_numbers_that_are_infinite_in_the_file_alone_are_found() -> None:
     expected = detections()
     found = expected.copy()
     found[3, 2, 1] = np.nan
-    assert lost(judge([expected], [found], "fp16")) == "output has 1 numbers that are not finite in the file alone"
+    assert (
+        described(compare_slices([expected], [found], "fp16"))
+        == "output has 1 numbers that are not finite in the file alone"
+    )

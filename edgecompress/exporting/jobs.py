@@ -1,0 +1,182 @@
+"""What is exported, and how: the options of an export, what of them a target can do, and the job it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from edgecompress.calibrating import calibration_of
+from edgecompress.errors import ExportError, ModelError, first_line
+from edgecompress.exporting.equalizing import equalized
+from edgecompress.exporting.inputs import watched_inputs
+from edgecompress.exporting.preparing import prepared
+from edgecompress.models import Sample, check_runs, copied, evaluating
+from edgecompress.models.accepting import accepted
+from edgecompress.models.datasets import Inputs, in_batches, of_batch
+from edgecompress.settings import ExportOptions
+from edgecompress.targets import Job, Target
+from edgecompress.targets.base import NHWC
+from edgecompress.targets.half_precision import beyond_half
+from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.shared import Shared
+
+MOST_NAMED = 4
+"""Operators that are named of those beyond half precision."""
+
+
+DEFAULT_EXPORT = ExportOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The one batch size that a file is made for, and why; None: any."""
+
+    size: int | None = None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Jobs:
+    """One model as the jobs of several targets; what those have in common is made once, when it is first needed.
+
+    ``model`` is what files are compared with; ``folder`` is for files that targets share.
+    """
+
+    model: nn.Module
+    sample: Sample
+    options: ExportOptions
+    folder: Path
+    _prepared: tuple[nn.Module, list[str]] | None = None
+    _calibrated: tuple[nn.Module, Inputs] | None = None
+    _batch: Batch | None = None
+    _shared: dict[int | None, Shared] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> list[str]:
+        """In words, what of the model no file has."""
+        return self._ready()[1]
+
+    def batch(self) -> Batch:
+        """The batch size that files are to be made for.
+
+        Raises:
+            ModelError: the model does not run on its example, or not at the batch size that is asked for.
+        """
+        if self._batch is None:
+            self._batch = _batch_of(self.model, self.sample, self.options)
+        return self._batch
+
+    def job(self, target: Target, size: int | None, log: Path | None) -> Job:
+        """The job of a target at a batch size (None: any); ``log`` is for what its converter says.
+
+        Raises:
+            ExportError: the target cannot do that.
+            DataError: int8 is asked for and the sample has no data.
+        """
+        options = self.options
+        model = copied(self._ready()[0])  # a converter may leave something in the one it traces
+        job = Job(
+            model, self.sample.inputs, self.sample.plan, options.precision, channels_last=options.channels_last,
+            log=log, batch=size, shared=self._shared_at(size),
+        )  # fmt: skip
+        if options.precision == "int8":
+            model, inputs = self._ranged()
+            return replace(job, model=copied(model), calibration=inputs, keep=KeepFloat(options.keep_float))
+        return _in_half(target, job, self.sample, options) if options.precision == "fp16" else job
+
+    def _ready(self) -> tuple[nn.Module, list[str]]:
+        if self._prepared is None:
+            self._prepared = prepared(self.model, self.sample.inputs)
+        return self._prepared
+
+    def _ranged(self) -> tuple[nn.Module, Inputs]:
+        """The model with equal ranges inside chains, and calibration inputs."""
+        if self._calibrated is None:
+            inputs = calibration_of(self.sample, self.options.calibration, seed=0).inputs
+            model = self._ready()[0]
+            self._calibrated = equalized(model, inputs) if self.options.equalize else model, inputs
+        return self._calibrated
+
+    def _shared_at(self, size: int | None) -> Shared:
+        if size not in self._shared:
+            folder = self.folder / f"batch-{size or 'any'}"
+            folder.mkdir()
+            self._shared[size] = Shared(folder)
+        return self._shared[size]
+
+
+@contextmanager
+def jobs_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Iterator[Jobs]:
+    """The jobs of a model, with a folder for what they share.
+
+    Raises:
+        ModelError: the model is none that can be exported.
+    """
+    with TemporaryDirectory() as folder:
+        yield Jobs(copied(accepted(model, sample.name)).eval(), sample, options, Path(folder))
+
+
+def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch:
+    """The one asked for; else the example's if PyTorch runs the model on that alone; else any.
+
+    Raises:
+        ModelError: the model does not run on its example, or not at the batch size that is asked for.
+    """
+    rows = len(sample.inputs[0])
+    with evaluating(tried := copied(model)):
+        check_runs(tried, sample.inputs, sample.name)
+        wanted = options.batch
+        if wanted is not None:
+            check_runs(tried, of_batch(sample.inputs, wanted), sample.name, f"a batch of {wanted}")
+            return Batch(wanted, "as asked for with --batch")
+        try:
+            check_runs(tried, of_batch(sample.inputs, 1), sample.name)
+        except ModelError as error:
+            return Batch(
+                rows, f"PyTorch runs the model on its example of so many items and not on one: {first_line(error)}"
+            )
+    return Batch()
+
+
+def refuse_impossible(target: Target, options: ExportOptions) -> None:
+    """Refuse options that a target does not have.
+
+    Raises:
+        ExportError: it is so.
+    """
+    if options.precision not in target.precisions:
+        raise ExportError(f"{target.name}: has no {options.precision}; it has {', '.join(target.precisions)}")
+    if options.keep_float and options.precision == "fp32":
+        raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
+    if options.batch not in (None, 1) and target.one_at_a_time:
+        raise ExportError(f"{target.name}: takes one item at a time; drop --batch or choose another target")
+    if options.channels_last and NHWC not in target.layouts:
+        raise ExportError(f"{target.name}: --channels-last is for litert only")
+
+
+def _in_half(target: Target, job: Job, sample: Sample, options: ExportOptions) -> Job:
+    """For half precision: with the inputs on which numbers are watched, and what is to stay in float32.
+
+    Raises:
+        ExportError: the model leaves half precision, and the target has no operators in float32 beside it.
+    """
+    inputs = watched_inputs(sample, job.batch or 1)
+    if target.mixes_halves:
+        return replace(job, calibration=inputs, keep=KeepFloat(options.keep_float))
+    if options.keep_float:
+        raise ExportError(
+            f"{target.name}: fp16 is for all operators there; --keep-float goes with int8, or --target onnx"
+        )
+    if found := beyond_half(job.model, in_batches(inputs, job.batch or len(inputs[0]))):
+        more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        raise ExportError(
+            f"{target.name}: fp16: {'; '.join(found[:MOST_NAMED])}{more}: a device that computes in half precision "
+            "gets other numbers; change that in the model (an eps of 1e-6, a mask of -1e4, a scale), or take fp32, "
+            "int8 or --target onnx, which keeps such operators in float32"
+        )
+    return job

@@ -1,0 +1,33 @@
+"""What became of an export to several targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgecompress.artifacts import Artifact
+from edgecompress.errors import EdgeCompressError, MissingExtra
+from edgecompress.files import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one of several targets: an artifact, or the reason why not."""
+
+    target: str
+    artifact: Artifact | None = None
+    error: EdgeCompressError | None = None
+
+    def to_json(self) -> Json:
+        """The artifact's summary, or ``status`` (missing, failed) and ``reason``."""
+        if self.artifact is not None:
+            return self.artifact.summary()
+        status = "missing" if isinstance(self.error, MissingExtra) else "failed"
+        return {"target": self.target, "status": status, "reason": str(self.error)}
+
+
+def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeCompressError | None:
+    """The error that makes an export a failure: that of a required target, or any if nothing was made."""
+    errors = [outcome for outcome in outcomes if outcome.error is not None]
+    needed = [outcome.error for outcome in errors if outcome.target in required or len(errors) == len(outcomes)]
+    return next(iter(needed), None)
