@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,21 +26,8 @@ from tests.processes import ROOT, Answer, command
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
 
 
-OPTIONS = [
-    "--keep",
-    "0.5",
-    "--epochs",
-    "2",
-    "--lr",
-    "0.05",
-    "--distill",
-    "0",
-    "--seconds",
-    "0.05",
-    "--threads",
-    "1",
-    "--json",
-]
+TRAINING = ("--keep", "0.5", "--epochs", "2", "--lr", "0.05", "--distill", "0")
+OPTIONS = (*TRAINING, "--seconds", "0.05", "--threads", "1", "--json")
 
 
 def run_tiny(tiny_file: Path, folder: Path, *more: str) -> Answer:
@@ -115,20 +103,25 @@ def test_a_second_run_redoes_nothing(tiny_file: Path, finished: tuple[Path, dict
     assert again.err == ""
 
 
-def test_a_changed_option_redoes_only_what_depends_on_it(tiny_file: Path, tmp_path: Path) -> None:
-    assert run_tiny(tiny_file, tmp_path).code == 0
-    before = stamps(tmp_path)
-    assert run_tiny(tiny_file, tmp_path, "--seconds", "0.06").code == 0
-    changed = {name for name, stamp in stamps(tmp_path).items() if before.get(name) != stamp}
+def test_a_changed_option_redoes_only_what_depends_on_it(
+    tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    before = stamps(folder)
+    assert before == stamps(finished[0])
+    assert run_tiny(tiny_file, folder, "--seconds", "0.06").code == 0
+    changed = {name for name, stamp in stamps(folder).items() if before.get(name) != stamp}
     assert "comparison.json" in changed
     assert not {"plan.json", "model.safetensors", "model.onnx", "dense.onnx", "stages/decompose.json"} & changed
 
 
-def interrupt(tiny_file: Path, folder: Path, at: str, how: signal.Signals) -> tuple[int, str]:
-    """Run until a line on stderr starts with ``at``, then send a signal."""
+def interrupt(
+    name: str, tiny_file: Path, options: tuple[str, ...], folder: Path, at: str, how: signal.Signals
+) -> tuple[int, str]:
+    """Run a command until a line on stderr starts with ``at``, then send a signal."""
     seen = []
     with subprocess.Popen(
-        [sys.executable, "-m", "edgecompress", "run", str(tiny_file), *OPTIONS, "-o", str(folder)],
+        [sys.executable, "-m", "edgecompress", name, str(tiny_file), *options, "-o", str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -144,27 +137,54 @@ def interrupt(tiny_file: Path, folder: Path, at: str, how: signal.Signals) -> tu
 
 
 @pytest.mark.parametrize(
-    ("at", "how", "code"),
+    ("name", "options", "at", "how", "code"),
     [
-        ("fine-tune, epoch 2", signal.SIGINT, 130),
-        ("fine-tune, epoch 1", signal.SIGKILL, -9),
-        ("profile", signal.SIGKILL, -9),
+        ("run", OPTIONS, "fine-tune, epoch 2", signal.SIGINT, 130),
+        ("compress", TRAINING, "fine-tune, epoch 1", signal.SIGKILL, -9),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_result(
-    tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]], at: str, how: signal.Signals, code: int
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    tiny_file: Path,
+    tmp_path: Path,
+    finished: tuple[Path, dict[str, object]],
+    name: str,
+    options: tuple[str, ...],
+    at: str,
+    how: signal.Signals,
+    code: int,
 ) -> None:
-    ended, err = interrupt(tiny_file, tmp_path, at, how)
+    ended, err = interrupt(name, tiny_file, options, tmp_path, at, how)
     assert ended == code
     assert "Traceback" not in err
     if how is signal.SIGINT:
         assert "interrupted; run and compress go on from where they were" in err
-    answer = run_tiny(tiny_file, tmp_path)
+    answer = command("compress", tiny_file, *TRAINING, "-o", tmp_path)
     assert answer.code == 0, answer.err
     assert "score dense" not in answer.err
     whole, resumed = (load_weights(folder / "model.safetensors") for folder in (finished[0], tmp_path))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert (tmp_path / "model.onnx").read_bytes() == (finished[0] / "model.onnx").read_bytes()
+
+
+def test_a_run_stopped_while_measuring_goes_on_to_the_same_files(
+    tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    for made in ("bundle", "profile", "report"):
+        (folder / "stages" / f"{made}.json").unlink(missing_ok=True)
+    for made in ("comparison.json", "report.json", "report.html", "report.md", "tried.json"):
+        (folder / made).unlink()
+    before = stamps(folder)
+    ended, err = interrupt("run", tiny_file, OPTIONS, folder, "profile", signal.SIGKILL)
+    assert ended == -signal.SIGKILL
+    assert "Traceback" not in err
+    assert not (folder / "report.json").exists()
+    answer = run_tiny(tiny_file, folder)
+    assert answer.code == 0, answer.err
+    assert "score dense" not in answer.err
+    assert json.loads(answer.out)["comparison"]["verdict"]
+    for name in ("model.safetensors", "dense.onnx", "model.onnx"):
+        assert stamps(folder)[name] == before[name]
+    assert (folder / "report.html").is_file()
 
 
 def test_a_given_plan_is_used_and_no_data_means_no_training(tmp_path: Path) -> None:
@@ -326,14 +346,18 @@ def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not is_installed(), reason="needs the emulated device: edgecompress doctor --setup emulated")
-def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(tiny_file: Path, tmp_path: Path) -> None:
-    assert run_tiny(tiny_file, tmp_path, "--epochs", "0", "--device", "emulated:cortex-a76").code == 0
-    document = read_json(tmp_path / "report.json")
+def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(
+    tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    (folder / "tried.json").unlink()
+    assert run_tiny(tiny_file, folder, "--device", "emulated:cortex-a76").code == 0
+    document = read_json(folder / "report.json")
     assert document["comparison"]["instruction_ratio"] > 1
     assert document["comparison"]["verdict"] == "no claim"
     assert document["tried"][0]["wall_ms"] is None
-    assert "verified on ARM" not in (tmp_path / "report.html").read_text()
-    gate = command("check", tmp_path, "--min-speedup", "1.1", "--min-instruction-ratio", "1.0")
+    assert "verified on ARM" not in (folder / "report.html").read_text()
+    gate = command("check", folder, "--min-speedup", "1.1", "--min-instruction-ratio", "1.0")
     assert gate.code == 1
     assert "instructions are no time" in gate.out
 
