@@ -35,7 +35,7 @@ from train_samples import SETTINGS
 from edgecompress.codecs.rounding import SLOWER
 from edgecompress.models.datasets import batches, size
 from edgecompress.sources import presets, resolve
-from edgecompress.storing import held_share
+from edgecompress.storing import frozen_fraction
 
 SIZES = ("rank", "order", "mix_axes", "epochs", "round_epochs", "mixup")
 """Settings that all nets of one run have in common."""
@@ -277,7 +277,7 @@ class Rounding(Training):
     @torch.no_grad()
     def epoch_ended(self, done: float) -> None:
         """Hold more numbers of each factor, the nearest to a level first."""
-        scaled, share = self.scaled(self.sizes), held_share(done)
+        scaled, share = self.scaled(self.sizes), frozen_fraction(done)
         away = (scaled - scaled.round()).abs().masked_fill(self.frozen, -1)  # frozen ones come first
         factors = away.split(self.nets.sizes, 1)
         self.frozen |= torch.cat([of.argsort(1).argsort(1) < int(share * of.shape[1]) for of in factors], 1)

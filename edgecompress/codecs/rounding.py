@@ -5,8 +5,9 @@ the step's gradient follows by itself. The cost is the entropy of a histogram in
 levels it lies between, so that it has a gradient: moving a number towards the more frequent level lowers it. Training
 for loss + rate is the idea of entropy-penalized weights (Oktay et al., arXiv 1906.06624). Numbers near the middle
 between two levels flip to and fro at the end of such a training (a quarter of all codes in an epoch, measured) and stop
-at random. So numbers are *held* by and by, those nearest to a level first, and the others make up for it: Zhou et al.
-2017 (arXiv 1702.03044) quantize in portions like that, Nagel et al. 2022 (arXiv 2203.11086) freeze what flips.
+at random. So numbers are *frozen* by and by, those nearest to a level first, and the others make up for it: Zhou et al.
+2017 (arXiv 1702.03044) quantize in portions like that, Nagel et al. 2022 (arXiv 2203.11086) freeze what oscillates,
+and dampen it before by a loss on the distance to the nearest level.
 """
 
 from __future__ import annotations
@@ -21,27 +22,31 @@ a tenth of itself, as it would at the rate of learning of the numbers, moves eve
 
 
 class Rounding(nn.Module):
-    """Rounds a factor to ``levels`` (odd) multiples of a learned ``step``, symmetric around zero."""
+    """Rounds a factor to ``levels`` (odd) multiples of a learned ``step``, symmetric around zero.
 
-    first: Tensor
+    ``frozen_mask`` are the numbers that stay at their ``frozen_codes``, ``age`` is in epochs: buffers, so that a
+    training that is taken up again knows them.
+    """
+
+    initial_step: Tensor
     age: Tensor
-    held: Tensor
-    kept: Tensor
+    frozen_mask: Tensor
+    frozen_codes: Tensor
 
     def __init__(self, levels: int, factor: Tensor) -> None:
-        """The first step is the one of least squared error for ``factor`` (any shape)."""
+        """The initial step is the one of least squared error for ``factor`` (any shape)."""
         super().__init__()
         self.levels = levels
-        self.register_buffer("first", best_step(factor.detach(), levels))
-        self.grown = nn.Parameter(torch.zeros_like(self.first))
-        self.register_buffer("age", torch.zeros(()))  # in epochs; a buffer, so that a resumed training knows it
-        self.register_buffer("held", torch.zeros(factor.shape, dtype=torch.bool))
-        self.register_buffer("kept", torch.zeros(factor.shape))
+        self.register_buffer("initial_step", best_step(factor.detach(), levels))
+        self.log_step = nn.Parameter(torch.zeros_like(self.initial_step))
+        self.register_buffer("age", torch.zeros(()))
+        self.register_buffer("frozen_mask", torch.zeros(factor.shape, dtype=torch.bool))
+        self.register_buffer("frozen_codes", torch.zeros(factor.shape))
 
     @property
     def step(self) -> Tensor:
         """The distance between two levels (scalar)."""
-        return self.first * (SLOWER * self.grown).exp()
+        return self.initial_step * (SLOWER * self.log_step).exp()
 
     @property
     def largest(self) -> int:
@@ -49,11 +54,11 @@ class Rounding(nn.Module):
         return self.levels // 2
 
     def scaled(self, factor: Tensor, step: Tensor) -> Tensor:
-        """``factor`` in steps, within the levels; held numbers are their codes."""
-        return torch.where(self.held, self.kept, (factor / step).clamp(-self.largest, self.largest))
+        """``factor`` in steps, within the levels; frozen numbers are their codes."""
+        return torch.where(self.frozen_mask, self.frozen_codes, (factor / step).clamp(-self.largest, self.largest))
 
     def forward(self, factor: Tensor) -> Tensor:
-        """The rounded factor, with the gradient of what is not held and of the step."""
+        """The rounded factor, with the gradient of what is not frozen and of the step."""
         step = self.step
         scaled = self.scaled(factor, step)
         return (scaled + (scaled.round() - scaled).detach()) * step
@@ -64,16 +69,22 @@ class Rounding(nn.Module):
         return self.scaled(factor, self.step).round()
 
     @torch.no_grad()
-    def hold(self, share: float, factor: Tensor) -> None:
-        """Let ``share`` of all numbers, rounded down, stay the codes they are: of those not yet held the nearest."""
-        self.kept = self.codes(factor)
-        away = (self.scaled(factor, self.step) - self.kept).abs()
-        away = away.masked_fill(self.held, -1).flatten()  # held ones first
-        nearest = away.argsort()[: int(share * len(away))]
-        self.held |= torch.zeros_like(away, dtype=torch.bool).index_fill(0, nearest, value=True).view_as(self.held)
+    def freeze(self, fraction: float, factor: Tensor) -> None:
+        """Freeze the numbers nearest to a level at their current codes (Nagel et al. 2022).
 
-    def strain(self, factor: Tensor) -> Tensor:
-        """Sum of squared distances to the nearest level, in steps; the step has no part in it."""
+        Args:
+            fraction: of all numbers, in [0, 1], those that are frozen already among them; their count is rounded down.
+            factor: of the shape this was made for.
+        """
+        self.frozen_codes = self.codes(factor)
+        distance = (self.scaled(factor, self.step) - self.frozen_codes).abs()
+        distance = distance.masked_fill(self.frozen_mask, -1).flatten()  # once frozen, always frozen
+        nearest = distance.argsort()[: int(fraction * len(distance))]
+        chosen = torch.zeros_like(distance, dtype=torch.bool).index_fill(0, nearest, value=True)
+        self.frozen_mask |= chosen.view_as(self.frozen_mask)
+
+    def dampening_loss(self, factor: Tensor) -> Tensor:
+        """Sum of squared distances to the nearest level, in steps; it has no gradient to the step."""
         scaled = self.scaled(factor, self.step.detach())
         return (scaled - scaled.detach().round()).square().sum()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from edgecompress.artifacts import profile_path
 from edgecompress.bundling import bundle, bundled_target
 from edgecompress.devices import device_named
 from edgecompress.errors import ExportError
-from edgecompress.exporting import ExportOptions, export
+from edgecompress.exporting import Exporter, ExportOptions, exporter_of
 from edgecompress.files import Json, write_json
 from edgecompress.profiling import measure
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -29,21 +30,28 @@ def export_files(pipeline: Pipeline, role: str, upstream: Done) -> Done:
     files = {target: Path(pipeline.exported_file(role, target)) for target in pipeline.options.targets}
 
     def work() -> Json:
-        return _all_exported(pipeline, role, SplitScore.from_json(upstream.result.get("scored")))
+        with _exporter(pipeline, role, SplitScore.from_json(upstream.result.get("scored"))) as exporter:
+            return _all_exported(pipeline, role, exporter)
 
     written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
     written += [part.name for target, file in files.items() for part in target_named(target).parts(file)]
     return pipeline.stages.do(f"export_{role}", [upstream.key, pipeline.options.targets], work, tuple(written))
 
 
-def _all_exported(pipeline: Pipeline, role: str, known: SplitScore | None) -> Json:
+def _exporter(pipeline: Pipeline, role: str, known: SplitScore | None) -> AbstractContextManager[Exporter]:
+    sample = pipeline.sample if role == "dense" else rebuilt(pipeline.sample, pipeline.folder)
+    options = ExportOptions(replaces="anything" if pipeline.force else "ours")
+    return exporter_of(sample.model(), sample, pipeline.folder, STEMS[role], options, known)
+
+
+def _all_exported(pipeline: Pipeline, role: str, exporter: Exporter) -> Json:
     targets = pipeline.options.targets
     needed = {targets[0], bundled_target(targets, pipeline.options.platform)}
     made: Json = {}
     errors: list[ExportError] = []
     for target in targets:
         try:
-            made[target] = _exported(pipeline, role, target, known)
+            made[target] = _exported(pipeline, role, target, exporter)
         except ExportError as error:
             made[target] = {"failed": str(error)}
             errors += [error] if target in needed else []
@@ -52,20 +60,10 @@ def _all_exported(pipeline: Pipeline, role: str, known: SplitScore | None) -> Js
     return made
 
 
-def _exported(pipeline: Pipeline, role: str, target: str, known: SplitScore | None) -> Json:
-    sample = pipeline.sample if role == "dense" else rebuilt(pipeline.sample, pipeline.folder)
+def _exported(pipeline: Pipeline, role: str, target: str, exporter: Exporter) -> Json:
     name = f"export {role} to {target}"
     pipeline.progress(name, 0, 1, "")
-    artifact = export(
-        sample.model(),
-        sample,
-        pipeline.folder,
-        target=target,
-        stem=STEMS[role],
-        options=ExportOptions(replaces="anything" if pipeline.force else "ours"),
-        known_score=known,
-        progress=renamed(pipeline.progress, f"{name}, score"),
-    )
+    artifact = exporter.export(target_named(target), renamed(pipeline.progress, f"{name}, score"))
     scored = artifact.score.pair[1] if artifact.score and artifact.score.pair else None
     reached = {"accuracy": scored.value, "scored": scored.to_json()} if scored else dict.fromkeys(SCORES)
     return {"file": artifact.path.name, **reached}

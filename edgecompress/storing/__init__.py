@@ -43,21 +43,23 @@ from edgecompress.targets import TARGETS, Job
 
 KILOBYTE = 8192
 """Bits: what ``Storage.rate`` is for."""
-HOLDING = (0.4, 0.95)
-"""The shares of the rounding epochs after which the first numbers are held, and all."""
+FREEZING = (0.4, 0.95)
+"""The fractions of the rounding epochs after which the first numbers are frozen, and all."""
+CHECKPOINT = "rounding 2"
+"""Names what a checkpoint of a training with rounding holds: one that holds other names starts over."""
 
 
-def held_share(done: float) -> float:
-    """The share of numbers that are held when the share ``done`` of the epochs is over."""
-    first, last = HOLDING
+def frozen_fraction(done: float) -> float:
+    """The fraction of numbers that are frozen when the fraction ``done`` of the epochs is over."""
+    first, last = FREEZING
     return min(max((done - first) / (last - first), 0.0), 1.0)
 
 
 class Shortened(Objective):
     """A task's loss and ``rate`` times the estimated length of all codes in kilobytes.
 
-    ``damp`` times the factors' strain is added too, from nothing in the first epoch to all of it after the last, along
-    half a cosine.
+    ``damp`` times the dampening loss of the factors is added too, from nothing in the first epoch to all of it after
+    the last, along half a cosine.
     """
 
     def __init__(self, task: Objective, storage: Storage) -> None:
@@ -73,17 +75,17 @@ class Shortened(Objective):
         if self.rate:
             loss = loss + self.rate / KILOBYTE * torch.stack([r.bits(f) for r, f in _rounded(model)]).sum()
         if self.damp:
-            loss = loss + torch.stack([self._damping(r) * r.strain(f) for r, f in _rounded(model)]).sum()
+            loss = loss + torch.stack([self._damping(r) * r.dampening_loss(f) for r, f in _rounded(model)]).sum()
         return loss
 
     def _damping(self, rounding: Rounding) -> Tensor:
         return self.damp * (1 - torch.cos(torch.pi * rounding.age / self.epochs)) / 2
 
     def epoch_ended(self, model: nn.Module) -> None:
-        """Count the epoch, and hold more numbers."""
+        """Count the epoch, and freeze more numbers."""
         for rounding, factor in _rounded(model):
             rounding.age += 1
-            rounding.hold(held_share(float(rounding.age) / self.epochs), factor)
+            rounding.freeze(frozen_fraction(float(rounding.age) / self.epochs), factor)
 
 
 class RoundedBias(nn.Module):
@@ -139,7 +141,7 @@ def train_codes(
         keep="last",
         what="round",
         checkpoint=checkpoint,
-        key=f"{key} {storage!r} {state_digest(teacher)}",
+        key=f"{key} {CHECKPOINT} {storage!r} {state_digest(teacher)}",
         progress=progress,
     )
     return stored_of(done.model), done

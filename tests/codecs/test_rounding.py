@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgecompress.codecs.rounding import SLOWER, Rounding, best_step
-from edgecompress.storing import held_share
+from edgecompress.storing import frozen_fraction
 
 
 def factor(count: int = 600) -> torch.Tensor:
@@ -17,7 +17,7 @@ def factor(count: int = 600) -> torch.Tensor:
 
 def with_step(levels: int, step: float, values: torch.Tensor) -> Rounding:
     rounding = Rounding(levels, values.detach())
-    rounding.first.fill_(step)
+    rounding.initial_step.fill_(step)
     return rounding
 
 
@@ -51,8 +51,8 @@ def test_gradients_pass_straight_through_inside_and_stop_outside() -> None:
     assert values.grad.tolist() == [1, 1, 0, 0]
     scaled = torch.tensor([0.3, -0.9]) / 0.5
     wanted = float((scaled.round() - scaled).sum()) + 3 - 3
-    assert rounding.grown.grad is not None
-    assert float(rounding.grown.grad) == pytest.approx(wanted * 0.5 * SLOWER, abs=1e-6)
+    assert rounding.log_step.grad is not None
+    assert float(rounding.log_step.grad) == pytest.approx(wanted * 0.5 * SLOWER, abs=1e-6)
 
 
 def test_whole_numbers_have_the_length_of_their_histogram() -> None:
@@ -79,37 +79,37 @@ def test_descending_the_length_empties_levels() -> None:
     assert len(rounding.codes(values).unique()) < len(rounding.codes(factor()).unique())
 
 
-def test_strain_pulls_towards_the_nearest_level_and_leaves_the_step() -> None:
+def test_dampening_pulls_towards_the_nearest_level_and_leaves_the_step() -> None:
     values = torch.tensor([0.6, 1.0, -0.4, 9.0], requires_grad=True)
     rounding = with_step(7, 0.5, values)
-    strain = rounding.strain(values)
-    strain.backward()
-    assert float(strain.detach()) == pytest.approx(0.2**2 + 0.2**2, abs=1e-6)
+    loss = rounding.dampening_loss(values)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.2**2 + 0.2**2, abs=1e-6)
     assert values.grad is not None
     assert values.grad.tolist() == pytest.approx([2 * 0.2 / 0.5, 0, 2 * 0.2 / 0.5, 0], abs=1e-5)
-    assert rounding.grown.grad is None
+    assert rounding.log_step.grad is None
 
 
-def test_held_numbers_are_the_nearest_and_stay_whatever_becomes_of_the_factor() -> None:
+def test_frozen_numbers_are_the_nearest_and_stay_whatever_becomes_of_the_factor() -> None:
     values = torch.tensor([0.05, 1.4, -0.9, 2.45, 9.0])
     rounding = with_step(7, 1.0, values)
-    rounding.hold(0.5, values)
-    assert rounding.held.tolist() == [True, False, False, False, True]
+    rounding.freeze(0.5, values)
+    assert rounding.frozen_mask.tolist() == [True, False, False, False, True]
     moved = (values + 1.2).requires_grad_()
     assert rounding.codes(moved).tolist() == [0, 3, 0, 3, 3]
     rounding(moved).sum().backward()
     assert moved.grad is not None
     assert moved.grad.tolist() == [0, 1, 1, 0, 0]
-    rounding.hold(0.8, moved)
-    rounding.hold(0.2, moved)
-    assert rounding.held.tolist() == [True, False, True, True, True]
+    rounding.freeze(0.8, moved)
+    rounding.freeze(0.2, moved)
+    assert rounding.frozen_mask.tolist() == [True, False, True, True, True]
     assert rounding.codes(values * 0).tolist() == [0, 0, 0, 3, 3]
-    rounding.hold(1.0, moved)
-    assert float(rounding.strain(values)) == 0
+    rounding.freeze(1.0, moved)
+    assert float(rounding.dampening_loss(values)) == 0
 
 
-def test_numbers_are_held_from_none_to_all_before_the_end() -> None:
-    shares = [held_share(epoch / 20) for epoch in range(21)]
+def test_numbers_are_frozen_from_none_to_all_before_the_end() -> None:
+    shares = [frozen_fraction(epoch / 20) for epoch in range(21)]
     assert shares[:9] == [0] * 9
     assert shares[19:] == [1, 1]
     assert all(0 < share < later < 1 for share, later in pairwise(shares[9:19]))
