@@ -49,7 +49,7 @@ OPTIONS = {
     "mixup": "--mixup 0.2",
     "cutout": "--cutout 8",
     "cosine with warm-up": "--schedule cosine --warm-up 0.1",
-    "in 3 stages": "--stages 3",
+    "in 3 portions": "--portions 3",
 }
 """Each changes one thing of the fine-tuning of "plain Tucker-2" on ResNet-20, seed 0."""
 

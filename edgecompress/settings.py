@@ -21,6 +21,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 Replaces = Literal["same model", "ours", "anything"]
 """What an export may replace: files exported from the same MODEL and unchanged, exported files, or any files."""
 
+NO_RECIPE = "none"
+"""The name of the way without a recipe: plan, decompose, fine-tune."""
 USUAL_SELECTOR, USUAL_DEVICE, USUAL_PLATFORM = "budget", "local", "pi"
 CALIBRATION_INPUTS = 1024
 """Unlabelled training inputs that judge candidates and fit factors."""
@@ -122,8 +124,8 @@ class FineTuning:
     gradient's norm; ``bfloat16`` runs forward and backward in autocast; ``batch_size`` is that of all processes
     together, run in ``accumulate`` parts. ``ema`` is the decay of averaged weights (0: none), ``smoothing`` the share
     of a target that goes to all classes, ``mixup`` the alpha of its Beta distribution (0: none), ``cutout`` the side
-    in pixels of a square of each image that is blanked (0: none). ``stages`` decomposes the layers in so many
-    portions, with fine-tuning after each. ``pick`` says which epoch is kept: the best by validation score, the start
+    in pixels of a square of each image that is blanked (0: none). ``portions`` decomposes the layers in so many
+    parts, with fine-tuning after each. ``pick`` says which epoch is kept: the best by validation score, the start
     included, or the last: the choice where the first weights have seen the validation images, which flatters them.
     """
 
@@ -155,10 +157,9 @@ class FineTuning:
     mixup: float = option(0.0, "Alpha of mixup: 0.2 is usual.", low=0)
     cutout: int = option(0, "Pixels of a blanked square's side.", low=0)
     accumulate: int = option(1, "Parts a batch is run in, for less memory; the same gradient.", low=1)
-    stages: int = option(
+    portions: int = option(
         1,
         "Decompose the layers in so many portions, with fine-tuning after each.",
-        name="portions",
         low=1,
         codecs=False,
     )

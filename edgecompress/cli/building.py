@@ -10,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from edgecompress.cli.fields import Option, offered
-from edgecompress.cli.options import EVERY_METHOD, NO_RECIPE
+from edgecompress.cli.options import EVERY_METHOD
 from edgecompress.cli.types import table_of
-from edgecompress.settings import FACTORS_LR, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
+from edgecompress.settings import FACTORS_LR, NO_RECIPE, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
 
 if TYPE_CHECKING:
     from edgecompress.models import Sample

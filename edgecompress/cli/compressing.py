@@ -21,7 +21,6 @@ from edgecompress.cli.building import (
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
-    NO_RECIPE,
     calibrate_option,
     core_options,
     force_option,
@@ -33,7 +32,7 @@ from edgecompress.cli.options import (
     trust_option,
 )
 from edgecompress.cli.writing import announce_folder, file_to_write
-from edgecompress.settings import CALIBRATION_INPUTS, USUAL_SELECTOR, Scope, Storage
+from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR, Scope, Storage
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,6 +11,7 @@ from edgecompress.cli.fields import Command, option, options_of, together
 from edgecompress.cli.types import DeviceName, OutputPath, TableChoice
 from edgecompress.settings import (
     CALIBRATION_INPUTS,
+    NO_RECIPE,
     USUAL_DEVICE,
     USUAL_PLATFORM,
     USUAL_SELECTOR,
@@ -21,7 +22,7 @@ from edgecompress.settings import (
     Storage,
 )
 
-EVERY_METHOD, NO_RECIPE = "auto", "none"
+EVERY_METHOD = "auto"
 SELECTION, TRAINING, CODES = "What to compress", "Training", "Storing as codes (--method ada_tucker, scada_tucker)"
 FILES, MEASURING = "Exported files", "Measuring"
 

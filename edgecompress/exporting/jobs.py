@@ -133,7 +133,7 @@ def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch
         wanted = options.batch
         if wanted is not None:
             check_runs(tried, of_batch(sample.inputs, wanted), sample.name, f"a batch of {wanted}")
-            return Batch(wanted, "as asked for with --batch")
+            return Batch(wanted, "as asked for with --batch-size")
         try:
             check_runs(tried, of_batch(sample.inputs, 1), sample.name)
         except ModelError as error:
@@ -154,7 +154,7 @@ def refuse_impossible(target: Target, options: ExportOptions) -> None:
     if options.keep_float and options.precision == "fp32":
         raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
     if options.batch not in (None, 1) and target.one_at_a_time:
-        raise ExportError(f"{target.name}: takes one item at a time; drop --batch or choose another target")
+        raise ExportError(f"{target.name}: takes one item at a time; drop --batch-size or choose another target")
     if options.channels_last and NHWC not in target.layouts:
         raise ExportError(f"{target.name}: --channels-last is for litert only")
 

@@ -51,7 +51,7 @@ def decomposed_in_stages(
     folder: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
-    """``dense`` decomposed by ``plan`` in ``settings.stages`` portions, fine-tuned before each but the first.
+    """``dense`` decomposed by ``plan`` in ``settings.portions`` portions, fine-tuned before each but the first.
 
     Each fine-tuning takes its share of ``settings.epochs``; that of the last portion is the caller's. With ``folder``
     each keeps its checkpoint there until all are done.
@@ -59,8 +59,8 @@ def decomposed_in_stages(
     Raises:
         PlanError, DataError, TrainingError: as ``decompose`` and ``finetune``.
     """
-    model, parts = dense, portions(plan.layers, settings.stages)
-    shorter = replace(settings, epochs=settings.epochs // max(1, len(parts)), stages=1)
+    model, parts = dense, portions(plan.layers, settings.portions)
+    shorter = replace(settings, epochs=settings.epochs // max(1, len(parts)), portions=1)
     for number, portion in enumerate(parts, start=1):
         own = partial_plan(model, plan, portion)
         model = decompose(model, own) if calibration is None else refit(model, own, calibration, progress=progress)
@@ -87,5 +87,5 @@ def _checkpoint(folder: Path | None, number: int) -> Path | None:
 
 def last_epochs(settings: FineTuning, layers: int) -> FineTuning:
     """What is left for the fine-tuning of all portions together."""
-    parts = max(1, min(settings.stages, layers))
-    return replace(settings, epochs=settings.epochs - (parts - 1) * (settings.epochs // parts), stages=1)
+    parts = max(1, min(settings.portions, layers))
+    return replace(settings, epochs=settings.epochs - (parts - 1) * (settings.epochs // parts), portions=1)

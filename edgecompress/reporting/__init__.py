@@ -245,8 +245,8 @@ def _provenance_view(document: Json, comparison: Json | None) -> Json:
 
 def _fitting(document: Json) -> Iterator[str]:
     """Where the factors come from, and what was done to them since."""
-    recipe, calibration = document.get("recipe") or {"name": "plain"}, document["calibration"]
-    if recipe["name"] != "plain":
+    recipe, calibration = document.get("recipe") or {"name": "none"}, document["calibration"]
+    if recipe["name"] not in ("none", "plain"):
         yield f"Ranks and starting weights were found by training: recipe {recipe['name']}."
     elif calibration:
         behind = ", each layer behind the already compressed ones" if calibration["asymmetric"] else ""

@@ -151,7 +151,7 @@ def _error_panel(layers: Sequence[Json]) -> Panel:
 
 def method_text(layer: Json) -> str:
     """Method and ranks, or that the layer stays dense."""
-    return f"{layer['method']} ({', '.join(map(str, layer['ranks'] or ()))})" if layer["method"] else "left dense"
+    return f"{layer['method']} ({'x'.join(map(str, layer['ranks'] or ()))})" if layer["method"] else "left dense"
 
 
 def mix_panel(before: Json, after: Json) -> Panel:

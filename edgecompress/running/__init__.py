@@ -28,10 +28,11 @@ from edgecompress.running.compression import score_dense, start, store, tune
 from edgecompress.running.delivery import bundle_file, export_files, profile_files, report_on
 from edgecompress.running.history import tried
 from edgecompress.running.locking import locked
-from edgecompress.running.options import PLAIN, Options
+from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
 from edgecompress.running.preflight import check
 from edgecompress.running.resuming import Done
+from edgecompress.settings import NO_RECIPE
 from edgecompress.sources import resolve
 from edgecompress.sources.compressed_folder import CODES_FILE, PLAN_FILE, rebuilt
 from edgecompress.split_scores import SplitScore, difference
@@ -139,7 +140,7 @@ def _compressed(pipeline: Pipeline) -> tuple[Json, Done, Done]:
         "accuracy": _accuracy(pipeline, dense=dense, decomposed=decomposed, **factors, finetuned=last),
         **_paired(dense.result, last.result),
         "calibration": decomposed.result["calibration"],
-        "recipe": decomposed.result.get("recipe", {"name": PLAIN}),
+        "recipe": decomposed.result.get("recipe", {"name": NO_RECIPE}),
         "training": tuned.result["training"],
         "cost": _costs(pipeline),
         **({} if storage is None else {"storage": last.result["storage"]}),

@@ -114,7 +114,7 @@ def fill(pipeline: Pipeline, planned: Done) -> Done:
         return _keep_start(pipeline, model, chosen, {"calibration": calibration})
 
     options = pipeline.options
-    staged = asdict(options.tuning) if options.tuning.stages > 1 else {}
+    staged = asdict(options.tuning) if options.tuning.portions > 1 else {}
     inputs = [planned.key, *pipeline.calibration_key, options.asymmetric, staged]
     return pipeline.stages.do("decompose", inputs, work, (DECOMPOSED,), together=bool(staged))
 
@@ -123,7 +123,7 @@ def _filled(pipeline: Pipeline, chosen: CompressionPlan) -> tuple[nn.Module, Jso
     """By weights alone, or fitted to the calibration inputs, batch norms re-estimated where that helps."""
     dense, progress, calibration = pipeline.dense_model, pipeline.progress, pipeline.calibration
     asymmetric, tuning = pipeline.options.asymmetric, pipeline.options.tuning
-    if tuning.stages > 1:
+    if tuning.portions > 1:
         sample, folder = pipeline.sample, pipeline.folder
         return decomposed_in_stages(dense, chosen, sample, tuning, calibration, folder, progress), None
     if calibration is None:
@@ -168,7 +168,7 @@ def train_recipe(pipeline: Pipeline, recipe: Recipe) -> Done:
     """``plan.json`` and ``decomposed/`` by training."""
     options, checkpoint = pipeline.options, pipeline.folder / RECIPE_FILE
     # averaged weights and portions belong to the fine-tuning
-    tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, stages=1)
+    tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, portions=1)
     settings = [repr(recipe), repr(options.selector), repr(options.scope), asdict(tuning)]
     inputs = [pipeline.dense_key, *settings, *pipeline.calibration_key]
 

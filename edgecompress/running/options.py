@@ -15,6 +15,7 @@ from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.settings import (
     CALIBRATION_INPUTS,
+    NO_RECIPE,
     USUAL_DEVICE,
     USUAL_EFFORT,
     USUAL_PLATFORM,
@@ -23,9 +24,6 @@ from edgecompress.settings import (
 )
 
 UNREPORTED = ("summary", "weighs_losses")
-
-PLAIN = "plain"
-"""The name of the way without a recipe: plan, decompose, fine-tune."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Options:
         return {
             "calibrate": self.calibrate,
             "asymmetric": self.asymmetric,
-            "recipe": self.recipe.name if self.recipe else PLAIN,
+            "recipe": self.recipe.name if self.recipe else NO_RECIPE,
             **({"storage": asdict(self.storage)} if self.storage else {}),
             **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
             **asdict(self.tuning),

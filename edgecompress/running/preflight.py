@@ -113,7 +113,7 @@ def _check_teacher(pipeline: Pipeline, teacher: nn.Module) -> None:
         raise ModelError("--distill 0 learns from no teacher; drop one of them")
     if options.tuning.epochs == 0 and options.storage is None:
         raise ModelError("--epochs 0 trains nothing, so that a teacher is of no use; drop one of them")
-    for what, wanted in (("--feature", options.tuning.feature), ("--stages", options.tuning.stages > 1)):
+    for what, wanted in (("--feature", options.tuning.feature), ("--portions", options.tuning.portions > 1)):
         if wanted:
             raise ModelError(f"{what} compares layers with the dense model's; it goes without another teacher")
     if options.recipe is not None:

@@ -239,7 +239,7 @@ def test_portions_hold_every_layer_once_least_loss_first(sample: Sample) -> None
 
 
 def test_stages_end_in_the_same_structure_and_spend_the_same_epochs(sample: Sample, tmp_path: Path) -> None:
-    dense, settings = sample.model(), replace(SETTINGS, epochs=4, stages=2)
+    dense, settings = sample.model(), replace(SETTINGS, epochs=4, portions=2)
     made = plan(dense, sample.inputs, Budget(0.4))
     check_plan(dense, made)
     seen: set[str] = set()

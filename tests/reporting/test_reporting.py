@@ -114,7 +114,7 @@ def test_hostile_strings_are_escaped_everywhere(document):
 
 def test_every_layer_is_named_with_its_method_or_its_reason(document):
     text = Page(render_html(document)).text
-    for shown in ("stem.conv", HOSTILE, "head.linear", "tucker2 (8, 16)", "svd (24)", "left dense", REASON, "0.1234"):
+    for shown in ("stem.conv", HOSTILE, "head.linear", "tucker2 (8x16)", "svd (24)", "left dense", REASON, "0.1234"):
         assert shown in text
 
 

@@ -286,7 +286,7 @@ def test_fine_tuning_learns_from_another_teacher(tiny_file: Path, tmp_path: Path
     ("options", "message"),
     [
         (["--feature", "0.1"], "--feature compares layers with the dense model's"),
-        (["--stages", "2"], "--stages compares layers"),
+        (["--stages", "2"], "--portions compares layers"),
         (["--recipe", "orthogonal"], "recipe orthogonal learns from the dense model"),
         (["--distill", "0"], "--distill 0 learns from no teacher"),
         (["--epochs", "0"], "--epochs 0 trains nothing"),
