@@ -139,6 +139,7 @@ def test_a_folder_is_a_stage_or_has_a_table() -> None:
         table = getattr(importlib.import_module(f"edgecompress.{name}"), name.upper())
         assert len(table) > 0, name
         assert all(entry.summary and "\n" not in entry.summary for entry in table.values()), name
+        assert all(getattr(entry, "name", key) == key for key, entry in table.items()), name
 
 
 def test_the_root_can_be_looked_over() -> None:

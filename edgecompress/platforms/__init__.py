@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from edgecompress.errors import FileError
 from edgecompress.platforms.base import Platform
-from edgecompress.platforms.pi import Pi
+from edgecompress.tables import Table
 
-PLATFORMS: dict[str, Platform] = {platform.name: platform for platform in (Pi(),)}
+PLATFORMS: Table[Platform] = Table(
+    "edgecompress.platforms",
+    pi="pi:Pi",
+)
 
 __all__ = ["PLATFORMS", "Platform", "platform_named"]
 

@@ -8,20 +8,17 @@ from pathlib import Path
 from edgecompress.errors import ModelError, printable
 from edgecompress.models import Sample
 from edgecompress.sources.base import Source
-from edgecompress.sources.compressed_folder import CompressedFolder
-from edgecompress.sources.module import ImportableModule
-from edgecompress.sources.python_file import PythonFile, code_digest
-from edgecompress.sources.samples import ShippedSample, is_whole, presets, sample_facts, sample_file
+from edgecompress.sources.python_file import code_digest
+from edgecompress.sources.samples import is_whole, presets, sample_facts, sample_file
+from edgecompress.tables import Table
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        ShippedSample(),
-        CompressedFolder(),
-        PythonFile(),
-        ImportableModule(),
-    )
-}
+SOURCES: Table[Source] = Table(
+    "edgecompress.sources",
+    sample="samples:ShippedSample",
+    folder="compressed_folder:CompressedFolder",
+    file="python_file:PythonFile",
+    module="module:ImportableModule",
+)
 """In the order in which they are tried: the first that matches is the kind of a MODEL."""
 
 __all__ = [
@@ -103,7 +100,7 @@ def folder_of(text: str) -> Path | None:
         source = source_of(text)
     except ModelError:
         return None
-    return Path(text).resolve() if isinstance(source, CompressedFolder) else None
+    return Path(text).resolve() if source is SOURCES["folder"] else None
 
 
 def _unknown(text: str) -> str:

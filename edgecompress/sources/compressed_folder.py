@@ -30,6 +30,7 @@ from edgecompress.files import (
 )
 from edgecompress.models import Sample, check_runs
 from edgecompress.plans import CompressionPlan
+from edgecompress.sources import resolve_recorded
 from edgecompress.storing import decoded
 
 VERSION = 1
@@ -205,8 +206,6 @@ def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...
     whole = folder.resolve()
     if whole in above:
         raise ModelError(f"{folder}: was made, in a circle, from itself")
-    from edgecompress.sources import resolve_recorded  # the table, this file's class in it
-
     source = Recorded.load(file).source
     return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
 

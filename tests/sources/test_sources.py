@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from edgecompress.cli.building import tuning_from
 from edgecompress.costs import cost
@@ -212,6 +215,15 @@ def test_models_of_different_folders_have_their_own_neighbours(tmp_path: Path) -
         )
     found = [resolve(str(tmp_path / folder / "net.py")).model().out_features for folder in ("a", "b", "a")]
     assert found == [3, 7, 3]
+
+
+def test_a_module_in_memory_is_named_by_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = types.ModuleType("my_notebook")
+    notebook.net, notebook.example = nn.Linear(3, 2), torch.zeros(1, 3)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_notebook", notebook)
+    sample = resolve("my_notebook:net")
+    assert sample.model() is notebook.net
+    assert (sample.source, sample.file) == ("my_notebook:net", None)
 
 
 def test_preprocessing_must_be_json(tmp_path: Path) -> None:
