@@ -25,23 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.moments import (
-    MOST_POSITIONS,
-    STEADY,
-    held_by,
-    images_at_once,
-    mean_diagonal,
-    sampled_outputs,
-    sampled_patches,
-)
+from edgecompress.calibrating.moments import MOST_POSITIONS, images_at_once, sampled_outputs
 from edgecompress.calibrating.sensitivity import Metric
-from edgecompress.calibrating.shortcuts import Norm, watching_sums
+from edgecompress.calibrating.shortcuts import watching_sums
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
+from edgecompress.decomposing.least_squares import Averages, affine, averages_of
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL, is_conv
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.decompositions.weighted import solved
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
 from edgecompress.models import calibrated, evaluating, given_to
@@ -62,15 +54,6 @@ MOST_BYTES = 1 << 31
 
 IN_FLIGHT = 4
 """Outputs of the widest layer that are alive at once, at most."""
-
-RIDGE = 1e-3
-"""Pull towards the dense weight, as a share of the mean second moment of the inputs."""
-
-FEW = 0.1
-"""The pull grows to this share where there are no more patches than unknowns a row."""
-
-SILENT = 1e-2
-"""A batch norm's scale below this share of its largest is taken for that: no channel may ask for huge weights."""
 
 
 def refit(
@@ -251,20 +234,20 @@ class _Refit:
         missing = target.sums - sampled_outputs(self.dense.get_submodule(name), shortcut, target.at_once)
         if not target.norm:
             return missing
-        scale, shift = _affine(self.model.get_submodule(target.norm), len(missing))
+        scale, shift = affine(self.model.get_submodule(target.norm), len(missing))
         return (missing - shift) / scale if bool(scale.any()) else target.rows
 
     def _refit(self, name: str, given: Tensor, rows: Tensor) -> None:
         """Fit one chain to ``rows`` (groups, T, n), wanted of it for the input ``given``."""
         layer, target = self.dense.get_submodule(name), self.targets[name]
-        averages = _averages(layer, given, rows, target.at_once)
+        averages = averages_of(layer, given, rows, target.at_once)
         takes_mean = isinstance(layer.bias, Tensor) or bool(target.norm)
         reached = self._fit(name, averages.centred() if takes_mean else averages)
         if takes_mean:
             mean = averages.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), averages.mean)
             self._put_mean(name, mean.flatten())
 
-    def _fit(self, name: str, averages: _Averages) -> Tensor:
+    def _fit(self, name: str, averages: Averages) -> Tensor:
         """Fit the chain to the averages, to its weight where those have no answer; returns what it now stands for."""
         dense = kernels(self.dense.get_submodule(name)).double()
         try:
@@ -292,62 +275,3 @@ class _Refit:
             running_mean = self.model.get_submodule(self.targets[name].norm).running_mean
             assert isinstance(running_mean, Tensor)
             running_mean.sub_(mean)
-
-
-@dataclass(frozen=True, slots=True)
-class _Averages:
-    """Over n patches x and targets y: E[x x^T], E[y x^T], E[x], E[y], by group, float64."""
-
-    second: Tensor
-    cross: Tensor
-    mean: Tensor
-    mean_rows: Tensor
-    count: int
-
-    def centred(self) -> _Averages:
-        """The same about the means."""
-        second = self.second - self.mean[:, :, None] * self.mean[:, None]
-        cross = self.cross - self.mean_rows[:, :, None] * self.mean[:, None]
-        return _Averages(second, cross, self.mean, self.mean_rows, self.count)
-
-    def solution(self, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (groups, T, D) of least squares, pulled towards ``dense``, and the metric it is best in.
-
-        A group whose inputs do not vary keeps its weight.
-        """
-        size = self.second.shape[-1]
-        spread = max(RIDGE, FEW * size / self.count) * self.second.diagonal(dim1=1, dim2=2).mean(1)
-        unsure = FEW * size / self.count**2 * self.mean.square().mean(1)  # one patch alone has no spread about its mean
-        pull = (spread + unsure)[:, None, None]
-        second = self.second + pull * torch.eye(size, dtype=torch.float64)
-        weights = [solved(own, cross) for own, cross in zip(second, self.cross + pull * dense, strict=True)]
-        steady = ~(mean_diagonal(self.second) > STEADY * self.mean.square().mean(1))[:, None, None]
-        identity = torch.eye(size, dtype=torch.float64)
-        return torch.where(steady, dense, torch.stack(weights)), torch.where(steady, identity, second)
-
-
-def _averages(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> _Averages:
-    groups, outputs, size = kernels(layer).flatten(2).shape
-    second = torch.zeros(groups, size, size, dtype=torch.float64)
-    cross = torch.zeros(groups, outputs, size, dtype=torch.float64)
-    mean, start = torch.zeros(groups, size, dtype=torch.float64), 0
-    for sampled in sampled_patches(layer, given, at_once):
-        stop = start + sampled.shape[2]
-        patches, wanted = held_by(sampled, rows[:, :, start:stop])
-        second += (patches @ patches.mT).double()
-        cross += (wanted @ patches.mT).double()
-        mean += patches.sum(2).double()
-        start = stop
-    return _Averages(second / start, cross / start, mean / start, rows.double().mean(2), start)
-
-
-def _affine(norm: nn.Module, groups: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift (groups, T, 1) of a batch norm in eval mode; channels it all but silences count as louder."""
-    assert isinstance(norm, Norm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
-    shift = -norm.running_mean * scale + (0 if norm.bias is None else norm.bias.detach())
-    least = SILENT * scale.abs().max()
-    scale = torch.where(scale.abs() < least, least.copysign(scale), scale)
-    return scale.reshape(groups, -1, 1), shift.reshape(groups, -1, 1)
