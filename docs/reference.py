@@ -21,7 +21,7 @@ MODULES = (
     "edgecompress.selectors",
     *(
         f"edgecompress.{folder}.base"
-        for folder in ("decompositions", "selectors", "recipes", "targets", "devices", "sources")
+        for folder in ("decompositions", "selectors", "recipes", "targets", "devices", "sources", "platforms")
     ),
 )
 
