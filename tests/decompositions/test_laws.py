@@ -221,7 +221,7 @@ def test_the_predicted_error_bounds_the_true_one(method, geometry):
 
 @for_every_method
 def test_no_candidates_have_no_errors(method):
-    layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": taps})) for taps in (3, 1))))
+    layer = next(filter(method.supports, map(build, SIZES)))
     assert method.errors(kernels(layer)[0], []) == []
 
 
@@ -314,7 +314,9 @@ def test_only_the_last_link_has_a_bias_and_only_if_the_layer_has_one(method, geo
 
 @for_every_method
 def test_the_memory_format_of_the_weight_does_not_matter(method):
-    layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": k})) for k in (3, 1))))
+    layer = next(filter(method.supports, (build(("Conv2d", (8, 6), {"kernel_size": k})) for k in (3, 1))), None)
+    if layer is None:
+        pytest.skip("replaces no convolution")
     ranks = ranks_between(method, layer)[0]
     plain = approximation(method, layer, factors(method, layer, ranks))
     layer = layer.to(memory_format=torch.channels_last)
