@@ -160,7 +160,7 @@ def _side(method: str, rows: list[Row]) -> str:
 
 def by_method(rows: list[Row]) -> str:
     """Markdown: for each model and recipe one table of its runs and one of the ranks it chose for every layer."""
-    text = "# Recipes, run by run\n\nWritten by `benchmarks/training.py`; see README.md for the summary.\n"
+    text = "# Recipes, run by run\n\nWritten by `benchmarks/training.py`; see ../README.md for the summary.\n"
     for model, *_ in SIDES:
         for method in COMPARED:
             own = [r for r in rows if (r["model"], r["method"]) == (model, method)]
