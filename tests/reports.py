@@ -10,6 +10,7 @@ from edgecompress.profiling.instruction_counts import Counts, InstructionCompari
 from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
 from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio
+from edgecompress.reporting import Report, render_html, render_markdown
 from edgecompress.split_scores import of_flips
 
 DEVICE = DeviceFacts(
@@ -87,20 +88,23 @@ def layer(name, *, method=None, ranks=None, error=None, reason=None, macs=2_000,
     before, after = times or (None, None)
     return {
         "name": name, "kind": "Conv2d 16->16 3x3", "method": method, "ranks": ranks, "error": error, "reason": reason,
-        "slower": slower,
         "dense": {"macs": macs, "params": 300, "bytes": 1200, "wall_ms": before},
         "compressed": {"macs": kept, "params": 100, "bytes": 400, "wall_ms": after},
+        "slower": slower,
     }  # fmt: skip
 
 
 def artifact(role, path, size):
-    facts = {"role": role, "target": "onnx", "path": path, "size_bytes": size, "zipped_bytes": size - 100}
-    return facts | {"sha256": role[0].encode().hex() * 32, "max_abs_error": 3.8e-6, "sqnr_db": 130.06}
+    return {
+        "role": role, "target": "onnx", "precision": "fp32", "status": "verified", "path": path, "parts": [],
+        "size_bytes": size, "sha256": role[0].encode().hex() * 32, "max_abs_error": 3.8e-6, "sqnr_db": 130.06,
+        "score": None, "approximation": None, "graph": {"opset": 20}, "notices": [], "zipped_bytes": size - 100,
+    }  # fmt: skip
 
 
 def plan(name, accuracy, size, wall=None, *, chosen=False, place=PLACE):
     costs = {"macs": 40 * size, "size_bytes": size, "wall_ms": wall}
-    return {"name": name, "accuracy": accuracy, **costs, "place": place, "chosen": chosen}
+    return {"key": f"key of {name}", "name": name, "accuracy": accuracy, **costs, "place": place, "chosen": chosen}
 
 
 def document():
@@ -109,12 +113,13 @@ def document():
         "kind": "edgecompress.report",
         "version": 2,
         "model": "example",
-        "arguments": {"keep": 0.5, "methods": ["svd", "tucker2"], "teacher": None, "bfloat16": False},
-        "versions": {"edgecompress": "0.1.0", "torch": "2.13.0"},
         "data": {"test": {"items": 10_000, "origin": "CIFAR-10 test, whole"}},
+        "metric": {"name": "accuracy", "unit": " %"},
         "accuracy": {"dense": 91.73, "decomposed": 77.0, "finetuned": 90.1, "artifact": 90.1},
+        "scored": {"dense": None, "compressed": None},
         "accuracy_difference": of_flips(400, 237, 10_000).to_json(),
         "calibration": {"items": 1024, "asymmetric": True, "recalibrated": True},
+        "recipe": {"name": "none"},
         "training": {
             "epochs": 2,
             "best_epoch": 2,
@@ -124,6 +129,8 @@ def document():
             "dense": {"params": 269_722, "macs": 40_551_040, "flops": 81_102_080, "weight_bytes": 1_084_544},
             "compressed": {"params": 150_146, "macs": 20_267_648, "flops": 40_535_296, "weight_bytes": 606_240},
         },
+        "arguments": {"keep": 0.5, "methods": ["svd", "tucker2"], "teacher": None, "bfloat16": False},
+        "versions": {"edgecompress": "0.1.0", "torch": "2.13.0"},
         "layers": [
             layer("stem.conv", method="tucker2", ranks=[8, 16], error=0.1234, times=(0.2, 0.1), slower=False),
             layer(HOSTILE, method="svd", ranks=[24], error=0.5, times=(0.2, 0.3), slower=True),
@@ -135,12 +142,14 @@ def document():
             "whole": {"dense": 1.0, "compressed": 0.8},
         },
         "artifacts": [artifact("dense", "dense.onnx", 1_087_212), artifact("compressed", "model.onnx", 617_720)],
+        "failed": [],
         "profiles": {
             "dense": profile("dense.onnx", 1_087_212, 1.0).to_json(),
             "compressed": profile("model.onnx", 617_720, 0.8).to_json(),
         },
         "comparison": comparison().to_json(),
         "threads": [comparison(wall=1.1, cpu=None, threads=4).summary()],
+        "bundle": "bundle/manifest.json",
         "tried": [
             plan("keep 0.5", 90.1, 617_720, 0.8, chosen=True),
             plan("keep 0.25", 88.0, 300_000, 0.6),
@@ -212,3 +221,18 @@ def resnet20(*, minutes=10):
     others = [comparison(1.3, 1.28, 0.03, 0.6, threads=4).summary()]
     more = {"model": "resnet20", "layers": layers, "comparison": pair.to_json(), "threads": others, "tried": tried}
     return {**document(), **more, "training": {"epochs": 30, "best_epoch": 29, "history": history}}
+
+
+def report(made=None):
+    """A document's report, as it is read."""
+    return Report.from_json(document() if made is None else made)
+
+
+def html(made):
+    """A document's page."""
+    return render_html(Report.from_json(made))
+
+
+def markdown(made):
+    """A document as Markdown."""
+    return render_markdown(Report.from_json(made))

@@ -24,6 +24,7 @@ import edgecompress as ec
 from edgecompress.cli import run_command_line
 from edgecompress.files import read_json
 from edgecompress.profiling.instruction_counts import InstructionComparison, InstructionProfile
+from edgecompress.reporting import Report
 from edgecompress.running.claiming import Owner, check_claim
 from edgecompress.running.history import tried
 from edgecompress.running.resuming import Stages
@@ -124,8 +125,8 @@ def test_what_was_tried_is_remembered(folder: Path) -> None:
     key = read_json(file)["model_key"]
     point = {**read_json(file)["points"][0], "key": "another"}
     file.write_text(json.dumps({**read_json(file), "points": [point]}))
-    points = tried(folder / "run", key, document)
-    assert [(one["macs"], one["chosen"]) for one in points] == [(3538, False), (3538, True)]
+    plans = tried(folder / "run", key, Report.from_json(document))
+    assert [(one.macs, one.chosen) for one in plans] == [(3538, False), (3538, True)]
 
 
 def test_finished_stages_are_remembered(folder: Path) -> None:

@@ -24,8 +24,9 @@ from edgecompress.exporting import export
 from edgecompress.exporting.verifying import check_facts
 from edgecompress.files import Json, read_json, sha256, write_json, write_text
 from edgecompress.models import Sample
-from edgecompress.reporting import render_html, render_markdown
-from edgecompress.reporting.comparing import LIMITS, check_table, checks, figures_of, side_by_side
+from edgecompress.reporting.checking import LIMITS, check_table, checks
+from edgecompress.reporting.comparing import figures_of, side_by_side
+from edgecompress.reporting.entries import TriedPlan
 from edgecompress.running.history import tried
 from edgecompress.running.resuming import Stages, key_of
 from edgecompress.sources import resolve, source_of
@@ -357,7 +358,7 @@ def test_names_in_a_report_are_text(tmp_path: Path) -> None:
     hostile = "\x1b[2J<script>alert(1)</script>\n| x"
     document["model"] = document["layers"][0]["name"] = document["versions"]["torch"] = hostile
     document["arguments"][hostile] = hostile
-    for text in (render_html(document), render_markdown(document)):
+    for text in (reports.html(document), reports.markdown(document)):
         assert "alert(1)" in text
         assert "<script>" not in text.replace(r"\<script\>", "")
         assert "\x1b" not in text
@@ -395,14 +396,14 @@ def test_a_stage_remembers_nothing_outside_its_folder(path: str, tmp_path: Path)
 )
 def test_what_was_tried_is_forgotten_where_it_is_malformed(points: object, tmp_path: Path) -> None:
     document = reports.document()
-    (own,) = tried(tmp_path, "key", document)
+    (own,) = tried(tmp_path, "key", reports.report(document))
     told = read_json(tmp_path / "tried.json")
-    assert tried(tmp_path, "key", document) == [own]
-    other = {**own, "key": "other"}
+    assert tried(tmp_path, "key", reports.report(document)) == (own,)
+    other = {**own.to_json(), "key": "other"}
     write_json(tmp_path / "tried.json", {**told, "points": [other]})
-    assert tried(tmp_path, "key", document) == [{**other, "chosen": False}, own]
+    assert tried(tmp_path, "key", reports.report(document)) == (TriedPlan.from_json({**other, "chosen": False}), own)
     write_json(tmp_path / "tried.json", {**told, "points": points})
-    assert tried(tmp_path, "key", document) == [own]
+    assert tried(tmp_path, "key", reports.report(document)) == (own,)
 
 
 def test_a_stages_result_that_was_changed_is_made_again(tmp_path: Path) -> None:

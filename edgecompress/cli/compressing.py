@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edgecompress.files import Json
     from edgecompress.models import Sample
     from edgecompress.plans import CompressionPlan
+    from edgecompress.reporting.document import Compression
     from edgecompress.running.options import Options
     from edgecompress.selectors import Selector
 
@@ -260,33 +262,34 @@ def compress(
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
     announce_folder(output)
     with showing_progress() as progress:
-        document = compress_model(sample, output, options, progress=progress, force=force)
-    document = {**document, "output": str(output)}
+        made = compress_model(sample, output, options, progress=progress, force=force)
     if as_json:
-        print_json(document)
+        print_json({**made.to_json(), "output": str(output)})
     else:
-        print_before_after(document)
+        print_before_after(made)
         say(f"compressed model: {output}")
 
 
-def print_before_after(document: Json) -> None:
+def print_before_after(made: Compression) -> None:
     """Accuracy and cost before and after, as a table."""
-    dense, small = document["cost"]["dense"], document["cost"]["compressed"]
+    dense, small = made.cost
     rows: list[tuple[object, ...]] = [
-        (name, dense[key], small[key], f"{percent(small[key], dense[key])} kept")
-        for name, key in (("parameters", "params"), ("MACs", "macs"), ("weight bytes", "weight_bytes"))
+        (name, before, after, f"{percent(after, before)} kept")
+        for name, before, after in (
+            ("parameters", dense.params, small.params),
+            ("MACs", dense.macs, small.macs),
+            ("weight bytes", dense.weight_bytes, small.weight_bytes),
+        )
     ]
-    accuracy = document["accuracy"]
-    if accuracy is not None:
-        rows[:0] = _score_rows(document)
-    if storage := document.get("storage"):
-        rows += _storage_rows(storage)
-    print_table(str(document["model"]), ("", "dense", "compressed", ""), rows)
-    if storage:
+    rows[:0] = _score_rows(made)
+    if made.storage:
+        rows += _storage_rows(made.storage)
+    print_table(made.model, ("", "dense", "compressed", ""), rows)
+    if made.storage:
         say("stored as codes: it takes fewer bytes at rest; MACs and latency are those of the dense model")
 
 
-def _storage_rows(storage: Json) -> list[tuple[object, ...]]:
+def _storage_rows(storage: Mapping[str, Any]) -> list[tuple[object, ...]]:
     dense_bytes = round(storage["ratio"] * storage["payload_bytes"])
     ratio = f"{storage['ratio']:.0f}x fewer, {storage['bits_per_weight']:.3f} bits a weight"
     return [
@@ -300,16 +303,21 @@ def _storage_rows(storage: Json) -> list[tuple[object, ...]]:
     ]
 
 
-def _score_rows(document: Json) -> list[tuple[object, ...]]:
-    from edgecompress.reporting.wording import score_difference, score_text, score_verdict
+def _score_rows(made: Compression) -> list[tuple[object, ...]]:
+    from edgecompress.reporting.numbers import score_text
+    from edgecompress.reporting.wording import score_verdict
 
-    accuracy, metric, items = document["accuracy"], document["metric"], document["data"]["test"]["items"]
-    unit, last = metric["unit"], accuracy["artifact"] if "artifact" in accuracy else accuracy["finetuned"]
-    factors = accuracy.get("factors")
-    change = score_verdict(score_difference(document), unit)
-    dense, before, after = (score_text(value, unit) for value in (accuracy["dense"], accuracy["decomposed"], last))
+    scores, test, metric, difference = made.scores, made.test, made.metric, made.score_difference
+    if scores is None or test is None or difference is None:
+        return []
+    verdict = score_verdict(difference, metric.unit)
+    shown = {
+        metric.name: (scores.dense, scores.before_and_after[1], f"{verdict} on {test.items:,} test items"),
+        "  before fine-tuning": (None, scores.decomposed, ""),
+        "  before rounding": (None, scores.finetuned if scores.stored is not None else None, ""),
+    }
     return [
-        (metric["name"], dense, after, f"{change} on {items:,} test items"),
-        ("  before fine-tuning", "", before, ""),
-        *([("  before rounding", "", score_text(factors, unit), "")] if factors is not None else []),
+        (name, *("" if one is None else score_text(one, metric.unit) for one in (before, after)), words)
+        for name, (before, after, words) in shown.items()
+        if after is not None
     ]

@@ -51,7 +51,7 @@ def doctor(setup: str | None, yes: bool, python_bundle: Path | None, as_json: bo
 def _set_up(yes: bool, as_json: bool) -> int:
     """The emulated device; says what that takes, then asks."""
     from edgecompress.devices.emulated.setup import is_installed, planned, set_up
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
     plan, done = planned(), is_installed()
     if not done and not as_json:
@@ -73,7 +73,7 @@ def _write_python_bundle(folder: Path, as_json: bool) -> int:
     """From the emulated device, for ``--device adb:SERIAL --python-bundle``."""
     from edgecompress.devices.emulated.portable_python import write_python_bundle
     from edgecompress.files import size_of
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
     write_python_bundle(folder)
     if as_json:

@@ -103,7 +103,7 @@ def _merged(built: nn.Module, sample: Sample, patterns: tuple[str, ...]) -> tupl
 
 
 def _print_artifacts(outcomes: list[Outcome]) -> None:
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
     made = [outcome.artifact for outcome in outcomes if outcome.artifact]
     rows = [
@@ -240,7 +240,7 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     from edgecompress.bundling import bundle as make_bundle
     from edgecompress.files import read_json
     from edgecompress.platforms import platform_named
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
     announce_folder(output)
     manifest = make_bundle(artifact, output, platform=platform, force=force)

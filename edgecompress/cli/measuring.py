@@ -26,8 +26,9 @@ from edgecompress.settings import DeviceOptions, Effort
 if TYPE_CHECKING:
     from edgecompress.profiling import Measured
     from edgecompress.profiling.instruction_counts import InstructionProfile
+    from edgecompress.profiling.operators import ComparedLayer
     from edgecompress.profiling.profiles import Profile
-    from edgecompress.reporting.comparing import Check
+    from edgecompress.reporting.checking import Check
 
 
 @click.command(
@@ -68,13 +69,12 @@ def profile(
     effort = made(Effort, given, **({"threads": threads[0]} if threads else {}))
     with showing_progress() as progress:
         found = measure(artifact, baseline, place, effort, threads=more, progress=progress)
-    document = measured_document(found)
     if output is not None:
-        write_json(output, document)
+        write_json(output, measured_document(found))
     if as_json:
-        print_json(document)
+        print_json(measured_document(found))
     else:
-        print_measured(found, document)
+        print_measured(found)
 
 
 def measured_document(found: Measured) -> dict[str, Any]:
@@ -84,22 +84,23 @@ def measured_document(found: Measured) -> dict[str, Any]:
     document: dict[str, Any] = {"profile": found.profile.to_json()}
     if found.baseline is not None and found.comparison is not None:
         document |= {"baseline": found.baseline.to_json(), "comparison": found.comparison.to_json()}
-        document["layers"] = layers_of(found)
+        document["layers"] = [layer.to_json() for layer in layers_of(found)]
     return {**document, "threads": [other.to_json() for other in found.more]}
 
 
-def print_measured(found: Measured, document: dict[str, Any]) -> None:
+def print_measured(found: Measured) -> None:
     """Tables, then the verdicts in words."""
+    from edgecompress.profiling import layers_of
     from edgecompress.profiling.comparisons import Comparison
     from edgecompress.reporting.wording import latency_clause
 
     print_profiles([one for one in (found.profile, found.baseline) if one is not None])
-    if layers := document.get("layers"):
+    if found.comparison is not None and (layers := layers_of(found)):
         print_layers(layers)
     pairs = [found.comparison, *(other for other in found.more if isinstance(other, Comparison))]
     for pair in pairs:
         if pair is not None:
-            say(f"against {pair.baseline}: {latency_clause(pair.to_json())}")
+            say(f"against {pair.baseline}: {latency_clause(pair)}")
             for role, sustained in getattr(pair, "sustained", {}).items():
                 say(f"  under load, {role}: {sustained_text(sustained)}")
 
@@ -112,13 +113,13 @@ def sustained_text(sustained: Any) -> str:
     return f"{what}: {times}, {len(sustained.wall_ms)} windows"
 
 
-def print_layers(layers: list[dict[str, Any]]) -> None:
+def print_layers(layers: list[ComparedLayer]) -> None:
     """Each layer's time before and after, and which surely got slower."""
-    from edgecompress.reporting.tables import slower_layers
+    from edgecompress.reporting.layer_tables import slower_layers
 
     rows = [
-        (row["name"] or "(all others)", row["dense"], row["compressed"], "slower" if row["slower"] else "")
-        for row in layers
+        (layer.name or "(all others)", layer.dense, layer.compressed, "slower" if layer.slower else "")
+        for layer in layers
     ]
     title = "Time in each layer, ms, by the runtime's profiler less what that adds"
     print_table(title, ("layer", "before", "after", ""), rows)
@@ -141,7 +142,7 @@ def print_profiles(profiles: list[Profile | InstructionProfile]) -> None:
 
 def _measures(profile: Profile | InstructionProfile) -> dict[str, str | int | None]:
     from edgecompress.profiling.instruction_counts import InstructionProfile
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
     stored = {
         "file": bytes_text(profile.size_bytes),
@@ -159,16 +160,21 @@ def _counted(profile: InstructionProfile) -> dict[str, str | int | None]:
 
 
 def _timed(profile: Profile) -> dict[str, str | int | None]:
-    from edgecompress.reporting.wording import bytes_text
+    from edgecompress.reporting.numbers import bytes_text
 
-    wall, cpu = (profile.latency.summary()[clock] for clock in ("wall", "cpu"))
+    latency = profile.latency.statistics
+    wall, cpu = latency.wall, latency.cpu
     memory = {"peak memory": profile.peak_rss_bytes, "of it the runtime": profile.runtime_rss_bytes}
     return {
         "load, ms": None if profile.load_ms is None else f"{profile.load_ms:.2f}",
         "first run, ms": None if profile.first_run_ms is None else f"{profile.first_run_ms:.3f}",
-        **{f"wall {mark}, ms": f"{wall[mark]:.3f}" for mark in ("p50", "p90", "p99", "min", "stdev")},
-        "CPU p50, ms": f"{cpu['p50']:.3f}" if cpu else None,
-        "runs": len(profile.latency.all_wall_ms()),
+        "wall p50, ms": f"{wall.p50:.3f}",
+        "wall p90, ms": f"{wall.p90:.3f}",
+        "wall p99, ms": f"{wall.p99:.3f}",
+        "wall min, ms": f"{wall.min:.3f}",
+        "wall stdev, ms": f"{wall.stdev:.3f}",
+        "CPU p50, ms": f"{cpu.p50:.3f}" if cpu else None,
+        "runs": latency.runs,
         **{name: None if size is None else bytes_text(size) for name, size in memory.items()},
     }
 
@@ -199,8 +205,9 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
     unlike, rows = differences(ours, theirs), side_by_side(ours, theirs)
     if as_json:
         scores = accuracy_difference(ours, theirs)
+        ratios = {name: one and one.to_json() for name, one in time_ratios(ours, theirs).items()}
         print_json({"circumstances": [ours.circumstances, theirs.circumstances], "different": list(unlike),
-                    "figures": rows, "time_ratios": time_ratios(ours, theirs),
+                    "figures": rows, "time_ratios": ratios,
                     "accuracy_difference": scores.to_json() if scores else None})  # fmt: skip
         return
     words = changes(ours, theirs)
@@ -228,7 +235,8 @@ def check(report: Path, as_json: bool, **given: float | None) -> int:
     """
     from dataclasses import asdict
 
-    from edgecompress.reporting.comparing import check_table, checks, figures_of
+    from edgecompress.reporting.checking import check_table, checks
+    from edgecompress.reporting.comparing import figures_of
 
     limits = {name: limit for name, limit in given.items() if limit is not None}
     if not limits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,10 @@ from edgecompress.cli.options import (
 )
 from edgecompress.cli.writing import announce_folder
 from edgecompress.settings import DeviceOptions, Effort
+
+if TYPE_CHECKING:
+    from edgecompress.reporting.document import Report
+    from edgecompress.reporting.entries import FileEntry
 
 
 @click.command(
@@ -59,7 +63,6 @@ def run(
     A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
     """
     from edgecompress.running import run as run_model
-    from edgecompress.running import summary
 
     measuring = {key: value for key, value in fields_given(Effort, given).items() if key == "seconds"}
     more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platform": platform}
@@ -67,29 +70,29 @@ def run(
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
     announce_folder(output)
     with showing_progress() as progress:
-        document = run_model(sample, output, options, progress=progress, force=force)
+        report = run_model(sample, output, options, progress=progress, force=force)
     if as_json:
-        print_json({**summary(document), "output": str(output)})
+        print_json({**report.summary(), "output": str(output)})
     else:
-        print_run(document, output)
+        print_run(report, output)
 
 
-def print_run(document: dict[str, Any], output: Path) -> None:
+def print_run(report: Report, output: Path) -> None:
     """Before and after, files, the verdict in one sentence, and paths."""
-    from edgecompress.reporting.wording import bytes_text, summary_sentence
+    from edgecompress.reporting.numbers import bytes_text
+    from edgecompress.reporting.wording import summary_sentence
 
-    print_before_after(document)
+    print_before_after(report)
     rows = [
-        (item["role"], item["path"], bytes_text(item["size_bytes"]), bytes_text(item["zipped_bytes"]),
-         *_parity(item))
-        for item in document["artifacts"]
-    ]  # fmt: skip
+        (file.role, file.path, bytes_text(file.size_bytes), bytes_text(file.zipped_bytes), *_parity(file))
+        for file in report.artifacts
+    ]
     print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
-    for item in document["failed"]:
-        click.echo(f"error: {item['role']}: {item['reason']}", err=True)
-    say(summary_sentence(document))
+    for failure in report.failed:
+        click.echo(f"error: {failure.role}: {failure.reason}", err=True)
+    say(summary_sentence(report))
     paths = {
-        "model": next(item["path"] for item in document["artifacts"] if item["role"] == "compressed"),
+        "model": report.files.compressed.path if report.files.compressed else "",
         "report": "report.html",
         "bundle": "bundle",
         "plan": "plan.json",
@@ -98,10 +101,10 @@ def print_run(document: dict[str, Any], output: Path) -> None:
         say(f"{what + ':':8}{output / path}")
 
 
-def _parity(item: dict[str, Any]) -> tuple[str, str]:
-    if item["max_abs_error"] is None:
+def _parity(file: FileEntry) -> tuple[str, str]:
+    if file.max_abs_error is None:
         return "not run here", ""
-    return f"{item['max_abs_error']:.1e}", f"{item['sqnr_db']:.0f} dB"
+    return f"{file.max_abs_error:.1e}", f"{file.sqnr_db:.0f} dB"
 
 
 @click.command(cls=Command, epilog="Example: edgecompress report out/lenet5")
@@ -114,13 +117,13 @@ def report(folder: Path, force: bool, as_json: bool) -> None:
     from edgecompress.reporting import HTML_NAME, JSON_NAME, KIND, MARKDOWN_NAME, read_report, write_report
     from edgecompress.reporting.wording import summary_sentence
 
-    document = read_report(folder)
+    found = read_report(folder)
     ours = {JSON_NAME: is_kind(KIND), HTML_NAME: is_report_page, MARKDOWN_NAME: is_report_page}
     for name, is_ours in ours.items():
         check_replaceable(folder / name, "report", is_ours, force=force)
-    html, _, _ = write_report(document, folder)
+    html, _, _ = write_report(found, folder)
     if as_json:
-        print_json(document)
+        print_json(found.to_json())
     else:
-        say(summary_sentence(document))
+        say(summary_sentence(found))
         say(f"report: {html}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.artifacts import Artifact, facts_path
 from edgecompress.devices import CountingSession, Device
-from edgecompress.files import Json
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import (
     AnyComparison,
@@ -23,6 +22,7 @@ from edgecompress.settings import Effort
 
 if TYPE_CHECKING:
     from edgecompress.profiling.bench import Bench
+    from edgecompress.profiling.operators import ComparedLayer
     from edgecompress.profiling.vendor_bench import VendorBench
 
 
@@ -187,9 +187,9 @@ def instruction_comparison(candidate: AnyProfile, baseline: AnyProfile) -> Instr
     )
 
 
-def layers_of(found: Measured) -> list[Json]:
+def layers_of(found: Measured) -> list[ComparedLayer]:
     """Milliseconds in each layer of the baseline before and after; empty where the runtime does not tell."""
-    from edgecompress.profiling.operators import compared_layers, file_times
+    from edgecompress.profiling.operators import ComparedLayer, compared_layers, file_times
 
     ours, theirs = found.profile, found.baseline
     if not isinstance(ours, Profile) or not isinstance(theirs, Profile) or not (ours.operators and theirs.operators):
@@ -198,6 +198,5 @@ def layers_of(found: Measured) -> list[Json]:
     if not isinstance(pair, Comparison):
         return compared_layers(file_times(theirs), file_times(ours), names)
     before, after = file_times(theirs, pair.baseline_latency), file_times(ours, pair.candidate_latency)
-    outside = {"dense": before.outside_ms(), "compressed": after.outside_ms()}
     rows = compared_layers(before, after, names, pair.ablations)
-    return [*rows, {"name": OUTSIDE_OPERATORS, **outside, "slower": None}]
+    return [*rows, ComparedLayer(OUTSIDE_OPERATORS, before.outside_ms(), after.outside_ms())]

@@ -141,9 +141,30 @@ def suspects(dense: FileTimes, compressed: FileTimes, names: Sequence[str]) -> l
     return sorted(replaced, key=lambda name: -excess[name])
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedLayer:
+    """A layer's milliseconds before and after; without a name all that is no layer's.
+
+    ``slower`` is None where that cannot be said; ``ablation`` is the time of the whole compressed file with the dense
+    layer in place of its chain over that of the file.
+    """
+
+    name: str | None
+    dense: float | None
+    compressed: float | None
+    slower: bool | None = None
+    ablation: Ratio | None = None
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        known = {"name": self.name, "dense": self.dense, "compressed": self.compressed, "slower": self.slower}
+        ablation = self.ablation
+        return known | ({"ablation": {"speedup": ablation.value, "ci95": ablation.ci95}} if ablation else {})
+
+
 def compared_layers(
     dense: FileTimes, compressed: FileTimes, names: Sequence[str], ablations: Mapping[str, Ratio] | None = None
-) -> list[Json]:
+) -> list[ComparedLayer]:
     """Each layer's milliseconds before and after, and whether it got slower; last, without a name, all others.
 
     ``ablations`` are ratios of the time of the whole compressed file with the dense layer in place of its chain over
@@ -154,19 +175,16 @@ def compared_layers(
     before, after = (layer_times(file, names) for file in (dense, compressed))
     rows = []
     for name in [*names, None]:
-        times = {"dense": before.get(name), "compressed": after.get(name)}
-        means = {role: both and sum(both) / 2 for role, both in times.items()}
-        row: Json = {"name": name, **means, "slower": None}
-        if name is not None and name in known:
-            row |= {"slower": known[name].resolved and known[name].value < 1, "ablation": _told(known[name])}
+        times = before.get(name), after.get(name)
+        dense_ms, compressed_ms = (both and sum(both) / 2 for both in times)
+        ablation = None if name is None else known.get(name)
+        slower = None
+        if ablation is not None:
+            slower = ablation.resolved and ablation.value < 1
         elif name is not None:
-            row["slower"] = _seems_slower(name, dense, compressed, names, *times.values())
-        rows.append(row)
+            slower = _seems_slower(name, dense, compressed, names, *times)
+        rows.append(ComparedLayer(name, dense_ms, compressed_ms, slower, ablation))
     return rows
-
-
-def _told(ratio: Ratio) -> Json:
-    return {"speedup": ratio.value, "ci95": [ratio.low, ratio.high]}
 
 
 def _seems_slower(

@@ -1,24 +1,28 @@
-"""The geometry of the report's charts: places in percent across, pixels down; no drawing and no colours."""
+"""The geometry of the report's other charts: histograms, training, plans, minutes under load; no colours.
+
+Places are in percent across and in pixels down.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecompress.files import Json
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.latencies import Latency, LatencyStatistics, Sustained
 from edgecompress.profiling.ratios import quantile
-from edgecompress.reporting.wording import BYTES, COUNT, ROLES, TIME, Unit, change, minus, score_text
-
-Pair = tuple[float | None, float | None]
-"""A value of the dense and of the compressed model."""
+from edgecompress.reporting.axes import Axis
+from edgecompress.reporting.entries import Training, TriedPlan
+from edgecompress.reporting.numbers import score_text
+from edgecompress.reporting.pairs import ROLES
+from edgecompress.reporting.scores import TaskMetric
+from edgecompress.reporting.tables import PlanRow
 
 BINS = 80
 CLIPPED_ABOVE, SPREADS = 0.995, 3
 LEFT_MARGIN = 0.02
-ALIKE = 1e-9
-"""Values that differ by less, relatively, get the axis of one value: no round marks lie between them."""
 HISTOGRAM_HEIGHT = 88
 CURVE_TOP, CURVE_HEIGHT = 22, 120
 PLOT_HEIGHT, SMALL_PLOT_HEIGHT = 200, 90
@@ -27,169 +31,57 @@ MOST_NUMBERED_POINTS = 30
 ROOM_FOR_LABEL = 82.0
 """Right of this, in percent, a point's label stands on its left."""
 
+Marks = Sequence[tuple[float, str]]
+"""Where the marks of an axis stand, and their text."""
+
+# -- histograms ------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """A linear scale from ``low`` to ``high``."""
+class Histogram:
+    """One model's wall times: bars by place and height, quantiles by place, and how many runs lie beyond the axis."""
 
-    low: float
+    role: str
+    statistics: LatencyStatistics
+    bars: Sequence[tuple[float, float]]
+    marks: Mapping[str, float]
+    beyond: int
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histograms:
+    """Wall times of both models on one axis; ``bins`` are from, to, and both counts."""
+
+    panels: Sequence[Histogram]
+    bins: Sequence[tuple[str, str, int, int]]
+    ticks: Marks
     high: float
-
-    @classmethod
-    def around(cls, values: Iterable[float], margin: float = 0.08) -> Axis:
-        """A scale with some room on both sides of the values, never below zero for values that are not."""
-        known = list(values)
-        low, high = min(known), max(known)
-        spread = high - low if high - low > ALIKE * abs(high) else abs(high)
-        room = margin * (spread or 1.0)
-        return cls(max(0.0, low - room) if low >= 0 else low - room, high + room)
-
-    def place(self, value: float) -> float:
-        """Where a value stands, in percent; one that lies above stands at the end."""
-        return round(100 * (min(value, self.high) - self.low) / (self.high - self.low), 2)
-
-    def marks(self) -> list[tuple[float, str]]:
-        """Three to eight round numbers: where they stand, and their text."""
-        span = self.high - self.low
-        exponent = math.floor(math.log10(span / 3))
-        step = next(step for step in (factor * 10.0**exponent for factor in (5, 2, 1)) if span / step >= 3)
-        counts = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-        return [(self.place(count * step), f"{count * step:,.{max(0, -exponent)}f}") for count in counts]
-
-    def marks_down(self, height: int) -> list[tuple[float, str]]:
-        """The same for a vertical axis of ``height`` pixels."""
-        return [(round(height * (1 - place / 100), 1), text) for place, text in self.marks()]
+    tallest: str
+    height: int = HISTOGRAM_HEIGHT
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A named pair of bars with widths in percent (None: nothing to draw), a label and what changed, in words."""
-
-    name: str
-    label: str
-    note: str
-    widths: tuple[float | None, float | None]
-    values: str
-    quiet: bool = False
-    alarming: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """Bars of one quantity; ``full`` says what the whole width is."""
-
-    key: str
-    title: str
-    full: str
-    bars: tuple[Bar, ...]
-    roles: tuple[str, ...] = ROLES
-
-
-QUANTITIES: Mapping[str, tuple[str, Unit]] = {
-    "macs": ("MACs of one input", COUNT),
-    "wall_ms": ("Time in the runtime", TIME),
-    "bytes": ("Bytes of weights", BYTES),
-}
-OUTSIDE, OUTSIDE_OPERATORS = "outside any layer", "outside all operators"
-
-
-def layer_panels(layers: Sequence[Json], outside: Mapping[str, Json]) -> list[Panel]:
-    """A panel for every quantity that is known of any layer, and one for the error.
-
-    ``outside`` are times that are no layer's, by what they are.
-    """
-    panels = [_layer_panel(layers, outside, key) for key in QUANTITIES if _is_known(layers, key)]
-    return [*panels, _error_panel(layers)] if any(layer["error"] is not None for layer in layers) else panels
-
-
-def _is_known(layers: Sequence[Json], key: str) -> bool:
-    return any(layer[role].get(key) is not None for layer in layers for role in ROLES)
-
-
-def _layer_panel(layers: Sequence[Json], outside: Mapping[str, Json], key: str) -> Panel:
-    title, unit = QUANTITIES[key]
-    pairs = [(layer["dense"].get(key), layer["compressed"].get(key)) for layer in layers]
-    rest = {name: (one["dense"], one["compressed"]) for name, one in outside.items() if key == "wall_ms"}
-    full = max(value or 0 for pair in (*pairs, *rest.values()) for value in pair)
-    bars = [_layer_bar(layer, pair, full, unit, key) for layer, pair in zip(layers, pairs, strict=True)]
-    bars += [Bar(name, "", "", _widths(pair, full), _values(pair, unit), quiet=True) for name, pair in rest.items()]
-    return Panel(key, title, unit.show(full), tuple(bars))
-
-
-def _layer_bar(layer: Json, pair: Pair, full: float, unit: Unit, key: str) -> Bar:
-    slower = key == "wall_ms" and layer.get("slower") is True
-    note = change(*pair) if layer["method"] else ""
-    note = f"▲ slower, {note}" if slower else note
-    kept = not layer["method"]
-    return Bar(layer["name"], method_text(layer), note, _widths(pair, full), _values(pair, unit), kept, slower)
-
-
-def _widths(pair: Pair, full: float) -> Pair:
-    first, second = (None if value is None else round(100 * value / (full or 1), 2) for value in pair)
-    return first, second
-
-
-def _values(pair: Pair, unit: Unit) -> str:
-    return " → ".join("not known" if value is None else unit.show(value) for value in pair)
-
-
-def _error_panel(layers: Sequence[Json]) -> Panel:
-    full = max(layer["error"] or 0 for layer in layers)
-    bars = [
-        Bar(
-            layer["name"],
-            method_text(layer),
-            "" if layer["error"] is None else f"{layer['error']:.4f}",
-            _widths((None, layer["error"]), full),
-            "",
-            quiet=layer["error"] is None,
-        )
-        for layer in layers
-    ]
-    return Panel("error", "Relative squared error", f"{full:.4f}", tuple(bars), ("compressed",))
-
-
-def method_text(layer: Json) -> str:
-    """Method and ranks, or that the layer stays dense."""
-    return f"{layer['method']} ({'x'.join(map(str, layer['ranks'] or ()))})" if layer["method"] else "left dense"
-
-
-def mix_panel(before: Json, after: Json) -> Panel:
-    """Instructions of one inference by class, before and after; classes without any are left out."""
-    names = list(dict.fromkeys([*before["mix"], *after["mix"]]))
-    names = [name for name in names if before["mix"].get(name) or after["mix"].get(name)]
-    pairs = [(before["mix"].get(name, 0), after["mix"].get(name, 0)) for name in names]
-    full = max((count for pair in pairs for count in pair), default=0)
-    bars = [
-        Bar(name.replace("_", " "), _values(pair, COUNT), change(*pair), _widths(pair, full), _values(pair, COUNT))
-        for name, pair in zip(names, pairs, strict=True)
-    ]
-    return Panel("mix", "Instructions of one inference", COUNT.show(full), tuple(bars))
-
-
-def histograms(latencies: Sequence[Json]) -> Json:
+def histograms(pair: Comparison) -> Histograms:
     """Wall times of both models on one axis.
 
     It ends at the larger 99.5th percentile, but no farther than ``SPREADS`` times as far from the least time as the
     larger 90th: a busy machine's few slowest runs would leave all others no room.
     """
-    runs = [[run for block in latency["wall_ms"] for run in block] for latency in latencies]
+    latencies = (pair.baseline_latency, pair.candidate_latency)
+    runs = [latency.all_wall_ms() for latency in latencies]
+    axis = _axis_of(runs)
+    counts = [_histogram(times, axis) for times in runs]
+    tallest = max(count / len(times) for per_bin, times in zip(counts, runs, strict=True) for count in per_bin)
+    panels = [_panel(*one, axis, tallest) for one in zip(ROLES, latencies, counts, strict=True)]
+    return Histograms(panels, _bin_rows(counts, axis), axis.marks(), axis.high, f"{100 * tallest:.1f} %")
+
+
+def _axis_of(runs: Sequence[Sequence[float]]) -> Axis:
     low = min(map(min, runs))
     most, common = (max(quantile(times, part) for times in runs) for part in (CLIPPED_ABOVE, 0.9))
     high = min(most, low + SPREADS * (common - low))
     high = high if high > low else low * 1.1 or 1.0
-    axis = Axis(low - LEFT_MARGIN * (high - low), high)
-    counts = [_histogram(times, axis) for times in runs]
-    tallest = max(count / len(times) for per_bin, times in zip(counts, runs, strict=True) for count in per_bin)
-    panels = [_panel(*one, axis, tallest) for one in zip(ROLES, latencies, runs, counts, strict=True)]
-    return {
-        "panels": panels,
-        "bins": _bin_rows(counts, axis),
-        "ticks": axis.marks(),
-        "high": axis.high,
-        "tallest": f"{100 * tallest:.1f} %",
-        "height": HISTOGRAM_HEIGHT,
-    }
+    return Axis(low - LEFT_MARGIN * (high - low), high)
 
 
 def _histogram(times: Sequence[float], axis: Axis) -> list[int]:
@@ -199,13 +91,14 @@ def _histogram(times: Sequence[float], axis: Axis) -> list[int]:
     return [found[index] for index in range(BINS)]
 
 
-def _panel(role: str, latency: Json, times: Sequence[float], counts: Sequence[int], axis: Axis, tallest: float) -> Json:
+def _panel(role: str, latency: Latency, counts: Sequence[int], axis: Axis, tallest: float) -> Histogram:
+    times, wall = latency.all_wall_ms(), latency.statistics.wall
     unit = HISTOGRAM_HEIGHT / (tallest * len(times))
     bars = [(round(100 * i / BINS, 2), round(count * unit, 1)) for i, count in enumerate(counts) if count]
-    within = {mark: latency["wall"][mark] for mark in ("p50", "p90", "p99") if latency["wall"][mark] <= axis.high}
-    marks = {mark: axis.place(time) for mark, time in within.items()}
+    marks = {"p50": wall.p50, "p90": wall.p90, "p99": wall.p99}
+    within = {mark: axis.place(time) for mark, time in marks.items() if time <= axis.high}
     beyond = sum(time > axis.high for time in times)
-    return {"role": role, "latency": latency, "bars": bars, "marks": marks, "beyond": beyond, "largest": max(times)}
+    return Histogram(role, latency.statistics, bars, within, beyond, max(times))
 
 
 def _bin_rows(counts: Sequence[Sequence[int]], axis: Axis) -> list[tuple[str, str, int, int]]:
@@ -217,23 +110,48 @@ def _bin_rows(counts: Sequence[Sequence[int]], axis: Axis) -> list[tuple[str, st
     return [row for row in rows if row[2] or row[3]]
 
 
-def curve(training: Json) -> Json | None:
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """An epoch, and where its score stands."""
+
+    epoch: int
+    loss: float
+    score: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The validation score after each epoch; ``best`` is the point whose weights were kept, None of the start."""
+
+    points: Sequence[CurvePoint]
+    best: CurvePoint | None
+    marked: bool
+    height: int = CURVE_HEIGHT + 2 * CURVE_TOP
+
+
+def curve(training: Training) -> Curve | None:
     """Points of the validation score, in percent across and pixels down; None without an epoch."""
-    history: list[Json] = training["history"]
+    history = training.history
     if not history:
         return None
-    scores = [epoch["score"] for epoch in history]
+    scores = [epoch.score for epoch in history]
     low, high = min(scores), max(scores)
     across = [round(8 + 84 * (i / (len(scores) - 1) if len(scores) > 1 else 0.5), 2) for i in range(len(scores))]
     down = [round(CURVE_TOP + CURVE_HEIGHT * (high - score) / ((high - low) or 1), 1) for score in scores]
-    points = [{**epoch, "x": x, "y": y} for epoch, x, y in zip(history, across, down, strict=True)]
-    best = [point for point in points if point["epoch"] == training["best_epoch"]]
-    return {
-        "points": points,
-        "best": best[0] if best else None,
-        "marked": len(points) <= MOST_MARKED_EPOCHS,
-        "height": CURVE_HEIGHT + 2 * CURVE_TOP,
-    }
+    points = [
+        CurvePoint(epoch.epoch, epoch.loss, epoch.score, x, y)
+        for epoch, x, y in zip(history, across, down, strict=True)
+    ]
+    best = next((point for point in points if point.epoch == training.best_epoch), None)
+    return Curve(points, best, marked=len(points) <= MOST_MARKED_EPOCHS)
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,40 +174,41 @@ class Point:
 class Scatter:
     """Plans by a cost across and the score up; ``across`` and ``up`` are the axes' marks."""
 
-    key: str
     title: str
-    points: tuple[Point, ...]
-    across: Sequence[tuple[float, str]]
-    up: Sequence[tuple[float, str]]
+    points: Sequence[Point]
+    across: Marks
+    up: Marks
     height: int = PLOT_HEIGHT
 
 
-def scatter(plans: Sequence[Json], key: str, title: str, scale: float, metric: Mapping[str, str]) -> Scatter | None:
-    """The score against ``key`` (divided by ``scale``) of the plans that have both; None for fewer than two."""
-    known = [plan for plan in plans if plan["accuracy"] is not None and plan[key] is not None]
+def scatter(
+    rows: Sequence[PlanRow], of: Callable[[TriedPlan], float | None], title: str, scale: float, metric: TaskMetric
+) -> Scatter | None:
+    """The score against ``of`` (divided by ``scale``) of the plans that have both; None for fewer than two."""
+    both = [(row, of(row.plan), row.plan.accuracy) for row in rows]
+    known = [(row, cost / scale, score) for row, cost, score in both if cost is not None and score is not None]
     if len(known) < 2:
         return None
-    across = Axis.around(plan[key] / scale for plan in known)
-    up = Axis.around((plan["accuracy"] for plan in known), margin=0.15)
-    ordered = sorted(known, key=lambda plan: ("other", "dense", "chosen").index(plan["mark"]))
+    across = Axis.around(cost for _, cost, _ in known)
+    up = Axis.around((score for _, _, score in known), margin=0.15)
     points = [
         Point(
-            across.place(plan[key] / scale),
-            round(PLOT_HEIGHT * (1 - up.place(plan["accuracy"]) / 100), 1),
-            plan["mark"],
-            _label(plan, len(known)),
-            f"{plan['name']}: {score_text(plan['accuracy'], metric['unit'])}, {title} {plan[key] / scale:.4g}",
+            across.place(cost),
+            round(PLOT_HEIGHT * (1 - up.place(score) / 100), 1),
+            row.mark,
+            _label(row, len(known)),
+            f"{row.plan.name}: {score_text(score, metric.unit)}, {title} {cost:.4g}",
         )
-        for plan in ordered
+        for row, cost, score in sorted(known, key=lambda one: ("other", "dense", "chosen").index(one[0].mark))
     ]
-    return Scatter(key, title, tuple(points), across.marks(), up.marks_down(PLOT_HEIGHT))
+    return Scatter(title, points, across.marks(), up.marks_down(PLOT_HEIGHT))
 
 
-def _label(plan: Json, count: int) -> str:
+def _label(row: PlanRow, count: int) -> str:
     """Dense and chosen by name; the others by their number in the table, where there is room."""
-    if plan["mark"] != "other":
-        return str(plan["mark"])
-    return str(plan["number"]) if count <= MOST_NUMBERED_POINTS else ""
+    if row.mark != "other":
+        return row.mark
+    return str(row.number) if count <= MOST_NUMBERED_POINTS else ""
 
 
 def bytes_scale(sizes: Iterable[float]) -> tuple[float, str]:
@@ -300,12 +219,15 @@ def bytes_scale(sizes: Iterable[float]) -> tuple[float, str]:
     )
 
 
+# -- under load ------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One model over time: polylines without a break, and where its name stands."""
 
     role: str
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     label_y: float
 
 
@@ -314,38 +236,36 @@ class Plot:
     """Lines over minutes, with the marks of both axes."""
 
     title: str
-    lines: tuple[Line, ...]
-    across: Sequence[tuple[float, str]]
-    up: Sequence[tuple[float, str]]
+    lines: Sequence[Line]
+    across: Marks
+    up: Marks
     height: int
 
 
-COLUMNS = {
-    "wall_ms": ("Median wall time of each window, ms", PLOT_HEIGHT),
-    "clock_mhz": ("Clock, MHz", SMALL_PLOT_HEIGHT),
-    "temperature_c": ("Temperature, °C", SMALL_PLOT_HEIGHT),
-}
+Column = Callable[[Sustained], Sequence[float | None]]
+COLUMNS: Sequence[tuple[str, int, Column]] = (
+    ("Median wall time of each window, ms", PLOT_HEIGHT, lambda run: run.wall_ms),
+    ("Clock, MHz", SMALL_PLOT_HEIGHT, lambda run: run.clock_mhz),
+    ("Temperature, °C", SMALL_PLOT_HEIGHT, lambda run: run.temperature_c),
+)
 
 
-def windows(sustained: Mapping[str, Json]) -> list[Plot]:
-    """A plot for each column that the device tells, of both models under load."""
-    plots = (_plot(sustained, key, *COLUMNS[key]) for key in COLUMNS)
+def windows(sustained: Mapping[str, Sustained]) -> list[Plot]:
+    """A plot for each column that the device reports, of both models under load."""
+    plots = (_plot(sustained, *column) for column in COLUMNS)
     return [plot for plot in plots if plot]
 
 
-def _plot(sustained: Mapping[str, Json], key: str, title: str, height: int) -> Plot | None:
-    series = {role: list(zip(run["start_s"], run[key], strict=True)) for role, run in sustained.items()}
+def _plot(sustained: Mapping[str, Sustained], title: str, height: int, of: Column) -> Plot | None:
+    series = {role: list(zip(run.start_s, of(run), strict=True)) for role, run in sustained.items()}
     values = [value for points in series.values() for _, value in points if value is not None]
     if not values:
         return None
     across = Axis(0.0, max(start for points in series.values() for start, _ in points) / 60 or 1 / 60)
     up = Axis.around(values, margin=0.2)
     heights = {role: height * (1 - up.place(_first(points, values[0])) / 100) for role, points in series.items()}
-    lines = [
-        Line(role, tuple(_paths(points, across, up, height)), _label_y(role, heights))
-        for role, points in series.items()
-    ]
-    return Plot(title, tuple(lines), across.marks(), up.marks_down(height), height)
+    lines = [Line(role, _paths(points, across, up, height), _label_y(role, heights)) for role, points in series.items()]
+    return Plot(title, lines, across.marks(), up.marks_down(height), height)
 
 
 def _first(points: Sequence[tuple[float, float | None]], otherwise: float) -> float:
@@ -367,13 +287,3 @@ def _paths(points: Sequence[tuple[float, float | None]], across: Axis, up: Axis,
         else:
             runs[-1].append(f"{across.place(start / 60)},{height * (1 - up.place(value) / 100):.1f}")
     return [" ".join(run if len(run) > 1 else run * 2) for run in runs if run]
-
-
-def drift_text(run: Json) -> str:
-    """Whether the last fifth of the windows took as long as the first, in words."""
-    value, (low, high) = run["drift"], run["drift_ci95"]
-    interval = f"last fifth over first fifth {value:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-    if run["verdict"] == "steady":
-        return f"steady ({interval})"
-    words = "slower" if value > 1 else "faster"
-    return f"{minus(f'{abs(value - 1) * 100:.1f} %')} {words} at the end than at the start ({interval})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from edgecompress.reporting.tables import Row, Table
+from edgecompress.reporting.table import Row, Table
 
 SPECIAL = re.compile(r"[\\`*_\[\]<>|~&$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 MENTION = re.compile(r"@(?=\w)")

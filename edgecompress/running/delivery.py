@@ -12,7 +12,7 @@ from edgecompress.errors import ExportError
 from edgecompress.exporting import Exporter, ExportOptions, exporter_of
 from edgecompress.files import Json, write_json
 from edgecompress.profiling import measure
-from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, Report, write_report
 from edgecompress.running.claiming import BUNDLE, COMPARISON_FILE
 from edgecompress.running.pipeline import SCORES, STEMS, Pipeline, renamed
 from edgecompress.running.resuming import Done
@@ -116,11 +116,11 @@ def bundle_file(pipeline: Pipeline, measured: Done) -> Done:
     return pipeline.stages.do("bundle", [measured.key, platform], work, (BUNDLE,))
 
 
-def report_on(pipeline: Pipeline, document: Json, upstream: str) -> Done:
+def report_on(pipeline: Pipeline, report: Report, upstream: str) -> Done:
     """``report.html``, ``report.md`` and ``report.json``."""
 
     def work() -> Json:
-        write_report(document, pipeline.folder)
+        write_report(report, pipeline.folder)
         return {}
 
-    return pipeline.stages.do("report", [upstream, document], work, (HTML_NAME, MARKDOWN_NAME, JSON_NAME))
+    return pipeline.stages.do("report", [upstream, report.to_json()], work, (HTML_NAME, MARKDOWN_NAME, JSON_NAME))

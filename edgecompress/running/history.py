@@ -2,72 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version, read_json, write_json
-from edgecompress.profiling.comparisons import Comparison
-from edgecompress.profiling.instruction_counts import comparison_from
-from edgecompress.reporting.wording import accuracies, place_of
+from edgecompress.files import check_version, read_json, write_json
+from edgecompress.profiling.comparisons import TimedPair
+from edgecompress.reporting.document import Report
+from edgecompress.reporting.entries import TriedPlan
+from edgecompress.reporting.wording import place_of
 from edgecompress.running.resuming import key_of
 
 FILE = "tried.json"
 KIND = "edgecompress.tried"
 VERSION = 1
-TOLD = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "plan")
+REPORTED = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "plan")
+"""Options that a plan is named by."""
 
 
-def tried(folder: Path, model_key: str, document: Json) -> list[Json]:
-    """All points of this model in this folder, that of ``document`` among them and marked as chosen."""
-    own = _point(document)
+def tried(folder: Path, model_key: str, report: Report) -> tuple[TriedPlan, ...]:
+    """All plans of this model in this folder, that of ``report`` among them and marked as chosen."""
+    own = _own(report)
     remembered = _remembered(folder / FILE, model_key)
-    others = [{**point, "chosen": False} for point in remembered if point["key"] != own["key"]]
-    points = [*others, own]
-    if points != remembered:
+    others = (replace(plan, chosen=False) for plan in remembered if plan.key != own.key)
+    plans = (*others, own)
+    if plans != remembered:
+        points = [plan.to_json() for plan in plans]
         write_json(folder / FILE, {"kind": KIND, "version": VERSION, "model_key": model_key, "points": points})
-    return points
+    return plans
 
 
-def _remembered(file: Path, model_key: str) -> list[Json]:
+def _remembered(file: Path, model_key: str) -> tuple[TriedPlan, ...]:
     """What was tried before with the same model; nothing if the file is missing, damaged or of another model."""
     try:
         document = read_json(file)
         check_version(document, KIND, VERSION)
-        points: list[Json] = document["points"]
-        return points if document["model_key"] == model_key and all(map(_is_point, points)) else []
-    except (FileError, KeyError, TypeError):
-        return []
+        plans = tuple(map(TriedPlan.from_json, document["points"]))
+        return plans if document["model_key"] == model_key and all(plan.key for plan in plans) else ()
+    except (AttributeError, FileError, KeyError, TypeError):
+        return ()
 
 
-NUMBERS = ("accuracy", "macs", "size_bytes", "wall_ms")
-
-
-def _is_point(point: object) -> bool:
-    """Whether this is what :func:`_point` makes."""
-    if not isinstance(point, dict) or not isinstance(point.get("chosen"), bool):
-        return False
-    texts, numbers = (point.get(key) for key in ("key", "name", "place")), (point.get(key, "") for key in NUMBERS)
-    return all(isinstance(text, str) for text in texts) and all(
-        number is None or type(number) in (int, float) for number in numbers
+def _own(report: Report) -> TriedPlan:
+    """What this run came to."""
+    arguments, file, pair = report.arguments, report.files.compressed, report.comparison
+    return TriedPlan(
+        key=key_of(arguments),
+        name=", ".join(f"{name} {_text(arguments[name])}" for name in REPORTED if arguments.get(name) is not None),
+        accuracy=report.before_and_after[1],
+        macs=report.cost.compressed.macs,
+        size_bytes=file.size_bytes if file else None,
+        wall_ms=pair.candidate_latency.statistics.wall.p50 if isinstance(pair, TimedPair) else None,
+        place=place_of(pair) if pair else "",
+        chosen=True,
     )
 
 
-def _point(document: Json) -> Json:
-    pair = comparison_from(document["comparison"])
-    arguments = document["arguments"]
-    compressed = next(artifact for artifact in document["artifacts"] if artifact["role"] == "compressed")
-    timed = pair.candidate_latency.summary()["wall"]["p50"] if isinstance(pair, Comparison) else None
-    return {
-        "key": key_of(arguments),
-        "name": ", ".join(f"{name} {_said(arguments[name])}" for name in TOLD if arguments.get(name) is not None),
-        "accuracy": accuracies(document["accuracy"])[1],
-        "macs": document["cost"]["compressed"]["macs"],
-        "size_bytes": compressed["size_bytes"],
-        "wall_ms": timed,
-        "place": place_of(document["comparison"]),
-        "chosen": True,
-    }
-
-
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     return " + ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -84,13 +84,13 @@ def test_times_of_a_layer_are_added_up_and_the_rest_is_told_apart() -> None:
     chain = [operator("Conv", 0.06, "conv1.reduce"), operator("Conv", 0.05, "conv1.expand")]
     links = [operator("Gemm", 0.1, "fc.reduce"), operator("Gemm", 0.1, "fc.expand")]
     rows = compared_layers(dense, FileTimes((*chain, *links), (0.5,)), ["conv1", "fc", "unseen"])
-    assert [(row["name"], row["dense"], row["slower"]) for row in rows] == [
+    assert [(row.name, row.dense, row.slower) for row in rows] == [
         ("conv1", 0.2, False),
         ("fc", 0.1, True),
         ("unseen", None, None),
         (None, 0.05, None),
     ]
-    assert rows[0]["compressed"] == pytest.approx(0.11)
+    assert rows[0].compressed == pytest.approx(0.11)
 
 
 def test_layers_add_up_to_the_latency_of_their_file() -> None:
@@ -98,8 +98,8 @@ def test_layers_add_up_to_the_latency_of_their_file() -> None:
     both = (operator("Conv", 0.3, "conv1", 0.6), operator("Gemm", 0.1, "fc", 0.2))
     file = FileTimes(both, (0.5, 1.0), 0.25)
     (conv, fc, _) = compared_layers(file, file, ["conv1", "fc"])
-    assert conv["dense"] == pytest.approx(0.15)
-    assert fc["dense"] == pytest.approx(0.05)
+    assert conv.dense == pytest.approx(0.15)
+    assert fc.dense == pytest.approx(0.05)
     assert file.outside_ms() == pytest.approx(0.05)
     assert FileTimes(both).outside_ms() is None
 
@@ -107,9 +107,9 @@ def test_layers_add_up_to_the_latency_of_their_file() -> None:
 def test_a_layer_seems_slower_only_if_it_is_in_both_rounds_of_both_files() -> None:
     before = FileTimes((operator("Conv", 0.2, "fc", 0.3),), (1.0,))
     quiet, busy = (FileTimes((operator("Conv", first, "fc.reduce", 0.4),), (1.0,)) for first in (0.25, 0.5))
-    assert compared_layers(before, quiet, ["fc"])[0]["slower"] is False
+    assert compared_layers(before, quiet, ["fc"])[0].slower is False
     assert suspects(before, quiet, ["fc"]) == []
-    assert compared_layers(before, busy, ["fc"])[0]["slower"] is True
+    assert compared_layers(before, busy, ["fc"])[0].slower is True
     assert suspects(before, busy, ["fc"]) == ["fc"]
     assert with_second_round(busy.operators, [Operator("a", "Conv", 0.1, "other")]) == busy.operators
 
@@ -119,17 +119,17 @@ def test_what_the_profiler_adds_makes_no_chain_slower() -> None:
     dense = FileTimes((operator("Conv", 0.020, "conv1", added=0.0035),), (0.05,))
     links = tuple(operator("Conv", 0.005, f"conv1.{link}", added=0.0035) for link in ("reduce", "core", "expand"))
     assert sum(link.profiled_ms or 0 for link in links) > 0.0235
-    assert compared_layers(dense, FileTimes(links, (0.05,)), ["conv1"])[0]["slower"] is False
+    assert compared_layers(dense, FileTimes(links, (0.05,)), ["conv1"])[0].slower is False
     doubtful = tuple(replace(link, wall_ms=0.008, profiled_ms=0.0115) for link in links)
-    assert compared_layers(dense, FileTimes(doubtful, (0.05,)), ["conv1"])[0]["slower"] is None
+    assert compared_layers(dense, FileTimes(doubtful, (0.05,)), ["conv1"])[0].slower is None
     assert suspects(dense, FileTimes(doubtful, (0.05,)), ["conv1"]) == ["conv1"]
     unknown = [replace(file, whole_ms=()) for file in (dense, FileTimes(doubtful))]
-    assert compared_layers(unknown[0], unknown[1], ["conv1"])[0]["slower"] is None
+    assert compared_layers(unknown[0], unknown[1], ["conv1"])[0].slower is None
 
 
 def test_a_layer_that_stayed_as_it_was_is_not_called_slower() -> None:
     before, after = (FileTimes((operator("Conv", ms, "conv1"),), (1.0,)) for ms in (0.2, 0.4))
-    assert compared_layers(before, after, ["conv1"])[0]["slower"] is None
+    assert compared_layers(before, after, ["conv1"])[0].slower is None
     assert suspects(before, after, ["conv1"]) == []
 
 
@@ -140,8 +140,8 @@ def test_a_layer_that_stayed_as_it_was_is_not_called_slower() -> None:
 def test_the_whole_file_decides_where_it_was_asked(ratio: Ratio, slower: bool) -> None:
     before, after = (FileTimes((operator("Conv", ms, name),), (1.0,)) for ms, name in ((0.2, "a"), (0.4, "a.b")))
     row, _ = compared_layers(before, after, ["a"], {"a": ratio})
-    assert row["slower"] is slower
-    assert row["ablation"] == {"speedup": ratio.value, "ci95": [ratio.low, ratio.high]}
+    assert row.slower is slower
+    assert row.ablation == ratio
 
 
 def test_a_layer_seems_slower_only_by_more_than_times_waver() -> None:
@@ -202,11 +202,11 @@ def test_a_chain_that_is_truly_slower_is_called_so_and_no_other(
 ) -> None:
     _, _, dense, compressed = files
     found = measure(compressed, dense, Local(), Effort(seconds=0.1), threads=[])
-    rows = {row["name"]: row for row in layers_of(found)}
-    assert rows["fc"]["slower"] is True
-    assert rows["fc"]["ablation"]["ci95"][1] < 1
-    assert not rows["conv"]["slower"]
-    assert not rows["wide"]["slower"]
+    rows = {row.name: row for row in layers_of(found)}
+    assert rows["fc"].slower is True
+    assert rows["fc"].ablation.high < 1
+    assert not rows["conv"].slower
+    assert not rows["wide"].slower
     assert isinstance(found.comparison, Comparison)
     again = Comparison.from_json(found.comparison.to_json())
     assert again.ablations == found.comparison.ablations
@@ -214,4 +214,4 @@ def test_a_chain_that_is_truly_slower_is_called_so_and_no_other(
     assert Comparison.from_json(older).ablations == {}
     for role, latency in (("dense", "baseline_latency"), ("compressed", "candidate_latency")):
         whole = getattr(found.comparison, latency).summary()["wall"]["p50"]
-        assert sum(row[role] or 0 for row in rows.values()) == pytest.approx(whole, rel=0.02)
+        assert sum(getattr(row, role) or 0 for row in rows.values()) == pytest.approx(whole, rel=0.02)

@@ -134,10 +134,10 @@ def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifa
     assert [other.threads for other in found.more] == [2]
     assert isinstance(found.baseline, Profile)
     assert all(operator.again_ms is not None for operator in found.baseline.operators)
-    layers = {row["name"]: row for row in layers_of(found)}
-    assert layers["fc1"]["dense"] > 0
-    assert layers["conv2"]["compressed"] is None
-    assert layers["conv2"]["slower"] is None
+    layers = {row.name: row for row in layers_of(found)}
+    assert layers["fc1"].dense > 0
+    assert layers["conv2"].compressed is None
+    assert layers["conv2"].slower is None
 
 
 def _silent(what: str, done: int, of: int, detail: str = "") -> None:

@@ -52,7 +52,7 @@ def browse(folder, page, *flags):
 def written(tmp_path_factory):
     """Every kind of report, as files."""
     root = tmp_path_factory.mktemp("pages")
-    return {name: write_report(made(), root / name)[0] for name, made in PAGES.items()}
+    return {name: write_report(reports.report(made()), root / name)[0] for name, made in PAGES.items()}
 
 
 def framed(folder, page, *flags, change=lambda html: html):

@@ -8,6 +8,7 @@ import pytest
 
 import edgecompress as ec
 from edgecompress.errors import BudgetError
+from edgecompress.reporting import read_report, render_html
 from edgecompress.running.options import Options
 from edgecompress.selectors import Budget
 from edgecompress.settings import FineTuning
@@ -24,7 +25,7 @@ def test_a_line_of_python_compresses_a_model_and_the_next_one_redoes_nothing(tin
     out = tmp_path / "small"
     first = ec.compress(tiny_file, out, selector=Budget(0.6), progress=listen, **QUICK)
     assert works
-    assert first["cost"]["compressed"]["macs"] <= 0.6 * first["cost"]["dense"]["macs"]
+    assert first.cost.compressed.macs <= 0.6 * first.cost.dense.macs
     assert ec.resolve(str(out), trust=True).plan is not None
     works.clear()
     again = ec.compress(ec.resolve(str(tiny_file)), str(out), Options(Budget(0.6)), progress=listen, **QUICK)
@@ -47,9 +48,10 @@ def test_a_finished_run_looks_at_the_models_layers_no_more(
 
 
 def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path) -> None:
-    document = ec.run(tiny_file, tmp_path / "out", selector=Budget(0.6), seconds=0.02, threads=(1,), **QUICK)
-    assert [artifact["path"] for artifact in document["artifacts"]] == ["dense.onnx", "model.onnx"]
-    assert (tmp_path / "out" / "report.html").is_file()
+    report = ec.run(tiny_file, tmp_path / "out", selector=Budget(0.6), seconds=0.02, threads=(1,), **QUICK)
+    assert [file.path for file in report.artifacts] == ["dense.onnx", "model.onnx"]
+    assert report == read_report(tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == render_html(report)
 
 
 def test_what_does_not_fit_is_refused_before_the_folder_is_touched(tiny_file: Path, tmp_path: Path) -> None:

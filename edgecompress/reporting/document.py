@@ -1,0 +1,197 @@
+"""Report: what a run did and what came of it, as ``report.json`` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from edgecompress.errors import FileError, printable
+from edgecompress.files import Json, check_version
+from edgecompress.plans import Cost
+from edgecompress.profiling.comparisons import ComparisonSummary, TimedPair
+from edgecompress.profiling.instruction_counts import AnyComparison, AnyProfile, comparison_from, profile_from
+from edgecompress.reporting.entries import Failure, FileEntry, FileTimesEntry, Fitting, LayerEntry, Training, TriedPlan
+from edgecompress.reporting.fields import known, optional, text
+from edgecompress.reporting.pairs import ROLES, Known, Pair
+from edgecompress.reporting.scores import Scores, Split, TaskMetric
+from edgecompress.settings import NO_RECIPE
+from edgecompress.split_scores import Difference, SplitScore, unpaired
+
+T = TypeVar("T")
+
+KIND = "edgecompress.report"
+VERSION = 2
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading or showing a document of unknown origin may raise."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What planning, decomposing and fine-tuning came to.
+
+    ``data`` and ``scores`` are None of a model without data; ``scored`` are both models' scores as they can be paired,
+    ``difference`` what sets them apart. ``calibration`` is how factors were fitted (None: to the weights alone),
+    ``recipe`` how ranks were found, ``storage`` what weights stored as codes take.
+    """
+
+    model: str
+    data: Mapping[str, Split] | None
+    metric: TaskMetric
+    scores: Scores | None
+    scored: Pair[SplitScore | None]
+    difference: Difference | None
+    calibration: Fitting | None
+    recipe: Mapping[str, Any]
+    training: Training | None
+    cost: Pair[Cost]
+    storage: Mapping[str, Any] | None
+
+    @property
+    def test(self) -> Split | None:
+        """The split that scores are taken on."""
+        return (self.data or {}).get("test")
+
+    @property
+    def before_and_after(self) -> tuple[float | None, float | None]:
+        """The score of the dense model and of the last stage."""
+        return self.scores.before_and_after if self.scores else (None, None)
+
+    @property
+    def score_difference(self) -> Difference | None:
+        """What sets the two scores apart; None where one is not known."""
+        before, after = self.before_and_after
+        if before is None or after is None:
+            return None
+        return self.difference or unpaired(before, after, self.test.items if self.test and self.metric.unit else 0)
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {
+            "model": self.model,
+            "data": None if self.data is None else {name: asdict(split) for name, split in self.data.items()},
+            "metric": asdict(self.metric),
+            "accuracy": self.scores.to_json() if self.scores else None,
+            "scored": self.scored.to_json(lambda score: score and score.to_json()),
+            "accuracy_difference": self.difference.to_json() if self.difference else None,
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "recipe": dict(self.recipe),
+            "training": self.training.to_json() if self.training else None,
+            "cost": self.cost.to_json(Cost.to_json),
+            **({} if self.storage is None else {"storage": dict(self.storage)}),
+        }
+
+    @classmethod
+    def compression_from(cls, document: Json) -> dict[str, Any]:
+        """The fields out of :meth:`to_json`; KeyError, TypeError or ValueError where one is missing or malformed."""
+        data, scored = document["data"], document.get("scored") or {}
+        return {
+            "model": text(document["model"]),
+            "data": None if data is None else {name: Split.from_json(split) for name, split in data.items()},
+            "metric": TaskMetric.from_json(document.get("metric")),
+            "scores": optional(Scores.from_json, document["accuracy"]),
+            "scored": Pair(*(SplitScore.from_json(scored.get(role)) for role in ("dense", "compressed"))),
+            "difference": optional(Difference.from_json, document.get("accuracy_difference")),
+            "calibration": optional(Fitting.from_json, document["calibration"]),
+            "recipe": dict(document.get("recipe") or {"name": NO_RECIPE}),
+            "training": optional(Training.from_json, document["training"]),
+            "cost": Pair.from_json(document["cost"], Cost.from_json),
+            "storage": optional(dict, document.get("storage")),
+        }
+
+
+@dataclass(frozen=True)
+class Report(Compression):
+    """All that a run did and measured.
+
+    ``arguments`` are the options of the run, ``versions`` those of the libraries. ``outside_layers`` are milliseconds
+    in operators of no layer, ``file_times`` those of the whole files (None: written before the profiler's part was
+    known). ``artifacts`` are the exported files, those of the measured target first; ``failed`` the targets
+    without one. ``threads`` are comparisons with other numbers of threads, ``bundle`` the path of the manifest.
+    """
+
+    arguments: Mapping[str, Any]
+    versions: Mapping[str, str]
+    layers: tuple[LayerEntry, ...]
+    outside_layers: Known | None
+    file_times: FileTimesEntry | None
+    artifacts: tuple[FileEntry, ...]
+    failed: tuple[Failure, ...]
+    profiles: Pair[AnyProfile] | None
+    comparison: AnyComparison | None
+    threads: tuple[TimedPair, ...]
+    bundle: str | None
+    tried: tuple[TriedPlan, ...] = ()
+
+    @cached_property
+    def files(self) -> Pair[FileEntry | None]:
+        """The first exported file of each model."""
+        return Pair(*(next((one for one in self.artifacts if one.role == role), None) for role in ROLES))
+
+    def to_json(self) -> Json:
+        """A JSON object with kind and version."""
+        compression = super().to_json()
+        if self.scores:
+            compression["accuracy"] |= {"artifact": self.scores.artifact}
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            **compression,
+            "arguments": dict(self.arguments),
+            "versions": dict(self.versions),
+            "layers": [layer.to_json() for layer in self.layers],
+            "outside_layers": self.outside_layers.to_json() if self.outside_layers else None,
+            **({"file_times": self.file_times.to_json()} if self.file_times else {}),
+            "artifacts": [file.to_json() for file in self.artifacts],
+            "failed": [asdict(failure) for failure in self.failed],
+            "profiles": self.profiles.to_json(lambda profile: profile.to_json()) if self.profiles else None,
+            "comparison": self.comparison.to_json() if self.comparison else None,
+            "threads": [other.summary() for other in self.threads],
+            "bundle": self.bundle,
+            "tried": [plan.to_json() for plan in self.tried],
+        }
+
+    def summary(self) -> Json:
+        """:meth:`to_json` without the single timings and items, which stay in the folder's files."""
+        profiles = self.profiles.to_json(lambda profile: profile.summary()) if self.profiles else None
+        comparison = self.comparison.summary() if self.comparison else None
+        return {**self.to_json(), "scored": None, "profiles": profiles, "comparison": comparison}
+
+    @classmethod
+    def from_json(cls, document: Json) -> Report:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            FileError: another kind or version, or a field is missing or malformed.
+        """
+        check_version(document, KIND, VERSION)
+        try:
+            return cls(**cls.compression_from(document), **cls._run_from(document))
+        except MALFORMED as error:
+            raise malformed(error) from error
+
+    @staticmethod
+    def _run_from(document: Json) -> dict[str, Any]:
+        def each(of: Callable[[Any], T], key: str) -> tuple[T, ...]:
+            return tuple(map(of, document.get(key) or ()))
+
+        return {
+            "arguments": dict(document["arguments"]),
+            "versions": {text(name): text(version) for name, version in document["versions"].items()},
+            "layers": tuple(map(LayerEntry.from_json, document["layers"])),
+            "outside_layers": known(document.get("outside_layers")),
+            "file_times": optional(FileTimesEntry.from_json, document.get("file_times")),
+            "artifacts": tuple(map(FileEntry.from_json, document["artifacts"])),
+            "failed": each(Failure.from_json, "failed"),
+            "profiles": optional(lambda pair: Pair.from_json(pair, profile_from), document["profiles"] or None),
+            "comparison": optional(comparison_from, document["comparison"]),
+            "threads": each(ComparisonSummary.from_json, "threads"),
+            "bundle": optional(text, document.get("bundle")),
+            "tried": each(TriedPlan.from_json, "tried"),
+        }
+
+
+def malformed(error: Exception) -> FileError:
+    """What is said of a document that cannot be read or shown."""
+    return FileError(f"report: field missing or malformed: {printable(error)}")

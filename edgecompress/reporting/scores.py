@@ -1,0 +1,82 @@
+"""The task score: its name and unit, what it is taken on, and its value after each stage.
+
+``from_json`` raises KeyError, TypeError or ValueError where a field is missing or malformed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgecompress.files import Json
+from edgecompress.reporting.fields import number, optional, text, whole
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMetric:
+    """Name and unit of the task score; the unit is empty, or `` %``."""
+
+    name: str = "accuracy"
+    unit: str = " %"
+
+    @property
+    def title(self) -> str:
+        """The name at the start of a sentence."""
+        return self.name.capitalize()
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any] | None) -> TaskMetric:
+        """From an object with both; accuracy in percent of nothing."""
+        return cls(text(document["name"]), text(document["unit"])) if document else cls()
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The task score on the whole test split after each stage, None of what was not scored.
+
+    ``stored`` is that of the weights stored as codes, ``artifact`` that through the exported file.
+    """
+
+    dense: float | None = None
+    decomposed: float | None = None
+    finetuned: float | None = None
+    stored: float | None = None
+    artifact: float | None = None
+
+    @property
+    def before_and_after(self) -> tuple[float | None, float | None]:
+        """Of the dense model and of the last stage that was scored, the exported file if possible."""
+        after = (self.artifact, self.stored, self.finetuned, self.decomposed)
+        return self.dense, next((score for score in after if score is not None), None)
+
+    def to_json(self) -> Json:
+        """A JSON object, but of ``artifact``; ``factors`` is the score before rounding to codes."""
+        if self.stored is None:
+            trained: Json = {"finetuned": self.finetuned}
+        else:
+            trained = {"factors": self.finetuned, "finetuned": self.stored}
+        return {"dense": self.dense, "decomposed": self.decomposed, **trained}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Scores:
+        """The inverse of :meth:`to_json`, with ``artifact``; stages may be missing."""
+        dense, decomposed, factors, finetuned, artifact = (
+            optional(number, document.get(key)) for key in ("dense", "decomposed", "factors", "finetuned", "artifact")
+        )
+        if factors is None:
+            return cls(dense, decomposed, finetuned, None, artifact)
+        return cls(dense, decomposed, factors, finetuned, artifact)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A split of the data: how many items, and where they come from."""
+
+    items: int
+    origin: str
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Split:
+        """The inverse of ``asdict``."""
+        return cls(whole(document["items"]), text(document["origin"]))
