@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -12,6 +13,7 @@ import torch
 
 from tests.exporter import collect_garbage_rarely, patch_exporter
 
+DATA = os.environ.get("EDGECOMPRESS_DATA", "")
 TINY_MODEL = dedent(
     '''
     """Four classes of 12 x 12 images: a bright bar at the top, bottom, left or right, in noise."""
@@ -69,6 +71,13 @@ def _quick_exporter() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _data_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The large ones are for tests that say so; all others use the images that ship here, which are read at once."""
+    if DATA and "cifar10" in request.keywords:
+        monkeypatch.setenv("EDGECOMPRESS_DATA", DATA)
+
+
+@pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
 
@@ -82,16 +91,17 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """All modules of the tests, and torch with them, are imported."""
+    """All modules of the tests, and torch with them, are imported, and know where the data sets are."""
     collect_garbage_rarely()
+    os.environ.pop("EDGECOMPRESS_DATA", None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores, and all it starts
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test comes first: at the end it would run alone. What needs CIFAR-10 is skipped where it is not."""
     items.sort(key=lambda item: item.name != "test_the_commands_work_in_order")
-    data = os.environ.get("EDGECOMPRESS_DATA", "")
-    if data and (Path(data) / "cifar-10-batches-bin").is_dir():
+    if DATA and (Path(DATA) / "cifar-10-batches-bin").is_dir():
         return
     missing = pytest.mark.skip(reason="needs CIFAR-10: set EDGECOMPRESS_DATA to the folder of cifar-10-batches-bin")
     for item in items:
