@@ -34,7 +34,14 @@ View = nn.Flatten | nn.Unflatten
 
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:
-    """Count a whole model for one input; ``inputs`` may hold any batch size.
+    """Count a whole model for one input.
+
+    Args:
+        model: is run once, in eval mode.
+        inputs: an example, batch first, of any batch size.
+
+    Returns:
+        Parameters, MACs of one input, bytes of all weights and buffers.
 
     Raises:
         ModelError: the model does not run on ``inputs``.

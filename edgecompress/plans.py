@@ -22,9 +22,12 @@ Ranks = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Parameters, MACs of one input, and bytes of all parameters and buffers.
+    """What a model, or a layer, takes.
 
-    A plan does not speak of bytes: ``weight_bytes`` of its costs is 0.
+    Args:
+        params: parameters, shared ones once.
+        macs: multiply-accumulates of one input.
+        weight_bytes: of all parameters and buffers; 0 in a plan, which does not record them.
     """
 
     params: int
@@ -65,10 +68,16 @@ class Cost:
 class LayerPlan:
     """One layer to replace.
 
-    ``name`` is its dotted path in ``model.named_modules()``, ``method`` a key of ``DECOMPOSITIONS`` or ``CODECS``,
-    ``shape`` its weight's shape, ``dims`` the sizes a codec reshapes it to (empty: balanced ones); ``error`` is the
-    predicted relative squared error of the weight or, where the plan was made with calibration inputs, of the outputs,
-    and ``loss`` then what the model's output is expected to lose. ``note`` says what was out of the ordinary.
+    Args:
+        name: its dotted path in ``model.named_modules()``.
+        method: a key of ``DECOMPOSITIONS`` or ``CODECS``.
+        ranks: the widths between the links of its chain.
+        shape: of its weight.
+        error: the predicted relative squared error of the weight or, where the plan was made with calibration inputs,
+            of the outputs; in [0, 1].
+        loss: what the model's output is expected to lose, where the plan was made with calibration inputs.
+        dims: the sizes a codec reshapes the weight to; empty: balanced ones.
+        note: what was out of the ordinary, in words.
     """
 
     name: str

@@ -47,6 +47,16 @@ def score(
 ) -> float:
     """The sample's score over a whole split; for classifiers the top-1 accuracy in percent.
 
+    Args:
+        predict: a model, or a function of its inputs (batch first), such as an exported file's.
+        sample: whose data and score are used.
+        split: "train", "validation" or "test".
+        batch_size: items given at a time.
+        progress: is called with the items scored so far.
+
+    Returns:
+        The mean over batches, by their items; higher is better.
+
     Raises:
         DataError: the sample has no such split.
         ModelError: the score is not one finite number, or cannot be computed.

@@ -72,9 +72,14 @@ def option(default: Value, help: str, **info: Any) -> Value:  # noqa: A002 - as 
 class Scope:
     """What may be chosen, and for which layers.
 
-    ``methods`` of ``DECOMPOSITIONS`` (none: ``AUTO``) at ranks that are multiples of ``multiple``, or the layer's
-    largest rank where that is smaller; layers whose names match a pattern of ``include`` (none: all layers) and none
-    of ``exclude``, with patterns as in a shell: ``layer1.*``.
+    Args:
+        methods: names in ``DECOMPOSITIONS``; none: ``AUTO``.
+        multiple: ranks are multiples of it, or the layer's largest rank where that is smaller.
+        include: patterns of layer names, as in a shell: ``layer1.*``; none: all layers.
+        exclude: patterns of layer names that stay dense.
+
+    Raises:
+        PlanError: there is no such method, or ``multiple`` is below 1.
     """
 
     methods: tuple[str, ...] = option(
@@ -118,15 +123,30 @@ def _usual_lr() -> str:
 class FineTuning:
     """Options of :func:`edgecompress.finetuning.finetune` and of every recipe's own training.
 
-    ``lr`` is the peak of the ``schedule``, reached after the share ``warm_up`` of all steps; ``distill`` in [0, 1] is
-    the share of the loss that follows the teacher's softened outputs at ``temperature``; ``feature`` the weight of the
-    mean relative distance between the outputs (and weights) of replaced layers and the teacher's; ``clip`` bounds the
-    gradient's norm; ``bfloat16`` runs forward and backward in autocast; ``batch_size`` is that of all processes
-    together, run in ``accumulate`` parts. ``ema`` is the decay of averaged weights (0: none), ``smoothing`` the share
-    of a target that goes to all classes, ``mixup`` the alpha of its Beta distribution (0: none), ``cutout`` the side
-    in pixels of a square of each image that is blanked (0: none). ``portions`` decomposes the layers in so many
-    parts, with fine-tuning after each. ``pick`` says which epoch is kept: the best by validation score, the start
-    included, or the last: the choice where the first weights have seen the validation images, which flatters them.
+    Args:
+        epochs: passes over the train split; 0: none.
+        optimizer: "sgd" with ``momentum``, or "adam".
+        lr: the peak of the ``schedule``.
+        momentum: of sgd.
+        weight_decay: L2 penalty of the weights.
+        batch_size: of all processes together, run in ``accumulate`` parts.
+        distill: share in [0, 1] of the loss that follows the teacher's softened outputs.
+        temperature: softens both outputs for ``distill``.
+        schedule: of the learning rate over all steps: "onecycle", "cosine" or "constant".
+        warm_up: share of all steps up to ``lr``.
+        feature: weight of the mean relative distance between the outputs (and weights) of replaced layers and the
+            teacher's.
+        ema: decay of averaged weights; 0: none.
+        smoothing: share of a target that goes to all classes.
+        mixup: alpha of its Beta distribution; 0: none.
+        cutout: side in pixels of a square of each image that is blanked; 0: none.
+        clip: bound of the gradient's norm.
+        bfloat16: run forward and backward in autocast.
+        accumulate: parts that a batch is run in, for less memory; the gradient is the same.
+        portions: decompose the layers in so many parts, with fine-tuning after each.
+        pick: the epoch that is returned: "best" by validation score, the start included, or "last": where the first
+            weights have seen the validation images, which flatters them.
+        seed: of orders, augmentation and dropout.
     """
 
     epochs: int = option(3, "Fine-tuning epochs; 0: none.", usual="3; 0 without data", low=0, high=100_000, basic=True)
@@ -229,7 +249,15 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How to measure: at least so many runs and seconds of each model, and minutes under load if more than none."""
+    """How long and how often is measured.
+
+    Args:
+        threads: of the runtime.
+        batch: inputs of one run.
+        runs: of each model, at least.
+        seconds: of each model, at least.
+        minutes: under load, afterwards; 0: none.
+    """
 
     threads: int = 1
     batch: int = option(1, "Inputs of one run.", name="batch_size", low=1, high=65_536)

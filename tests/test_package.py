@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import types
 import venv
 from pathlib import Path
 
@@ -50,6 +53,20 @@ def test_public_names_are_listed_once_more_for_readers() -> None:
     assert homes == {name: f"edgecompress.{home}" for name, home in edgecompress._HOMES.items()}
     assert edgecompress.__all__ == sorted(edgecompress._HOMES)
     assert [name for name in dir(edgecompress) if not name.startswith("_")] == edgecompress.__all__
+
+
+def test_public_names_say_what_they_take_and_give() -> None:
+    for name in edgecompress.__all__:
+        public = getattr(edgecompress, name)
+        text, taken = str(public.__doc__), []
+        if isinstance(public, types.FunctionType):
+            assert "Args:" in text, name
+            assert "Returns:" in text, name
+            taken = list(inspect.signature(public).parameters)
+        elif dataclasses.is_dataclass(public):
+            taken = [field.name for field in dataclasses.fields(public) if field.name in public.__annotations__]
+        said = set(re.findall(r"^        \**(\w+): ", text, re.MULTILINE))
+        assert {one for one in taken if not one.startswith("_")} <= said, name
 
 
 def test_deploy_imports_nothing_of_ours() -> None:

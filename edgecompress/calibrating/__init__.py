@@ -77,7 +77,15 @@ class Calibration:
 
 
 def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:
-    """``count`` training inputs of ``sample``, drawn without replacement.
+    """``count`` training inputs of ``sample``, drawn without replacement; their labels are not looked at.
+
+    Args:
+        sample: with a train split.
+        count: inputs; all where there are fewer.
+        seed: of the draw.
+
+    Returns:
+        The inputs, for ``plan()`` and ``refit()``.
 
     Raises:
         DataError: the sample has no data, or it is not where it should be.
@@ -90,6 +98,17 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
     """A copy of ``model`` whose batch-norm statistics are the averages over ``inputs``, no gradients.
 
     Every other layer stays in eval mode, so dropout does not disturb the statistics.
+
+    Args:
+        model: stays as it is.
+        inputs: unlabelled, batch first.
+        batch_size: about how many are run at a time; all parts count the same.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        ModelError: the model fails on the inputs.
     """
     changed = copied(model).eval()
     norms = [layer for layer in changed.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

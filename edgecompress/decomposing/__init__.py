@@ -30,12 +30,20 @@ from edgecompress.progress import Progress, silent
 
 
 def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent) -> nn.Module:
-    """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of plain layers.
+    """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of standard layers.
 
-    A layer planned for a codec stays what it is, its weight computed from factors. With ``fill=False`` only the
-    structure is made, for a ``load_state_dict`` to fill: the copy plus the plan and the compressed ``state_dict`` is
-    the compressed model bit for bit. A plan that no ``plan()`` made is checked for layers that the model looks at, as
-    far as that shows without inputs.
+    A layer planned for a codec stays what it is, its weight computed from factors. A plan that no ``plan()`` made is
+    checked for layers that the model looks at, as far as that shows without inputs.
+
+    Args:
+        model: the dense model; it stays as it is.
+        plan: for exactly its layers.
+        fill: fit the factors to the weights; False: only the structure, for a ``load_state_dict`` to fill. The copy
+            plus the plan and the compressed ``state_dict`` is the compressed model bit for bit.
+        progress: is called for each layer.
+
+    Returns:
+        The copy; buffers, names and modes of all other modules are the model's.
 
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
@@ -255,7 +263,16 @@ def merge_back(
     """A copy of ``model`` in which the chains of the layers that match ``patterns`` are dense layers again.
 
     For a target on which a chain is slower than the layer it replaced: what it computes, it computes as before.
-    ``dense`` is the model that ``plan`` was made for; the plan given back is without these layers.
+
+    Args:
+        model: compressed by ``plan``; it stays as it is.
+        plan: of ``model``.
+        dense: the model that ``plan`` was made for.
+        inputs: an example, batch first, to count the new cost with.
+        patterns: of layer names, as in a shell: ``layer1.*``.
+
+    Returns:
+        The copy, and the plan without these layers.
 
     Raises:
         PlanError: a pattern matches no decomposed layer.

@@ -66,8 +66,18 @@ def refit(
 ) -> nn.Module:
     """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
 
-    Not ``asymmetric``: every layer is fitted on the dense model's own inputs. Layers that run several times for one
-    input, or never, get the factors of their weight.
+    Layers that run several times for one input, or never, get the factors of their weight.
+
+    Args:
+        dense: the model that ``plan`` was made for; it stays as it is.
+        plan: with decompositions; what a codec stores has nothing to fit.
+        calibration: unlabelled inputs, of which at most ``MOST_INPUTS`` are used.
+        asymmetric: fit each layer on what the layers before it deliver in the compressed model; False: on the dense
+            model's own inputs.
+        progress: is called for each layer.
+
+    Returns:
+        A new model, its planned layers chains of standard layers.
 
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.

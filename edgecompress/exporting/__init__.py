@@ -73,15 +73,28 @@ def export(
 
     The file gets its name last, after its runtime agreed with PyTorch at batch 1 and 3 and, where the sample has data,
     its task score on the whole test split was not surely worse, both within the tolerance of the precision. A target
-    whose runtime is not for this machine is written unproved, and its facts say so. ``known_score`` is PyTorch's, if it
-    was measured before, ``dense_score`` the dense model's.
+    whose runtime is not for this machine is written unproved, and its facts say so.
+
+    Args:
+        model: dense or compressed, in eval mode.
+        sample: what it is of; its inputs, data, score and plan are used.
+        folder: for the files.
+        target: a name in ``TARGETS``.
+        stem: of the files' names.
+        options: precision, batch size, layers that stay in float32.
+        known_score: PyTorch's on the test split, where it was measured before.
+        dense_score: the dense model's, of the same kind.
+        progress: is called between the steps.
+
+    Returns:
+        The file and its facts.
 
     Raises:
         ExportError: the exporter refused the model, there is no such target, or it has no such precision.
         ParityError: the runtime computes something else than PyTorch.
         FileError: the folder cannot be written to, or holds a file of that name that may not be replaced.
         MissingExtra: the target's libraries are not installed.
-        DataError: int8 is asked for and the sample has no data.
+        DataError: int8 without data, which sets the ranges.
     """
     chosen = target_named(target)
     with exporter_of(model, sample, folder, stem, options, known_score, dense_score) as exporter:

@@ -39,6 +39,14 @@ class Verified:
 def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -> Verified:
     """Prove again that an artifact computes what ``sample``'s model does: numbers, and the task score.
 
+    Args:
+        artifact: a file that is whole, as :meth:`Artifact.load` proves.
+        sample: the model it was exported from.
+        progress: is called while the score is computed.
+
+    Returns:
+        The errors at each batch size and the scores; none where the target's runtime is not for this machine.
+
     Raises:
         ParityError: outputs differ beyond the tolerance, or the scores do.
         ExportError: the file does not run.

@@ -30,12 +30,23 @@ def finetune(
 ) -> FineTuned:
     """Train a copy of ``model`` on the sample's train split; the best by validation score, or the last, comes back.
 
-    ``plan`` says how ``model`` was made from ``teacher``, which feature distillation needs. With ``checkpoint`` a run
-    that was stopped goes on, see :func:`edgecompress.finetuning.loop.fit`.
+    Args:
+        model: the first weights; it stays as it is.
+        sample: whose data, loss, score and augmentation are used.
+        settings: epochs, rates, distillation.
+        teacher: what distillation learns from, usually the dense model; None: the labels alone.
+        plan: how ``model`` was made from ``teacher``, which feature distillation needs.
+        checkpoint: a file that is written after each epoch, from which a run that was stopped goes on.
+        key: what else the training depends on: a checkpoint of another key is not gone on from.
+        what: the name of the work, for ``progress``.
+        progress: is called after each step.
+
+    Returns:
+        The model in eval mode, the epoch and score it is of, and all epochs' losses and scores.
 
     Raises:
         DataError: the sample has no data.
-        ModelError: distillation is asked for and the outputs are not one tensor.
+        ModelError: ``settings`` distil, and the outputs are not one tensor.
         TrainingError: the loss is not finite any more.
     """
     objective = Distilled(sample, settings, teacher)

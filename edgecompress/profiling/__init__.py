@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 
 def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
-    """One file alone on a device; ``effort`` are the fields of :class:`Effort`.
+    """Measure one file alone on a device.
+
+    Args:
+        path: an exported file, its facts beside it or not.
+        device: as :func:`edgecompress.device_named` gives it.
+        effort: fields of :class:`Effort`, as ``runs=50, threads=1``.
+
+    Returns:
+        A :class:`Profile`, in milliseconds and bytes; of an emulated device, counted instructions.
 
     Raises:
         FileError: it cannot be read.
@@ -41,7 +49,17 @@ def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
 
 
 def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> AnyComparison:
-    """Two files on a device, taking turns; ``effort`` are the fields of :class:`Effort`.
+    """Measure two files on a device, taking turns, so that both meet the same machine.
+
+    Args:
+        candidate: the exported file in question, usually the compressed one.
+        baseline: what it is compared with.
+        device: as :func:`edgecompress.device_named` gives it.
+        effort: fields of :class:`Effort`, as ``runs=50, threads=1``.
+
+    Returns:
+        A :class:`Comparison` with the speed-up, its 95 % interval and a verdict; of an emulated device, of counted
+        instructions.
 
     Raises:
         FileError: one cannot be read, or they do not compare.
@@ -61,7 +79,7 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What :func:`measure` found: each file alone, both in turns, and both in turns with other numbers of threads."""
+    """What :func:`measure` gives: each file alone, both in turns, and both in turns with other numbers of threads."""
 
     profile: AnyProfile
     baseline: AnyProfile | None = None
@@ -80,7 +98,16 @@ def measure(
 ) -> Measured:
     """All that is to know of a file, and of a baseline if there is one, in one session on a device.
 
-    ``threads`` are further numbers of threads to compare with; None stands for all processors of the device.
+    Args:
+        path: an exported file.
+        baseline: another to compare it with, or None.
+        device: as :func:`edgecompress.device_named` gives it.
+        effort: how long and how often is measured.
+        threads: further numbers of threads to measure with; None: all processors of the device.
+        progress: is called between the parts.
+
+    Returns:
+        Each file's profile, their comparison, and those with other numbers of threads.
 
     Raises:
         FileError: a file cannot be read, or they do not compare.

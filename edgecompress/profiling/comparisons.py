@@ -135,7 +135,12 @@ class TimedPair(FilePair, ABC):
 
 @dataclass(frozen=True)
 class Comparison(TimedPair):
-    """Two models measured in interleaved blocks of one process on one device; every run is kept."""
+    """Two models measured in interleaved blocks of one process on one device, with every run.
+
+    Args:
+        baseline_latency: of the file that is compared with, in milliseconds.
+        candidate_latency: of the file in question, by blocks of the same rounds.
+    """
 
     baseline_latency: Latency
     candidate_latency: Latency

@@ -83,10 +83,19 @@ class FileProfile(ABC):
 class Profile(FileProfile):
     """One model on one measured device: storage, work, memory, latency.
 
-    ``peak_rss_bytes`` is a process with the runtime that runs the model a few times, of which ``runtime_rss_bytes``
-    were there before the model was loaded. ``unstable`` are the reasons not to trust the times, none if they can be
-    trusted. ``operators`` were timed in a run of their own, beside which the whole file took ``whole_ms`` without a
-    profiler (``whole_again_ms`` in the second round). What a runner of the user's does not report is None.
+    Args:
+        cold: loads and first runs of fresh processes, in milliseconds.
+        peak_rss_bytes: of a process that runs the model a few times.
+        runtime_rss_bytes: of these, what was there before the model was loaded.
+        latency: every run, in milliseconds.
+        unstable: reasons not to trust the times; empty if they can be trusted.
+        operators: each operator's time, in a run of their own.
+        sustained: minutes under load.
+        conditions: clocks and temperatures before and after.
+        whole_ms: what the whole file took beside ``operators``, without a profiler.
+        whole_again_ms: the same in the second round.
+
+    What a runner of the user's does not report is None.
     """
 
     cold: ColdStart | None
