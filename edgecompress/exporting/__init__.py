@@ -12,14 +12,7 @@ from torch import nn
 
 from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
-from edgecompress.errors import (
-    BatchError,
-    DataError,
-    EdgeCompressError,
-    ExportError,
-    FileError,
-    ModelError,
-)
+from edgecompress.errors import BatchError, DataError, EdgeCompressError, ExportError, FileError, ModelError
 from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal
