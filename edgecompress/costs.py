@@ -22,7 +22,7 @@ from edgecompress.codecs.ada_tucker import baked
 from edgecompress.codecs.coding import code_bits
 from edgecompress.codecs.payload import Stored, heads_of, sequences_of
 from edgecompress.errors import ModelError
-from edgecompress.models import check_runs, copied, unfused_attention, without_numbers
+from edgecompress.models import Call, check_runs, copied, observing, unfused_attention, without_numbers
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.plans import Cost
@@ -95,13 +95,15 @@ def cost_and_shapes(model: nn.Module, inputs: Inputs) -> tuple[Cost, dict[str, l
     model, counter = unwrapped(model), FlopCounterMode(display=False)
     seen: dict[str, list[Shape]] = {}
 
-    def see(name: str, given: Tensor) -> None:
-        seen.setdefault(name, []).append(tuple(given.shape))
+    def begun(call: Call) -> None:
+        given = next((value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)), None)
+        if given is not None and given.dim():
+            seen.setdefault(call.name, []).append(tuple(given.shape))
 
     @contextmanager
     def watch(ran: nn.Module) -> Iterator[None]:
         seen.clear()
-        with _hooked(ran, see), counter:
+        with observing(_leaves(ran), before=begun), counter:
             yield
 
     batch = _watch_run(model, inputs, watch)
@@ -249,22 +251,5 @@ def _run(model: nn.Module, inputs: Inputs, watch: Callable[[nn.Module], Abstract
         model(*inputs)
 
 
-@contextmanager
-def _hooked(model: nn.Module, see: Callable[[str, Tensor], Any]) -> Iterator[None]:
-    """Call ``see(name, input)`` each time a leaf module runs."""
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-            if given is not None and given.dim():
-                see(name, given)
-
-        return hook
-
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_pre_hook(hook_for(name), with_kwargs=True) for name, module in leaves]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if not list(module.children()))

@@ -7,13 +7,11 @@ positions, 8 D^2 bytes a group. The largest networks take several passes, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from torch.nn.functional import pad
 from edgecompress.decompositions.base import Conv, is_conv, is_transposed
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
-from edgecompress.models import calibrated, evaluating, given_to
+from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, in_parts
 
 MOST_BYTES = 1 << 30
@@ -110,7 +108,11 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
         ModelError: a layer is given numbers that are not finite.
     """
     sums = {name: _Sums(model.get_submodule(name)) for name in names}
-    with evaluating(model), torch.no_grad(), _watched(sums):
+
+    def begun(call: Call) -> None:
+        sums[call.name].add(call.given)
+
+    with evaluating(model), torch.no_grad(), observing(named_layers(model, names), before=begun):
         for part in in_parts(inputs, BATCH):
             calibrated(model, part)
     return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
@@ -170,21 +172,6 @@ def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
     """(groups, T, n): the outputs at the positions of :func:`sampled_patches`, in their order."""
     parts = enumerate(torch.split(output, at_once))
     return torch.cat([output_rows(layer, part, offset=index) for index, part in parts], 2)
-
-
-@contextmanager
-def _watched(sums: Mapping[str, _Sums]) -> Iterator[None]:
-    def hook_for(of_layer: _Sums) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda _layer, args, kwargs: of_layer.add(given_to(args, kwargs))
-
-    handles = [
-        of_layer.layer.register_forward_pre_hook(hook_for(of_layer), with_kwargs=True) for of_layer in sums.values()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:

@@ -13,7 +13,6 @@ the MACs, by this 0.293, 91.1 % and 0.052, 98.0 %, twenty times faster.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +24,7 @@ from edgecompress.calibrating.moments import Moments, output_rows, patches
 from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.decompositions.weighted import root_and_inverse
 from edgecompress.errors import ModelError
-from edgecompress.models import as_outputs, calibrated, evaluating, given_to
+from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, first, in_parts
 
 Add = Callable[[str, nn.Module, Tensor, Tensor], None]
@@ -126,17 +125,14 @@ def output_metrics(
 def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:
     """Does another output of a layer change any of the model's? Code may stop gradients, and not numbers."""
 
-    def changed(_layer: nn.Module, _args: object, output: Tensor) -> Tensor:
-        return 2 * output + 1
+    def changed(call: Call) -> Any:
+        return 2 * call.output + 1
 
-    few, layer = first(inputs, FEW_INPUTS), model.get_submodule(name)
+    few = first(inputs, FEW_INPUTS)
     with evaluating(model), torch.no_grad():
         expected = as_outputs(calibrated(model, few))
-        handle = layer.register_forward_hook(changed)
-        try:
+        with observing(named_layers(model, (name,)), after=changed):
             reached = as_outputs(calibrated(model, few))
-        finally:
-            handle.remove()
     return not all(map(torch.equal, expected, reached))
 
 
@@ -164,7 +160,8 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
         for parameter, wanted in asked:
             if wanted and not parameter.is_inference():
                 parameter.requires_grad_(False)
-        with evaluating(model), torch.enable_grad(), _watched(model, names, add):
+        watched = observing(named_layers(model, names), after=partial(_with_gradient, add))
+        with evaluating(model), torch.enable_grad(), watched:
             for part in in_parts(inputs, BATCH):
                 outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
                 torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
@@ -187,21 +184,12 @@ def _direction(output: Tensor, generator: torch.Generator, *, classes: bool) -> 
     return direction - share * direction.sum(-1, keepdim=True)
 
 
-@contextmanager
-def _watched(model: nn.Module, names: tuple[str, ...], add: Add) -> Iterator[None]:
-    """Forward hooks that watch the gradient of each layer's output, which then needs none of a parameter's."""
-
-    def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return output
-        given = given_to(args, kwargs).detach()
-        watched = output if output.requires_grad else output.detach().requires_grad_().clone()
-        watched.register_hook(lambda gradient: add(name, layer, given, gradient))
-        return watched
-
-    handles = [model.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _with_gradient(add: Add, call: Call) -> Any:
+    """The output of a layer, whose gradient goes to ``add``: it needs none of a parameter's."""
+    output = call.output
+    if not torch.is_grad_enabled():
+        return output
+    name, layer, given = call.name, call.layer, call.given.detach()
+    watched = output if output.requires_grad else output.detach().requires_grad_().clone()
+    watched.register_hook(lambda gradient: add(name, layer, given, gradient))
+    return watched

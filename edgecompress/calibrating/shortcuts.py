@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgecompress.models import given_to
+from edgecompress.models import Call, observing
 
 Norm = nn.modules.batchnorm._BatchNorm
 SUMS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
@@ -41,14 +40,10 @@ def watching_sums(
     Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut. A layer
     whose output anything else reads or changes before the sum is left alone: the shortcut may depend on it.
     """
-    marks = _Marks(iter(range(1 << 62)), on_norm)
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name in names:
-                stack.callback(module.register_forward_hook(partial(marks.ran, name)).remove)
-            elif isinstance(module, Norm) and module.track_running_stats:
-                stack.callback(module.register_forward_hook(partial(marks.normed, name), with_kwargs=True).remove)
-        stack.enter_context(_Sums(on_sum))
+    marks, modules = _Marks(iter(range(1 << 62)), on_norm), list(model.named_modules())
+    layers = [(name, module) for name, module in modules if name in names]
+    norms = [(n, m) for n, m in modules if n not in names and isinstance(m, Norm) and m.track_running_stats]
+    with observing(layers, after=marks.ran), observing(norms, after=marks.normed), _Sums(on_sum):
         yield
 
 
@@ -58,18 +53,16 @@ class _Marks(NamedTuple):
     order: Iterator[int]
     on_norm: OnNorm | None
 
-    def ran(self, name: str, _module: nn.Module, _args: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            _mark(output, _Mark(next(self.order), name))
+    def ran(self, call: Call) -> None:
+        if isinstance(call.output, Tensor):
+            _mark(call.output, _Mark(next(self.order), call.name))
 
-    def normed(
-        self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
-        mark = _mark_of(given_to(args, kwargs))
+    def normed(self, call: Call) -> None:
+        mark = _mark_of(call.given)
         if mark and not mark.norm:
-            _mark(output, mark._replace(norm=name))
+            _mark(call.output, mark._replace(norm=call.name))
             if self.on_norm:
-                self.on_norm(mark.layer, name)
+                self.on_norm(mark.layer, call.name)
 
 
 class _Sums(TorchFunctionMode):

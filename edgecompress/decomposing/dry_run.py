@@ -12,9 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.fx
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import placement
 from edgecompress.errors import ModelError, first_line, user_line
 from edgecompress.layers import put
-from edgecompress.models import same, shared_copy, tensors_of
+from edgecompress.models import named_layers, observing, same, shared_copy, tensors_of
 from edgecompress.models.datasets import Inputs
 
 ATTRIBUTE = re.compile(r"'Sequential' object has no attribute '(\w+)'")
@@ -132,13 +130,11 @@ class _Trial:
         """One run of a copy, from the same random numbers each time; an error is part of the answer."""
         calls = Counter[str]()
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), ExitStack() as stack:
-                changed = _with_stand_ins(self.model, names)
-                for name in self.watched:
-                    stack.callback(changed.get_submodule(name).register_forward_pre_hook(_counting(calls, name)).remove)
-                changed.train(self.training)
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                changed = _with_stand_ins(self.model, names).train(self.training)
                 torch.manual_seed(SEED)
-                return _Ran(list(tensors_of(changed(*self.inputs))), calls)
+                with observing(named_layers(changed, self.watched), before=lambda call: calls.update([call.name])):
+                    return _Ran(list(tensors_of(changed(*self.inputs))), calls)
         except Exception as error:  # whatever a model raises where it meets a stand-in is what is looked for
             return error
 
@@ -185,13 +181,6 @@ def _with_stand_ins(model: nn.Module, names: Sequence[str]) -> nn.Module:
     for name in names:
         changed = put(changed, name, stand_in(changed.get_submodule(name)))
     return changed
-
-
-def _counting(calls: Counter[str], name: str) -> Callable[[nn.Module, Any], None]:
-    def hook(_module: nn.Module, _args: Any) -> None:
-        calls[name] += 1
-
-    return hook
 
 
 def _failure(error: Exception) -> str:

@@ -16,10 +16,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +34,7 @@ from edgecompress.decompositions.base import NUMERICAL, is_conv
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
-from edgecompress.models import calibrated, evaluating, given_to
+from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -110,15 +108,14 @@ def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
     """
     kept, widest = 0, 0
 
-    def ran(name: str, _layer: nn.Module, _args: object, output: object) -> None:
+    def ran(call: Call) -> None:
         nonlocal kept, widest
+        output = call.output
         if isinstance(output, Tensor) and output.dim() > 1:
             widest = max(widest, output[0].nbytes)
-            kept += min(output[0].nbytes, 4 * output.shape[1] * MOST_POSITIONS) if name in names else 0
+            kept += min(output[0].nbytes, 4 * output.shape[1] * MOST_POSITIONS) if call.name in names else 0
 
-    with evaluating(model), torch.no_grad(), ExitStack() as stack:
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(partial(ran, name)).remove)
+    with evaluating(model), torch.no_grad(), observing(model.named_modules(), after=ran):
         calibrated(model, first(inputs, REHEARSED))
     count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
     return first(inputs, count)
@@ -142,13 +139,13 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
     targets: dict[str, _Target] = {}
     reads = Counter[str]()
 
-    def ran(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        if name in targets:
-            targets[name].runs += 1
+    def ran(call: Call) -> None:
+        if call.name in targets:
+            targets[call.name].runs += 1
         else:
-            at_once = images_at_once(layer, given_to(args, kwargs))
-            rows = _finite(name, sampled_outputs(layer, output, at_once))
-            targets[name] = _Target(rows, at_once, normed=is_conv(layer) or output.dim() == 2)
+            at_once = images_at_once(call.layer, call.given)
+            rows = _finite(call.name, sampled_outputs(call.layer, call.output, at_once))
+            targets[call.name] = _Target(rows, at_once, normed=is_conv(call.layer) or call.output.dim() == 2)
 
     def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
         target = targets[name]
@@ -160,10 +157,8 @@ def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[s
         if targets[name].normed:
             targets[name].norm = norm
 
-    with evaluating(dense), torch.no_grad(), ExitStack() as stack:
-        for name in names:
-            stack.callback(dense.get_submodule(name).register_forward_hook(partial(ran, name), with_kwargs=True).remove)
-        stack.enter_context(watching_sums(dense, names, summed, normed))
+    observed = observing(named_layers(dense, names), after=ran)
+    with evaluating(dense), torch.no_grad(), observed, watching_sums(dense, names, summed, normed):
         calibrated(dense, inputs)
     return _unshared({name: target for name, target in targets.items() if target.runs == 1}, reads)
 
@@ -204,16 +199,16 @@ class _Refit:
         waiting: dict[str, Tensor] = {}
         done: list[str] = []
 
-        def arrived(name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def arrived(call: Call) -> None:
+            name = call.name
             if name in done:
                 return
             done.append(name)
             self.progress("refit", len(done), len(self.targets), name)
-            given = given_to(args, kwargs)
             if sums and self.targets[name].sums is not None:
-                waiting[name] = given
+                waiting[name] = call.given
             else:
-                self._refit(name, given, self.targets[name].rows)
+                self._refit(name, call.given, self.targets[name].rows)
 
         def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
             given = waiting.pop(name, None)
@@ -222,12 +217,8 @@ class _Refit:
                 output = self.model.get_submodule(name)(given)
                 own.copy_(self.model.get_submodule(norm)(output) if norm else output)
 
-        with ExitStack() as stack:
-            for name in self.targets:
-                module = running.get_submodule(name)
-                stack.callback(module.register_forward_pre_hook(partial(arrived, name), with_kwargs=True).remove)
-            if sums:
-                stack.enter_context(watching_sums(running, tuple(self.targets), summed))
+        watching = watching_sums(running, tuple(self.targets), summed) if sums else nullcontext()
+        with observing(named_layers(running, self.targets), before=arrived), watching:
             yield
         self._finish(waiting, self.targets.keys() - set(done))
 

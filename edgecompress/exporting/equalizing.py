@@ -10,7 +10,6 @@ not always better: what is moved into a weight widens its steps. So the rounding
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ from edgecompress.decompositions.base import is_transposed
 from edgecompress.decompositions.kernels import groups_of, weight_of
 from edgecompress.exporting.flow import bonds
 from edgecompress.exporting.outputs import compare, run_model
-from edgecompress.models import copied
+from edgecompress.models import Call, copied, observing
 from edgecompress.models.datasets import Inputs, first, in_parts
 
 BALANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -134,14 +133,13 @@ def _ranges(model: nn.Module, layers: list[nn.Module], inputs: Inputs) -> list[R
     largest: dict[int, list[Tensor]] = {id(layer): [] for layer in layers}
     power: dict[int, list[Tensor]] = {id(layer): [] for layer in layers}
 
-    def see(layer: nn.Module, _given: object, output: Tensor) -> None:
-        channels = (output.movedim(-1, 1) if isinstance(layer, nn.Linear) else output).transpose(0, 1).flatten(1)
-        largest[id(layer)].append(channels.abs().amax(1))
-        power[id(layer)].append(channels.square().mean(1))
+    def ended(call: Call) -> None:
+        output = call.output.movedim(-1, 1) if isinstance(call.layer, nn.Linear) else call.output
+        channels = output.transpose(0, 1).flatten(1)
+        largest[id(call.layer)].append(channels.abs().amax(1))
+        power[id(call.layer)].append(channels.square().mean(1))
 
-    with ExitStack() as stack, torch.no_grad():
-        for layer in layers:
-            stack.callback(layer.register_forward_hook(see).remove)
+    with observing((("", layer) for layer in layers), after=ended), torch.no_grad():
         for part in in_parts(inputs, BATCH):
             model(*part)
     return [Ranges(torch.stack(largest[id(layer)]).amax(0), torch.stack(power[id(layer)]).mean(0)) for layer in layers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from edgecompress.models import Call, observing
 from edgecompress.models.datasets import Inputs
 
 METADATA = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "itemsize", "nbytes"})
@@ -68,19 +68,19 @@ class _Watch(TorchFunctionMode):
         given = self.seen[giver].given if giver else None
         return giver if given is not None and given() is tensor else 0
 
-    def begun(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def begun(self, call: Call) -> None:
         """A watched layer starts."""
-        mine = self.seen[id(layer)]
+        mine, args = self.seen[id(call.layer)], call.args
         mine.runs += 1
         mine.source = self._giver(args[0]) if len(args) == 1 and isinstance(args[0], Tensor) else 0
-        self.running.append(id(layer))
+        self.running.append(id(call.layer))
 
-    def ended(self, layer: nn.Module, _args: Any, output: Any) -> None:
+    def ended(self, call: Call) -> None:
         """It ends."""
         self.running.pop()
-        if isinstance(output, Tensor):
-            self.seen[id(layer)].given = weakref.ref(output)
-            self.outputs[id(output)] = id(layer)
+        if isinstance(call.output, Tensor):
+            self.seen[id(call.layer)].given = weakref.ref(call.output)
+            self.outputs[id(call.output)] = id(call.layer)
 
 
 def _only_asks(func: Any) -> bool:
@@ -102,21 +102,13 @@ def bonds(model: nn.Module, layers: Iterable[nn.Module], inputs: Inputs) -> list
     watched = {id(layer): layer for layer in alone if times[id(layer)] == 1 and not _altered(layer)}
     owners = {id(p): number for number, layer in watched.items() for p in layer.parameters(recurse=False)}
     seen = {number: Seen() for number in watched}
-    with _watching(list(watched.values()), _Watch(seen, owners)), torch.no_grad():
+    watch = _Watch(seen, owners)
+    pairs = (("", layer) for layer in watched.values())
+    with observing(pairs, before=watch.begun, after=watch.ended), watch, torch.no_grad():
         outputs = model(*inputs)
     found = [(watched[one], watched[other]) for one, other in _pairs(seen)]
     del outputs  # held until here, so that an output is not taken for gone
     return found
-
-
-@contextmanager
-def _watching(layers: Sequence[nn.Module], watch: _Watch) -> Iterator[None]:
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(watch.begun).remove)
-            stack.callback(layer.register_forward_hook(watch.ended).remove)
-        stack.enter_context(watch)
-        yield
 
 
 def _altered(layer: nn.Module) -> bool:

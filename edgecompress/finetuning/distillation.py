@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from edgecompress.errors import ModelError
 from edgecompress.finetuning.augmentation import mixed
 from edgecompress.finetuning.loop import Objective
 from edgecompress.finetuning.teacher_cache import Recall
-from edgecompress.models import Loss, Sample, copied, tensors_of
+from edgecompress.models import Call, Loss, Sample, copied, named_layers, observing, tensors_of
 from edgecompress.models.calling import call, defined
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -170,12 +170,10 @@ def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     """The outputs of the named layers, once the model has run; those of the last run of each."""
     seen: dict[str, Tensor] = {}
 
-    def see(name: str, _layer: nn.Module, _given: object, output: Tensor) -> None:
-        seen[name] = output
+    def ended(call: Call) -> None:
+        seen[call.name] = call.output
 
-    with ExitStack() as stack:
-        for name in names:
-            stack.callback(model.get_submodule(name).register_forward_hook(partial(see, name)).remove)
+    with observing(named_layers(model, names), after=ended):
         yield seen
 
 

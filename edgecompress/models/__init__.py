@@ -16,14 +16,16 @@ from edgecompress.models.calling import call, defined
 from edgecompress.models.copying import copied, shared_copy, state_digest, without_numbers
 from edgecompress.models.datasets import Inputs, Split, single
 from edgecompress.models.execution import (
+    Call,
     Outputs,
     as_outputs,
     calibrated,
     check_runs,
     check_steady,
     evaluating,
-    given_to,
+    named_layers,
     noting,
+    observing,
     same,
     tensors_of,
     unfused_attention,
@@ -44,6 +46,7 @@ SPLITS = ("train", "validation", "test")
 __all__ = [
     "SPLITS",
     "Augment",
+    "Call",
     "Loss",
     "Outputs",
     "Sample",
@@ -53,8 +56,9 @@ __all__ = [
     "check_runs",
     "copied",
     "evaluating",
-    "given_to",
+    "named_layers",
     "noting",
+    "observing",
     "same",
     "shared_copy",
     "state_digest",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +125,10 @@ def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
     """For each module, in the order in which they end, a number made of its outputs."""
     sums: list[tuple[str, float]] = []
 
-    def ended(name: str, _module: nn.Module, _args: object, output: object) -> None:
-        sums.append((name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(output)))))
+    def ended(call: Call) -> None:
+        sums.append((call.name, float(sum(tensor.detach().double().sum() for tensor in tensors_of(call.output)))))
 
-    with torch.no_grad(), ExitStack() as stack:
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(partial(ended, name)).remove)
+    with torch.no_grad(), observing(model.named_modules(), after=ended):
         model(*inputs)
     return sums
 
@@ -139,25 +137,65 @@ def _values(model: nn.Module, inputs: Inputs) -> list[tuple[str, float]]:
 def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep the names of the modules that are running, outermost first."""
 
-    def begun(name: str, _module: nn.Module, _args: object) -> None:
-        running.append(name)
+    def begun(call: Call) -> None:
+        running.append(call.name)
 
-    def ended(_module: nn.Module, _args: object, _output: object) -> None:
+    def ended(_call: Call) -> None:
         running.pop()
 
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name:
-                stack.callback(module.register_forward_pre_hook(partial(begun, name)).remove)
-                stack.callback(module.register_forward_hook(ended).remove)
+    inner = [(name, module) for name, module in model.named_modules() if name]
+    with observing(inner, before=begun, after=ended):
         yield
 
 
-def given_to(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a layer was called with, by position or by name: PyTorch's layers and its Sequential call it ``input``."""
-    given = args[0] if args else kwargs["input"]
-    assert isinstance(given, Tensor)
-    return given
+class Call(NamedTuple):
+    """One call of a module that is observed: its name, what it was called with and, afterwards, what it gave."""
+
+    name: str
+    layer: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any = None
+
+    @property
+    def given(self) -> Tensor:
+        """The layer's input, by position or by name: PyTorch's layers and its Sequential call it ``input``."""
+        given = self.args[0] if self.args else self.kwargs["input"]
+        assert isinstance(given, Tensor)
+        return given
+
+
+@contextmanager
+def observing(
+    layers: Iterable[tuple[str, nn.Module]],
+    *,
+    before: Callable[[Call], None] | None = None,
+    after: Callable[[Call], Any] | None = None,
+) -> Iterator[None]:
+    """While this is open, be called before and after each run of each of ``layers``, pairs of a name and a module.
+
+    What ``after`` returns takes the place of the output, unless that is None.
+    """
+
+    def begun(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if before is not None:
+            before(Call(name, layer, args, kwargs))
+
+    def ended(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        return None if after is None else after(Call(name, layer, args, kwargs, output))
+
+    with ExitStack() as stack:
+        for name, layer in layers:
+            if before is not None:
+                stack.callback(layer.register_forward_pre_hook(partial(begun, name), with_kwargs=True).remove)
+            if after is not None:
+                stack.callback(layer.register_forward_hook(partial(ended, name), with_kwargs=True).remove)
+        yield
+
+
+def named_layers(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Pairs for :func:`observing`."""
+    return ((name, model.get_submodule(name)) for name in names)
 
 
 def calibrated(model: nn.Module, inputs: Inputs) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgecompress.costs import Shape
-from edgecompress.models import evaluating
+from edgecompress.models import Call, evaluating, observing
 from edgecompress.models.datasets import Inputs, first
 
 FLATTENING = (torch.flatten, Tensor.flatten, Tensor.view, torch.reshape, Tensor.reshape)
@@ -33,15 +31,12 @@ def image_axes(model: nn.Module, inputs: Inputs) -> dict[str, Shape]:
     """Of every Linear that reads a flattened image or map, by name: the axes of that, as (channels, rows, columns)."""
     found: dict[str, Shape] = {}
 
-    def reads(name: str, layer: nn.Linear, args: tuple[Tensor, ...]) -> None:
-        axes = getattr(args[0], "_edgecompress_image", ()) if args else ()
-        if prod(axes) == layer.in_features and axes:
-            found.setdefault(name, axes)
+    def begun(call: Call) -> None:
+        axes = getattr(call.args[0], "_edgecompress_image", ()) if call.args else ()
+        if prod(axes) == call.layer.in_features and axes:
+            found.setdefault(call.name, axes)
 
-    with evaluating(model), torch.no_grad(), ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear):
-                stack.callback(module.register_forward_pre_hook(partial(reads, name)).remove)
-        stack.enter_context(_Flattened())
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    with evaluating(model), torch.no_grad(), observing(linear, before=begun), _Flattened():
         model(*first(inputs, 1))
     return found
