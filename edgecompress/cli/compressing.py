@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from edgecompress.cli.building import (
     typed_options,
 )
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
+from edgecompress.cli.display import percent, print_before_after, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     calibrate_option,
     core_options,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from edgecompress.files import Json
     from edgecompress.models import Sample
     from edgecompress.plans import CompressionPlan
-    from edgecompress.reporting.document import Compression
     from edgecompress.running.options import Options
     from edgecompress.selectors import Selector
 
@@ -268,56 +266,3 @@ def compress(
     else:
         print_before_after(made)
         say(f"compressed model: {output}")
-
-
-def print_before_after(made: Compression) -> None:
-    """Accuracy and cost before and after, as a table."""
-    dense, small = made.cost
-    rows: list[tuple[object, ...]] = [
-        (name, before, after, f"{percent(after, before)} kept")
-        for name, before, after in (
-            ("parameters", dense.params, small.params),
-            ("MACs", dense.macs, small.macs),
-            ("weight bytes", dense.weight_bytes, small.weight_bytes),
-        )
-    ]
-    rows[:0] = _score_rows(made)
-    if made.storage:
-        rows += _storage_rows(made.storage)
-    print_table(made.model, ("", "dense", "compressed", ""), rows)
-    if made.storage:
-        say("stored as codes: it takes fewer bytes at rest; MACs and latency are those of the dense model")
-
-
-def _storage_rows(storage: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    dense_bytes = round(storage["ratio"] * storage["payload_bytes"])
-    ratio = f"{storage['ratio']:.0f}x fewer, {storage['bits_per_weight']:.3f} bits a weight"
-    return [
-        ("file of codes, bytes", dense_bytes, storage["payload_bytes"], ratio),
-        (
-            ".onnx, bytes",
-            "",
-            storage["onnx_bytes"],
-            f"{dense_bytes / storage['onnx_bytes']:.0f}x fewer than the weights",
-        ),
-    ]
-
-
-def _score_rows(made: Compression) -> list[tuple[object, ...]]:
-    from edgecompress.reporting.numbers import score_text
-    from edgecompress.reporting.wording import score_verdict
-
-    scores, test, metric, difference = made.scores, made.test, made.metric, made.score_difference
-    if scores is None or test is None or difference is None:
-        return []
-    verdict = score_verdict(difference, metric.unit)
-    shown = {
-        metric.name: (scores.dense, scores.before_and_after[1], f"{verdict} on {test.items:,} test items"),
-        "  before fine-tuning": (None, scores.decomposed, ""),
-        "  before rounding": (None, scores.finetuned if scores.stored is not None else None, ""),
-    }
-    return [
-        (name, *("" if one is None else score_text(one, metric.unit) for one in (before, after)), words)
-        for name, (before, after, words) in shown.items()
-        if after is not None
-    ]

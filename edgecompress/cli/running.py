@@ -9,8 +9,8 @@ import click
 
 from edgecompress.cli.building import fields_given, made
 from edgecompress.cli.commands import Command
-from edgecompress.cli.compressing import print_before_after, sample_and_options
-from edgecompress.cli.display import print_json, print_table, say, showing_progress
+from edgecompress.cli.compressing import sample_and_options
+from edgecompress.cli.display import print_before_after, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     device_option,
     force_option,
