@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    Loader = object  # importlib.abc itself takes as long to import as all of this package
 
 MOVED = {
     "ablating": "profiling.ablation",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -107,6 +106,8 @@ def _libraries() -> list[dict[str, Any]]:
 
 
 def _library(name: str) -> dict[str, Any]:
+    import importlib.metadata
+
     try:
         return {"name": name, "ok": True, "found": importlib.metadata.version(name)}
     except importlib.metadata.PackageNotFoundError:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import nn
-
-from edgecompress.calibrating import Calibration
 from edgecompress.files import Json
-from edgecompress.finetuning import FineTuning
-from edgecompress.models import Sample
-from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Selector
-from edgecompress.settings import USUAL_SELECTOR
+from edgecompress.settings import USUAL_SELECTOR, FineTuning, Scope
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgecompress.calibrating import Calibration
+    from edgecompress.models import Sample
 
 
 @dataclass(frozen=True, slots=True)

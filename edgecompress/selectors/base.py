@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.plans import Cost, Ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _nothing() -> Tensor:
+    import torch
+
+    return torch.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class LayerCandidates:
     dense: Cost
     candidates: tuple[Candidate, ...]
     methods: tuple[str, ...] = ()
-    kernels: Tensor = field(default_factory=lambda: torch.empty(0), compare=False)
+    kernels: Tensor = field(default_factory=_nothing, compare=False)
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
     note: str = ""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import kept_energy
 from edgecompress.errors import PlanError
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, cheapest, of_unfoldings
 from edgecompress.settings import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class Energy:
         return [*of_unfoldings(layer, self._rank), *by_error]
 
     def _rank(self, matrix: Tensor) -> int:
+        import torch
+
+        from edgecompress.decompositions.base import kept_energy
+
         kept = kept_energy(matrix.detach().double())
         return int(torch.searchsorted(kept, self.energy * kept[-1] * (1 - 1e-12))) + 1
 

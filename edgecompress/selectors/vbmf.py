@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from edgecompress.decompositions.base import gram
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Choice, LayerCandidates, cheapest, of_unfoldings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GRID = 64
 """Noise levels tried before the best is refined: the free energy can have several minima."""
@@ -47,6 +47,10 @@ def evbmf_rank(matrix: Tensor) -> int:
 
     Rows and columns of zeros (pruned channels) hold no noise: they do not count.
     """
+    import torch
+
+    from edgecompress.decompositions.base import gram
+
     live = matrix.detach().double()[matrix.any(1)][:, matrix.any(0)]
     if not live.numel():
         return 1
@@ -78,6 +82,7 @@ def threshold(ratio: float) -> tuple[float, float]:
 
 def noise_variance(squares: Tensor, columns: int) -> float:
     """The noise variance of least free energy; ``squares`` are all squared singular values, descending."""
+    import torch
     from scipy.optimize import minimize_scalar
 
     lowest, highest = _bounds(squares, columns)
@@ -105,6 +110,8 @@ def _bounds(squares: Tensor, columns: int) -> tuple[float, float]:
 
 def _free_energy(variance: float, squares: Tensor, columns: int) -> float:
     """The free energy as a function of the noise variance, up to a constant."""
+    import torch
+
     ratio = len(squares) / columns
     x = squares / (columns * variance)
     above = x[x > threshold(ratio)[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -54,6 +55,27 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
     assert answer.code == 0
     assert all(name in answer.out for name in COMMANDS)
     assert min(times) < 0.4
+
+
+NAMING_IMPORTS_NOTHING_HEAVY = """
+import sys
+from click.shell_completion import ShellComplete
+from edgecompress.cli import group, run_command_line
+for name in group.commands:
+    assert run_command_line([name, "--help"]) == 0
+complete = ShellComplete(group, {}, "edgecompress", "_EDGECOMPRESS_COMPLETE")
+known = {"compress": ([], "comp"), "--penalty": (["run"], "--pen"), "ort": (["run", "--target"], "o")}
+for found, (words, start) in known.items():
+    assert found in [item.value for item in complete.get_completions(words, start)]
+assert "torch" not in sys.modules
+"""
+
+
+def test_neither_help_nor_completion_imports_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NAMING_IMPORTS_NOTHING_HEAVY], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_each_entry_of_a_table_has_its_name_and_one_line_for_people() -> None:
@@ -272,8 +294,6 @@ def test_wrong_input_is_one_clear_message_and_the_right_code(name: str, wrong_in
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, the device that is always full")
 def test_a_full_disk_is_said(exported: Path) -> None:
-    import subprocess
-
     with open("/dev/full", "w") as full:  # noqa: PTH123 - the device, not a path of ours
         done = subprocess.run(
             [sys.executable, "-m", "edgecompress", "inspect", "lenet5", "--json"],

@@ -24,9 +24,10 @@ from edgecompress.models import Sample
 from edgecompress.planning import Scope
 from edgecompress.plans import LayerPlan
 from edgecompress.recipes.base import Asked
-from edgecompress.recipes.ordered import Ordered, Sampled, draw, group_lasso, live_rank, with_ranks
+from edgecompress.recipes.ordered import Ordered
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
-from edgecompress.recipes.orthogonal import full_rank_plan
+from edgecompress.recipes.ordered_training import Sampled, draw, group_lasso, live_rank, with_ranks
+from edgecompress.recipes.orthogonal_training import full_rank_plan
 from edgecompress.recipes.truncation import Truncated, truncate
 from edgecompress.selectors import Budget, Energy
 from edgecompress.sources import resolve
@@ -227,7 +228,7 @@ def test_a_failing_run_leaves_no_width_behind() -> None:
 
 def test_the_full_pass_teaches_the_sampled_one(monkeypatch: pytest.MonkeyPatch, sample: Sample) -> None:
     model, given, labels = nn.Sequential(square()), torch.randn(8, 6), torch.randint(0, 6, (8,))
-    monkeypatch.setattr("edgecompress.recipes.ordered.draw", lambda ranks: (0, 2))
+    monkeypatch.setattr("edgecompress.recipes.ordered_training.draw", lambda ranks: (0, 2))
     objective = Sampled(Distilled(sample, replace(SETTINGS, distill=0.0)), Ordered(lasso=0.0, full_pass=True))
     loss = objective.loss(model, (given,), labels)
     whole, cut = ((given.double() @ product(model[0], width).T) for width in (6, 2))

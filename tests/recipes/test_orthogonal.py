@@ -21,10 +21,10 @@ from edgecompress.finetuning.loop import FineTuned, fit
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
 from edgecompress.recipes.base import Asked
-from edgecompress.recipes.orthogonal import (
+from edgecompress.recipes.orthogonal import Orthogonal
+from edgecompress.recipes.orthogonal_training import (
     FLOOR,
     ORTHOGONAL,
-    Orthogonal,
     Penalized,
     _skewed,
     full_rank_plan,
@@ -262,7 +262,7 @@ def test_the_last_epoch_counts_not_the_best(sample: Sample, monkeypatch: pytest.
         assert options["keep"] == "last"
         return fit(*given, **options)
 
-    monkeypatch.setattr("edgecompress.recipes.orthogonal.fit", watched)
+    monkeypatch.setattr("edgecompress.recipes.orthogonal_training.fit", watched)
     assert Orthogonal().start(asked(sample)).facts["history"]
 
 

@@ -18,10 +18,12 @@ from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
 from edgecompress.plans import Cost, LayerPlan
 from edgecompress.recipes.base import Asked
-from edgecompress.recipes.continuous import Searched, ValidationBatches
+from edgecompress.recipes.continuous import Searched
+from edgecompress.recipes.labelled_search import ValidationBatches
 from edgecompress.selectors import Budget
-from edgecompress.selectors.continuous import (
-    Continuous,
+from edgecompress.selectors.continuous import Continuous
+from edgecompress.selectors.ladders import Window, first_window, ladder_of, next_window
+from edgecompress.selectors.relaxation import (
     Mixed,
     _factors_loss,
     _logits_loss,
@@ -31,7 +33,6 @@ from edgecompress.selectors.continuous import (
     search,
     squared_errors,
 )
-from edgecompress.selectors.ladders import Window, first_window, ladder_of, next_window
 from edgecompress.settings import FineTuning
 from edgecompress.sources import resolve
 
