@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 from edgecompress.files import Json
 from edgecompress.settings import Precision
-from edgecompress.targets.base import Job
+from edgecompress.targets.base import Job, Run
 from edgecompress.targets.child_converter import ConversionJob, convert_onnx
+from edgecompress.targets.onnx import sessions
 from edgecompress.targets.runtime_files import RuntimeFile
 
 RUNTIME_STYLE, OPERATORS = ".with_runtime_opt.ort", ".required_operators_and_types.config"
@@ -58,6 +59,10 @@ class Ort(RuntimeFile):
                 shutil.copyfile(made / f"{stem}{ending}", self._beside(path, ending))
         needed = self._beside(path, OPERATORS).read_text(encoding="utf-8")
         return {"required_operators": [line for line in needed.splitlines() if line and not line.startswith("#")]}
+
+    def load(self, path: Path, *, threads: int = 0) -> Run:
+        """A session on the CPU provider, as of a .onnx."""
+        return sessions.load(path, threads)
 
     def companions(self, path: Path) -> tuple[Path, ...]:
         """The other style, and the operators a reduced build needs."""

@@ -13,6 +13,7 @@ from edgecompress.errors import ExportError, first_line
 from edgecompress.models.datasets import Inputs
 from edgecompress.targets.keeping import Magnitudes, Operator
 from edgecompress.targets.products import is_product
+from edgecompress.targets.quieting import quiet
 
 
 def trace(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
@@ -21,8 +22,6 @@ def trace(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     Raises:
         ExportError: PyTorch cannot trace it.
     """
-    from edgecompress.targets.onnx import quiet
-
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(plain(model), inputs)

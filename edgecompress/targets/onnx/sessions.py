@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.artifacts import Arrays
+from edgecompress.errors import FileError, first_line
+from edgecompress.targets.base import Run
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +39,29 @@ def session(model: str | bytes, threads: int = 0, optimised: Path | None = None)
     except Exception:  # that setting fails (1.31) where products share a weight: then as the graph says, in float32
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def load(path: Path, threads: int = 0) -> Run:
+    """A .onnx or .ort as a function.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    try:
+        opened = session(str(path), threads)
+    except Exception as error:
+        raise unreadable(path, error) from error
+    names = [output.name for output in opened.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, opened.run(names, inputs), strict=True))
+
+    return run
+
+
+def unreadable(path: Path, error: Exception) -> FileError:
+    """What to raise for a file that no session opens."""
+    return FileError(f"{path}: not a whole ONNX model, or not one ONNX Runtime can run ({first_line(error)[:200]})")
 
 
 def operators_when_loaded(model: bytes) -> Counter[str]:
