@@ -29,6 +29,8 @@ MOVED = {
     "comparing": "reporting.comparing",
     "compressed": "sources.compressed_folder",
     "datasets": "models.datasets",
+    "decompositions.polyadic": "decompositions.cp_als",
+    "decompositions.weighted": "decompositions.projection",
     "devices.emulation": "devices.emulated.spec",
     "dry_run": "decomposing.dry_run",
     "emulating": "devices.emulated.setup",

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from edgecompress.errors import DeviceError, PlanError
 
 OptimizerName = Literal["sgd", "adam"]
-Keep = Literal["best", "last"]
+SelectEpoch = Literal["best", "last"]
 ScheduleName = Literal["onecycle", "cosine", "constant"]
 FactorStart = Literal["scratch", "dense"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -183,7 +183,7 @@ class FineTuning:
         low=1,
         codecs=False,
     )
-    pick: Keep = option(
+    pick: SelectEpoch = option(
         "best",
         "Epoch to keep, by validation score or the last.",
         usual="best; last where the dense weights have seen the validation split",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating.moments import Moments, output_rows, patches
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, first, in_parts

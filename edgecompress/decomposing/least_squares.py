@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgecompress.calibrating.moments import STEADY, held_by, mean_diagonal, sampled_patches
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.decompositions.weighted import solved
+from edgecompress.decompositions.projection import solved
 
 RIDGE = 1e-3
 """Pull towards the dense weight, as a share of the mean second moment of the inputs."""

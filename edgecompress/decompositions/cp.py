@@ -2,7 +2,7 @@
 
 The kernel is a sum of r rank-one terms, ``W[t, c, ...] = sum over r of E[t, r] D[r, ...] R[r, c]``. In ``cp3`` D is a
 depthwise k x k convolution; in ``cp4`` it is split once more, into a depthwise k x 1 and a depthwise 1 x k. Lebedev et
-al. 2014, arXiv 1412.6553 (the four-way form); the fit is the stable one of Phan et al. 2020, see ``polyadic``.
+al. 2014, arXiv 1412.6553 (the four-way form); the fit is the stable one of Phan et al. 2020, see ``cp_als``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from edgecompress.decompositions.base import (
     plain_layer,
     pointwise,
 )
+from edgecompress.decompositions.cp_als import balanced, error_bounds, exact_rank, path, terms_of
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.polyadic import balanced, error_bounds, exact_rank, path, terms_of
+from edgecompress.decompositions.projection import Head, Starts, Tail, fit, output_errors, root_and_inverse
 from edgecompress.decompositions.spatial_svd import along, two_dimensional
-from edgecompress.decompositions.weighted import Head, Starts, Tail, fit, output_errors, root_and_inverse
 from edgecompress.plans import Ranks
 
 CP_STEPS = 50
@@ -38,7 +38,7 @@ CP_STEPS = 50
 
 DAMPING = 1e-4
 """Price of terms that cancel each other: their squared norms add up to 6 times the kernel's at most on ResNet-20 (12
-after 100 steps), 3 times at 1e-3, where outputs are worse. Here it stands for the correction of ``polyadic``."""
+after 100 steps), 3 times at 1e-3, where outputs are worse. Here it stands for the correction of ``cp_als``."""
 
 
 class _Terms:

@@ -28,15 +28,7 @@ from edgecompress.decompositions.base import (
     thin_svd,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.spatial_svd import (
-    along,
-    column_moments,
-    evenly_scaled,
-    spatial_matrix,
-    two_dimensional,
-)
-from edgecompress.decompositions.tucker2 import basis, project_in, project_out, reducing
-from edgecompress.decompositions.weighted import (
+from edgecompress.decompositions.projection import (
     STEPS,
     Head,
     Starts,
@@ -46,6 +38,14 @@ from edgecompress.decompositions.weighted import (
     output_errors,
     solved,
 )
+from edgecompress.decompositions.spatial_svd import (
+    along,
+    column_moments,
+    evenly_scaled,
+    spatial_matrix,
+    two_dimensional,
+)
+from edgecompress.decompositions.tucker2 import basis, project_in, project_out, reducing
 from edgecompress.plans import Ranks
 
 EXACT_SIDE = 256

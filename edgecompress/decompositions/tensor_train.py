@@ -36,7 +36,7 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
-from edgecompress.decompositions.weighted import STEPS, refined, relative_output_errors
+from edgecompress.decompositions.projection import STEPS, refined, relative_output_errors
 from edgecompress.plans import Ranks
 
 

@@ -27,7 +27,7 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import kernel_shape
-from edgecompress.decompositions.weighted import STEPS, Head, Starts, Tail, fit, leading_directions, output_errors
+from edgecompress.decompositions.projection import STEPS, Head, Starts, Tail, fit, leading_directions, output_errors
 from edgecompress.plans import Ranks
 
 GAIN = 1e-4

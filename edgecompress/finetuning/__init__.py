@@ -58,7 +58,7 @@ def finetune(
         sample,
         settings,
         objective,
-        keep=settings.pick,
+        select_epoch=settings.pick,
         what=what,
         checkpoint=checkpoint,
         key=start,

@@ -34,7 +34,7 @@ from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in
 from edgecompress.progress import Progress
 from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
-from edgecompress.settings import FineTuning, Keep
+from edgecompress.settings import FineTuning, SelectEpoch
 
 
 class Objective(ABC):
@@ -94,7 +94,7 @@ class _Task:
     validation: Dataset[Any]
     progress: Progress
     what: str
-    keep: Keep
+    select_epoch: SelectEpoch
 
     @property
     def steps(self) -> int:
@@ -103,9 +103,8 @@ class _Task:
 
     def key(self, start: str, model: nn.Module) -> str:
         """Identifies the run: what the caller said, settings, data, and the weights it starts from."""
-        return (
-            f"{start} {self.settings!r} {fingerprint(self.train, inputs_too=False)} {state_digest(model)} {self.keep}"
-        )
+        data = fingerprint(self.train, inputs_too=False)
+        return f"{start} {self.settings!r} {data} {state_digest(model)} {self.select_epoch}"
 
 
 @dataclass(slots=True)
@@ -166,7 +165,7 @@ def fit(
     settings: FineTuning,
     objective: Objective,
     *,
-    keep: Keep = "best",
+    select_epoch: SelectEpoch = "best",
     what: str = "fine-tune",
     checkpoint: Path | None = None,
     key: str = "",
@@ -183,7 +182,8 @@ def fit(
     """
     if settings.epochs == 0:
         return FineTuned(copied(model), 0, math.nan, ())
-    task = _Task(sample, settings, objective, sample.data("train"), sample.data("validation"), progress, what, keep)
+    train, validation = sample.data("train"), sample.data("validation")
+    task = _Task(sample, settings, objective, train, validation, progress, what, select_epoch)
     run, key = _start(model, task), task.key(key, model)
     stored = load(checkpoint, key)
     if stored is None:
@@ -235,7 +235,7 @@ def _one_epoch(run: _Run, task: _Task, epoch: int) -> None:
     task.objective.epoch_ended(run.model)
     reached = _score(run, task)
     run.history.append(Epoch(epoch, loss, reached))
-    run.keep_if(epoch, reached, better=task.keep == "last" or reached >= run.best_score)
+    run.keep_if(epoch, reached, better=task.select_epoch == "last" or reached >= run.best_score)
 
 
 def _train_epoch(run: _Run, task: _Task, epoch: int) -> float:

@@ -21,7 +21,7 @@ from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
 from edgecompress.decompositions.base import NUMERICAL, squared_norm
 from edgecompress.decompositions.kernels import kernels, weight_of
-from edgecompress.decompositions.weighted import squared_outputs
+from edgecompress.decompositions.projection import squared_outputs
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
 from edgecompress.models.datasets import Inputs, first
@@ -35,14 +35,14 @@ Item = TypeVar("Item")
 MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 """By the number of ranks a method has: at most 32 to 216 combinations a layer."""
 
-MOST_JUDGED = 16
+MAX_SCORED = 16
 """Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
 
-JUDGED_INPUTS = 256
+SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-JUDGED_STEPS = 3
-"""Refining steps of a candidate that is only judged."""
+SCORED_STEPS = 3
+"""Refining steps of a candidate that is only scored."""
 
 MOST_SLOW = 6
 """Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
@@ -50,7 +50,7 @@ MOST_SLOW = 6
 WIDE = 1024
 """Patches longer than this make every candidate a matter of seconds: fewer are looked at."""
 
-MOST_WIDE = {"ranks": 10, "judged": 6}
+MOST_WIDE = {"ranks": 10, "scored": 6}
 """Ranks of a method, and candidates whose loss is worked out, for a layer of wide patches."""
 
 BY_WEIGHT = "judged by its weight alone"
@@ -95,8 +95,8 @@ def candidates_of(
         own,
         partial(_priced, item, own, multiple),
     )
-    judged = own.double() if metric is None else torch.einsum("gts,gs...->gt...", metric.root, own.double())
-    found = [c for method in supported for c in _of_method(method, item, bare, judged, moments, multiple)]
+    scaled = own.double() if metric is None else torch.einsum("gts,gs...->gt...", metric.root, own.double())
+    found = [c for method in supported for c in _of_method(method, item, bare, scaled, moments, multiple)]
     return replace(bare, candidates=tuple(found))
 
 
@@ -109,7 +109,7 @@ def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> t
 
 
 def _of_method(
-    method: str, item: Replaceable, bare: LayerCandidates, judged: Tensor, moments: Tensor | None, multiple: int
+    method: str, item: Replaceable, bare: LayerCandidates, scaled: Tensor, moments: Tensor | None, multiple: int
 ) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
     costs = _chain_costs(method, item, multiple)
@@ -118,14 +118,14 @@ def _of_method(
         smaller = thinned(smaller, MOST_SLOW)
     elif moments is not None and moments.shape[-1] > WIDE:
         smaller = thinned(smaller, MOST_WIDE["ranks"])
-    for ranks, error in zip(smaller, _errors(method, judged, smaller, moments), strict=True):
+    for ranks, error in zip(smaller, _errors(method, scaled, smaller, moments), strict=True):
         yield Candidate(method, ranks, error, costs[ranks])
 
 
-def _errors(method: str, judged: Tensor, candidates: Sequence[Ranks], moments: Tensor | None) -> list[float]:
+def _errors(method: str, scaled: Tensor, candidates: Sequence[Ranks], moments: Tensor | None) -> list[float]:
     """Relative squared errors of a whole layer: those of its groups, by their share of the whole."""
     total, errors = 0.0, torch.zeros(len(candidates), dtype=torch.float64)
-    for group, kernel in enumerate(judged):
+    for group, kernel in enumerate(scaled):
         own = None if moments is None else moments[group]
         size = squared_norm(kernel) if own is None else float(squared_outputs(kernel, own))
         if size > 0:
@@ -195,11 +195,11 @@ def calibrated_candidates(
         PlanError: a weight is not finite or all zeros.
     """
     calibration.check(model)
-    inputs = first(calibration.inputs, JUDGED_INPUTS)
+    inputs = first(calibration.inputs, SCORED_INPUTS)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("gradients", 0, 1, "")
-    metrics = calibration.output_metrics(model, names, JUDGED_INPUTS)
+    metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)
@@ -210,7 +210,8 @@ def calibrated_candidates(
         for name, layer in zip(part, in_parallel(candidates, part), strict=True):
             found[name] = layer
             progress("candidates", len(found), len(items), name)
-        found |= _judged(model, inputs, {name: found[name] for name in part}, moments, metrics, calibration, progress)
+        of_part = {name: found[name] for name in part}
+        found |= _with_scores(model, inputs, of_part, moments, metrics, calibration, progress)
     return [found[name] for name in names]
 
 
@@ -237,7 +238,7 @@ def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCa
         return LayerCandidates(item.name, shape, dense, (), note=f"no decomposition of its weight: {first_line(error)}")
 
 
-def _judged(
+def _with_scores(
     model: nn.Module,
     inputs: Inputs,
     layers: Mapping[str, LayerCandidates],
@@ -247,16 +248,16 @@ def _judged(
     progress: Progress,
 ) -> dict[str, LayerCandidates]:
     """The same with the loss of the candidates that no other beats."""
-    chosen = {name: worth_judging(layer.candidates, _most_judged(layer)) for name, layer in layers.items()}
-    judged = [name for name in layers if chosen[name] and name in moments]
+    chosen = {name: pareto_front(layer.candidates, _max_scored(layer)) for name, layer in layers.items()}
+    scored = [name for name in layers if chosen[name] and name in moments]
 
     def change(name: str) -> Tensor | None:
         return _changes_of(layers[name], chosen[name], moments[name].centred, metrics.get(name))
 
     changes: dict[str, Tensor] = {}
-    for done, (name, of_layer) in enumerate(zip(judged, in_parallel(change, judged), strict=True), start=1):
+    for done, (name, of_layer) in enumerate(zip(scored, in_parallel(change, scored), strict=True), start=1):
         changes |= {name: of_layer} if of_layer is not None else {}
-        progress("judge", done, len(judged), name)
+        progress("losses", done, len(scored), name)
     losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
     return {name: _with_losses(layer, chosen[name], losses.get(name)) for name, layer in layers.items()}
 
@@ -265,9 +266,9 @@ def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Te
     if losses is None:
         return layer
     known = {(c.method, c.ranks): loss for c, loss in zip(chosen, losses.tolist(), strict=True)}
-    judged = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
+    scored = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
     note = layer.note if bool(losses.any()) else layer.note or UNSEEN_NOTE
-    return replace(layer, candidates=tuple(judged), note=note)
+    return replace(layer, candidates=tuple(scored), note=note)
 
 
 def _changes_of(
@@ -285,21 +286,21 @@ def _changes(
 ) -> Tensor:
     """(candidates, groups, T, D): what each candidate changes of the kernels."""
     dense = layer.kernels.double()
-    weights = [fitted(_quick(DECOMPOSITIONS[c.method]), c.ranks, dense, second, metric)[1] for c in chosen]
+    weights = [fitted(with_few_steps(DECOMPOSITIONS[c.method]), c.ranks, dense, second, metric)[1] for c in chosen]
     return torch.stack([(weight - dense).flatten(2) for weight in weights]).float()
 
 
-def _quick(method: Decomposition) -> Decomposition:
+def with_few_steps(method: Decomposition) -> Decomposition:
     """The method with few refining steps: enough to compare candidates."""
-    return replace(method, steps=JUDGED_STEPS) if hasattr(method, "steps") else method  # type: ignore[type-var]
+    return replace(method, steps=SCORED_STEPS) if hasattr(method, "steps") else method  # type: ignore[type-var]
 
 
-def _most_judged(layer: LayerCandidates) -> int:
+def _max_scored(layer: LayerCandidates) -> int:
     wide = layer.kernels[0, 0].numel() > WIDE
-    return MOST_WIDE["judged"] if wide else MOST_JUDGED
+    return MOST_WIDE["scored"] if wide else MAX_SCORED
 
 
-def worth_judging(candidates: Sequence[Candidate], most: int = MOST_JUDGED) -> list[Candidate]:
+def pareto_front(candidates: Sequence[Candidate], most: int = MAX_SCORED) -> list[Candidate]:
     """Those that no other beats in MACs and error or in parameters and error, thinned evenly along the front."""
     kept: dict[tuple[str, Ranks], Candidate] = {}
     for size in ("macs", "params"):

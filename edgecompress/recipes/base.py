@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecipeInputs:
     """What a recipe works on.
 
     ``tuning`` holds the recipe's own training (its ``epochs`` are the recipe's, not those of the fine-tuning after
@@ -39,8 +39,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where fine-tuning starts: ``model`` has the structure of ``asked.dense`` decomposed by ``plan``."""
+class RecipeResult:
+    """Where fine-tuning starts: ``model`` has the structure of ``given.dense`` decomposed by ``plan``."""
 
     plan: CompressionPlan
     model: nn.Module
@@ -51,7 +51,7 @@ class Start:
 class Needs:
     """What a recipe goes with.
 
-    ``selector`` is the one it works with where none is asked for; ``other_selector`` says why it takes no other, and
+    ``selector`` is the one it works with where none is requested; ``other_selector`` says why it takes no other, and
     ``other_method`` why no method besides ``methods`` (empty: it takes any).
     """
 
@@ -76,7 +76,7 @@ class Recipe(Protocol):
     def needs(self) -> Needs:
         """What it goes with, besides its options."""
 
-    def start(self, asked: Asked) -> Start:
+    def start(self, given: RecipeInputs) -> RecipeResult:
         """Train, choose ranks, decompose.
 
         Raises:

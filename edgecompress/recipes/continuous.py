@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecompress.recipes.base import Asked, Needs, Start
+from edgecompress.recipes.base import Needs, RecipeInputs, RecipeResult
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """Ranks by the search, then factors: fitted to the calibration inputs where there are some, else the method's own.
 
-    Options are those of ``asked.selector`` where that is a ``Continuous``, else its defaults; of ``asked.tuning`` the
+    Options are those of ``given.selector`` where that is a ``Continuous``, else its defaults; of ``given.tuning`` the
     ``batch_size`` and ``seed`` of the validation batches are used, not the epochs. It keeps no checkpoint: a run that
     was interrupted searches again and finds the same.
     """
@@ -23,7 +23,7 @@ class Searched:
         "continuous", other_selector="finds the ranks itself: drop --keep and --select, use --beta"
     )
 
-    def start(self, asked: Asked) -> Start:
+    def start(self, given: RecipeInputs) -> RecipeResult:
         """Search, plan, decompose.
 
         Raises:
@@ -32,4 +32,4 @@ class Searched:
         """
         from edgecompress.recipes.labelled_search import search
 
-        return search(asked)
+        return search(given)

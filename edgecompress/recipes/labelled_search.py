@@ -27,7 +27,7 @@ from edgecompress.models.datasets import size, take
 from edgecompress.planning import plan
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import RecipeInputs, RecipeResult
 from edgecompress.selectors.base import Choice, LayerCandidates
 from edgecompress.selectors.continuous import Continuous
 from edgecompress.selectors.ladders import PREFERRED
@@ -36,39 +36,39 @@ from edgecompress.selectors.relaxation import Settled, choose
 UNTOLD = ("name", "summary", "weighs_losses")
 
 
-def search(asked: Asked) -> Start:
+def search(given: RecipeInputs) -> RecipeResult:
     """What :meth:`edgecompress.recipes.continuous.Searched.start` does."""
     began = time.monotonic()
-    options = asked.selector if isinstance(asked.selector, Continuous) else Continuous()
-    selector = _Labelled(options, ValidationBatches(asked), asked.progress)
+    options = given.selector if isinstance(given.selector, Continuous) else Continuous()
+    selector = _Labelled(options, ValidationBatches(given), given.progress)
     made = plan(
-        asked.dense,
-        asked.sample.inputs,
+        given.dense,
+        given.sample.inputs,
         selector,
-        replace(asked.scope, methods=asked.scope.methods or PREFERRED),
-        name=asked.sample.name,
-        progress=asked.progress,
+        replace(given.scope, methods=given.scope.methods or PREFERRED),
+        name=given.sample.name,
+        progress=given.progress,
     )
     seconds = time.monotonic() - began
-    if asked.calibration is None:
-        model = decompose(asked.dense, made, progress=asked.progress)
+    if given.calibration is None:
+        model = decompose(given.dense, made, progress=given.progress)
     else:
-        model = refit(asked.dense, made, asked.calibration, progress=asked.progress)
-    return Start(made, model, _facts(options, selector, asked, seconds))
+        model = refit(given.dense, made, given.calibration, progress=given.progress)
+    return RecipeResult(made, model, _facts(options, selector, given, seconds))
 
 
 class ValidationBatches:
     """The loss of the dense model, in eval mode, with other kernels; on another labelled batch at every call.
 
-    Batches are drawn by ``asked.tuning.seed`` from the validation split, without replacement within a batch.
+    Batches are drawn by ``given.tuning.seed`` from the validation split, without replacement within a batch.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self.sample: Sample = asked.sample
-        self.dataset: Any = asked.sample.data("validation")
-        self.model: nn.Module = copied(asked.dense).eval().requires_grad_(requires_grad=False)
-        self.batch_size = min(asked.tuning.batch_size, size(self.dataset))
-        self.generator = torch.Generator().manual_seed(asked.tuning.seed)
+    def __init__(self, given: RecipeInputs) -> None:
+        self.sample: Sample = given.sample
+        self.dataset: Any = given.sample.data("validation")
+        self.model: nn.Module = copied(given.dense).eval().requires_grad_(requires_grad=False)
+        self.batch_size = min(given.tuning.batch_size, size(self.dataset))
+        self.generator = torch.Generator().manual_seed(given.tuning.seed)
 
     def __call__(self, mixed: Mapping[str, Tensor]) -> Tensor:
         """The loss with the kernels ``mixed`` (groups, T, C, *taps) of the layers named."""
@@ -107,14 +107,14 @@ class _Labelled:
         self.windows.setdefault(name, []).append(settled)
 
 
-def _facts(options: Continuous, selector: _Labelled, asked: Asked, seconds: float) -> Json:
+def _facts(options: Continuous, selector: _Labelled, given: RecipeInputs, seconds: float) -> Json:
     """Options, time, and for each layer its windows."""
     told = {option: value for option, value in asdict(options).items() if option not in UNTOLD}
     layers = {name: list(map(_window_facts, ended)) for name, ended in selector.windows.items()}
     return {
         **told,
         "batch_size": selector.validation.batch_size,
-        "seed": asked.tuning.seed,
+        "seed": given.tuning.seed,
         "seconds": seconds,
         "layers": layers,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecompress.recipes.base import Asked, Needs, Start
+from edgecompress.recipes.base import Needs, RecipeInputs, RecipeResult
 from edgecompress.settings import option
 
 
@@ -29,8 +29,8 @@ class Ordered:
         other_method="trains svd chains only: drop --method",
     )
 
-    def start(self, asked: Asked) -> Start:
-        """Train at full rank, then cut to the budget of ``asked.selector``.
+    def start(self, given: RecipeInputs) -> RecipeResult:
+        """Train at full rank, then cut to the budget of ``given.selector``.
 
         Raises:
             BudgetError: the budget cannot be met.
@@ -40,4 +40,4 @@ class Ordered:
         """
         from edgecompress.recipes.ordered_training import train
 
-        return train(self, asked)
+        return train(self, given)

@@ -28,7 +28,7 @@ from edgecompress.finetuning.loop import Objective, fit
 from edgecompress.layers import put, weighted_layers
 from edgecompress.models import state_digest
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import RecipeInputs, RecipeResult
 from edgecompress.recipes.ordered import Ordered
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
 from edgecompress.recipes.orthogonal_training import full_rank_plan
@@ -39,25 +39,25 @@ RECALIBRATED = 1024
 """Training inputs that batch norms are re-estimated on where no calibration inputs are given."""
 
 
-def train(options: Ordered, asked: Asked) -> Start:
+def train(options: Ordered, given: RecipeInputs) -> RecipeResult:
     """What :meth:`edgecompress.recipes.ordered.Ordered.start` does."""
-    if not isinstance(asked.selector, Budget):
+    if not isinstance(given.selector, Budget):
         raise PlanError("ordered low rank is cut to a budget: use --keep, not another --select")
-    full = full_rank_plan(asked.dense, asked.sample.inputs, "svd", asked.scope)
-    whole = with_ranks(asked.dense, full.layers)
-    truncate(whole, asked.dense, full, asked.selector, asked.scope, asked.sample)  # out of reach is said at once
-    tuning = replace(asked.tuning, ema=0.0)
-    objective = Sampled(Distilled(asked.sample, tuning, None if options.full_pass else asked.dense), options)
+    full = full_rank_plan(given.dense, given.sample.inputs, "svd", given.scope)
+    whole = with_ranks(given.dense, full.layers)
+    truncate(whole, given.dense, full, given.selector, given.scope, given.sample)  # out of reach is said at once
+    tuning = replace(given.tuning, ema=0.0)
+    objective = Sampled(Distilled(given.sample, tuning, None if options.full_pass else given.dense), options)
     done = fit(
         whole,
-        asked.sample,
+        given.sample,
         tuning,
         objective,
-        keep="last",
+        select_epoch="last",
         what="ordered",
-        checkpoint=asked.checkpoint,
-        key=f"{asked.key} {options!r} {state_digest(asked.dense)}",
-        progress=asked.progress,
+        checkpoint=given.checkpoint,
+        key=f"{given.key} {options!r} {state_digest(given.dense)}",
+        progress=given.progress,
     )
     facts = {
         "lasso": options.lasso,
@@ -67,13 +67,13 @@ def train(options: Ordered, asked: Asked) -> Start:
         "alive": {name: int(layer.rank) for name, layer in ranked_layers(done.model)},
         "history": [asdict(epoch) for epoch in done.history],
     }
-    cut = truncate(done.model, asked.dense, full, asked.selector, asked.scope, asked.sample)
-    return Start(cut.plan, _settled(cut, asked), facts)
+    cut = truncate(done.model, given.dense, full, given.selector, given.scope, given.sample)
+    return RecipeResult(cut.plan, _settled(cut, given), facts)
 
 
-def _settled(cut: Truncated, asked: Asked) -> nn.Module:
+def _settled(cut: Truncated, given: RecipeInputs) -> nn.Module:
     """The cut model with batch-norm statistics of its own."""
-    calibration = asked.calibration or calibration_of(asked.sample, RECALIBRATED, asked.tuning.seed)
+    calibration = given.calibration or calibration_of(given.sample, RECALIBRATED, given.tuning.seed)
     return recalibrate(cut.model, calibration.inputs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgecompress.recipes.base import Asked, Needs, Start
+from edgecompress.recipes.base import Needs, RecipeInputs, RecipeResult
 from edgecompress.settings import option
 
 
@@ -23,7 +23,7 @@ class Orthogonal:
     summary: str = "train full-rank chains with orthogonality penalties, then ranks by EVBMF; after He et al. 2024"
     needs: ClassVar[Needs] = Needs("vbmf")
 
-    def start(self, asked: Asked) -> Start:
+    def start(self, given: RecipeInputs) -> RecipeResult:
         """Over-parameterize, train, merge, choose ranks, decompose.
 
         Raises:
@@ -34,4 +34,4 @@ class Orthogonal:
         """
         from edgecompress.recipes.orthogonal_training import train
 
-        return train(self, asked)
+        return train(self, given)

@@ -33,7 +33,7 @@ from edgecompress.models import copied, state_digest
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import silent
-from edgecompress.recipes.base import Asked, Start
+from edgecompress.recipes.base import RecipeInputs, RecipeResult
 from edgecompress.recipes.orthogonal import Orthogonal
 
 ROWS, COLUMNS = "rows", "columns"
@@ -48,49 +48,49 @@ FLOOR = 0.1
 TINY = 1e-12
 
 
-def train(options: Orthogonal, asked: Asked) -> Start:
+def train(options: Orthogonal, given: RecipeInputs) -> RecipeResult:
     """What :meth:`edgecompress.recipes.orthogonal.Orthogonal.start` does."""
     if options.form not in ORTHOGONAL:
         raise PlanError(f"no orthogonal form {options.form!r}; there are {', '.join(ORTHOGONAL)}: name one by --method")
-    _planned(options, asked.dense, replace(asked, calibration=None, progress=silent))
-    full = full_rank_plan(asked.dense, asked.sample.inputs, options.form, asked.scope)
-    over = decompose(asked.dense, full)
-    objective = Penalized(Distilled(asked.sample, asked.tuning, asked.dense), full.layers, options.penalty)
+    _planned(options, given.dense, replace(given, calibration=None, progress=silent))
+    full = full_rank_plan(given.dense, given.sample.inputs, options.form, given.scope)
+    over = decompose(given.dense, full)
+    objective = Penalized(Distilled(given.sample, given.tuning, given.dense), full.layers, options.penalty)
     done = fit(
         over,
-        asked.sample,
-        asked.tuning,
+        given.sample,
+        given.tuning,
         objective,
-        keep="last",
+        select_epoch="last",
         what="orthogonal",
-        checkpoint=asked.checkpoint,
-        key=f"{asked.key} {options!r} {state_digest(asked.dense)}",
-        progress=asked.progress,
+        checkpoint=given.checkpoint,
+        key=f"{given.key} {options!r} {state_digest(given.dense)}",
+        progress=given.progress,
     )
-    conditioned = merged_whole(done.model, asked.dense, full.layers)
-    made = _planned(options, conditioned, asked)
+    conditioned = merged_whole(done.model, given.dense, full.layers)
+    made = _planned(options, conditioned, given)
     facts = {
         "form": options.form,
         "penalty": options.penalty,
-        "epochs": asked.tuning.epochs,
+        "epochs": given.tuning.epochs,
         "orthogonality": _measured(_orthogonality, over, done.model, full.layers),
-        "leading_energy": _measured(leading_energy, asked.dense, conditioned, full.layers),
+        "leading_energy": _measured(leading_energy, given.dense, conditioned, full.layers),
         "ranks": {layer.name: [layer.method, *layer.ranks] for layer in made.layers},
         "history": [asdict(epoch) for epoch in done.history],
     }
-    return Start(made, _filled(conditioned, made, asked), facts)
+    return RecipeResult(made, _filled(conditioned, made, given), facts)
 
 
-def _planned(options: Orthogonal, conditioned: nn.Module, asked: Asked) -> CompressionPlan:
-    scope = replace(asked.scope, methods=asked.scope.methods or tuple(dict.fromkeys((options.form, "svd"))))
+def _planned(options: Orthogonal, conditioned: nn.Module, given: RecipeInputs) -> CompressionPlan:
+    scope = replace(given.scope, methods=given.scope.methods or tuple(dict.fromkeys((options.form, "svd"))))
     return plan(
         conditioned,
-        asked.sample.inputs,
-        asked.selector,
+        given.sample.inputs,
+        given.selector,
         scope,
-        calibration=asked.calibration,
-        name=asked.sample.name,
-        progress=asked.progress,
+        calibration=given.calibration,
+        name=given.sample.name,
+        progress=given.progress,
     )
 
 
@@ -107,10 +107,10 @@ def _orthogonality(model: nn.Module, layers: Sequence[LayerPlan]) -> float:
     return float(orthogonality(model, layers).detach())
 
 
-def _filled(conditioned: nn.Module, made: CompressionPlan, asked: Asked) -> nn.Module:
-    if asked.calibration is None:
-        return decompose(conditioned, made, progress=asked.progress)
-    return refit(conditioned, made, asked.calibration, progress=asked.progress)
+def _filled(conditioned: nn.Module, made: CompressionPlan, given: RecipeInputs) -> nn.Module:
+    if given.calibration is None:
+        return decompose(conditioned, made, progress=given.progress)
+    return refit(conditioned, made, given.calibration, progress=given.progress)
 
 
 class Penalized(Objective):

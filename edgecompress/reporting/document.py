@@ -193,5 +193,5 @@ class Report(Compression):
 
 
 def malformed(error: Exception) -> FileError:
-    """The error for a document that cannot be read or shown."""
+    """What is said of a document that cannot be read or shown."""
     return FileError(f"report: field missing or malformed: {printable(error)}")

@@ -138,7 +138,7 @@ def train_codes(
         sample,
         settings,
         objective,
-        keep="last",
+        select_epoch="last",
         what="round",
         checkpoint=checkpoint,
         key=f"{key} {CHECKPOINT} {storage!r} {state_digest(teacher)}",

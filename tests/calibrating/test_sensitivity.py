@@ -9,7 +9,7 @@ from edgecompress.calibrating.moments import Moments, collect
 from edgecompress.calibrating.sensitivity import DAMPING, TEMPERATURE, Metric, change_losses, output_metrics
 from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.decompositions.weighted import root_and_inverse
+from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.planning import Scope, plan
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve

@@ -10,7 +10,7 @@ from tensorly.decomposition import parafac
 from torch import nn
 
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.polyadic import (
+from edgecompress.decompositions.cp_als import (
     SLACK,
     balanced,
     corrected,
@@ -18,10 +18,10 @@ from edgecompress.decompositions.polyadic import (
     exact_rank,
     fitted,
     path,
-    sensitivity,
     slice_terms,
     summed,
     terms_of,
+    without,
 )
 from edgecompress.sources import resolve
 
@@ -31,6 +31,12 @@ PLANTED = [((16, 12, 9), 4), ((16, 12, 9), 9), ((12, 16, 5), 5), ((16, 12, 3, 3)
 REAL = ["layer1.0.conv2", "layer2.0.conv2"]
 
 both = pytest.mark.parametrize("method", [CP3, CP4], ids=["cp3", "cp4"])
+
+
+def sensitivity(terms):
+    """Expected squared change of the sum, to first order, for noise of variance 1 on every number of ``terms``."""
+    squares = [mode.pow(2).sum(0) for mode in terms]
+    return sum(len(mode) * float(without(squares, index).sum()) for index, mode in enumerate(terms))
 
 
 def normal(*shape, seed=0):

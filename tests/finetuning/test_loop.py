@@ -86,7 +86,7 @@ def test_averaged_weights_follow_the_decay(sample: Sample) -> None:
     start, name = sample.model(), "4.weight"
 
     def trained(settings: FineTuning, decay: float) -> nn.Module:
-        return fit(start, sample, replace(settings, ema=decay), Distilled(sample, settings), keep="last").model
+        return fit(start, sample, replace(settings, ema=decay), Distilled(sample, settings), select_epoch="last").model
 
     plain, average = (trained(short, decay) for decay in (0, 0.75))
     first, moved, mean = (m.state_dict()[name] for m in (start, plain, average))
@@ -132,7 +132,7 @@ def test_the_objective_decides_and_sees_the_end_of_every_epoch(sample: Sample) -
                 next(iter(model.parameters())).zero_()
 
     objective, start = Shrinking(), sample.model()
-    done = fit(start, sample, replace(SETTINGS, lr=0.01), objective, keep="last")
+    done = fit(start, sample, replace(SETTINGS, lr=0.01), objective, select_epoch="last")
     assert objective.ended == 2
     assert done.best_epoch == 2
     assert not next(iter(done.model.parameters())).any()

@@ -23,7 +23,7 @@ from edgecompress.finetuning.distillation import Distilled
 from edgecompress.models import Sample
 from edgecompress.planning import Scope
 from edgecompress.plans import LayerPlan
-from edgecompress.recipes.base import Asked
+from edgecompress.recipes.base import RecipeInputs
 from edgecompress.recipes.ordered import Ordered
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
 from edgecompress.recipes.ordered_training import Sampled, draw, group_lasso, live_rank, with_ranks
@@ -54,8 +54,8 @@ def sample(tiny_file: Path) -> Sample:
     return resolve(str(tiny_file))
 
 
-def asked_of(sample: Sample, **changes: object) -> Asked:
-    given = Asked(sample.model(), sample, Budget(0.4), SCOPE, SETTINGS)
+def asked_of(sample: Sample, **changes: object) -> RecipeInputs:
+    given = RecipeInputs(sample.model(), sample, Budget(0.4), SCOPE, SETTINGS)
     return replace(given, **changes)
 
 

@@ -20,7 +20,7 @@ from edgecompress.finetuning.distillation import Distilled
 from edgecompress.finetuning.loop import FineTuned, fit
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
-from edgecompress.recipes.base import Asked
+from edgecompress.recipes.base import RecipeInputs
 from edgecompress.recipes.orthogonal import Orthogonal
 from edgecompress.recipes.orthogonal_training import (
     FLOOR,
@@ -149,7 +149,7 @@ def trained(sample: Sample, penalty: float) -> float:
     dense = sample.model()
     full = full_rank_plan(dense, sample.inputs, "tucker2")
     objective = Penalized(Distilled(sample, SETTINGS), full.layers, penalty)
-    done = fit(decompose(dense, full), sample, SETTINGS, objective, keep="last")
+    done = fit(decompose(dense, full), sample, SETTINGS, objective, select_epoch="last")
     return float(orthogonality(done.model, full.layers).detach())
 
 
@@ -168,7 +168,7 @@ def test_the_penalty_lowers_what_was_skewed(sample: Sample) -> None:
         for parameter in over.parameters():
             parameter.add_(parameter.abs().mean() * torch.randn_like(parameter))
     before = float(orthogonality(over, full.layers).detach())
-    done = fit(over, sample, SETTINGS, Penalized(Distilled(sample, SETTINGS), full.layers, 1.0), keep="last")
+    done = fit(over, sample, SETTINGS, Penalized(Distilled(sample, SETTINGS), full.layers, 1.0), select_epoch="last")
     assert float(orthogonality(done.model, full.layers).detach()) < before / 2
 
 
@@ -184,7 +184,7 @@ def test_the_penalty_does_not_undo_a_net_whose_weights_are_of_low_rank(sample: S
     over = decompose(dense, full)
     assert float(orthogonality(over, full.layers).detach()) < 1e-4
     free, held = (
-        fit(over, sample, SETTINGS, Penalized(Distilled(sample, SETTINGS), full.layers, penalty), keep="last")
+        fit(over, sample, SETTINGS, Penalized(Distilled(sample, SETTINGS), full.layers, penalty), select_epoch="last")
         for penalty in (0.0, 1.0)
     )
     assert held.history[0].loss < free.history[0].loss + 0.05
@@ -210,9 +210,9 @@ def test_a_planted_rank_is_found_after_merging() -> None:
     assert [layer.ranks for layer in made.layers] == [(5,)]
 
 
-def asked(sample: Sample, **more: object) -> Asked:
+def asked(sample: Sample, **more: object) -> RecipeInputs:
     given: dict[str, object] = {"selector": Vbmf(), "scope": Scope(), "tuning": SETTINGS, **more}
-    return Asked(sample.model(), sample, **given)
+    return RecipeInputs(sample.model(), sample, **given)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -252,14 +252,16 @@ def trained_whole(sample: Sample, penalty: float) -> nn.Module:
     dense = sample.model()
     full = full_rank_plan(dense, sample.inputs, "tucker2")
     objective = Penalized(Distilled(sample, SETTINGS, dense), full.layers, penalty)
-    return merged_whole(fit(decompose(dense, full), sample, SETTINGS, objective, keep="last").model, dense, full.layers)
+    return merged_whole(
+        fit(decompose(dense, full), sample, SETTINGS, objective, select_epoch="last").model, dense, full.layers
+    )
 
 
 def test_the_last_epoch_counts_not_the_best(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of nets that have their full ranks do not say how well they can be cut."""
 
     def watched(*given: Any, **options: Any) -> FineTuned:
-        assert options["keep"] == "last"
+        assert options["select_epoch"] == "last"
         return fit(*given, **options)
 
     monkeypatch.setattr("edgecompress.recipes.orthogonal_training.fit", watched)
@@ -270,7 +272,7 @@ def test_without_a_penalty_it_is_plain_training_of_the_same_chains(sample: Sampl
     start = Orthogonal(penalty=0).start(asked(sample, selector=Budget(0.5)))
     full = full_rank_plan(sample.model(), sample.inputs, "tucker2")
     task = Distilled(sample, SETTINGS, sample.model())
-    done = fit(decompose(sample.model(), full), sample, SETTINGS, task, keep="last")
+    done = fit(decompose(sample.model(), full), sample, SETTINGS, task, select_epoch="last")
     assert [epoch["loss"] for epoch in start.facts["history"]] == [epoch.loss for epoch in done.history]
     assert start.facts["orthogonality"]["after"] == float(orthogonality(done.model, full.layers).detach())
 

@@ -17,7 +17,7 @@ from edgecompress.errors import PlanError, TrainingError
 from edgecompress.models import Sample
 from edgecompress.planning import Scope, plan
 from edgecompress.plans import Cost, LayerPlan
-from edgecompress.recipes.base import Asked
+from edgecompress.recipes.base import RecipeInputs
 from edgecompress.recipes.continuous import Searched
 from edgecompress.recipes.labelled_search import ValidationBatches
 from edgecompress.selectors import Budget
@@ -193,7 +193,7 @@ def test_a_layer_with_the_mixed_weight_is_the_mixture_of_its_candidates(layer):
         return (outputs - wanted).square().sum()
 
     sample = Sample("s", "s", lambda: model, (inputs,), lambda _: TensorDataset(inputs, targets), squares)
-    batches = ValidationBatches(Asked(model, sample, QUICK, Scope(), FineTuning()))
+    batches = ValidationBatches(RecipeInputs(model, sample, QUICK, Scope(), FineTuning()))
     loss = batches({"0": mixture(chances, mixed.weights())})
     apart = 0
     for chance, rank in zip(chances, (2, 3), strict=True):
@@ -360,7 +360,7 @@ def tiny(tiny_file):
 def asked(tiny, **changes):
     sample, model = tiny
     options = {"selector": QUICK, "scope": Scope(multiple=4), "tuning": FineTuning(batch_size=32), **changes}
-    return Asked(model, sample, **options)
+    return RecipeInputs(model, sample, **options)
 
 
 def test_without_data_it_is_a_selector(tiny):
@@ -450,7 +450,7 @@ def test_labels_choose_what_matters_to_the_outputs():
     targets = model(inputs).detach().argmax(1)
     sample = Sample("s", "s", lambda: model, (inputs[:2],), lambda _: TensorDataset(inputs, targets), cross_entropy)
     options = Continuous(step=2)
-    labelled = Searched().start(Asked(model, sample, options, Scope(multiple=1), FineTuning()))
+    labelled = Searched().start(RecipeInputs(model, sample, options, Scope(multiple=1), FineTuning()))
     unlabelled = plan(model, sample.inputs, options, methods=("svd",), multiple=1)
     assert labelled.plan.layers[0].ranks == (2,)
     assert unlabelled.layers[0].ranks == (14,)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating.moments import patches
+from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.decompositions.weighted import leading_directions, root_and_inverse, solved
+from edgecompress.decompositions.projection import leading_directions, root_and_inverse, solved
 
 METHODS = ("svd", "spatial_svd", "tucker2", "hierarchical_tucker2")
 SHAPES = [(12, 10, 3, 3), (8, 12, 5, 3), (6, 3, 3, 3), (16, 4, 2, 2)]
@@ -283,14 +284,14 @@ def test_a_metric_of_the_outputs_lowers_the_error_in_that_metric(method, layer):
         off = (stacked - other).flatten(2)
         return float(torch.einsum("gts,gtd,gde,gse->", metric, off, moments, off))
 
-    with_metric, without = (fitted(method, ranks, stacked, moments, given)[1] for given in (metric, None))
+    with_metric, without = (fitted(method, ranks, stacked, moments, given)[1] for given in (Metric(metric), None))
     assert worth(with_metric) < 0.95 * worth(without)
 
 
 @pytest.mark.parametrize(("method", "layer"), supported(LAYERS))
 def test_with_a_metric_the_factors_are_exact_at_the_largest_ranks(method, layer):
     stacked, moments, _ = layer_problem(layer)
-    _, told = fitted(method, method.max_ranks(layer), stacked, moments, metric_for(stacked))
+    _, told = fitted(method, method.max_ranks(layer), stacked, moments, Metric(metric_for(stacked)))
     torch.testing.assert_close(told, stacked, rtol=1e-4, atol=1e-4)
 
 

@@ -216,12 +216,6 @@ def balanced(terms: Terms) -> Terms:
     return tuple(mode * torch.where(norm > 0, even / norm, 0) for mode, norm in zip(terms, norms, strict=True))
 
 
-def sensitivity(terms: Terms) -> float:
-    """Expected squared change of the sum, to first order, for noise of variance 1 on every number of ``terms``."""
-    squares = [mode.pow(2).sum(0) for mode in terms]
-    return sum(len(mode) * float(without(squares, index).sum()) for index, mode in enumerate(terms))
-
-
 def without(items: Sequence[Tensor], *indices: int) -> Tensor:
     """The elementwise product of all ``items`` but those at ``indices``."""
     return reduce(torch.mul, [item for index, item in enumerate(items) if index not in indices])
