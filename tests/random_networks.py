@@ -264,18 +264,6 @@ class Mean(nn.Module):
         return x.mean(self.axes)
 
 
-class Crop(nn.Module):
-    """To so many positions along each axis: larger values are cut, smaller ones padded with zeros."""
-
-    def __init__(self, sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.sizes = sizes
-
-    def forward(self, x: Tensor) -> Tensor:
-        missing = [(0, most - now) for most, now in zip(reversed(self.sizes), reversed(x.shape[2:]), strict=True)]
-        return F.pad(x, [number for pair in missing for number in pair])
-
-
 Draw = random.Random
 Block = Callable[[Draw, Tensor], nn.Module]
 

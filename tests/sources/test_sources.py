@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 from edgecompress.cli.building import tuning_from
 from edgecompress.costs import cost
@@ -81,6 +83,14 @@ def test_cifar10_splits_do_not_overlap_and_augment_keeps_the_shape() -> None:
     assert not torch.equal(changed, inputs)
 
 
+@pytest.mark.cifar10
+def test_resnet20_scores_on_every_tenth_image_as_on_all() -> None:
+    sample = resolve("resnet20")
+    tenth = replace(sample, splits=lambda split: Subset(sample.data(split), range(0, 10_000, 10)))
+    assert score(sample.model(), tenth) == pytest.approx(90.4, abs=0.05)
+
+
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_resnet20_scores_what_was_published() -> None:
     sample = resolve("resnet20")
