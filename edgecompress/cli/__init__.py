@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgecompress import __version__
-from edgecompress.cli import compressing, doctor, exporting, inspecting, measuring, running
+from edgecompress.cli import compressing, doctor, exporting, inspecting, measuring, planning, running
 from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
@@ -60,7 +60,7 @@ def _keep_stdout(callback: Callable[..., Any]) -> Callable[..., Any]:
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "One stage": (
         inspecting.inspect,
-        compressing.plan,
+        planning.plan,
         compressing.compress,
         exporting.export,
         exporting.verify,

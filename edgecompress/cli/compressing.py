@@ -1,4 +1,4 @@
-"""``plan`` and ``compress``."""
+"""``compress``."""
 
 from __future__ import annotations
 
@@ -19,144 +19,16 @@ from edgecompress.cli.building import (
     typed_options,
 )
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import percent, print_before_after, print_json, print_table, say, showing_progress
-from edgecompress.cli.options import (
-    calibrate_option,
-    core_options,
-    force_option,
-    json_option,
-    line_options,
-    output_option,
-    seed_option,
-    selection_options,
-    trust_option,
-)
-from edgecompress.cli.writing import announce_folder, file_to_write
-from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR, Scope, Storage
+from edgecompress.cli.display import print_before_after, print_json, say, showing_progress
+from edgecompress.cli.options import force_option, json_option, line_options, output_option, trust_option
+from edgecompress.cli.writing import announce_folder
+from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from edgecompress.calibrating import Calibration
     from edgecompress.cli.building import Given
-    from edgecompress.files import Json
     from edgecompress.models import Sample
     from edgecompress.plans import CompressionPlan
     from edgecompress.running.options import Options
-    from edgecompress.selectors import Selector
-
-
-@click.command(cls=Command, epilog="Example: edgecompress plan resnet20 --keep 0.4 --of macs -o plan.json")
-@click.argument("model")
-@selection_options
-@calibrate_option
-@seed_option
-@core_options
-@click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
-@trust_option
-@output_option("Write the plan as JSON to this file.", required=False)
-@force_option
-@json_option
-def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any) -> None:
-    """Choose a method and ranks for every layer, and say why the others stay dense."""
-    from edgecompress.planning import layer_costs
-    from edgecompress.sources import resolve
-
-    methods = methods_from(given)
-    storage = storage_from(given, methods)
-    scope = scope_from(given, methods if storage is None else ())
-    if output is not None:
-        _check_plan_file(output, model, force=force)
-    by = storage or selector_from(given, given["select"] or USUAL_SELECTOR)
-    sample = resolve(model, trust=trust)
-    built = sample.model()
-    made = _planned(sample, built, by, scope, given)
-    if output is not None:
-        made.save(output)
-    if as_json:
-        print_json(made.to_json())
-    else:
-        _print_plan(made, layer_costs(built, sample.inputs, made))
-        if why:
-            _print_rejected(made)
-
-
-def _planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
-    """The plan by a rank rule, or of a codec."""
-    from edgecompress.planning import plan as make_plan
-    from edgecompress.storing.planning import plan_storage
-
-    if isinstance(by, Storage):
-        layers = {"include": scope.include, "exclude": scope.exclude}
-        return plan_storage(built, sample.inputs, by, **layers, name=sample.name)
-    calibration = _calibration(sample, given["calibrate"], given["seed"] or 0) if by.weighs_losses else None
-    with showing_progress() as progress:
-        return make_plan(built, sample.inputs, by, scope, calibration=calibration, name=sample.name, progress=progress)
-
-
-def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
-    """Prove that a plan may be written there, and make its folder."""
-    from edgecompress.errors import FileError
-    from edgecompress.plans import KIND
-    from edgecompress.replacing import is_kind
-    from edgecompress.sources import source_of
-    from edgecompress.sources.compressed_folder import KIND as MODEL_KIND
-    from edgecompress.sources.compressed_folder import MODEL_FILE, PLAN_FILE
-
-    if not force and output.name == PLAN_FILE and is_kind(MODEL_KIND)(output.with_name(MODEL_FILE)):
-        raise FileError(f"{output}: belongs to the compressed model there; choose another name with -o")
-    file_to_write(output, "plan", is_kind(KIND), inputs=source_of(model).files(model), force=force)
-
-
-def _calibration(sample: Sample, count: int | None, seed: int) -> Calibration | None:
-    """Calibration inputs; without data there are none, which is an error only where they were asked for by name."""
-    from edgecompress.calibrating import calibration_of
-    from edgecompress.errors import DataError
-
-    if count == 0 or (sample.splits is None and count is None):
-        return None
-    try:
-        return calibration_of(sample, CALIBRATION_INPUTS if count is None else count, seed)
-    except DataError as error:
-        if count is not None:
-            raise
-        click.echo(f"planned by the weights alone: {error}", err=True)
-        return None
-
-
-def _print_rejected(made: CompressionPlan) -> None:
-    rows = [
-        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss,
-         r.cost and r.cost.macs, r.cost and r.cost.params, r.why)
-        for r in made.rejected
-    ]  # fmt: skip
-    header = ("layer", "instead", "ranks", "error", "loss", "MACs", "parameters", "why not")
-    print_table("Not chosen, at about the same MACs", header, rows)
-
-
-def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
-    rows = [
-        (
-            layer["name"],
-            layer["kind"],
-            layer["method"] or "dense",
-            "x".join(map(str, layer["ranks"] or ())) or None,
-            layer["error"],
-            layer["dense"]["macs"],
-            layer["compressed"]["macs"],
-            layer["reason"],
-        )
-        for layer in layers
-    ]
-    header = ("layer", "kind", "method", "ranks", "error", "MACs dense", "MACs planned", "why dense, or note")
-    print_table(f"Plan for {made.model}", header, rows)
-    assert made.dense is not None
-    assert made.compressed is not None
-    before, after = made.dense, made.compressed
-    say(
-        f"MACs {before.macs:,} -> {after.macs:,} ({percent(after.macs, before.macs)} kept), "
-        f"parameters {before.params:,} -> {after.params:,} ({percent(after.params, before.params)} kept)"
-    )
 
 
 def sample_and_options(
