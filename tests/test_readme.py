@@ -69,8 +69,9 @@ def quick(line: str) -> list[str]:
     name = shlex.split(line)[1]
     rounds = ["--epochs", "1", "--round-epochs", "1"] if "--preset" in line else []
     times = ["--threads", "1", "--seconds", "0.1"] if name in ("run", "profile") else []
-    few = ["--calibrate", "64"] if name == "run" or (name == "plan" and "--method" not in line) else []
-    return [*rounds, *times, *few, *(["--epochs", "1"] if name == "run" else [])]
+    epochs = ["--epochs", "1"] if name == "run" else []
+    few = ["--calibrate", "64"] if name in ("plan", "compress", "run") and "ada_tucker" not in line else []
+    return [*rounds, *times, *epochs, *few]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if set(blocks(page, "python")) - set(files(page).values())])
