@@ -133,3 +133,8 @@ def test_a_folder_is_a_stage_or_has_a_table() -> None:
 def test_the_root_can_be_looked_over() -> None:
     files = [file for file in PACKAGE.glob("*.py") if not file.name.startswith("_")]
     assert 10 < len(files) <= 16
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")} <= folders
