@@ -8,9 +8,7 @@ from edgecompress.calibrating import moments
 from edgecompress.calibrating.moments import collect, in_passes, moment_bytes, output_rows, patches
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError
-from tests.decompositions import test_laws as laws
-
-everywhere = pytest.mark.parametrize("geometry", laws.GEOMETRIES, ids=laws.label)
+from tests.geometries import GEOMETRIES, build, input_for, label
 
 
 def outputs_without_bias(layer, x):
@@ -20,20 +18,14 @@ def outputs_without_bias(layer, x):
     return out - (layer.bias if isinstance(layer, nn.Linear) else layer.bias.reshape(-1, *[1] * (out.dim() - 2)))
 
 
-@everywhere
-def test_kernels_times_patches_are_the_outputs(geometry):
-    layer, x = laws.build(geometry), laws.input_for(geometry)
-    out = outputs_without_bias(layer, x)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=label)
+def test_kernels_times_patches_are_the_outputs_and_all_positions_are_all_of_them(geometry):
+    layer, x = build(geometry), input_for(geometry)
+    out, linear = layer(x), outputs_without_bias(layer, x)
     for most, offset in [(10**6, 0), (7, 0), (7, 1), (20, 5), (1, 3)]:
         rows = kernels(layer).flatten(2) @ patches(layer, x, offset=offset, most=most)
-        expected = output_rows(layer, out, offset=offset, most=most)
+        expected = output_rows(layer, linear, offset=offset, most=most)
         torch.testing.assert_close(rows, expected, rtol=1e-10, atol=1e-10)
-
-
-@everywhere
-def test_all_positions_are_all_outputs(geometry):
-    layer, x = laws.build(geometry), laws.input_for(geometry)
-    out = layer(x)
     rows = output_rows(layer, out, most=out.numel())
     assert rows.shape[:2] == kernels(layer).shape[:2]
     assert rows.numel() == out.numel()

@@ -1,6 +1,5 @@
 """What holds for every decomposition and every geometry it supports."""
 
-import random
 from itertools import product
 from math import ceil
 
@@ -14,86 +13,31 @@ from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.files import load_weights, save_weights
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
-
-STRIDES = (1, 2, (2, 1))
-PADDINGS = (0, 1, (2, 1), "same", "valid")
-MODES = ("zeros", "reflect", "replicate", "circular")
-DILATIONS = (1, 2, (1, 2))
-KERNELS = (1, 3, (5, 3), (1, 7))
-CHANNELS = ((3, 8), (8, 3), (1, 6), (5, 5))
-
-GROUPED = (((6, 8), 2), ((9, 6), 3), ((4, 4), 2))
-INPUTS = {
-    "Linear": (4,),
-    "Linear3d": (2, 5),
-    "Conv1d": (2, 13),
-    "Conv2d": (2, 11, 13),
-    "ConvTranspose1d": (2, 7),
-    "ConvTranspose2d": (2, 5, 6),
-}
-"""Batch and positions, or batch, height and width; the channels are put in by ``input_for``."""
+from tests.geometries import (
+    CHANNELS,
+    DILATIONS,
+    GEOMETRIES,
+    GROUPED,
+    KERNELS,
+    PADDINGS,
+    STRIDES,
+    build,
+    input_for,
+    label,
+)
 
 
-def geometries():  # noqa: C901 - one loop a kind of layer
-    """Each is (kind, channels, options). Every combination of stride, padding, mode and dilation, and every one of
-    kernel, channels and bias, both with the rest drawn at random."""
-    draw = random.Random(0).choice
-    for channels, bias in product(CHANNELS, (True, False)):
-        yield "Linear", channels, {"bias": bias}
-        yield "Linear3d", channels, {"bias": bias}
-    for stride, padding, mode, dilation in product((1, 2), (0, 1, "same", "valid"), MODES, (1, 2)):
-        options = {"stride": stride, "padding": padding, "padding_mode": mode, "dilation": dilation}
-        yield "Conv1d", draw(CHANNELS), {"kernel_size": draw((1, 3, 5)), **options, "bias": draw((True, False))}
-    for stride, padding, mode, dilation in product(STRIDES, PADDINGS, MODES, DILATIONS):
-        options = {"stride": stride, "padding": padding, "padding_mode": mode, "dilation": dilation}
-        yield "Conv2d", draw(CHANNELS), {"kernel_size": draw(KERNELS), **options, "bias": draw((True, False))}
-    for kernel, channels, bias in product(KERNELS, CHANNELS, (True, False)):
-        options = {"stride": 1, "padding": draw(PADDINGS), "padding_mode": draw(MODES), "dilation": draw(DILATIONS)}
-        yield "Conv2d", channels, {"kernel_size": kernel, **options, "bias": bias}
-    for kernel, (channels, groups), bias in product(KERNELS, GROUPED, (True, False)):
-        options = {"stride": 1, "padding": draw(PADDINGS), "padding_mode": draw(MODES), "dilation": draw(DILATIONS)}
-        yield "Conv2d", channels, {"kernel_size": kernel, **options, "groups": groups, "bias": bias}
-    for channels, groups in GROUPED:
-        yield "Conv1d", channels, {"kernel_size": draw((1, 3, 5)), "groups": groups, "stride": draw((1, 2))}
-    for stride, padding, dilation, groups in product(STRIDES, (0, 1, (2, 1)), DILATIONS, (1, 2)):
-        channels = draw(CHANNELS) if groups == 1 else (6, 8)
-        options = {"kernel_size": draw((3, (5, 3), (1, 7))), "stride": stride, "padding": padding}
-        extra = {"output_padding": draw((0, 1)) if stride == 2 else 0, "bias": draw((True, False))}
-        yield "ConvTranspose2d", channels, {**options, "dilation": dilation, "groups": groups, **extra}
-    for stride, (channels, groups) in product((1, 2), (*GROUPED, ((3, 8), 1))):
-        yield "ConvTranspose1d", channels, {"kernel_size": draw((1, 4)), "stride": stride, "groups": groups}
+def supported(geometry):
+    """Name and method of all that can decompose the layer."""
+    return [(name, method) for name, method in DECOMPOSITIONS.items() if method.supports(build(geometry))]
 
 
-def exists(geometry):
-    """PyTorch has no strided convolution with ``padding="same"``."""
-    options = geometry[2]
-    return options.get("padding") != "same" or options["stride"] == 1
-
-
-def build(geometry, dtype=torch.float64):
-    kind, channels, options = geometry
-    torch.manual_seed(0)
-    return getattr(nn, kind.removesuffix("3d"))(*channels, **options, dtype=dtype)
-
-
-def input_for(geometry, dtype=torch.float64):
-    (kind, (channels, _), _), (batch, *positions) = geometry, INPUTS[geometry[0]]
-    shape = (batch, *positions, channels) if kind.startswith("Linear") else (batch, channels, *positions)
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
-
-
-def label(geometry):
-    kind, (channels_in, channels_out), options = geometry
-    return " ".join([kind, f"{channels_in}->{channels_out}", *(f"{k}={v}" for k, v in options.items())])
-
-
-def pairs(all_geometries, *, together=False):
-    """(method, geometry) for every method and every geometry it supports; ``together``: in one process."""
+def pairs(all_geometries):
+    """(method, geometry) for every method and every geometry it supports, each in one process."""
     return [
-        pytest.param(method, geometry, id=f"{name} {label(geometry)}", marks=_group(name, geometry) if together else ())
-        for name, method in DECOMPOSITIONS.items()
+        pytest.param(method, geometry, id=f"{name} {label(geometry)}", marks=_group(name, geometry))
         for geometry in all_geometries
-        if method.supports(build(geometry))
+        for name, method in supported(geometry)
     ]
 
 
@@ -101,7 +45,6 @@ def _group(name, geometry):
     return pytest.mark.xdist_group(f"{name} {label(geometry)}")
 
 
-GEOMETRIES = list(filter(exists, geometries()))
 SIZES = [
     ("Linear", (20, 12), {}),
     ("Conv1d", (8, 12), {"kernel_size": 5}),
@@ -116,8 +59,8 @@ SIZES = [
 SPECTRAL = ("svd", "spatial_svd")
 """What is cut off a spectrum is known exactly; the other methods alternate, and predict a bound."""
 
-everywhere = pytest.mark.parametrize(("method", "geometry"), pairs(GEOMETRIES))
-at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES, together=True))
+everywhere = pytest.mark.parametrize("geometry", GEOMETRIES, ids=label)
+at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES))
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
 
 
@@ -176,22 +119,30 @@ def relative_error(weight, other):
     return float((weight - other).pow(2).sum() / weight.pow(2).sum())
 
 
+def assert_equal(found, expected, what):
+    """Within double precision; ``what`` is said in front of the difference."""
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10, msg=lambda difference: f"{what}: {difference}")
+
+
 @everywhere
-def test_the_chain_is_the_layer_at_the_largest_ranks(method, geometry):
+def test_every_chain_is_the_layer_at_the_largest_ranks(geometry):
     layer, x = build(geometry), input_for(geometry)
-    chain = filled(method, layer, method.max_ranks(layer))
-    torch.testing.assert_close(chain(x), layer(x), rtol=1e-9, atol=1e-10)
+    out, methods = layer(x), supported(geometry)
+    assert methods
+    for name, method in methods:
+        assert_equal(filled(method, layer, method.max_ranks(layer))(x), out, name)
 
 
 @everywhere
-def test_the_chain_is_the_dense_layer_with_the_reconstructed_weight(method, geometry):
+def test_every_chain_is_the_dense_layer_with_the_reconstructed_weight(geometry):
     """Whatever the factors are: here those that PyTorch starts a chain with."""
     layer, x = build(geometry), input_for(geometry)
-    for ranks in ranks_between(method, layer, (0.3, 0.7)):
-        chain = method.chain(layer, ranks)
-        dense = merged(chain, layer, LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0))
-        assert type(dense) is type(layer)
-        torch.testing.assert_close(chain(x), dense(x), rtol=1e-9, atol=1e-10)
+    for name, method in supported(geometry):
+        for ranks in ranks_between(method, layer, (0.3, 0.7)):
+            chain = method.chain(layer, ranks)
+            dense = merged(chain, layer, LayerPlan("layer", method.name, ranks, tuple(layer.weight.shape), 0.0))
+            assert type(dense) is type(layer), (name, ranks)
+            assert_equal(chain(x), dense(x), f"{name} at {ranks}")
 
 
 @at_all_sizes
@@ -226,12 +177,12 @@ def test_no_candidates_have_no_errors(method):
 
 
 @at_all_sizes
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_the_chain_has_the_dtype_of_the_layer(method, geometry, dtype):
-    layer = build(geometry, dtype)
-    chain = filled(method, layer, method.max_ranks(layer))
-    assert {parameter.dtype for parameter in chain.parameters()} == {dtype}
-    assert chain(input_for(geometry, dtype)).dtype == dtype
+def test_the_chain_has_the_dtype_of_the_layer(method, geometry):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        layer = build(geometry, dtype)
+        chain = filled(method, layer, method.max_ranks(layer))
+        assert {parameter.dtype for parameter in chain.parameters()} == {dtype}
+        assert chain(input_for(geometry, dtype)).dtype == dtype
 
 
 @at_all_sizes
@@ -242,23 +193,23 @@ def test_the_chain_in_float32_is_the_layer_within_single_precision(method, geome
 
 
 @at_all_sizes
-@pytest.mark.parametrize("training", [True, False])
-def test_the_chain_is_in_the_mode_of_the_layer(method, geometry, training):
-    layer = build(geometry).train(training)
-    chain = filled(method, layer, method.max_ranks(layer))
-    assert {module.training for module in chain.modules()} == {training}
+def test_the_chain_is_in_the_mode_of_the_layer(method, geometry):
+    for training in (True, False):
+        layer = build(geometry).train(training)
+        chain = filled(method, layer, method.max_ranks(layer))
+        assert {module.training for module in chain.modules()} == {training}
 
 
 @at_all_sizes
-@pytest.mark.parametrize(("weight", "bias"), list(product((True, False), repeat=2)))
-def test_frozen_stays_frozen(method, geometry, weight, bias):
-    layer = build(geometry)
-    layer.weight.requires_grad_(weight)
-    if layer.bias is not None:
-        layer.bias.requires_grad_(bias)
-    chain = filled(method, layer, method.max_ranks(layer))
-    for name, parameter in chain.named_parameters():
-        assert parameter.requires_grad == (bias if name.endswith("bias") else weight), name
+def test_frozen_stays_frozen(method, geometry):
+    for weight, bias in product((True, False), repeat=2):
+        layer = build(geometry)
+        layer.weight.requires_grad_(weight)
+        if layer.bias is not None:
+            layer.bias.requires_grad_(bias)
+        chain = filled(method, layer, method.max_ranks(layer))
+        for name, parameter in chain.named_parameters():
+            assert parameter.requires_grad == (bias if name.endswith("bias") else weight), (name, weight, bias)
 
 
 @at_all_sizes
