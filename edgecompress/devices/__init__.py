@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from edgecompress.devices import adb, emulated, local, ssh
-from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Session
+from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Kind, Session
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
 from edgecompress.settings import DeviceOptions
+from edgecompress.tables import Table
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of device: what stands behind its name and a colon, one line for people, and how to make it.
-
-    ``parse`` gets what stands behind the colon (empty where ``form`` is) and the options.
-    """
-
-    form: str
-    summary: str
-    parse: Callable[[str, DeviceOptions], Device]
-
-
-DEVICES: dict[str, Kind] = {
-    "local": Kind("", local.SUMMARY, local.parse),
-    "ssh": Kind(ssh.FORM, ssh.SUMMARY, ssh.parse),
-    "adb": Kind(adb.FORM, adb.SUMMARY, adb.parse),
-    "emulated": Kind(emulated.FORM, emulated.SUMMARY, emulated.parse),
-}
+DEVICES: Table[Kind] = Table(
+    "edgecompress.devices",
+    local="local:KIND",
+    ssh="ssh:KIND",
+    adb="adb:KIND",
+    emulated="emulated:KIND",
+)
 
 
 def forms() -> dict[str, Kind]:

@@ -6,7 +6,7 @@ however it ends, nothing is left running or lying about on the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,3 +117,18 @@ class Device(Protocol):
         Raises:
             DeviceError: it cannot be reached, or has no such interpreter.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of device, as ``DEVICES`` names it.
+
+    Args:
+        form: what stands behind the name and a colon, as ``SERIAL``; empty where nothing does.
+        summary: one line for people.
+        parse: makes the device from what stands behind the colon (empty where ``form`` is) and the options.
+    """
+
+    form: str
+    summary: str
+    parse: Callable[[str, DeviceOptions], Device]

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.devices.base import NO_OPTIONS, Provenance
+from edgecompress.devices.base import NO_OPTIONS, Kind, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.files import Json
 from edgecompress.settings import DeviceOptions
-
-SUMMARY = "this machine, in a process of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +54,6 @@ def parse(rest: str, options: DeviceOptions) -> Local:
     assert not rest
     options.refuse_other_than("local")
     return Local()
+
+
+KIND = Kind("", "this machine, in a process of its own", parse)

@@ -21,14 +21,13 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from edgecompress.devices.base import Provenance
+from edgecompress.devices.base import Kind, Provenance
 from edgecompress.devices.commands import Finished, checked, failed, last_lines, release, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json
 from edgecompress.settings import DeviceOptions
 
 FORM = "user@host[:port]"
-SUMMARY = "a board over ssh, with a Python that has numpy and the runtime"
 
 PLACE = re.compile(r"(?:([A-Za-z0-9_][\w.-]*)@)?([A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.%\w]+\])(?::(\d{1,5}))?", re.ASCII)
 CONNECT_S, GRACE_S = 15.0, 10.0
@@ -276,3 +275,6 @@ def parse(rest: str, options: DeviceOptions) -> Ssh:
             raise DeviceError.of(name, f"{file}: no such file")
     host = found[2].strip("[]")
     return Ssh(name, f"{found[1]}@{host}" if found[1] else host, int(found[3]) if found[3] else None, options)
+
+
+KIND = Kind(FORM, "a board over ssh, with a Python that has numpy and the runtime", parse)

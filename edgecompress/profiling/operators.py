@@ -195,7 +195,7 @@ def _seems_slower(
     before: tuple[float, float] | None,
     after: tuple[float, float] | None,
 ) -> bool | None:
-    """False if it does not, True if it does however much the profiler added; None of what cannot be told."""
+    """False if it does not, True if it does however much the profiler added; None of what is not known."""
     if before is None or after is None or not dense.whole_ms or not compressed.whole_ms:
         return None
     if not is_slower(max(before), min(after)):

@@ -28,9 +28,9 @@ PROFILE_KIND = "edgecompress.profile"
 class Operator:
     """One operator of a file as its runtime runs it: ``layer`` is the model's layer it comes from, if any.
 
-    ``wall_ms`` is without what the profiler adds to each, ``profiled_ms`` with it; None: written before these were told
-    apart, with it. ``again_ms`` is the time in a second round, after the other file's turn: what both differ by is the
-    machine's.
+    ``wall_ms`` is without what the profiler adds to each, ``profiled_ms`` with it; None: written before these were
+    set apart, with it. ``again_ms`` is the time in a second round, after the other file's turn: what both differ by is
+    the machine's.
     """
 
     name: str

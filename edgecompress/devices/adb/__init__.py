@@ -25,14 +25,11 @@ from pathlib import Path
 
 from edgecompress.devices.adb import link as adb_link
 from edgecompress.devices.adb.scripts import FACTS, JOB, SWEEP, facts_of, filled
-from edgecompress.devices.base import Provenance
+from edgecompress.devices.base import Kind, Provenance
 from edgecompress.devices.commands import Finished, checked, failed, last_lines
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json, files_in, sha256, size_of
 from edgecompress.settings import DeviceOptions
-
-FORM = "SERIAL"
-SUMMARY = "a phone over adb; it needs --python-bundle, --remote-python or --runner"
 
 SERIAL = re.compile(r"[A-Za-z0-9._:][A-Za-z0-9._:-]*", re.ASCII)
 IMPORT_S = 180.0
@@ -175,6 +172,9 @@ def parse(rest: str, options: DeviceOptions) -> Adb:
     if problem := _problem(rest, options):
         raise DeviceError.of(name, problem)
     return Adb(name, rest, options)
+
+
+KIND = Kind("SERIAL", "a phone over adb; it needs --python-bundle, --remote-python or --runner", parse)
 
 
 def _problem(serial: str, options: DeviceOptions) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompress.devices.base import NO_OPTIONS, Counts, Provenance
+from edgecompress.devices.base import NO_OPTIONS, Counts, Kind, Provenance
 from edgecompress.devices.commands import checked, run_command
 from edgecompress.devices.emulated import spec
 from edgecompress.devices.emulated.spec import Emulation
@@ -22,7 +22,6 @@ from edgecompress.files import Json, read_json
 from edgecompress.settings import DeviceOptions
 
 FORM = "cortex-a53|cortex-a72|cortex-a76|neoverse-n1"
-SUMMARY = "an ARM core under QEMU on this machine; exact instruction counts, no times"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,9 @@ def parse(rest: str, options: DeviceOptions) -> Emulated:
         why = "is no core but every feature the emulator knows" if rest == "max" else "is unknown"
         raise DeviceError.of(name, f"{rest!r} {why}; there are {', '.join(cores)}")
     return Emulated(name, rest)
+
+
+KIND = Kind(FORM, "an ARM core under QEMU on this machine; exact instruction counts, no times", parse)
 
 
 def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) -> Counts:
