@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgecompress.decompositions.base import plain_layer
+from edgecompress.decompositions.base import decomposable
 from edgecompress.errors import PlanError
 
 
@@ -50,9 +50,9 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
             "parametrized: its weight is computed on every call; torch.nn.utils.parametrize.remove_parametrizations "
             "makes it plain"
         )
-    plain = plain_layer(layer)
-    if not plain:
-        return plain.reason
+    support = decomposable(layer)
+    if not support:
+        return support.reason
     if modules[id(layer)] > 1:
         return "tied: the same layer is registered under several names"
     if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):

@@ -8,7 +8,7 @@ from torch import nn
 
 from edgecompress import decomposing
 from edgecompress.calibrating import Calibration, sensitivity
-from edgecompress.calibrating.moments import Moments, collect, held_by
+from edgecompress.calibrating.moments import Moments, collect, summable
 from edgecompress.costs import cost, input_shapes
 from edgecompress.decomposing import decompose, fitted
 from edgecompress.decomposing.refitting import refit
@@ -118,9 +118,9 @@ def test_groups_that_do_not_vary_take_the_damping_of_the_others():
 @pytest.mark.parametrize("scale", [1e25, 1e-25])
 def test_moments_of_any_scale_are_those_of_float64(scale):
     rows = torch.randn(1, 3, 50) * scale
-    (held,) = held_by(rows)
+    (held,) = summable(rows)
     assert torch.allclose(held @ held.mT / scale**2, (rows.double() / scale) @ (rows.double() / scale).mT)
-    assert held_by(rows / scale)[0].dtype == torch.float32
+    assert summable(rows / scale)[0].dtype == torch.float32
 
 
 def test_a_spread_far_from_zero_is_not_lost():

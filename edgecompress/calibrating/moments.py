@@ -2,7 +2,7 @@
 
 A convolution is a product of its weight with im2col patches u of its input, (D,) = (C / groups * taps) in the order of
 its kernel. Collected here in one streaming pass over calibration inputs: the sum of u u^T and of u over images and
-positions, 8 D^2 bytes a group. The largest networks take several passes, so that at most ``MOST_BYTES`` are held.
+positions, 8 D^2 bytes a group. The largest networks take several passes, so that at most ``MOST_BYTES`` are in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgecompress.models import Call, calibrated, evaluating, named_layers, obse
 from edgecompress.models.datasets import Inputs, in_parts
 
 MOST_BYTES = 1 << 30
-"""Of moments held at once."""
+"""Of moments in memory at once."""
 
 LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e30
 """Sums of squares that float32 holds, products of two rows included."""
@@ -90,13 +90,13 @@ def moment_bytes(layer: nn.Module) -> int:
 
 def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> Iterator[tuple[str, ...]]:
     """The names of ``layers`` in runs whose moments take at most ``most_bytes`` together (one layer always fits)."""
-    held, names = 0, list[str]()
+    taken, names = 0, list[str]()
     for name, layer in layers.items():
         more = moment_bytes(layer)
-        if names and held + more > most_bytes:
+        if names and taken + more > most_bytes:
             yield tuple(names)
-            held, names = 0, []
-        held, names = held + more, [*names, name]
+            taken, names = 0, []
+        taken, names = taken + more, [*names, name]
     if names:
         yield tuple(names)
 
@@ -129,10 +129,10 @@ class _Sums:
 
     def add(self, given: Tensor) -> None:
         for rows in sampled_patches(self.layer, given, images_at_once(self.layer, given), self.seen):
-            (held,) = held_by(rows)
-            self.second += (held @ held.mT).double().cpu()
-            self.mean += held.sum(2).double().cpu()
-            self.count += held.shape[2]
+            (exact,) = summable(rows)
+            self.second += (exact @ exact.mT).double().cpu()
+            self.mean += exact.sum(2).double().cpu()
+            self.count += exact.shape[2]
         self.seen += 1
 
     def moments(self, name: str) -> Moments:
@@ -141,15 +141,15 @@ class _Sums:
         return Moments(self.second / self.count, self.mean / self.count, self.count)
 
 
-def held_by(*rows: Tensor) -> tuple[Tensor, ...]:
+def summable(*rows: Tensor) -> tuple[Tensor, ...]:
     """Each of ``rows`` (groups, S, n) as it is, or all in float64 where sums of products would not fit into float32.
 
     They overflow, vanish, or lose the spread about a mean far larger than it.
     """
-    return rows if all(map(_holds, rows)) else tuple(of.double() for of in rows)
+    return rows if all(map(_fits, rows)) else tuple(of.double() for of in rows)
 
 
-def _holds(rows: Tensor) -> bool:
+def _fits(rows: Tensor) -> bool:
     """Do sums of products of ``rows`` (groups, S, n) fit into their dtype?"""
     squares, sums = float(rows.square().sum()), rows.sum(2)
     offset = float(sums.square().sum()) / rows.shape[2]
@@ -181,6 +181,7 @@ def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOS
     """
     if not is_conv(layer):
         return given.reshape(-1, given.shape[-1]).T.unsqueeze(0)
+    # A transposed convolution is a plain one over its input spread out by its stride, with the kernel mirrored.
     transposed = is_transposed(layer)
     padded = _spread(layer, given) if transposed else _padded(layer, given)
     strides = [1] * len(layer.kernel_size) if transposed else layer.stride
@@ -189,6 +190,8 @@ def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOS
         for size, step, taps, stride in zip(padded.shape[2:], layer.dilation, layer.kernel_size, strides, strict=True)
     ]
     chosen = _positions(lengths, offset, most)
+    # unfold() has no positions left out and no 1D or dilated 1D form: one strided window for each tap does. Output
+    # position p reads input p * stride + tap * dilation, so that a range of positions is a slice of the input.
     rows = []
     for tap in product(*(range(taps) for taps in layer.kernel_size)):
         at = [taps - 1 - t for t, taps in zip(tap, layer.kernel_size, strict=True)] if transposed else tap
@@ -197,6 +200,7 @@ def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOS
             for t, step, stride, p in zip(at, layer.dilation, strides, chosen, strict=True)
         ]
         rows.append(padded[:, :, *window].transpose(0, 1).flatten(1))
+    # (C, taps, n): the channels of a group lie together, each with its taps, as in a kernel
     return torch.stack(rows, 1).reshape(layer.groups, -1, rows[0].shape[1])
 
 

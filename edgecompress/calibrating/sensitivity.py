@@ -2,7 +2,7 @@
 
 For an input n let G_n be the gradient, with respect to a layer's weight, of the outputs in a random direction whose
 covariance is the Fisher information of the (softened) class probabilities. Half the mean of <G_n, W' - W>^2 is then
-the second-order estimate of the divergence that W' in place of W causes: every candidate of every layer is judged by
+the second-order estimate of the divergence that W' in place of W causes: every candidate of every layer is scored by
 the same pass, against one run a candidate for measuring it.
 
 Chosen by experiment (ResNet-20, 256 images; KL to the dense net and accuracy on 2,000 other training images, after
@@ -43,7 +43,7 @@ FEW_INPUTS = 16
 
 BATCH = 64
 MOST_GRADIENT_BYTES = 1 << 26
-"""Of the gradients of single inputs held at once."""
+"""Of the gradients of single inputs in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def _few_at_a_time(layer: nn.Module, given: Tensor, gradient: Tensor) -> Iterato
 def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add: Add, *, classes: bool) -> bool:
     """Call ``add(name, layer, input, gradient)`` for every layer and batch; False if there are no gradients."""
     generator = torch.Generator().manual_seed(0)
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for parameter, wanted in asked:
+        for parameter, wanted in before:
             if wanted and not parameter.is_inference():
                 parameter.requires_grad_(False)
         watched = observing(named_layers(model, names), after=partial(_with_gradient, add))
@@ -168,7 +168,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
     except (RuntimeError, ModelError):
         return False
     finally:
-        for parameter, wanted in asked:
+        for parameter, wanted in before:
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
     return True

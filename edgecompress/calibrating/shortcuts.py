@@ -72,11 +72,14 @@ class _Sums(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func in SUMS and not kwargs and _alike(args):
+            # of two marked tensors the later layer's is the branch, the other one its shortcut
             _, own, other = max(((_mark_of(a), a, b) for a, b in (args, args[::-1])), key=lambda item: item[0] or (-1,))
             mark = _mark_of(own)
             if mark:
                 _mark(own, None)
                 self.on_sum(mark.layer, mark.norm, own, other)
+        # Any other function may let the shortcut depend on a marked tensor it reads, so the mark goes, unless the very
+        # same tensor comes out unchanged (contiguous(), dropout in eval mode): then nothing was done to it.
         read = [] if func in NORMS else [(t, _version(t)) for t in _tensors((args, kwargs)) if _mark_of(t)]
         result = func(*args, **(kwargs or {}))
         for tensor, before in read:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import STEADY, held_by, mean_diagonal, sampled_patches
+from edgecompress.calibrating.moments import STEADY, mean_diagonal, sampled_patches, summable
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved
@@ -69,7 +69,7 @@ def averages_of(layer: nn.Module, given: Tensor, rows: Tensor, at_once: int) -> 
     mean, start = torch.zeros(groups, size, dtype=torch.float64), 0
     for sampled in sampled_patches(layer, given, at_once):
         stop = start + sampled.shape[2]
-        patches, wanted = held_by(sampled, rows[:, :, start:stop])
+        patches, wanted = summable(sampled, rows[:, :, start:stop])
         second += (patches @ patches.mT).double()
         cross += (wanted @ patches.mT).double()
         mean += patches.sum(2).double()

@@ -103,7 +103,7 @@ def is_pointwise(layer: nn.Module) -> bool:
     return is_conv(layer) and prod(layer.kernel_size) == 1
 
 
-def plain_layer(layer: nn.Module) -> Support:
+def decomposable(layer: nn.Module) -> Support:
     """Is this a Linear or a convolution that any method here could replace?"""
     if any(parameter.is_complex() for parameter in layer.parameters(recurse=False)):
         return Support("complex weights: only real ones are decomposed")

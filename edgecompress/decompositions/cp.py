@@ -19,12 +19,12 @@ from torch.nn.functional import normalize
 from edgecompress.decompositions.base import (
     Factors,
     Support,
+    decomposable,
     geometry,
     is_conv,
     is_pointwise,
     is_transposed,
     placement,
-    plain_layer,
     pointwise,
 )
 from edgecompress.decompositions.cp_als import balanced, error_bounds, exact_rank, path, terms_of
@@ -72,12 +72,12 @@ class Cp3(_Terms):
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain convolutions with a kernel larger than one element."""
-        plain = plain_layer(layer)
-        if plain and (type(layer) is nn.Linear or is_pointwise(layer)):
+        support = decomposable(layer)
+        if support and (type(layer) is nn.Linear or is_pointwise(layer)):
             return Support("a matrix: its CP form is its SVD, use svd")
         if is_transposed(layer):
             return Support(f"{type(layer).__name__}: svd and tucker2 replace it")
-        return plain
+        return support
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The product of outputs, inputs and kernel elements without the largest of the three."""

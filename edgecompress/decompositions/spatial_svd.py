@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
+    decomposable,
     is_transposed,
     kept_energy,
     placement,
-    plain_layer,
     squared_norm,
     thin_svd,
 )
@@ -128,14 +128,14 @@ def column_moments(moments: Tensor, shape: Sequence[int]) -> Tensor:
 
 def two_dimensional(layer: nn.Module) -> Support:
     """Is this a plain Conv2d whose kernel can be split into a vertical and a horizontal part?"""
-    plain = plain_layer(layer)
-    if not plain:
-        return plain
+    support = decomposable(layer)
+    if not support:
+        return support
     if is_transposed(layer):
         return Support(f"{type(layer).__name__}: svd and tucker2 replace it")
     if not isinstance(layer, nn.Conv2d) or min(layer.kernel_size) == 1:
         return Support("no kernel with two sides to split: use svd")
-    return plain
+    return support
 
 
 def spatial_matrix(weight: Tensor) -> Tensor:

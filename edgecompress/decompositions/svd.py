@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
+    decomposable,
     is_conv,
     kept_energy,
     leading_eigenvectors,
     placement,
-    plain_layer,
     pointwise,
     squared_norm,
     thin_svd,
@@ -43,7 +43,7 @@ class Svd:
 
     def supports(self, layer: nn.Module) -> Support:
         """Every plain Linear and convolution, transposed ones too."""
-        return plain_layer(layer)
+        return decomposable(layer)
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The smaller side of the kernel as a matrix."""

@@ -24,12 +24,12 @@ from edgecompress.decompositions.base import (
     Conv,
     Factors,
     Support,
+    decomposable,
     is_conv,
     is_pointwise,
     is_transposed,
     kept_energy,
     placement,
-    plain_layer,
     pointwise,
     squared_norm,
     thin_svd,
@@ -54,9 +54,9 @@ class TensorTrain:
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain Linear and 1x1 convolutions whose number of inputs is a product."""
-        plain = plain_layer(layer)
-        if not plain:
-            return plain
+        support = decomposable(layer)
+        if not support:
+            return support
         if is_transposed(layer) or groups_of(layer) > 1:
             return Support("a grouped or transposed convolution: its channels cannot wait in the batch, use svd")
         if is_conv(layer) and not is_pointwise(layer):
@@ -64,7 +64,7 @@ class TensorTrain:
         inputs = kernel_shape(layer)[1]
         if input_modes(inputs)[1] == 1:
             return Support(f"{inputs} inputs: not a product of two modes larger than 1, use svd")
-        return plain
+        return support
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The smaller side of the matrix, and ``i2``."""

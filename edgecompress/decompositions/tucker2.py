@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from edgecompress.decompositions.base import (
     Factors,
     Support,
+    decomposable,
     is_conv,
     is_pointwise,
     leading_eigenvectors,
-    plain_layer,
     pointwise,
     squared_norm,
     thinner,
@@ -48,10 +48,10 @@ class Tucker2:
 
     def supports(self, layer: nn.Module) -> Support:
         """Plain convolutions with a kernel larger than one element."""
-        plain = plain_layer(layer)
-        if plain and (type(layer) is nn.Linear or is_pointwise(layer)):
+        support = decomposable(layer)
+        if support and (type(layer) is nn.Linear or is_pointwise(layer)):
             return Support("a matrix: its Tucker-2 form is its SVD, use svd")
-        return plain
+        return support
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The ranks of the two channel unfoldings, at most."""

@@ -109,10 +109,10 @@ class _Labelled:
 
 def _facts(options: Continuous, selector: _Labelled, given: RecipeInputs, seconds: float) -> Json:
     """Options, time, and for each layer its windows."""
-    told = {option: value for option, value in asdict(options).items() if option not in UNTOLD}
+    settings = {option: value for option, value in asdict(options).items() if option not in UNTOLD}
     layers = {name: list(map(_window_facts, ended)) for name, ended in selector.windows.items()}
     return {
-        **told,
+        **settings,
         "batch_size": selector.validation.batch_size,
         "seed": given.tuning.seed,
         "seconds": seconds,

@@ -22,7 +22,7 @@ from edgecompress.settings import option
 Of = Literal["macs", "params", "bytes"]
 
 LEAST_GAIN = 0.001
-"""What is added to the smallest fraction that can be reached, to be asked for."""
+"""What is added to the smallest fraction that can be reached, in the advice of a message."""
 
 MOST_REASONS = 3
 """Why layers stay dense, in a message."""
@@ -76,9 +76,9 @@ class Budget:
 
     def _options(self, layer: LayerCandidates, typical: float | None) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
-        judged = [candidate for candidate in layer.candidates if candidate.loss is not None]
+        scored = [candidate for candidate in layer.candidates if candidate.loss is not None]
         kept: list[Candidate] = []
-        for candidate in sorted(judged or layer.candidates, key=lambda c: (self.size(c.cost), _loss(c, typical))):
+        for candidate in sorted(scored or layer.candidates, key=lambda c: (self.size(c.cost), _loss(c, typical))):
             if not kept or _loss(candidate, typical) < _loss(kept[-1], typical):
                 kept.append(candidate)
         return kept
@@ -132,11 +132,11 @@ def _left_dense(reasons: Mapping[str, str]) -> str:
     """The commonest reasons why layers stay dense, each with a layer and how many more there are."""
     counts = Counter(reasons.values())
     first = {reason: name for name, reason in reversed(list(reasons.items()))}
-    told = [
+    groups = [
         f"{first[reason] or 'the layer'}{f' and {count - 1} more' if count > 1 else ''}: {reason}"
         for reason, count in counts.most_common(MOST_REASONS)
     ]
-    return f" (left dense: {'; '.join(told)})" if told else ""
+    return f" (left dense: {'; '.join(groups)})" if groups else ""
 
 
 def typical_loss(layers: Sequence[LayerCandidates]) -> float | None:
