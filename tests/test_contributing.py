@@ -15,9 +15,9 @@ import pytest
 
 from tests.processes import ROOT
 
-SECTIONS = re.findall(
-    r"^### (An? \w+)\n(.*?)(?=^##|\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
-)
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+SECTIONS = re.findall(r"^### (An? \w+)\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+NAMES = TEXT.partition("## Names")[2].partition("\n## ")[0]
 QUICK = ["--seconds", "0.05", "--threads", "1"]
 RUN = """
 import json, sys
@@ -81,3 +81,10 @@ def test_all_of_it_works_from_the_command_line(extended: Path, tmp_path: Path) -
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one_cpu:0" in done.stdout
+
+
+def test_the_names_are_where_the_table_says() -> None:
+    rows = [line.split("|")[1:4] for line in NAMES.splitlines() if line.count("|") == 4 and "`" in line.split("|")[3]]
+    files = [file for *_, where in rows for file in re.findall(r"`([\w/.]+)`", where)]
+    assert len(files) > 30
+    assert [file for file in files if not (ROOT / "edgecompress" / file).exists()] == []
