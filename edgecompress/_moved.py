@@ -59,6 +59,7 @@ MOVED = {
     "sums": "calibrating.shortcuts",
     "targets.converting": "targets.child_converter",
     "targets.files": "targets.runtime_files",
+    "targets.keeping": "targets.mixed_precision",
     "targets.onnx_codes": "targets.onnx.codes",
     "targets.onnx_halves": "targets.onnx.halves",
     "targets.onnx_numbers": "targets.onnx.packing",

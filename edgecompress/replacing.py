@@ -59,7 +59,7 @@ def is_report_page(path: Path) -> bool:
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is what a converter said."""
+    """Whether a file is a converter's log."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(LOG_HEADING)) == LOG_HEADING.encode()

@@ -180,7 +180,7 @@ def refresh(model: nn.Module, seed: int) -> None:
 
 
 def baked(model: nn.Module) -> nn.Module:
-    """``model`` itself with plain weights and biases in place of those computed from factors."""
+    """``model`` itself with weights and biases of their own in place of those computed from factors."""
     for _, layer, _ in list(stored_layers(model)):
         _bake(layer)
     return model
@@ -196,8 +196,8 @@ def _bake(layer: nn.Module) -> None:
         layer.register_parameter(name, nn.Parameter(value))
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """``model``, or a copy with plain weights where some are computed from factors."""
+def materialized(model: nn.Module) -> nn.Module:
+    """``model``, or a copy with weights of its own where some are computed from factors."""
     return baked(copied(model)) if any(stored_layers(model)) else model
 
 

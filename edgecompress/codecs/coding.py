@@ -1,7 +1,7 @@
 """Entropy coding of whole numbers by a range coder (constriction) under counts that both sides learn as they go.
 
 The chance of a code depends on its size only, the sign is even: a distribution of few numbers, learned quickly. Each
-sequence starts from what the ones before it held, so that nothing but the codes themselves is written.
+sequence starts from what the ones before it had, so that nothing but the codes themselves is written.
 """
 
 from __future__ import annotations
@@ -86,20 +86,20 @@ def code_bits(sequences: Sequence[tuple[Codes, int]]) -> list[float]:
     return found
 
 
-def decode(data: bytes, asked: Sequence[tuple[int, int]]) -> list[Codes]:
-    """The inverse of :func:`encode`; ``asked`` are (length, largest) of each sequence."""
+def decode(data: bytes, sequences: Sequence[tuple[int, int]]) -> list[Codes]:
+    """The inverse of :func:`encode`; ``sequences`` are (length, largest) of each sequence."""
     from constriction import stream
 
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
-    coder, learned, sequences = stream.queue.RangeDecoder(words), Counts(), []
-    for length, largest in asked:
+    coder, learned, decoded = stream.queue.RangeDecoder(words), Counts(), []
+    for length, largest in sequences:
         counts, codes = learned.start(largest), np.zeros(length, np.int32)
         for block in blocks(length):
             codes[block] = coder.decode(_model(counts), block.stop - block.start) - largest
             counts += UNIT * np.bincount(np.abs(codes[block]), minlength=largest + 1)
         learned.end(codes)
-        sequences.append(codes)
-    return sequences
+        decoded.append(codes)
+    return decoded
 
 
 def _model(counts: Numbers) -> Any:

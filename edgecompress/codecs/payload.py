@@ -1,4 +1,4 @@
-"""One file with everything a stored model needs to be decoded: names, sizes, scales, codes, what stays plain, checksum.
+"""One file with everything a stored model needs to be decoded: names, sizes, scales, codes, other tensors, checksum.
 
 ::
 
@@ -185,27 +185,27 @@ def _read(reader: _Reader) -> Stored:
     heads: list[tuple[StoredLayer, int]] = []
     for _ in range(layers):
         heads.append(_read_layer(reader, heads[-1][0].ranks if heads else ()))
-    plain = dict(_read_other(reader) for _ in range(others))
-    asked = [
+    others_read = dict(_read_other(reader) for _ in range(others))
+    sequences = [
         part
         for at, (layer, biases) in enumerate(heads)
-        for part in _asked(layer, biases, with_core=not (shared and at))
+        for part in _sequences(layer, biases, with_core=not (shared and at))
     ]
-    if sum(length for length, _ in asked) > MOST_NUMBERS:
+    if sum(length for length, _ in sequences) > MOST_NUMBERS:
         raise ValueError("more codes than a model can have")
-    codes = iter(_decoded(reader.data[reader.at :], asked))
+    codes = iter(_decoded(reader.data[reader.at :], sequences))
     filled: list[StoredLayer] = []
     for at, (layer, biases) in enumerate(heads):
         core = filled[0].codes[0] if shared and at else next(codes)
         matrices = [next(codes) for _ in layer.dims]
         bias = next(codes) if biases else layer.bias
         filled.append(replace(layer, codes=(core, *matrices), bias=bias))
-    return Stored(tuple(filled), plain, shared)
+    return Stored(tuple(filled), others_read, shared)
 
 
-def _decoded(data: bytes, asked: list[tuple[int, int]]) -> list[Codes]:
+def _decoded(data: bytes, sequences: list[tuple[int, int]]) -> list[Codes]:
     try:
-        return decode(data, asked)
+        return decode(data, sequences)
     except Exception as error:  # the coder's own, for data that no encoder wrote
         raise ValueError(f"its codes are damaged ({type(error).__name__})") from None
 
@@ -223,11 +223,11 @@ def _read_layer(reader: _Reader, before: Ranks) -> tuple[StoredLayer, int]:
     return StoredLayer(name, shape, dims, ranks, scale, largest, (), step=step), shape[0] if largest[2] else 0
 
 
-def _asked(layer: StoredLayer, biases: int, *, with_core: bool) -> list[tuple[int, int]]:
+def _sequences(layer: StoredLayer, biases: int, *, with_core: bool) -> list[tuple[int, int]]:
     """(length, largest code) of each sequence of a layer."""
-    asked = [(prod(layer.ranks), layer.largest[0])] if with_core else []
-    asked += [(d * r, layer.largest[1]) for d, r in zip(layer.dims, layer.ranks, strict=True)]
-    return asked + ([(biases, layer.largest[2])] if biases else [])
+    sequences = [(prod(layer.ranks), layer.largest[0])] if with_core else []
+    sequences += [(d * r, layer.largest[1]) for d, r in zip(layer.dims, layer.ranks, strict=True)]
+    return sequences + ([(biases, layer.largest[2])] if biases else [])
 
 
 def _read_other(reader: _Reader) -> tuple[str, Array]:

@@ -17,8 +17,8 @@ from edgecompress.models import Call, observing
 from edgecompress.models.datasets import Inputs
 
 METADATA = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "itemsize", "nbytes"})
-ASKED = frozenset({"size", "dim", "numel", "is_floating_point", "is_contiguous", "element_size", "stride", "__len__"})
-"""What is asked of a tensor without looking at its numbers."""
+METHODS = frozenset({"size", "dim", "numel", "is_floating_point", "is_contiguous", "element_size", "stride", "__len__"})
+"""What reads of a tensor everything but its numbers."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _Watch(TorchFunctionMode):
         self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not _only_asks(func):
+        if not _reads_no_numbers(func):
             for tensor in tree_leaves((args, kwargs)):
                 if isinstance(tensor, Tensor):
                     self._note(tensor)
@@ -83,11 +83,11 @@ class _Watch(TorchFunctionMode):
             self.outputs[id(call.output)] = id(call.layer)
 
 
-def _only_asks(func: Any) -> bool:
+def _reads_no_numbers(func: Any) -> bool:
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return getattr(getattr(func, "__self__", None), "__name__", "") in METADATA
-    return name in ASKED
+    return name in METHODS
 
 
 def bonds(model: nn.Module, layers: Iterable[nn.Module], inputs: Inputs) -> list[tuple[nn.Module, nn.Module]]:
@@ -107,7 +107,7 @@ def bonds(model: nn.Module, layers: Iterable[nn.Module], inputs: Inputs) -> list
     with observing(pairs, before=watch.begun, after=watch.ended), watch, torch.no_grad():
         outputs = model(*inputs)
     found = [(watched[one], watched[other]) for one, other in _pairs(seen)]
-    del outputs  # held until here, so that an output is not taken for gone
+    del outputs  # only here, so that an output is not taken for gone
     return found
 
 
@@ -118,9 +118,9 @@ def _altered(layer: nn.Module) -> bool:
 
 
 def _pairs(seen: dict[int, Seen]) -> Iterator[tuple[int, int]]:
-    plain = {number: what for number, what in seen.items() if what.runs == 1 and not what.read_elsewhere}
-    for number, first in plain.items():
+    alone = {number: what for number, what in seen.items() if what.runs == 1 and not what.read_elsewhere}
+    for number, first in alone.items():
         (user,) = first.users if len(first.users) == 1 else (0,)
         gone = first.given is not None and first.given() is None
-        if gone and user in plain and plain[user].source == number:
+        if gone and user in alone and alone[user].source == number:
             yield number, user

@@ -22,7 +22,7 @@ from edgecompress.settings import ExportOptions
 from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
 from edgecompress.targets.half_precision import beyond_half
-from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.mixed_precision import KeepFloat
 from edgecompress.targets.shared import Shared
 
 MOST_NAMED = 4
@@ -65,7 +65,7 @@ class Jobs:
         """The batch size that files are to be made for.
 
         Raises:
-            ModelError: the model does not run on its example, or not at the batch size that is asked for.
+            ModelError: the model does not run on its example, or not at the batch size that is requested.
         """
         if self._batch is None:
             self._batch = _batch_of(self.model, self.sample, self.options)
@@ -76,7 +76,7 @@ class Jobs:
 
         Raises:
             ExportError: the target cannot do that.
-            DataError: int8 is asked for and the sample has no data.
+            DataError: int8 is requested and the sample has no data.
         """
         options = self.options
         model = copied(self._ready()[0])  # a converter may leave something in the one it traces
@@ -122,10 +122,10 @@ def jobs_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Iterato
 
 
 def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch:
-    """The one asked for; else the example's if PyTorch runs the model on that alone; else any.
+    """The requested one; else the example's if PyTorch runs the model on that alone; else any.
 
     Raises:
-        ModelError: the model does not run on its example, or not at the batch size that is asked for.
+        ModelError: the model does not run on its example, or not at the batch size that is requested.
     """
     rows = len(sample.inputs[0])
     with evaluating(tried := copied(model)):
@@ -133,7 +133,7 @@ def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch
         wanted = options.batch
         if wanted is not None:
             check_runs(tried, of_batch(sample.inputs, wanted), sample.name, f"a batch of {wanted}")
-            return Batch(wanted, "as asked for with --batch-size")
+            return Batch(wanted, "as requested with --batch-size")
         try:
             check_runs(tried, of_batch(sample.inputs, 1), sample.name)
         except ModelError as error:

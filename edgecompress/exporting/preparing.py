@@ -38,8 +38,10 @@ def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
         return changed, []
     which = ", ".join(map(str, missing))
     left = ", ".join(str(index) for index, item in enumerate(outputs) if item is not None)
-    said = f"of the model's {len(outputs)} outputs {which} is None and left out; those in the file are {left}, in order"
-    return changed, [said]
+    notice = (
+        f"of the model's {len(outputs)} outputs {which} is None and left out; those in the file are {left}, in order"
+    )
+    return changed, [notice]
 
 
 def _fold_norms(model: nn.Module, inputs: Inputs) -> None:
@@ -69,7 +71,7 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
 
 
 def _lay_out(model: nn.Module) -> None:
-    """Give every tensor of a model its plain strides, in place."""
+    """Give every tensor of a model contiguous strides, in place."""
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     for tensor in (*model.parameters(), *model.buffers(), *kept):
         if tensor.layout == torch.strided and tensor.stride() != _strides(tensor):

@@ -128,9 +128,9 @@ def check_slices(
     fed = slice_inputs(model, sample, precision, batch or 1)
     expected, actual = run_in_batches(model, fed, batch), _run_file(target, target.load(path), specs, fed)
     findings = compare_slices(expected, actual, precision)
-    if said := described(findings):
+    if text := described(findings):
         raise ParityError(
-            f"{target.name}: {path.name} differs from PyTorch: {said}",
+            f"{target.name}: {path.name} differs from PyTorch: {text}",
             target=target.name,
             max_abs_error=math.inf,
             sqnr_db=-math.inf,
@@ -141,7 +141,7 @@ def check_slices(
 
 
 def fixed_batch(batches: Sequence[int]) -> int | None:
-    """The one batch size that a file was proved at, None: it was at all that are asked for."""
+    """The one batch size that a file was proved at, None: it was at all of ``PARITY_BATCHES``."""
     return None if tuple(batches) == PARITY_BATCHES else batches[0]
 
 

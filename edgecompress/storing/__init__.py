@@ -21,8 +21,8 @@ from edgecompress.codecs.ada_tucker import (
     attach_roundings,
     factors_of,
     install,
+    materialized,
     parametrized,
-    plain,
     put_factors,
     rounded_factors,
     stored_layers,
@@ -174,11 +174,11 @@ def stored_of(model: nn.Module) -> Stored:
     layers = list(stored_layers(model))
     cores = {id(factors_of(layer)[0]) for _, layer, _ in layers}
     coded = {f"{name}.{part}" for name, _, _ in layers for part in ("weight", "bias")}
-    others = {name: _plain(tensor) for name, tensor in plain(model).state_dict().items() if name not in coded}
+    others = {name: _as_numpy(tensor) for name, tensor in materialized(model).state_dict().items() if name not in coded}
     return Stored(tuple(_stored_layer(*of) for of in layers), others, shared=len(layers) > 1 and len(cores) == 1)
 
 
-def _plain(tensor: Tensor) -> np.ndarray:
+def _as_numpy(tensor: Tensor) -> np.ndarray:
     """float16 where nothing is lost by its range, else float32; whole numbers as int64."""
     array = tensor.detach().cpu().numpy()
     if array.dtype.kind in "iub":

@@ -73,12 +73,12 @@ def plan_storage(
 
 def _with_errors(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool) -> tuple[LayerPlan, ...]:
     """The layers with the relative squared error of the factors that fit their weights."""
-    small, told = copied(model), []
+    small, fitted = copied(model), []
     install(small, layers, shared=shared)
     for layer in layers:
         weight, kept = (weight_of(of.get_submodule(layer.name)).detach().double() for of in (model, small))
-        told.append(replace(layer, error=float((kept - weight).square().sum() / weight.square().sum())))
-    return tuple(told)
+        fitted.append(replace(layer, error=float((kept - weight).square().sum() / weight.square().sum())))
+    return tuple(fitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _axes(shapes: Mapping[str, Shape], model: nn.Module, inputs: Inputs) -> dict
 
 
 def _stored(weights: _Weights, storage: Storage, total: Cost) -> tuple[list[LayerPlan], int]:
-    """The layers and all parameters together at the rank asked for, or the largest that ``keep`` allows."""
+    """The layers and all parameters together at the requested rank, or the largest that ``keep`` allows."""
     if storage.rank is not None:
         return _stored_at(weights, storage, storage.rank, total)
     most, edge = storage.keep * total.params, 1

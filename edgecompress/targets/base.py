@@ -14,7 +14,7 @@ from edgecompress.files import Json
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan
 from edgecompress.settings import Precision
-from edgecompress.targets.keeping import KeepFloat
+from edgecompress.targets.mixed_precision import KeepFloat
 from edgecompress.targets.shared import Shared
 
 Run = Callable[[Arrays], Arrays]
@@ -87,7 +87,7 @@ class Target(Protocol):
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether its files take one item at a time, whatever is asked for."""
+        """Whether its files take one item at a time, whatever is requested."""
 
     @property
     def layouts(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Converters run in a child process: they are noisy, some crash or hang, and one must not take the others along.
 
 The parent hands over files (a traced program or a .onnx, and calibration inputs), the child writes the result. What
-the child says goes to a log, which is kept and named only if it fails.
+the child prints goes to a log, which is kept and named only if it fails.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from edgecompress.models.datasets import Inputs, in_batches, of_batch
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.settings import Precision
 from edgecompress.targets.base import NHWC, Job, Target
-from edgecompress.targets.keeping import KeepFloat
-from edgecompress.targets.products import counted, products_of, told_apart
+from edgecompress.targets.mixed_precision import KeepFloat
+from edgecompress.targets.products import counted, product_notices, products_of
 from edgecompress.targets.programs import trace
 from edgecompress.targets.runtimes import crashed
 
@@ -131,7 +131,7 @@ def _traced(job: Job) -> torch.export.ExportedProgram:
 def convert_onnx(converter: Converter, job: Job, path: Path) -> Json:
     """Have a child write ``path`` from the .onnx of the model.
 
-    A .onnx is handed over in float32 where half precision is asked for: converters halve the weights themselves.
+    A .onnx is handed over in float32 where half precision is requested: converters halve the weights themselves.
 
     Raises:
         ExportError: the converter refused, crashed or hung, and its log is kept; or it lost a product, unproved.
@@ -173,8 +173,8 @@ def _converted(converter: Converter, job: Job, path: Path, name: str, write: Cal
 
 def _with_notices(converter: Converter, facts: Json, expected: int | None) -> Json:
     """With a notice where the file has not the ``expected`` number of convolutions and matrix products."""
-    told = told_apart(converter.name, facts.get("operators", {}), expected or 0, proved=converter.runs_here)
-    return {**facts, "notices": [*facts.get("notices", ()), *told]}
+    notices = product_notices(converter.name, facts.get("operators", {}), expected or 0, proved=converter.runs_here)
+    return {**facts, "notices": [*facts.get("notices", ()), *notices]}
 
 
 def write_job(job: Job, work: Path) -> None:
@@ -192,9 +192,9 @@ def _save(file: Path, tensors: Inputs) -> None:
 
 
 def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
-    said, argv = work / "log.txt", [sys.executable, "-m", __spec__.name, name, str(work), str(path.absolute())]
+    output, argv = work / "log.txt", [sys.executable, "-m", __spec__.name, name, str(work), str(path.absolute())]
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # also where it is not installed
-    with said.open("wb") as stream:
+    with output.open("wb") as stream:
         try:
             code = subprocess.run(
                 argv,
@@ -211,8 +211,8 @@ def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
             reason = f"did not end within {TIMEOUT_S:.0f} s"
     if reason:
         if log is not None:
-            log.write_bytes(LOG_HEADING.encode() + said.read_bytes())
-        kept = f"; what it said is in {log}" if log else ""
+            log.write_bytes(LOG_HEADING.encode() + output.read_bytes())
+        kept = f"; its output is in {log}" if log else ""
         raise ExportError(f"{name}: the converter {reason}{kept}; try another target")
 
 
@@ -233,8 +233,8 @@ def main(arguments: list[str]) -> int:
         facts = converter.convert(ConversionJob(Path(folder)), Path(path))
     except Exception as error:  # whatever a converter raises is its reason
         traceback.print_exc()
-        said = first_line(error)[:300]
-        reason = said if isinstance(error, ExportError) else f"{type(error).__name__}: {said}"
+        text = first_line(error)[:300]
+        reason = text if isinstance(error, ExportError) else f"{type(error).__name__}: {text}"
         (Path(folder) / REASON).write_text(reason, encoding="utf-8")
         return 1
     write_json(Path(folder) / FACTS, facts)

@@ -44,7 +44,7 @@ class CoreML(SingleFile):
         return convert_program(self, job, path)
 
     def convert(self, job: ConversionJob, path: Path) -> Json:
-        """An ML Program in the precision asked for; inputs and outputs stay float32."""
+        """An ML Program in the requested precision; inputs and outputs stay float32."""
         import coremltools
         import numpy as np
 

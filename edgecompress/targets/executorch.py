@@ -14,7 +14,7 @@ from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import ConversionJob, convert_program, require
-from edgecompress.targets.keeping import WATCHED, kept, told
+from edgecompress.targets.mixed_precision import WATCHED, float_facts, float_operators
 from edgecompress.targets.products import is_product
 from edgecompress.targets.programs import operators_of, outputs_of, wide_nodes
 from edgecompress.targets.runtime_files import RuntimeFile
@@ -39,7 +39,7 @@ class ExecuTorch(RuntimeFile):
         return convert_program(self, job, path)
 
     def convert(self, job: ConversionJob, path: Path) -> Json:
-        """Quantize if asked for, delegate to XNNPACK, and tell which products it left."""
+        """Quantize if requested, delegate to XNNPACK, and report which products it left."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
@@ -85,7 +85,7 @@ def _quantized(job: ConversionJob) -> tuple[torch.export.ExportedProgram, Json]:
     module: Any = job.program().module(check_guards=False)
     operators = operators_of(module)
     wide = wide_nodes(module, islice(job.calibration(), WATCHED))
-    floats = kept("executorch", operators, outputs_of(module), job.keep, wide)
+    floats = float_operators("executorch", operators, outputs_of(module), job.keep, wide)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     _leave_alone(quantizer, floats)
     model: Any = prepare_pt2e(module, quantizer)
@@ -93,11 +93,11 @@ def _quantized(job: ConversionJob) -> tuple[torch.export.ExportedProgram, Json]:
     with torch.no_grad():
         for item in job.calibration():
             model(*item)
-        return torch.export.export(convert_pt2e(model), tuple(item)), told(operators, floats)
+        return torch.export.export(convert_pt2e(model), tuple(item)), float_facts(operators, floats)
 
 
 def _leave_alone(quantizer: Any, names: Collection[str]) -> None:
-    """Have a quantizer find these nodes marked as done, with nothing to quantize; its filter is not asked for all."""
+    """Have a quantizer find these nodes marked as done, with nothing to quantize; its filter does not see all."""
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 

@@ -37,13 +37,13 @@ def beyond_half(model: nn.Module, batches: Iterable[Inputs]) -> list[str]:
             watching.begin(inputs)
             with watching:
                 model(*(tensor.clone() for tensor in inputs))  # it may write into them
-    return [*found, *watching.told()]
+    return [*found, *watching.reports()]
 
 
 def _weights(model: nn.Module) -> Iterator[str]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and tensor.numel() and (said := outside(largest(tensor))):
-            yield f"the weight {name} {said}"
+        if tensor.is_floating_point() and tensor.numel() and (why := outside(largest(tensor))):
+            yield f"the weight {name} {why}"
 
 
 def largest(tensor: Tensor) -> float:
@@ -88,17 +88,17 @@ class _Watching(TorchDispatchMode):
             inner = _inside(_bare(func), args, found)
             if inner > LARGEST:
                 self.inner[f"{name}, where it squares,"] = inner
-            self.constants |= dict.fromkeys(f"{name}: {said}" for said in _constants(func, args, kwargs or {}))
+            self.constants |= dict.fromkeys(f"{name}: {why}" for why in _constants(func, args, kwargs or {}))
         return made
 
-    def told(self) -> list[str]:
+    def reports(self) -> list[str]:
         """What left half precision, each operator of a layer once."""
         each = [*((name, value) for (_, name), value in self.seen.items()), *self.inner.items()]
-        spoken: dict[str, str] = {}
+        reported: dict[str, str] = {}
         for name, value in each:
-            if said := outside(value):
-                spoken.setdefault(name, f"{name} {said}")
-        return [*spoken.values(), *self.constants]
+            if why := outside(value):
+                reported.setdefault(name, f"{name} {why}")
+        return [*reported.values(), *self.constants]
 
     def _name(self, func: Any) -> str:
         return f"{_bare(func)} of {self.layers[-1] if self.layers else 'the model'}"
@@ -113,8 +113,8 @@ def _constants(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterat
     """What becomes of numbers, as eps, that an operator is given beside tensors."""
     given = [*zip(func._schema.arguments, args, strict=False)]
     given += [(argument, kwargs[argument.name]) for argument in func._schema.arguments if argument.name in kwargs]
-    for argument, held in given:
-        value = _number(held) if str(argument.type) in NUMBERS else 0.0
+    for argument, argument_value in given:
+        value = _number(argument_value) if str(argument.type) in NUMBERS else 0.0
         if 0 < abs(value) < LEAST * 0.999:
             yield f"its constant {value:.3g} is 0 in half precision"
         elif LARGEST < abs(value) < float("inf") and argument.name not in LIMITS:

@@ -23,7 +23,14 @@ from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import NCHW, NHWC, Job, in_layout
 from edgecompress.targets.child_converter import ConversionJob, convert_program, require
-from edgecompress.targets.keeping import WATCHED, Magnitudes, Operator, kept, told, with_parents
+from edgecompress.targets.mixed_precision import (
+    WATCHED,
+    Magnitudes,
+    Operator,
+    float_facts,
+    float_operators,
+    with_parents,
+)
 from edgecompress.targets.products import PRODUCTS
 from edgecompress.targets.programs import layer_of
 from edgecompress.targets.runtime_files import RuntimeFile
@@ -127,13 +134,13 @@ def _as_int8(job: ConversionJob, path: Path) -> Json:
 
     layers = {layer_of(node) for node in job.program().graph.nodes}
     operators, feeds = graph_of(path, layers), _feeds(job, path)
-    floats = kept("litert", operators, output_tensors(path), job.keep, wide_tensors(path, feeds[:WATCHED]))
+    floats = float_operators("litert", operators, output_tensors(path), job.keep, wide_tensors(path, feeds[:WATCHED]))
     recipe = _recipe(())
     ranges = _ranges(path, feeds, recipe, job.shared / RANGES)
     recipe = _recipe(operator for operator in operators if operator.name in floats)
     made = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize(ranges)
     made.export_model(str(path), overwrite=True)
-    return told(operators, floats)
+    return float_facts(operators, floats)
 
 
 def _feeds(job: ConversionJob, path: Path) -> list[dict[str, Any]]:
@@ -196,7 +203,7 @@ def operators_of(path: Path) -> Counter[str]:
 
 
 def graph_of(path: Path, layers: Collection[str] = ()) -> list[Operator]:
-    """The operators of a .tflite; of ``layers``, dotted names, those are told that tensors are named after."""
+    """The operators of a .tflite; of ``layers``, dotted names, those are found that tensors are named after."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(path))

@@ -1,4 +1,4 @@
-"""What each format calls a convolution or matrix product: one table, and how it is said that a file has others.
+"""What each format calls a convolution or matrix product: one table, and the notice that a file has others.
 
 Whether a file is right is decided by its numbers. A count says only that a converter merged or split something; it
 refuses a file where no number can be had.
@@ -35,7 +35,7 @@ PRODUCTS: dict[str, frozenset[str]] = {
 """By target; the others tell no operators, or name them by the .onnx they are made from."""
 
 WHOLES = {"ncnn": frozenset({"MultiHeadAttention", "SDPA", "RNN", "LSTM", "GRU"}), "coreml": frozenset({"lstm", "gru"})}
-"""Operators that hold several products each, which are not told apart."""
+"""Operators that hold several products each, which are not counted."""
 
 
 def products_of(program: torch.export.ExportedProgram) -> int:
@@ -62,7 +62,7 @@ def counted(target: str, operators: Mapping[str, int]) -> int | None:
     return sum(count for name, count in operators.items() if name in kinds)
 
 
-def told_apart(target: str, operators: Mapping[str, int], expected: int, *, proved: bool) -> list[str]:
+def product_notices(target: str, operators: Mapping[str, int], expected: int, *, proved: bool) -> list[str]:
     """A notice where a file has not the ``expected`` number of products; ``proved`` by numbers it will be.
 
     Raises:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgecompress.codecs.ada_tucker import plain
+from edgecompress.codecs.ada_tucker import materialized
 from edgecompress.errors import ExportError, first_line
 from edgecompress.models.datasets import Inputs
-from edgecompress.targets.keeping import Magnitudes, Operator
+from edgecompress.targets.mixed_precision import Magnitudes, Operator
 from edgecompress.targets.products import is_product
 from edgecompress.targets.quieting import quiet
 
@@ -24,7 +24,7 @@ def trace(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     """
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(plain(model), inputs)
+            return torch.export.export(materialized(model), inputs)
     except Exception as error:  # user code of any kind is traced
         cause = error.__cause__ or error
         raise ExportError(

@@ -27,13 +27,13 @@ def refusing(target: str, what: str) -> Iterator[None]:
     except (EdgeCompressError, OSError):
         raise
     except Exception as error:  # converters and runtimes may raise anything
-        raise ExportError(f"{target}: {what} {_said(error)}") from error
+        raise ExportError(f"{target}: {what} {_reason(error)}") from error
 
 
 WAY_OUT = "try another target"
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {first_line(error)[:300]}"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return f"ran out of memory ({text}); export a smaller model or batch, or on a larger machine"

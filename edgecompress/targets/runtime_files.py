@@ -33,7 +33,7 @@ class RuntimeFile(SingleFile):
     """A file that its runtime describes and loads."""
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """As the runtime tells them."""
+        """As the runtime reports them."""
         return runtimes.signature(path)
 
     def load(self, path: Path, *, threads: int = 0) -> Run:

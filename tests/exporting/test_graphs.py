@@ -149,7 +149,7 @@ def test_a_batch_of_ones_own_is_proved_measured_and_bundled(tmp_path: Path) -> N
     artifact = export(sample.model(), sample, tmp_path / "made", options=ExportOptions(batch=4))
     assert artifact.inputs[0].shape == (4, 12)
     assert [parity.batch for parity in artifact.parity] == [4]
-    assert artifact.notices == ("takes batches of 4 only: as asked for with --batch-size",)
+    assert artifact.notices == ("takes batches of 4 only: as requested with --batch-size",)
     assert artifact.golden()[0]["input"].shape == (4, 12)
     assert artifact.score.artifact == pytest.approx(artifact.score.torch, rel=1e-4)  # 10 items: the last part is short
     assert verify(Artifact.load(artifact.path), sample).parity == artifact.parity
@@ -349,7 +349,7 @@ def example():
 def test_the_command_line_takes_a_batch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text(LINEAR)
     assert run_command_line(["export", str(tmp_path / "net.py"), "--batch", "3", "-o", str(tmp_path / "o")]) == 0
-    assert "model.onnx: takes batches of 3 only: as asked for with --batch-size" in capfd.readouterr().out
+    assert "model.onnx: takes batches of 3 only: as requested with --batch-size" in capfd.readouterr().out
     assert run_command_line(["verify", str(tmp_path / "o"), "--trust"]) == 0
     assert "at batch 3" in capfd.readouterr().out
     assert TARGETS["onnx"].signature(tmp_path / "o" / "model.onnx")[0][0].shape == (3, 6)

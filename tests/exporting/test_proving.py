@@ -19,7 +19,7 @@ from edgecompress.exporting.verifying import verify
 from edgecompress.models import Sample
 from edgecompress.targets import TARGETS
 from edgecompress.targets.child_converter import missing
-from edgecompress.targets.keeping import MASKED, KeepFloat, plain_kind
+from edgecompress.targets.mixed_precision import MASKED, KeepFloat, common_kind
 from edgecompress.targets.onnx import Onnx
 from tests.nets import Net
 
@@ -94,7 +94,7 @@ def test_every_format_keeps_in_float_what_it_is_told_and_what_would_set_a_range(
     artifact = export(model, sample_of(model), tmp_path, target=name, options=options)
     assert correlations(artifact, model).min() > 0.95
     kept = {
-        why: [plain_kind(n.rpartition("/")[2]) for n in names] for why, names in artifact.graph["kept_float"].items()
+        why: [common_kind(n.rpartition("/")[2]) for n in names] for why, names in artifact.graph["kept_float"].items()
     }
     assert "concat" in kept[MASKED]
     assert kept["--keep-float score"][-1:] == ["conv"]

@@ -39,7 +39,7 @@ from edgecompress.targets.child_converter import missing
 from edgecompress.targets.litert import LiteRT
 from edgecompress.targets.ncnn import strides_as_pooling
 from edgecompress.targets.onnx.sessions import session
-from edgecompress.targets.products import told_apart
+from edgecompress.targets.products import product_notices
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
@@ -342,8 +342,8 @@ def test_what_makes_an_export_a_failure() -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("kill -SEGV $$", r"ort: the converter crashed \(SIGSEGV\); what it said is in .*model\.ort\.log"),
-        ("echo noise; exit 7", r"ort: the converter ended with 7; what it said is in"),
+        ("kill -SEGV $$", r"ort: the converter crashed \(SIGSEGV\); its output is in .*model\.ort\.log"),
+        ("echo noise; exit 7", r"ort: the converter ended with 7; its output is in"),
         ("sleep 30", r"ort: the converter did not end within 1 s"),
     ],
 )
@@ -385,14 +385,14 @@ class Tiny:
 
 def test_another_number_of_products_is_told_and_refused_only_where_no_number_can_be_had() -> None:
     files = {"CONV_2D": 2, "ADD": 3}
-    assert told_apart("litert", files, 2, proved=True) == []
-    assert told_apart("litert", files, 3, proved=True) == [
+    assert product_notices("litert", files, 2, proved=True) == []
+    assert product_notices("litert", files, 3, proved=True) == [
         "the model has 3 convolutions and matrix products, the file 2: the converter merged or split some"
     ]
-    assert len(told_apart("coreml", {"conv": 3}, 2, proved=False)) == 1
+    assert len(product_notices("coreml", {"conv": 3}, 2, proved=False)) == 1
     with pytest.raises(ExportError, match=r"coreml: the model has 3 .* the file 1: .* lost some"):
-        told_apart("coreml", {"conv": 1, "relu": 2}, 3, proved=False)
-    assert told_apart("ncnn", {"MultiHeadAttention": 1, "InnerProduct": 1}, 7, proved=True) == []
+        product_notices("coreml", {"conv": 1, "relu": 2}, 3, proved=False)
+    assert product_notices("ncnn", {"MultiHeadAttention": 1, "InnerProduct": 1}, 7, proved=True) == []
 
 
 class Attending(nn.Module):

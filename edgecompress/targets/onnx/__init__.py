@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from edgecompress.artifacts import TensorSpec
-from edgecompress.codecs.ada_tucker import plain
+from edgecompress.codecs.ada_tucker import materialized
 from edgecompress.errors import BatchError, ExportError, first_line
 from edgecompress.files import Json
 from edgecompress.models.datasets import of_batch
@@ -59,7 +59,7 @@ class Onnx(SingleFile):
         """Export, tidy, check and write."""
         import onnx
 
-        coded, model = coded_layers(job.model), plain(job.model)
+        coded, model = coded_layers(job.model), materialized(job.model)
         _refuse_large(model)
         if coded and job.precision != "fp32":
             raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")

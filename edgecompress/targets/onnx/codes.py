@@ -126,11 +126,11 @@ def _drop_defaults(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto
     opset = next(entry.version for entry in proto.opset_import if not entry.domain)
     for node in proto.graph.node:
         known = defs.get_schema(node.op_type, opset, node.domain).attributes
-        told = [
-            a for a in node.attribute if not (known[a.name].default_value == a or _says_nothing(node, a, constants))
+        needed = [
+            a for a in node.attribute if not (known[a.name].default_value == a or _is_default(node, a, constants))
         ]
         del node.attribute[:]
-        node.attribute.extend(told)
+        node.attribute.extend(needed)
 
 
 def _shorten(proto: onnx.ModelProto, graph: Graph, constants: Mapping[str, onnx.TensorProto]) -> None:
@@ -149,7 +149,7 @@ def _shorten(proto: onnx.ModelProto, graph: Graph, constants: Mapping[str, onnx.
             node.ClearField("doc_string")  # an empty one takes two bytes
 
 
-def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     """A window without steps, gaps or padding, or as large as the weight; what zeros mean in a shape without any."""
     from onnx import numpy_helper
 

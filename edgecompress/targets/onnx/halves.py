@@ -10,7 +10,7 @@ import numpy as np
 from edgecompress.artifacts import Arrays
 from edgecompress.files import Json
 from edgecompress.targets.half_precision import LARGEST, LEAST, outside
-from edgecompress.targets.keeping import KeepFloat, Operator, kept, told
+from edgecompress.targets.mixed_precision import KeepFloat, Operator, float_facts, float_operators
 from edgecompress.targets.onnx.sessions import every_tensor
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def as_half(
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    floats = {**_beyond(proto, operators, feeds), **kept("onnx", operators, [], keep)}
+    floats = {**_beyond(proto, operators, feeds), **float_operators("onnx", operators, [], keep)}
     made: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=list(floats))
     _without_detours(made)
     OnnxModel(made).topological_sort()
-    return made, told(operators, floats)
+    return made, float_facts(operators, floats)
 
 
 def _beyond(proto: onnx.ModelProto, operators: Sequence[Operator], feeds: Iterable[Arrays]) -> dict[str, str]:
@@ -56,8 +56,8 @@ def _beyond(proto: onnx.ModelProto, operators: Sequence[Operator], feeds: Iterab
             elif tensor in reasons and operator.kind in MOVES:
                 reasons |= dict.fromkeys(operator.outputs, reasons[tensor])
     for operator in operators:
-        said = [reasons[tensor] for tensor in (*operator.outputs, *operator.inputs) if tensor in reasons]
-        found |= {operator.name: said[0]} if said else {}
+        why = [reasons[tensor] for tensor in (*operator.outputs, *operator.inputs) if tensor in reasons]
+        found |= {operator.name: why[0]} if why else {}
     return found
 
 
@@ -91,12 +91,12 @@ class _Watched:
 
     def tensors(self) -> Iterator[tuple[str, str]]:
         """Those that leave half precision, with what becomes of them."""
-        yield from ((name, f"a tensor {said}") for name, value in self.largest.items() if (said := outside(value)))
+        yield from ((name, f"a tensor {why}") for name, value in self.largest.items() if (why := outside(value)))
 
     def squares(self) -> Iterator[tuple[str, str]]:
         """Operators inside which squares leave it."""
         found = ((name, outside(value)) for name, value in self.inside.items() if value > LARGEST)
-        yield from ((name, f"a square inside it {said}") for name, said in found)
+        yield from ((name, f"a square inside it {why}") for name, why in found)
 
 
 def _largest(values: np.ndarray[Any, Any]) -> float:

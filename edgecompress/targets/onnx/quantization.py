@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.files import Json
 from edgecompress.models.datasets import Inputs, first, in_batches
-from edgecompress.targets.keeping import WATCHED, KeepFloat, Magnitudes, Operator, kept, told
+from edgecompress.targets.mixed_precision import WATCHED, KeepFloat, Magnitudes, Operator, float_facts, float_operators
 from edgecompress.targets.onnx.sessions import every_tensor
 from edgecompress.targets.products import PRODUCTS
 
@@ -44,7 +44,7 @@ def as_int8(
 
     names, operators = [value.name for value in proto.graph.input], operators_of(proto)
     wide = wide_tensors(proto, calibration)
-    floats = kept("onnx", operators, [value.name for value in proto.graph.output], keep, wide)
+    floats = float_operators("onnx", operators, [value.name for value in proto.graph.output], keep, wide)
     with TemporaryDirectory() as folder:
         plain, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "made"))
         onnx.save_model(proto, plain)
@@ -55,7 +55,7 @@ def as_int8(
     for item in (quantized, *quantized.graph.node):
         del item.metadata_props[:]
     quantized.producer_name, quantized.producer_version = proto.producer_name, proto.producer_version
-    return quantized, told(operators, floats)
+    return quantized, float_facts(operators, floats)
 
 
 def _quantize(prepared: Path, made: Path, reader: _Reader, floats: list[str], ranges: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stays in float where the rest becomes int8: operators that were asked for, masks, and what feeds an output.
+"""What stays in float where the rest becomes int8: operators that were requested, masks, and what feeds an output.
 
 One scale for a whole tensor cannot hold two kinds of numbers. Each format's graph is looked at as a list of
 :class:`Operator`, so that all of them choose alike.
@@ -58,7 +58,7 @@ class KeepFloat:
 class Operator:
     """An operator of a format's graph: its own name there, its kind, the layers it comes from, and its tensors.
 
-    ``label`` is what people are told, as ``head.score/Sigmoid``.
+    ``label`` is for people, as ``head.score/Sigmoid``.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Operator:
         around = [above for layer in self.layers for above in with_parents(layer)]
         named = [*around, self.name, self.label]
         return any(fnmatchcase(name, pattern) for name in named) or fnmatchcase(
-            plain_kind(self.kind), plain_kind(pattern)
+            common_kind(self.kind), common_kind(pattern)
         )
 
 
@@ -84,13 +84,13 @@ def with_parents(layer: str) -> list[str]:
     return [".".join(parts[: count + 1]) for count in range(len(parts))] if layer else []
 
 
-def plain_kind(kind: str) -> str:
+def common_kind(kind: str) -> str:
     """What an operator is called in all formats, in lower case."""
     bare = kind.lower().replace("_", "")
     return ALIASES.get(bare, bare)
 
 
-def kept(
+def float_operators(
     target: str, operators: Sequence[Operator], outputs: Sequence[str], keep: KeepFloat, wide: Collection[str] = ()
 ) -> dict[str, str]:
     """Names of the operators that stay in float, each with the reason.
@@ -100,15 +100,15 @@ def kept(
     Raises:
         ExportError: a pattern fits nothing.
     """
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for pattern in keep.patterns:
-        found |= dict.fromkeys(_matching(target, operators, pattern), f"--keep-float {pattern}")
+        chosen |= dict.fromkeys(_matching(target, operators, pattern), f"--keep-float {pattern}")
     tail = _feeding(operators, {outputs[index] for index in keep.outputs if index < len(outputs)}, keep.depth)
     masked = [operator.name for operator in operators if not {*operator.inputs, *operator.outputs}.isdisjoint(wide)]
-    return dict.fromkeys(masked, MASKED) | dict.fromkeys(tail, keep.why) | found
+    return dict.fromkeys(masked, MASKED) | dict.fromkeys(tail, keep.why) | chosen
 
 
-def told(operators: Sequence[Operator], reasons: dict[str, str]) -> Json:
+def float_facts(operators: Sequence[Operator], reasons: dict[str, str]) -> Json:
     """Facts about what stayed in float: reason to operators."""
     facts: dict[str, list[str]] = {}
     for operator in operators:
@@ -175,8 +175,8 @@ class Magnitudes:
         return self.infinite or any(self._split(octave) for octave in self._gaps())
 
     def _gaps(self) -> Iterator[int]:
-        held = np.flatnonzero(self.counts)
-        yield from held[:-1][np.diff(held) >= self.OCTAVES]
+        filled = np.flatnonzero(self.counts)
+        yield from filled[:-1][np.diff(filled) >= self.OCTAVES]
 
     def _split(self, octave: int) -> bool:
         below, above = int(self.counts[: octave + 1].sum()), np.flatnonzero(self.counts)[-1] - 160

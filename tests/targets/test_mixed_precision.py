@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import ExportError
-from edgecompress.targets.keeping import MASKED, KeepFloat, Magnitudes, Operator, kept, told
 from edgecompress.targets.litert import layers_in
+from edgecompress.targets.mixed_precision import MASKED, KeepFloat, Magnitudes, Operator, float_facts, float_operators
 
 
 def operator(name: str, inputs: str, output: str, *, product: bool = False) -> Operator:
@@ -46,12 +46,12 @@ GRAPH = [
     ],
 )
 def test_operators_are_chosen_by_layer_kind_and_output(keep: KeepFloat, expected: list[str]) -> None:
-    assert sorted(kept("onnx", GRAPH, ["out", "other"], keep)) == expected
+    assert sorted(float_operators("onnx", GRAPH, ["out", "other"], keep)) == expected
 
 
 def test_makers_and_readers_of_a_wide_tensor_stay_in_float_and_the_reason_is_told() -> None:
-    found = kept("onnx", GRAPH, ["out", "other"], KeepFloat(("aux",), (0,), 0, "scores are lost"), {"b"})
-    assert told(GRAPH, found) == {
+    found = float_operators("onnx", GRAPH, ["out", "other"], KeepFloat(("aux",), (0,), 0, "scores are lost"), {"b"})
+    assert float_facts(GRAPH, found) == {
         "kept_float": {
             MASKED: ["stem/Relu", "box.0/Conv", "score/CONV_2D"],
             "scores are lost": ["box.1/Sigmoid", "LOGISTIC", "Concat"],
@@ -64,7 +64,7 @@ def test_a_pattern_that_fits_nothing_is_an_error_that_names_what_there_is() -> N
     with pytest.raises(
         ExportError, match=r"onnx: --keep-float 'head\.\*' fits no layer .*aux, box\.0.*operators.*Conv"
     ):
-        kept("onnx", GRAPH, ["out"], KeepFloat(("head.*",)))
+        float_operators("onnx", GRAPH, ["out"], KeepFloat(("head.*",)))
 
 
 SPREAD = np.random.default_rng(0).normal(size=400).astype(np.float32)
