@@ -33,6 +33,7 @@ _HOMES = {
     "LayerPlan": "plans",
     "Options": "running.options",
     "Profile": "profiling.profiles",
+    "Report": "reporting.document",
     "Sample": "models",
     "Scope": "planning",
     "bundle": "bundling",
@@ -68,6 +69,7 @@ __all__ = [
     "LayerPlan",
     "Options",
     "Profile",
+    "Report",
     "Sample",
     "Scope",
     "bundle",
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling import profile as profile
     from edgecompress.profiling.comparisons import Comparison as Comparison
     from edgecompress.profiling.profiles import Profile as Profile
+    from edgecompress.reporting.document import Report as Report
     from edgecompress.running import compress as compress
     from edgecompress.running import run as run
     from edgecompress.running.options import Options as Options

@@ -103,12 +103,32 @@ class Compression:
 
 @dataclass(frozen=True)
 class Report(Compression):
-    """All that a run did and measured.
+    """All that a run did and measured, as ``report.json`` holds it; made by :func:`edgecompress.run`.
 
-    ``arguments`` are the options of the run, ``versions`` those of the libraries. ``outside_layers`` are milliseconds
-    in operators of no layer, ``file_times`` those of the whole files (None: written before the profiler's part was
-    known). ``artifacts`` are the exported files, those of the measured target first; ``failed`` the targets
-    without one. ``threads`` are comparisons with other numbers of threads, ``bundle`` the path of the manifest.
+    Args:
+        model: the model's name.
+        data: its splits; None of a model without data.
+        metric: name and unit of the task score.
+        scores: the task score after each stage, in the metric's unit; None without data.
+        scored: both models' scores as they can be paired.
+        difference: what sets these apart, in the metric's unit (points where that is percent).
+        calibration: how factors were fitted; None: to the weights alone.
+        recipe: how ranks were found, by ``name``.
+        training: the epochs of fine-tuning; None without one.
+        cost: parameters, MACs of one input and bytes of both models.
+        storage: what weights stored as codes take, in bytes; None where they are not.
+        arguments: the options of the run.
+        versions: those of the libraries.
+        layers: every layer and what became of it.
+        outside_layers: milliseconds in operators of no layer.
+        file_times: milliseconds of the whole files; None: written before the profiler's part was known.
+        artifacts: the exported files, of each model that of the measured target first.
+        failed: the targets that gave no file.
+        profiles: both files, each alone on the device.
+        comparison: both taking turns.
+        threads: comparisons with other numbers of threads.
+        bundle: the path of the bundle's manifest in the run's folder.
+        tried: plans that were tried in the folder.
     """
 
     arguments: Mapping[str, Any]
