@@ -23,10 +23,12 @@ Replaces = Literal["same model", "ours", "anything"]
 
 NO_RECIPE = "none"
 """The name of the way without a recipe: plan, decompose, fine-tune."""
-USUAL_SELECTOR, USUAL_DEVICE, USUAL_PLATFORM = "budget", "local", "pi"
+USUAL_SELECTOR, USUAL_TARGET, USUAL_DEVICE, USUAL_PLATFORM = "budget", "onnx", "local", "pi"
 CALIBRATION_INPUTS = 1024
 """Unlabelled training inputs that judge candidates and fit factors."""
 USUAL_LR: dict[OptimizerName, float] = {"sgd": 0.01, "adam": 0.001}
+CODED_KEEP = 0.02
+"""Share of all parameters that a codec keeps."""
 FACTORS_LR = 0.02
 """Peak rate for factors with a mean square of one."""
 
@@ -40,7 +42,7 @@ class OptionInfo:
     Attributes:
         help: what it does, in one line.
         name: of the option, where it is not the field's.
-        usual: the default in words, where it depends on something.
+        usual: the default in words, where it depends on something; ``{}`` stands for the field's.
         low, high: bounds of a number; ``above`` and ``below`` exclude the bound itself.
         odd: only odd numbers.
         basic: shown before one asks for all options.
@@ -85,6 +87,7 @@ class Scope:
     methods: tuple[str, ...] = option(
         (),
         "Decomposition, or a codec, which stores weights in few bytes; repeatable.",
+        usual="auto: the best of several",
         name="method",
         basic=True,
         chooses=True,
@@ -149,16 +152,16 @@ class FineTuning:
         seed: of orders, augmentation and dropout.
     """
 
-    epochs: int = option(3, "Fine-tuning epochs; 0: none.", usual="3; 0 without data", low=0, high=100_000, basic=True)
-    optimizer: OptimizerName = option("sgd", "Steps of plain or adaptive descent.", usual="sgd; adam with a codec")
-    lr: float = option(0.01, "Peak learning rate.", usual=_usual_lr(), above=0, basic=True)
+    epochs: int = option(3, "Fine-tuning epochs; 0: none.", usual="{}; 0 without data", low=0, high=100_000, basic=True)
+    optimizer: OptimizerName = option("sgd", "Steps of plain or adaptive descent.", usual="{}; adam with a codec")
+    lr: float = option(USUAL_LR["sgd"], "Peak learning rate.", usual=_usual_lr(), above=0, basic=True)
     momentum: float = 0.9
-    weight_decay: float = option(1e-4, "L2 penalty of the weights.", usual="0.0001; 0 with a codec", low=0)
+    weight_decay: float = option(1e-4, "L2 penalty of the weights.", usual="{}; 0 with a codec", low=0)
     batch_size: int = option(128, "Training inputs a step.", low=1, high=1_000_000, basic=True)
     distill: float = option(
         0.7,
         "Share of the loss that follows the dense model's logits.",
-        usual="0.7; 0 with a loss of your own",
+        usual="{}; 0 with a loss of your own",
         low=0,
         high=1,
         basic=True,
@@ -186,7 +189,7 @@ class FineTuning:
     pick: SelectEpoch = option(
         "best",
         "Epoch to keep, by validation score or the last.",
-        usual="best; last where the dense weights have seen the validation split",
+        usual="{}; last where the dense weights have seen the validation split",
     )
 
 
@@ -204,7 +207,7 @@ class Storage:
 
     codec: str
     rank: int | None = option(None, "Edge of the core.", usual="as --keep allows", low=1, high=512, chooses=True)
-    keep: float = option(0.02, "Fraction of all parameters to keep.", filled_by="keep")
+    keep: float = option(CODED_KEEP, "Fraction of all parameters to keep.", filled_by="keep")
     order: int = option(3, "Axes a weight is reshaped to.", low=3, high=5, chooses=True)
     mix_axes: bool = option(False, "Let those mix the weight's own (taps, channels).", chooses=True)
     pad: bool = option(False, "Pad weights of awkward sizes, as primes, with zeros.", chooses=True)

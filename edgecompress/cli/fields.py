@@ -135,7 +135,7 @@ def _spelled(field: dataclasses.Field[Any], info: OptionInfo) -> tuple[str, ...]
 
 def _attributes(cls: type, field: dataclasses.Field[Any], info: OptionInfo) -> dict[str, Any]:
     """What click should know of an option; its own default is None, so that one sees what was given."""
-    usual = info.usual or _as_text(field.default)
+    usual = (info.usual or "{}").format(_as_text(field.default))
     return {
         "default": None,
         "help": f"{info.help} [{usual}]" if usual else info.help,

@@ -15,6 +15,7 @@ from edgecompress.settings import (
     USUAL_DEVICE,
     USUAL_PLATFORM,
     USUAL_SELECTOR,
+    USUAL_TARGET,
     DeviceOptions,
     Effort,
     FineTuning,
@@ -23,8 +24,19 @@ from edgecompress.settings import (
 )
 
 EVERY_METHOD = "auto"
-SELECTION, TRAINING, CODES = "What to compress", "Training", "Storing as codes (--method ada_tucker, scada_tucker)"
+SELECTION, TRAINING, CODES = "What to compress", "Training", "Storing as codes, with a codec as --method"
 FILES, MEASURING = "Exported files", "Measuring"
+
+
+def _every_method() -> str:
+    from edgecompress.decompositions import AUTO
+
+    return f"for each layer the best of {', '.join(AUTO)}"
+
+
+def _no_recipe() -> str:
+    return "plan, decompose with calibration, fine-tune"
+
 
 json_option = option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 trust_option = option(
@@ -45,9 +57,9 @@ target_option = option(
     "targets",
     multiple=True,
     type=TableChoice("edgecompress.targets:TARGETS"),
-    default=("onnx",),
+    default=(USUAL_TARGET,),
     group=FILES,
-    help="Export format; repeatable. [onnx]",
+    help=f"Export format; repeatable. [{USUAL_TARGET}]",
 )
 platform_option = option(
     "--platform",
@@ -89,7 +101,7 @@ select_option = option(
 )
 recipe_option = option(
     "--recipe",
-    type=TableChoice("edgecompress.recipes:RECIPES", first=(NO_RECIPE,), former={"plain": NO_RECIPE}),
+    type=TableChoice("edgecompress.recipes:RECIPES", first={NO_RECIPE: _no_recipe}, former={"plain": NO_RECIPE}),
     table="edgecompress.recipes:RECIPES",
     default=NO_RECIPE,
     group=SELECTION,
@@ -97,7 +109,7 @@ recipe_option = option(
     help="How ranks and starting weights are found: by plan alone, or by training (see `list recipes`). [none]",
 )
 method_type = TableChoice(
-    "edgecompress.decompositions:DECOMPOSITIONS", "edgecompress.codecs:CODECS", first=(EVERY_METHOD,)
+    "edgecompress.decompositions:DECOMPOSITIONS", "edgecompress.codecs:CODECS", first={EVERY_METHOD: _every_method}
 )
 selection_options = together(
     select_option, options_of(Scope, group=SELECTION, methods={"type": method_type, "metavar": None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,17 @@ class TableChoice(Choice):
 
     Args:
         tables: as ``edgecompress.targets:TARGETS``.
-        first: names that stand before those of the tables.
+        first: names that stand before those of the tables, and how to say what they mean.
         former: old names, which are still accepted, and what they stand for.
     """
 
-    def __init__(self, *tables: str, first: Sequence[str] = (), former: Mapping[str, str] | None = None) -> None:
-        self.tables, self.first, self.former = tables, tuple(first), dict(former or {})
+    def __init__(
+        self,
+        *tables: str,
+        first: Mapping[str, Callable[[], str]] | None = None,
+        former: Mapping[str, str] | None = None,
+    ) -> None:
+        self.tables, self.first, self.former = tables, dict(first or {}), dict(former or {})
         self.case_sensitive = True
 
     @property
@@ -76,7 +81,8 @@ class TableChoice(Choice):
         """One line for people about each entry; entries without one are left out."""
         tables = [table for table in map(table_of, self.tables) if isinstance(table, Mapping)]
         entries = {name: entry for table in tables for name, entry in table.items()}
-        return {name: entry.summary for name, entry in entries.items() if hasattr(entry, "summary")}
+        own = {name: summary() for name, summary in self.first.items()}
+        return own | {name: entry.summary for name, entry in entries.items() if hasattr(entry, "summary")}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A name as it is today."""

@@ -20,6 +20,7 @@ from edgecompress.settings import (
     USUAL_EFFORT,
     USUAL_PLATFORM,
     USUAL_SELECTOR,
+    USUAL_TARGET,
     Storage,
 )
 
@@ -69,7 +70,7 @@ class Options:
     storage: Storage | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
     teacher: Teacher | None = None
-    targets: tuple[str, ...] = ("onnx",)
+    targets: tuple[str, ...] = (USUAL_TARGET,)
     device: str = USUAL_DEVICE
     place: DeviceOptions = field(default_factory=DeviceOptions)
     threads: tuple[int, ...] = ()

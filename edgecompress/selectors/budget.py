@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
-from edgecompress.settings import option
+from edgecompress.settings import CODED_KEEP, option
 
 Of = Literal["macs", "params", "bytes"]
 
@@ -35,13 +35,13 @@ class Budget:
     keep: float = option(
         0.5,
         "Fraction of the dense cost to keep.",
-        usual="0.5; 0.02 with a codec",
+        usual=f"{{}}; {CODED_KEEP:g} with a codec",
         above=0,
         high=1,
         basic=True,
         chooses=True,
     )
-    of: Of = option("macs", "Which cost.", usual="macs; params with a codec", basic=True, chooses=True)
+    of: Of = option("macs", "Which cost.", usual="{}; params with a codec", basic=True, chooses=True)
     name: str = "budget"
     summary: str = "least total loss with at most --keep of the dense --of macs|params|bytes; knapsack over all layers"
     weighs_losses: bool = True

@@ -100,10 +100,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 from edgecompress.decomposing import decompose
 from edgecompress.planning import plan
-from edgecompress.recipes import base
+from edgecompress.recipes.base import Needs, RecipeResult
 from edgecompress.settings import option
-
-RecipeResult = getattr(base, "RecipeResult", None) or base.Start
 
 @dataclass(frozen=True)
 class Scaled:
@@ -111,7 +109,7 @@ class Scaled:
     scale: float = option(2.0, "Of the weights.", above=0)
     name: str = "toy"
     summary: str = "scales weights, to show that a recipe can"
-    needs: ClassVar[base.Needs] = base.Needs("energy")
+    needs: ClassVar[Needs] = Needs("energy")
 
     def start(self, inputs):
         made = plan(inputs.dense, inputs.sample.inputs, inputs.selector, inputs.scope)

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from edgecompress.cli import group
+from edgecompress.cli.commands import ALL
+from edgecompress.cli.fields import offered, options_of
 from edgecompress.codecs import CODECS
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.files import read_json, write_json
 from edgecompress.recipes import RECIPES
-from edgecompress.selectors import SELECTORS
+from edgecompress.selectors import SELECTORS, Budget, Continuous, Energy
+from edgecompress.settings import Effort, ExportOptions, FineTuning, Scope, Storage
 from edgecompress.targets import TARGETS
 from tests import reports
 from tests.processes import command, fresh_command
@@ -76,6 +79,31 @@ def test_neither_help_nor_completion_imports_torch() -> None:
         [sys.executable, "-c", NAMING_IMPORTS_NOTHING_HEAVY], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_old_spellings_are_accepted_and_not_shown() -> None:
+    found = group.commands["run"]
+    old = ["--stages", "2", "--calibration", "5", "--batch", "7", "--recipe", "plain"]
+    given = found.make_context("run", ["lenet5", "-o", "x", *old]).params
+    assert (given["portions"], given["calibrate"], given["batch_size"], given["recipe"]) == (2, 5, 7, "none")
+    with click.Context(found, info_name="run") as context:
+        context.meta[ALL] = True
+        text = found.get_help(context)
+    assert not any(
+        spelling in text.replace("--batch-size", "") for spelling in ("--stages", "--calibration", "--batch")
+    )
+    assert all(option in text for option in ("--portions", "--calibrate", "--batch-size", "--lasso"))
+
+
+@pytest.mark.parametrize("cls", [Scope, FineTuning, Storage, ExportOptions, Effort, Budget, Energy, Continuous])
+def test_a_default_is_a_value_that_its_option_takes(cls: type) -> None:
+    made = {own.name: own for own in options_of(cls)(lambda: None).__click_params__}
+    for field, info in offered(cls):
+        if info.filled_by or (info.usual and not field.default) or field.default in ((), None):
+            continue
+        own = made[info.name or field.name]
+        assert own.type(str(field.default)) == field.default, field.name
+        assert own.help.startswith(info.help)
 
 
 def test_each_entry_of_a_table_has_its_name_and_one_line_for_people() -> None:
