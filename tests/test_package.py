@@ -42,7 +42,13 @@ def test_no_runtime_reports_to_its_vendor(tmp_path: Path) -> None:
 
 def test_every_public_name_is_there_and_documented() -> None:
     for name in edgecompress.__all__:
-        assert getattr(edgecompress, name).__doc__, name
+        public = getattr(edgecompress, name)
+        assert public.__doc__, name
+        if inspect.isfunction(public):
+            undescribed = [each for each in inspect.signature(public).parameters if f" {each}:" not in public.__doc__]
+            undescribed = [each for each in undescribed if f"*{each}:" not in public.__doc__]
+            assert undescribed == [], name
+            assert "Returns:" in public.__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = edgecompress.nothing
 
