@@ -1,5 +1,5 @@
 # make demo    the main job on data that ships here: compress, fine-tune, export, prove, profile, bundle
-# make test    lint, types and the whole fast suite
+# make test    lint, and types beside the whole fast suite; make unit: the suite alone
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
 # make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, training, runtimes, storage, trust, ...)
 # make docs    the reference of the Python API, out/api/index.html
@@ -10,12 +10,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint format types slow bench docs clean
+.PHONY: demo test unit test-all lint format types slow bench docs clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
 
-test: lint types $(VENV)/dev.stamp
+test: lint
+	$(MAKE) -j 2 types unit
+
+unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(VENV)-all/all.stamp

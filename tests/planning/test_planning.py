@@ -242,7 +242,7 @@ def test_the_built_model_costs_exactly_what_the_plan_says(name, selector):
     assert (made.dense.macs, made.dense.params) == (dense.macs, dense.params)
 
 
-BRIEFLY = SELECTORS | {"continuous": replace(SELECTORS["continuous"], iterations=10, warm_up=2)}
+BRIEFLY = {**SELECTORS, "continuous": replace(SELECTORS["continuous"], iterations=10, warm_up=2)}
 """How long ranks are searched for changes which are found, and no cost of them."""
 
 
