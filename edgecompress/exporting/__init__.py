@@ -17,7 +17,7 @@ from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal
 from edgecompress.exporting.outputs import as_feed, run_model
-from edgecompress.exporting.proving import Written, written_well
+from edgecompress.exporting.proving import Written, write_and_compare
 from edgecompress.exporting.score_checks import approximation, check_score
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import PARITY_BATCHES
@@ -133,7 +133,7 @@ class Exporter:
         log = None if _log_path(path).exists() else _log_path(path)
         job = jobs.job(target, size, log)
         with several_aside(path) as aside:
-            written = written_well(target, aside, job, jobs.model, sample)
+            written = write_and_compare(target, aside, job, jobs.model, sample)
             artifact = _proved(target, aside, job, jobs.model, sample, written, self.known_score, progress)
             scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
             notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))
@@ -271,7 +271,7 @@ def _proved(
 
 
 def _log_path(path: Path) -> Path:
-    """Where what a converter said is kept, if it fails."""
+    """Where a converter's output is kept, if it fails."""
     return path.with_name(path.name + ".log")
 
 

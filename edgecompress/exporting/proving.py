@@ -38,7 +38,7 @@ class Written:
     findings: tuple[Finding, ...] = ()
 
 
-def written_well(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
+def write_and_compare(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
     """Write ``path``; where int8 fails, again with more and more of what feeds the failing outputs in float.
 
     What is not wrong but could be better is tried so too, and left in int8 if that does not help.
@@ -48,17 +48,17 @@ def written_well(target: Target, path: Path, job: Job, model: nn.Module, sample:
         ExportError: the exporter refused, or the file does not run.
     """
     try:
-        found = _written(target, path, job, model, sample)
+        first = _attempt(target, path, job, model, sample)
     except ParityError as error:
         if job.precision != "int8":
             raise
-        return _rescued(target, path, job, model, sample, error)
-    if job.precision != "int8" or not found.findings:
-        return found
-    return _bettered(target, path, job, model, sample, found)
+        return _with_more_in_float(target, path, job, model, sample, error)
+    if job.precision != "int8" or not first.findings:
+        return first
+    return _without_weak_slices(target, path, job, model, sample, first)
 
 
-def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
+def _attempt(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample) -> Written:
     """Write ``path`` and compare its numbers with ``model``'s where its runtime is for this machine."""
     with refusing(target.name, "the converter"):
         graph = target.export(job, path)
@@ -78,7 +78,9 @@ def _written(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
     return Written(graph, inputs, outputs, parity, findings)
 
 
-def _rescued(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, failure: ParityError) -> Written:
+def _with_more_in_float(
+    target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, failure: ParityError
+) -> Written:
     """A file that holds, with what feeds the failing outputs in float.
 
     Raises:
@@ -90,20 +92,22 @@ def _rescued(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
     for depth in DEPTHS:
         job = replace(job, keep=job.keep.before(outputs, depth, why))
         try:
-            return _written(target, path, job, model, sample)
+            return _attempt(target, path, job, model, sample)
         except ExportError as error:
             last = error
     failure.args = (f"{failure}; with what feeds it in float: {first_line(last)}; {WAY_OUT}",)
     raise failure
 
 
-def _bettered(target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, found: Written) -> Written:
+def _without_weak_slices(
+    target: Target, path: Path, job: Job, model: nn.Module, sample: Sample, first: Written
+) -> Written:
     """A file without weak slices if there is one, else the first again."""
-    outputs = {finding.output for finding in found.findings}
-    why = "; ".join(finding.text for finding in found.findings)
+    outputs = {finding.output for finding in first.findings}
+    why = "; ".join(finding.text for finding in first.findings)
     for depth in DEPTHS[:2]:
         with suppress(ExportError):
-            other = _written(target, path, replace(job, keep=job.keep.before(outputs, depth, why)), model, sample)
+            other = _attempt(target, path, replace(job, keep=job.keep.before(outputs, depth, why)), model, sample)
             if not other.findings:
                 return other
-    return _written(target, path, job, model, sample)
+    return _attempt(target, path, job, model, sample)

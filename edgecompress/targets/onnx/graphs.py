@@ -63,7 +63,7 @@ def check_header(proto: onnx.ModelProto, opset: int, ir_version: int) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if opsets.get("") != opset or proto.ir_version != ir_version:
         raise ExportError(
-            f"onnx: asked for opset {opset} and IR {ir_version}, the exporter wrote opset "
+            f"onnx: requested opset {opset} and IR {ir_version}, the exporter wrote opset "
             f"{opsets.get('')} and IR {proto.ir_version}"
         )
     try:

@@ -151,6 +151,7 @@ def _matrices(graph: Graph, numbers: str, table: Sequence[Array], rows: int) -> 
 def _from_digits(graph: Graph, packed: Array, powers: Array, largest: int) -> str:
     """Numbers, a column each, out of digits packed down the rows; padding comes after them."""
     kind = packed.dtype
+    # (n, 1, columns) / (k, 1) -> (n, k, columns): every digit shifted to the lowest place
     whole = graph.add("Div", graph.constant(packed), graph.constant(powers))
     digits = graph.add("Mod", whole, graph.constant(np.array(2 * largest + 1, kind)))
     centred = graph.add("Sub", digits, graph.constant(np.array(largest, kind)))
@@ -162,8 +163,9 @@ def _from_unary(graph: Graph, numbers: Array, packed: Array) -> str:
     lengths = [1 + int(np.count_nonzero(numbers)), int(np.abs(numbers).sum()) + len(numbers)]
     negative, codes = _bits(graph, packed, lengths)
     sizes = _sizes(graph, codes, len(numbers))
+    # the k-th number that is not zero has the k-th sign; zeros before the first take the idle bit at place 0
     below = graph.add("Gather", negative, graph.add("CumSum", graph.add("Sign", sizes), graph.whole(0)))
-    signed = graph.add("Mul", sizes, graph.add("Sub", graph.whole(1), graph.add("Add", below, below)))
+    signed = graph.add("Mul", sizes, graph.add("Sub", graph.whole(1), graph.add("Add", below, below)))  # 1 - 2 below
     return graph.add("Cast", signed, to=FLOAT)
 
 
@@ -171,6 +173,7 @@ def _from_rice(graph: Graph, numbers: Array, packed: Array) -> str:
     """Numbers, flat, out of ``packed``, their bits by :func:`rice`."""
     lengths = [len(numbers), int(_beyond(numbers).sum()) + len(numbers)]
     above, codes = _bits(graph, packed, lengths)
+    # a size s stands for s + 1 above zero and for -s elsewhere: s (2 above - 1) + above
     signed = graph.add("Mul", _sizes(graph, codes, len(numbers)), _signs(graph, above))
     return graph.add("Cast", graph.add("Add", signed, above), to=FLOAT)
 
@@ -178,14 +181,16 @@ def _from_rice(graph: Graph, numbers: Array, packed: Array) -> str:
 def _from_gaps(first: int, low: int, graph: Graph, numbers: Array, packed: Array) -> str:
     """Numbers, flat, out of ``packed``, their bits by :func:`gaps`."""
     distances, others = _distances(numbers[:first]), numbers[first:]
+    # both kinds share one unary code and its signs: the gaps' high bits first, then the other numbers' sizes
     kinds = [count for count in (len(distances), len(others)) if count]
     ended = int((distances >> low).sum() + _beyond(others).sum()) + sum(kinds)
     above, *lows, codes = _bits(graph, packed, [sum(kinds), *[len(distances)] * low, ended])
     sizes, signs = _sizes(graph, codes, sum(kinds)), _signs(graph, above)
     distance, side = (graph.split(of, kinds)[0] for of in (sizes, signs))
-    for bits in lows:
+    for bits in lows:  # the highest low bit first: distance = 2 distance + bit
         distance = graph.add("Add", graph.add("Add", distance, distance), bits)
     places = graph.add("CumSum", distance, graph.whole(0))
+    # a number of size n is n ones at one place, which add up
     whole = graph.add("ScatterElements", _zeros(graph, first), places, side, reduction="add")
     if len(others):
         rest = graph.split(graph.add("Add", graph.add("Mul", sizes, signs), above), kinds)[1]
@@ -194,12 +199,13 @@ def _from_gaps(first: int, low: int, graph: Graph, numbers: Array, packed: Array
 
 
 def _signs(graph: Graph, above: str) -> str:
+    """1 above zero, -1 elsewhere."""
     return graph.add("Sub", graph.add("Add", above, above), graph.whole(1))
 
 
 def _bits(graph: Graph, packed: Array, lengths: list[int]) -> list[str]:
     """The bits of ``packed`` bytes, the lowest first, in parts of the given lengths."""
-    powers = 1 << np.arange(8, dtype=np.uint8)
+    powers = 1 << np.arange(8, dtype=np.uint8)  # (bytes, 1) / (8,) -> (bytes, 8)
     shifted = graph.add("Div", graph.constant(packed[:, None]), graph.constant(powers))
     bits = graph.add("Cast", graph.add("Mod", shifted, graph.constant(np.array(2, np.uint8))), to=INT64)
     flat = graph.add("Reshape", bits, graph.whole([-1]))
@@ -209,6 +215,7 @@ def _bits(graph: Graph, packed: Array, lengths: list[int]) -> list[str]:
 
 def _sizes(graph: Graph, codes: str, count: int) -> str:
     """How many zeros stand before each of ``count`` ones."""
+    # each zero adds one to the number that the next one ends: as many ones as were before it say which that is
     owners, ended = graph.add("CumSum", codes, graph.whole(0), exclusive=1), graph.add("Sub", graph.whole(1), codes)
     return graph.add("ScatterElements", _zeros(graph, count), owners, ended, reduction="add")
 
@@ -246,6 +253,8 @@ def best_in_gaps(numbers: Array, ends: Array) -> tuple[int, int]:
     """How many first numbers (one of ``ends``, not zeros only) and low bits make the fewest bytes, nodes and all."""
     ones = np.cumsum(np.abs(numbers))[ends - 1]
     ends, ones = ends[ones > 0], ones[ones > 0]
+    # of every end at once, the bits of its gaps (a high part in unary, its end, a sign, the low bits) beyond those that
+    # the same numbers take by Rice, and the nodes of the low bits
     distances, elsewise = _distances(numbers), np.cumsum(_beyond(numbers) + 2)[ends - 1]
     bits = [np.cumsum((distances >> low) + 2 + low)[ones - 1] - elsewise + 8 * low * LOW_NODES for low in LOWS]
     low, place = np.unravel_index(np.argmin(bits), (len(LOWS), len(ends)))
@@ -259,6 +268,7 @@ def _distances(numbers: Array) -> Array:
 
 
 def _beyond(numbers: Array) -> Array:
+    """What Rice's code writes in unary: n - 1 for n above zero, else -n."""
     return np.where(numbers > 0, numbers - 1, -numbers)
 
 
