@@ -138,6 +138,20 @@ class Comparison(TimedPair):
     """Two models measured in interleaved blocks of one process on one device, with every run.
 
     Args:
+        baseline: the name of the file that is compared with.
+        candidate: that of the file in question.
+        baseline_sha256: the digest of the one.
+        candidate_sha256: and of the other.
+        device: where both ran.
+        runtime: name, version and settings of what ran them.
+        threads: how many it was given.
+        batch: inputs a run.
+        wall: baseline over candidate wall time, with its 95 % interval.
+        cpu: the same of process CPU time; None where it was not reported.
+        unstable: reasons not to trust the times.
+        sustained: minutes under load of ``baseline`` and ``candidate``.
+        conditions: clock, temperature and load, before and after.
+        ablations: by layer, time with the baseline's layer over time without.
         baseline_latency: of the file that is compared with, in milliseconds.
         candidate_latency: of the file in question, by blocks of the same rounds.
     """

@@ -351,6 +351,14 @@ def test_a_report_is_the_same_document_again_with_its_keys_in_order(made):
         assert dump_json(reports.report(document).to_json()) == dump_json(document)
 
 
+def test_scores_of_weights_stored_as_codes(document):
+    document["accuracy"] = {"dense": 91.0, "decomposed": 20.0, "factors": 90.5, "finetuned": 90.2, "artifact": 90.1}
+    report = reports.report(document)
+    assert (report.scores.finetuned, report.scores.stored, report.before_and_after) == (90.5, 90.2, (91.0, 90.1))
+    assert dump_json(report.to_json()) == dump_json(document)
+    assert "After fine-tuning 90.20 %" in words(reports.html(document))
+
+
 def test_a_summary_is_the_report_without_single_runs_and_items(document):
     summary = reports.report(document).summary()
     assert set(document) == set(summary)
