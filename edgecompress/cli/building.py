@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from edgecompress.cli.fields import Option, offered
+from edgecompress.cli.fields import Option, offered, own_options
 from edgecompress.cli.options import EVERY_METHOD
 from edgecompress.cli.types import table_of
-from edgecompress.settings import FACTORS_LR, NO_RECIPE, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
+from edgecompress.settings import FACTORS_LR, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
 
 if TYPE_CHECKING:
     from edgecompress.models import Sample
@@ -68,9 +68,13 @@ def scope_from(given: Given, methods: tuple[str, ...]) -> Scope:
 # -- tables whose entries have options ---------------------------------------------------------------------------------
 
 
-def _chooser(name: str) -> Option:
+def _options() -> dict[str, click.Parameter]:
     context = click.get_current_context()
-    return next(p for p in context.command.get_params(context) if isinstance(p, Option) and p.name == name)
+    return {str(param.name): param for param in context.command.get_params(context)}
+
+
+def _is_given(given: Given, name: str) -> bool:
+    return given.get(name) not in (None, ())
 
 
 def _own_names(cls: type) -> dict[str, str]:
@@ -80,38 +84,37 @@ def _own_names(cls: type) -> dict[str, str]:
 
 
 def _refuse_strays(chooser: Option, chosen: str, given: Given) -> None:
-    """Refuse an option of an entry that was not chosen."""
-    table, flag = table_of(chooser.table), chooser.opts[0]
+    """Refuse an option of an entry that was not chosen; one that the command has anyway is nobody's own."""
+    table, flag, options = table_of(chooser.table), chooser.opts[0], _options()
     own = _own_names(type(table[chosen])) if chosen in table else {}
+    owned = {made.name for made in own_options(chooser) if options[str(made.name)] is made}
     for owner, entry in table.items():
         for name, spelled in _own_names(type(entry)).items():
-            if name in own or given.get(name) is None:
+            if name in own or name not in owned or not _is_given(given, name):
                 continue
             instead = f"; with {flag} {chosen} use {' or '.join(own.values())}" if own else f", not to {flag} {chosen}"
             raise click.UsageError(f"{spelled} belongs to {flag} {owner}{instead}")
 
 
-def _entry(chooser: Option, chosen: str, given: Given) -> Any:
-    """An entry of a table with the options given for it; those of others are refused."""
+def _entry(option: str, chosen: str, given: Given) -> Any:
+    """An entry of the table that an option chooses from, with the options given for it; None where it is in none."""
+    chooser = _options()[option]
+    assert isinstance(chooser, Option)
     _refuse_strays(chooser, chosen, given)
-    entry = table_of(chooser.table)[chosen]
+    entry = table_of(chooser.table).get(chosen)
     values = fields_given(type(entry), given)
     return replace(entry, **values) if values else entry
 
 
 def selector_from(given: Given, chosen: str) -> Selector:
     """The rule that chooses ranks, with its options."""
-    selector: Selector = _entry(_chooser("select"), chosen, given)
+    selector: Selector = _entry("select", chosen, given)
     return selector
 
 
 def recipe_from(given: Given) -> Recipe | None:
     """The recipe with its options, None where there is none."""
-    chooser, chosen = _chooser("recipe"), given["recipe"]
-    if chosen == NO_RECIPE:
-        _refuse_strays(chooser, chosen, given)
-        return None
-    recipe: Recipe = _entry(chooser, chosen, given)
+    recipe: Recipe | None = _entry("recipe", given["recipe"], given)
     return recipe
 
 
@@ -123,17 +126,14 @@ def select_from(given: Given) -> str:
     chosen, recipe = given["select"], RECIPES.get(given["recipe"])
     if recipe is None:
         return chosen or USUAL_SELECTOR
-    needs, usual = (
-        recipe.needs,
-        [name for name in _own_names(type(SELECTORS[USUAL_SELECTOR])) if given.get(name) is not None],
-    )
-    if needs.other_selector and (chosen or needs.selector) != needs.selector:
-        raise click.UsageError(f"--recipe {given['recipe']} {needs.other_selector}")
-    if needs.other_selector and needs.selector != USUAL_SELECTOR and usual:
+    needs = recipe.needs
+    if any(_is_given(given, name) for name in _own_names(type(SELECTORS[USUAL_SELECTOR]))):
+        chosen = chosen or USUAL_SELECTOR
+    if needs.other_selector and chosen not in (None, needs.selector):
         raise click.UsageError(f"--recipe {given['recipe']} {needs.other_selector}")
     if needs.other_method and set(methods_from(given)) - set(needs.methods):
         raise click.UsageError(f"--recipe {given['recipe']} {needs.other_method}")
-    return chosen or (USUAL_SELECTOR if usual else needs.selector)
+    return chosen or needs.selector
 
 
 # -- codecs ------------------------------------------------------------------------------------------------------------
@@ -146,11 +146,11 @@ def storage_from(given: Given, methods: tuple[str, ...]) -> Storage | None:
     codec = next((method for method in methods if method in CODECS), None)
     if codec is None:
         for name, spelled in _own_names(Storage).items():
-            if given.get(name) is not None:
+            if _is_given(given, name):
                 raise click.UsageError(f"{spelled} belongs to --method {' or '.join(CODECS)}")
         return None
     _refuse_beside_codec(codec, methods)
-    if given.get("keep") is not None:
+    if _is_given(given, "keep"):
         _check_core_size(codec, given)
     return made(Storage, {**given, **_core_levels(given)}, codec=codec)
 
@@ -169,7 +169,7 @@ def _refuse_beside_codec(codec: str, methods: tuple[str, ...]) -> None:
 
 
 def _check_core_size(codec: str, given: Given) -> None:
-    if given.get("rank") is not None:
+    if _is_given(given, "rank"):
         raise click.UsageError("--rank and --keep both say how large the core is; drop one of them")
     if given.get("of") not in (None, "params"):
         raise click.UsageError(f"--method {codec} saves no {given['of']}: its --keep is of the params")

@@ -81,6 +81,7 @@ from edgecompress.settings import option
 class Cheapest:
     """Each layer takes its cheapest candidate of a small enough error."""
     tolerance: float = option(0.5, "Relative error that is allowed.", low=0, high=1)
+    seed: int = option(0, "Shared with training.", low=0)
     name: str = "toy"
     summary: str = "the cheapest within a tolerance"
     weighs_losses: bool = False
@@ -196,6 +197,7 @@ def test_a_selector_with_an_option(add: Callable[..., None], run: Run) -> None:
     wide, narrow = (json.loads(run(f"plan net.py --select toy --tolerance {t} --json")) for t in (0.9, 0))
     assert wide["planned"]["macs"] < narrow["planned"]["macs"]
     assert json.loads(run("compress net.py --select toy -o small --json"))["model"] == "net"
+    assert "planned" in run("plan net.py --seed 3")
     assert "--tolerance belongs to --select toy; with --select budget use" in run("plan net.py --tolerance 0.1", 2)
 
 
