@@ -101,7 +101,7 @@ def _entry(option: str, chosen: str, given: Given) -> Any:
     chooser = _options()[option]
     assert isinstance(chooser, Option)
     _refuse_strays(chooser, chosen, given)
-    entry = table_of(chooser.table).get(chosen)
+    entry: Any = table_of(chooser.table).get(chosen)
     values = fields_given(type(entry), given)
     return replace(entry, **values) if values else entry
 
