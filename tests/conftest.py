@@ -14,6 +14,7 @@ import torch
 from tests.exporter import collect_garbage_rarely, patch_exporter
 
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
+LONGEST = ["test_readme.py", "test_targets.py", "test_running.py", "test_planning.py", "test_random_networks.py"]
 TINY_MODEL = dedent(
     '''
     """Four classes of 12 x 12 images: a bright bar at the top, bottom, left or right, in noise."""
@@ -99,8 +100,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test comes first: at the end it would run alone. What needs CIFAR-10 is skipped where it is not."""
-    items.sort(key=lambda item: item.name != "test_the_commands_work_in_order")
+    """The longest files come first: at the end they would run alone. What needs CIFAR-10 is skipped where it is not."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if DATA and (Path(DATA) / "cifar-10-batches-bin").is_dir():
         return
     missing = pytest.mark.skip(reason="needs CIFAR-10: set EDGECOMPRESS_DATA to the folder of cifar-10-batches-bin")

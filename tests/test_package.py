@@ -111,7 +111,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("wheel")
 def test_a_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     script, python = (installed / "venv" / "bin" / name for name in ("edgecompress", "python"))
     done = subprocess.run(
@@ -133,7 +132,6 @@ wrong: str = ec.resolve("lenet5").inputs  # type: ignore[assignment]
 """The ignore is needed only if types arrive: unknown ones could be assigned to anything, and --strict would say so."""
 
 
-@pytest.mark.xdist_group("wheel")
 def test_a_wheel_brings_its_types(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     files = ["script.py", *sorted((ROOT / "examples").glob("*.py"))]

@@ -33,16 +33,12 @@ def supported(geometry):
 
 
 def pairs(all_geometries):
-    """(method, geometry) for every method and every geometry it supports, each in one process."""
+    """(method, geometry) for every method and every geometry it supports."""
     return [
-        pytest.param(method, geometry, id=f"{name} {label(geometry)}", marks=_group(name, geometry))
+        pytest.param(method, geometry, id=f"{name} {label(geometry)}")
         for geometry in all_geometries
         for name, method in supported(geometry)
     ]
-
-
-def _group(name, geometry):
-    return pytest.mark.xdist_group(f"{name} {label(geometry)}")
 
 
 SIZES = [

@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.skipif(
         SSHD is None or shutil.which("ssh") is None, reason="needs sshd: apt-get install openssh-server"
     ),
-    pytest.mark.xdist_group("ssh"),
 ]
 
 

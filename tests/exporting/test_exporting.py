@@ -87,7 +87,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     return of
 
 
-@pytest.mark.xdist_group("exported samples")
 @pytest.mark.parametrize("name", ["lenet5", "lenet300", "resnet20"])
 def test_exporting_again_is_byte_identical(name: str, exported: Callable[[str], Exported], tmp_path: Path) -> None:
     small, sample, one = exported(name)
@@ -96,7 +95,6 @@ def test_exporting_again_is_byte_identical(name: str, exported: Callable[[str], 
     assert golden_path(one.path).read_bytes() == golden_path(two.path).read_bytes()
 
 
-@pytest.mark.xdist_group("exported samples")
 def test_batch_norm_is_folded_and_only_the_shortcuts_remain(exported: Callable[[str], Exported]) -> None:
     _, sample, artifact = exported("resnet20")
     operators = artifact.graph["operators"]

@@ -22,7 +22,6 @@ from edgecompress.targets.child_converter import missing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
-    pytest.mark.xdist_group("targets"),
 ]
 
 ALL = "EDGECOMPRESS_ALL_TARGETS" in os.environ

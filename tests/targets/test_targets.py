@@ -43,7 +43,6 @@ from edgecompress.targets.products import product_notices
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
-    pytest.mark.xdist_group("targets"),  # in one process, which makes all files once
 ]
 
 ALL = "EDGECOMPRESS_ALL_TARGETS" in os.environ
