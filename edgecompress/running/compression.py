@@ -31,7 +31,7 @@ from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
 from edgecompress.running.claiming import CHECKPOINT_FILE, COMPARISON_FILE, DECOMPOSED, RECIPE_FILE, TRAINED
 from edgecompress.running.pipeline import SCORES, Pipeline
 from edgecompress.running.resuming import Done, key_of
-from edgecompress.settings import Storage
+from edgecompress.settings import FineTuning, Storage
 from edgecompress.sources.compressed_folder import (
     CODES_FILE,
     MODEL_FILE,
@@ -48,6 +48,13 @@ RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
 STALE = (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
 """What an earlier plan led to, which a new one makes untrue."""
+
+
+def tuning_key(tuning: FineTuning) -> Json:
+    """Identifies the options of a training; a field that was renamed has its first name, as in finished folders."""
+    fields = asdict(tuning)
+    portions = fields.pop("portions")
+    return {**fields, "stages": portions}
 
 
 def score_dense(pipeline: Pipeline) -> Done:
@@ -114,7 +121,7 @@ def fill(pipeline: Pipeline, planned: Done) -> Done:
         return _keep_start(pipeline, model, chosen, {"calibration": calibration})
 
     options = pipeline.options
-    staged = asdict(options.tuning) if options.tuning.portions > 1 else {}
+    staged = tuning_key(options.tuning) if options.tuning.portions > 1 else {}
     inputs = [planned.key, *pipeline.calibration_key, options.asymmetric, staged]
     return pipeline.stages.do("decompose", inputs, work, (DECOMPOSED,), together=bool(staged))
 
@@ -169,7 +176,7 @@ def train_recipe(pipeline: Pipeline, recipe: Recipe) -> Done:
     options, checkpoint = pipeline.options, pipeline.folder / RECIPE_FILE
     # averaged weights and portions belong to the fine-tuning
     tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, portions=1)
-    settings = [repr(recipe), repr(options.selector), repr(options.scope), asdict(tuning)]
+    settings = [repr(recipe), repr(options.selector), repr(options.scope), tuning_key(tuning)]
     inputs = [pipeline.dense_key, *settings, *pipeline.calibration_key]
 
     def work() -> Json:
@@ -212,7 +219,7 @@ def tune(pipeline: Pipeline, decomposed: Done) -> Done:
         return {**reached, "training": training}
 
     files = (MODEL_FILE, PLAN_FILE, WEIGHTS_FILE) if options.storage is None else (TRAINED,)
-    inputs = [decomposed.key, asdict(options.tuning), *pipeline.teacher_key]
+    inputs = [decomposed.key, tuning_key(options.tuning), *pipeline.teacher_key]
     finished = pipeline.stages.do("finetune", inputs, work, files, together=True)
     discard(checkpoint)
     return finished
@@ -260,7 +267,7 @@ def store(pipeline: Pipeline, tuned: Done, storage: Storage) -> Done:
             return {}
         return {**_stored(pipeline, stored, begun.plan), "history": [asdict(epoch) for epoch in done.history]}
 
-    inputs = [tuned.key, repr(storage), asdict(tuning)]
+    inputs = [tuned.key, repr(storage), tuning_key(tuning)]
     finished = pipeline.stages.do("store", inputs, work, (MODEL_FILE, PLAN_FILE, CODES_FILE), together=True)
     discard(checkpoint)
     return finished

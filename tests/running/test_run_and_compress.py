@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 import edgecompress as ec
 from edgecompress.errors import BudgetError
+from edgecompress.planning import Scope, Survey, survey
 from edgecompress.reporting import read_report, render_html
+from edgecompress.running.compression import tuning_key
 from edgecompress.running.options import Options
+from edgecompress.running.resuming import key_of
 from edgecompress.selectors import Budget
-from edgecompress.settings import FineTuning
+from edgecompress.settings import DeviceOptions, FineTuning, Storage
 
 QUICK = {"tuning": FineTuning(epochs=0), "calibrate": 0}
 
@@ -33,18 +37,60 @@ def test_a_line_of_python_compresses_a_model_and_the_next_one_redoes_nothing(tin
     assert works == []
 
 
-def test_a_finished_run_looks_at_the_models_layers_no_more(
+def test_the_models_layers_are_surveyed_once_and_not_for_a_finished_run(
     tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ec.compress(tiny_file, tmp_path / "small", selector=Budget(0.6), **QUICK)
+    surveys: list[object] = []
 
-    def survey(*_: object) -> None:
-        raise AssertionError("surveyed again")
+    def counted(model: nn.Module, inputs: tuple[Tensor, ...], scope: Scope) -> Survey:
+        surveys.append(scope)
+        return survey(model, inputs, scope)
 
-    monkeypatch.setattr("edgecompress.running.pipeline.survey", survey)
-    ec.compress(tiny_file, tmp_path / "small", selector=Budget(0.6), **QUICK)
-    with pytest.raises(AssertionError, match="surveyed again"):
-        ec.compress(tiny_file, tmp_path / "small", selector=Budget(0.7), **QUICK)
+    monkeypatch.setattr("edgecompress.running.pipeline.survey", counted)
+    monkeypatch.setattr("edgecompress.planning.survey", counted)
+    for keep, expected in ((0.6, 1), (0.6, 1), (0.7, 2)):
+        ec.compress(tiny_file, tmp_path / "small", selector=Budget(keep), **QUICK)
+        assert len(surveys) == expected
+
+
+def test_finished_folders_of_the_first_version_are_resumed() -> None:
+    """What stages are keyed by reads as it did there, or hours of training would be done again."""
+    assert repr(Scope()) == "Scope(methods=(), multiple=8, include=(), exclude=())"
+    fields = ("remote_python", "identity", "known_hosts", "python_bundle", "runner")
+    assert repr(DeviceOptions()) == f"DeviceOptions({', '.join(f'{field}=None' for field in fields)})"
+    assert key_of(tuning_key(FineTuning())) == key_of(
+        {
+            "epochs": 3,
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 0.0001,
+            "batch_size": 128,
+            "distill": 0.7,
+            "temperature": 4.0,
+            "clip": 5.0,
+            "seed": 0,
+            "bfloat16": False,
+            "schedule": "onecycle",
+            "warm_up": 0.3,
+            "feature": 0.0,
+            "ema": 0.0,
+            "smoothing": 0.0,
+            "mixup": 0.0,
+            "cutout": 0,
+            "accumulate": 1,
+            "stages": 1,
+            "pick": "best",
+        }
+    )
+    assert repr(Storage("scada_tucker")) == (
+        "Storage(codec='scada_tucker', rank=None, keep=0.02, order=3, mix_axes=False, pad=False, start='scratch', "
+        "levels=15, core_levels=15, bias_levels=0, epochs=10, lr=0.008, rate=0.1, damp=0.0002)"
+    )
+    assert repr(Budget()) == (
+        "Budget(keep=0.5, of='macs', name='budget', summary='least total loss with at most --keep of the dense "
+        "--of macs|params|bytes; knapsack over all layers', weighs_losses=True)"
+    )
 
 
 def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path) -> None:
