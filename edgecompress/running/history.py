@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgecompress.errors import FileError
 from edgecompress.files import check_version, read_json, write_json
@@ -12,6 +14,7 @@ from edgecompress.reporting.document import Report
 from edgecompress.reporting.entries import TriedPlan
 from edgecompress.reporting.wording import place_of
 from edgecompress.running.resuming import key_of
+from edgecompress.settings import NO_RECIPE
 
 FILE = "tried.json"
 KIND = "edgecompress.tried"
@@ -47,7 +50,7 @@ def _own(report: Report) -> TriedPlan:
     """What this run came to."""
     arguments, file, pair = report.arguments, report.files.compressed, report.comparison
     return TriedPlan(
-        key=key_of(arguments),
+        key=plan_key(arguments),
         name=", ".join(f"{name} {_text(arguments[name])}" for name in REPORTED if arguments.get(name) is not None),
         accuracy=report.before_and_after[1],
         macs=report.cost.compressed.macs,
@@ -56,6 +59,13 @@ def _own(report: Report) -> TriedPlan:
         place=place_of(pair) if pair else "",
         chosen=True,
     )
+
+
+def plan_key(arguments: Mapping[str, Any]) -> str:
+    """Identifies a plan by a run's options, in the words of the first version: what was tried then is known again."""
+    former = {"portions": "stages"}
+    words = {former.get(name, name): value for name, value in arguments.items()}
+    return key_of({**words, "recipe": "plain"} if words.get("recipe") == NO_RECIPE else words)
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from edgecompress.errors import BudgetError
 from edgecompress.planning import Scope, Survey, survey
 from edgecompress.reporting import read_report, render_html
 from edgecompress.running.compression import tuning_key
+from edgecompress.running.history import plan_key
 from edgecompress.running.options import Options
 from edgecompress.running.resuming import key_of
 from edgecompress.selectors import Budget
@@ -82,6 +83,9 @@ def test_finished_folders_of_the_first_version_are_resumed() -> None:
             "stages": 1,
             "pick": "best",
         }
+    )
+    assert plan_key({"recipe": "none", "portions": 2, "keep": 0.5}) == key_of(
+        {"recipe": "plain", "stages": 2, "keep": 0.5}
     )
     assert repr(Storage("scada_tucker")) == (
         "Storage(codec='scada_tucker', rank=None, keep=0.02, order=3, mix_axes=False, pad=False, start='scratch', "
