@@ -55,7 +55,7 @@ def score(
         progress: is called with the items scored so far.
 
     Returns:
-        The mean over batches, by their items; higher is better.
+        What the sample's score gives for the outputs and targets of the whole split at once; higher is better.
 
     Raises:
         DataError: the sample has no such split.
