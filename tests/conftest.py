@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 
-from tests.exporter import collect_garbage_rarely, patch_exporter
+from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
 LONGEST = ["test_readme.py", "test_targets.py", "test_running.py", "test_planning.py", "test_random_networks.py"]
@@ -81,6 +81,12 @@ def _data_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def brief_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at a profile's facts alone."""
+    measure_briefly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.exporter import collect_garbage_rarely, patch_exporter
+from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 
 LATE = ("constriction", "jinja2", "numpy.ma", "onnxruntime.quantization", "onnxsim", "rich.table", "torch.profiler")
 """What commands import inside functions."""
@@ -39,20 +39,12 @@ def warm_up() -> None:
         if not name.endswith("__main__"):
             importlib.import_module(name)
     torch.set_num_threads(1)
-    measure_briefly()
-    patch_exporter(pytest.MonkeyPatch())
+    measure_briefly(patch := pytest.MonkeyPatch())
+    patch_exporter(patch)
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         warnings.simplefilter("ignore")
         torch.onnx.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(2, 2),), dynamo=True, verbose=False)
     collect_garbage_rarely()
-
-
-def measure_briefly() -> None:
-    """Fewer loads of each file: what commands make of the times is looked at, not how sure of them they are."""
-    from edgecompress.profiling import bench
-
-    arguments = bench.arguments
-    bench.arguments = lambda effort, kind: [*arguments(effort, kind), "--loads", "3", "--warmup-seconds", "0.5"]
 
 
 def run(asked: dict[str, Any]) -> int:

@@ -130,6 +130,7 @@ class Baked(nn.Module):
         return self.query.unsqueeze(0).repeat(size, 1, 1) * self.values(x).view(size, 1, 8)
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_code_that_fixes_the_batch_gets_a_file_for_one_item_and_all_that_follows_works(tmp_path: Path) -> None:
     sample = sample_of(Baked(), torch.randn(2, 12))
     artifact = export(sample.model(), sample, tmp_path)
@@ -141,6 +142,7 @@ def test_code_that_fixes_the_batch_gets_a_file_for_one_item_and_all_that_follows
     assert profile(artifact.path, Local(), runs=5, seconds=0.01).batch == 1
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_a_batch_of_ones_own_is_proved_measured_and_bundled(tmp_path: Path) -> None:
     data = TensorDataset(torch.randn(10, 12), torch.zeros(10))
     sample = sample_of(

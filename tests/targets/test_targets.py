@@ -128,6 +128,7 @@ def test_a_file_verifies_and_a_change_to_any_part_is_seen(
     assert Artifact.load(tmp_path / "copy" / artifact.path.name).sha256 == artifact.sha256
 
 
+@pytest.mark.usefixtures("brief_measuring")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_measured_in_its_own_runtime(name: str, made: dict[str, Artifact]) -> None:
     artifact = made[there(name)]
@@ -226,6 +227,7 @@ def test_executorch_delegates_every_product(made: dict[str, Artifact]) -> None:
     assert not [name for name in graph["not_delegated"] if "conv" in name or "linear" in name]
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_two_models_of_one_target_are_compared_in_their_runtime(
     small: Sample, made: dict[str, Artifact], tmp_path: Path
 ) -> None:

@@ -1,7 +1,4 @@
-"""PyTorch's exporter without what it works out anew for every file, though it is the same each time.
-
-Half of a small model's export; nothing that it writes changes.
-"""
+"""What makes tests quicker and changes nothing that they look at: of PyTorch's exporter, of measuring, of Python."""
 
 from __future__ import annotations
 
@@ -14,7 +11,11 @@ import pytest
 
 
 def patch_exporter(patch: pytest.MonkeyPatch) -> None:
-    """From the first export on: its modules take a second to import, and many tests export nothing."""
+    """PyTorch's exporter without what it works out anew for every file: half of a small model's export.
+
+    From the first export on: its modules take a second to import, and many tests export nothing. What it writes is the
+    same byte for byte.
+    """
     import torch
 
     export = torch.onnx.export
@@ -56,6 +57,14 @@ def _quickly(py_impl: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         return registered
 
     return implemented
+
+
+def measure_briefly(patch: pytest.MonkeyPatch) -> None:
+    """Fewer loads of each file: where it is looked at what is made of times, and not at how sure of them one is."""
+    from edgecompress.profiling import bench
+
+    arguments, fewer = bench.arguments, ["--loads", "3", "--warmup-seconds", "0.5"]
+    patch.setattr(bench, "arguments", lambda effort, kind: [*arguments(effort, kind), *fewer])
 
 
 def collect_garbage_rarely() -> None:
