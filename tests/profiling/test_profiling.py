@@ -18,6 +18,7 @@ from edgecompress.devices import Local, device_named
 from edgecompress.devices.local import LocalSession
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
+from edgecompress.files import Json
 from edgecompress.profiling import compare, layers_of, measure, profile
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.latencies import Latency, Sustained
@@ -26,6 +27,7 @@ from edgecompress.profiling.ratios import Ratio, paired_ratio, quantile, ratio_o
 from edgecompress.settings import Effort
 from edgecompress.sources import resolve
 from edgecompress.targets import runtimes
+from tests.quick import measure_briefly
 
 RUNTIMES = ("onnxruntime", "ai_edge_litert", "tflite_runtime", "executorch", "torch", "openvino", "ncnn", "importlib")
 """What the runner may import: each only for its own files, and torch for ExecuTorch."""
@@ -79,21 +81,29 @@ def test_a_model_against_itself_is_no_claim(files: dict[str, Artifact]) -> None:
     assert verdicts.count("no claim") >= 2
 
 
-def comparison_with(wall: Ratio, cpu: Ratio, files: dict[str, Artifact]) -> Comparison:
-    document = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.01, runs=2).to_json()
+@pytest.fixture(scope="module")
+def pair(files: dict[str, Artifact]) -> Json:
+    """Two models compared, as a document whose ratios are still to be made up."""
+    with pytest.MonkeyPatch.context() as patch:
+        measure_briefly(patch)
+        return compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.01, runs=2).to_json()
+
+
+def comparison_with(wall: Ratio, cpu: Ratio, pair: Json) -> Comparison:
+    document = dict(pair)
     document |= {"speedup": wall.value, "ci95": [wall.low, wall.high], "unstable": []}
     document |= {"cpu_speedup": cpu.value, "cpu_ci95": [cpu.low, cpu.high]}
     return Comparison.from_json(document)
 
 
-def test_the_verdict_needs_wall_and_cpu_time_to_agree(files: dict[str, Artifact]) -> None:
+def test_the_verdict_needs_wall_and_cpu_time_to_agree(pair: Json) -> None:
     fast, slow, unsure, tiny = (
         Ratio(1.5, 1.4, 1.6),
         Ratio(0.5, 0.4, 0.6),
         Ratio(1.1, 0.9, 1.3),
         Ratio(1.007, 1.005, 1.009),
     )
-    base = comparison_with(fast, fast, files)
+    base = comparison_with(fast, fast, pair)
     cases = {
         (fast, fast): "faster",
         (slow, slow): "slower",
@@ -109,8 +119,8 @@ def test_the_verdict_needs_wall_and_cpu_time_to_agree(files: dict[str, Artifact]
         assert Comparison.from_json(document).verdict == verdict
 
 
-def test_only_a_measured_arm_device_verifies_a_gain_on_arm(files: dict[str, Artifact]) -> None:
-    fast = comparison_with(Ratio(1.5, 1.4, 1.6), Ratio(1.5, 1.4, 1.6), files).to_json()
+def test_only_a_measured_arm_device_verifies_a_gain_on_arm(pair: Json) -> None:
+    fast = comparison_with(Ratio(1.5, 1.4, 1.6), Ratio(1.5, 1.4, 1.6), pair).to_json()
     for machine, provenance, verified in (
         ("aarch64", "measured", True),
         ("armv7l", "measured", True),
