@@ -22,7 +22,7 @@ import torch
 
 import edgecompress as ec
 from edgecompress.cli import run_command_line
-from edgecompress.files import read_json
+from edgecompress.files import dump_json, read_json
 from edgecompress.profiling.instruction_counts import InstructionComparison, InstructionProfile
 from edgecompress.reporting import Report
 from edgecompress.running.claiming import Owner, check_claim
@@ -118,6 +118,11 @@ def test_a_report_is_rendered_again(folder: Path, stdout: io.StringIO, run: str,
     assert run_command_line(["report", str(folder / run)]) == 0
     assert sentence in stdout.getvalue()
     assert all((folder / run / name).stat().st_size > 1000 for name in ("report.html", "report.md"))
+
+
+def test_a_report_is_the_same_document_again(folder: Path) -> None:
+    file = folder / "run/report.json"
+    assert dump_json(Report.from_json(read_json(file)).to_json()) + "\n" == file.read_text(encoding="utf-8")
 
 
 def test_what_was_tried_is_remembered(folder: Path) -> None:

@@ -189,7 +189,7 @@ class Comparison(TimedPair):
 
 @dataclass(frozen=True)
 class ComparisonSummary(TimedPair):
-    """What remains of a comparison without its runs, as :meth:`Comparison.summary` says it."""
+    """What remains of a comparison without its runs, as :meth:`Comparison.summary` gives it."""
 
     baseline_latency: LatencyStatistics
     candidate_latency: LatencyStatistics

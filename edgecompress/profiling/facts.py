@@ -1,4 +1,4 @@
-"""Where a measurement was taken, as profiles and comparisons say it."""
+"""Where a measurement was taken, as profiles and comparisons hold it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VERSION = 2
 
 
 def family(machine: str) -> str:
-    """``arm``, ``x86`` or another family of processors, by an architecture's name as ``uname -m`` says it."""
+    """``arm``, ``x86`` or another family of processors, by an architecture's name as ``uname -m`` prints it."""
     if machine.startswith(("aarch64", "arm")):
         return "arm"
     return "x86" if machine in ("x86_64", "amd64", "i686", "i386") else machine

@@ -1,6 +1,6 @@
 """What was emulated: instructions of an ARM core, counted one by one. They are never turned into milliseconds.
 
-A count is exact and repeatable, and it says nothing of caches, memory and clocks: compare counts with counts, under one
+A count is exact and repeatable, and knows nothing of caches, memory and clocks: compare counts with counts, under one
 named core.
 """
 

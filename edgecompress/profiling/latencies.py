@@ -28,7 +28,7 @@ class Latency:
 
     Where a program of the user's measured, a block is one invocation and holds one figure, its median or mean, and CPU
     time is not reported (``cpu_ms`` is empty).
-    ``loads`` says of each block which load of the file it was measured on: the model is loaded several times.
+    ``loads`` are, of each block, which load of the file it was measured on: the model is loaded several times.
     """
 
     wall_ms: Blocks
@@ -119,7 +119,7 @@ def quantiles(above: Series, below: Series, *, together: bool = True) -> Mapping
 
 @dataclass(frozen=True)
 class Sustained:
-    """Minutes under load: the median wall time of each window, when it began, and what the device said of itself.
+    """Minutes under load: the median wall time of each window, when it began, and what the device reported of itself.
 
     ``clock_mhz`` and ``temperature_c`` are None in each window where the device does not report them.
     """

@@ -81,7 +81,7 @@ class Ratio:
 
 
 def apart(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether all of one lie on one side of all of the other: all that can be said of a few starts."""
+    """Whether all of one lie on one side of all of the other: all that a few starts can show."""
     return bool(first and second) and (max(first) < min(second) or max(second) < min(first))
 
 
@@ -138,14 +138,14 @@ def quantile_ratios(
     runs = [[run for block in blocks for run in block] for blocks, _ in (above, below)]
     loads, fewest = min(len(set(loads)) for _, loads in (above, below)), min(map(len, runs))
     widening = math.sqrt(loads / max(1, loads - 1))
-    found: list[Ratio | None] = []
+    ratios: list[Ratio | None] = []
     for column, fraction in enumerate(fractions):
         value = quantile(runs[0], fraction) / quantile(runs[1], fraction)
         marks = np.quantile(tops[:, column] / bottoms[:, column], (0.025, 0.975))
         low, high = (value + widening * (float(mark) - value) for mark in marks)
         enough = fewest * min(fraction, 1 - fraction) >= FEWEST_BEYOND
-        found.append(Ratio(value, min(low, value), max(high, value)) if enough else None)
-    return found
+        ratios.append(Ratio(value, min(low, value), max(high, value)) if enough else None)
+    return ratios
 
 
 def _bootstrap_quantiles(
@@ -160,11 +160,11 @@ def _bootstrap_quantiles(
     times, block_of = times[order], np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])[order]
     by_load = np.argsort(loads, kind="stable")
     sizes = np.unique(loads, return_counts=True)[1]
-    found = np.empty((DRAWS, len(fractions)))
-    for row in found:
+    quantiles = np.empty((DRAWS, len(fractions)))
+    for row in quantiles:
         reached = np.cumsum(_drawn(by_load, sizes, generator)[block_of])
         row[:] = times[np.searchsorted(reached, np.array(fractions) * reached[-1])]
-    return found
+    return quantiles
 
 
 def _drawn(by_load: NDArray[np.int64], sizes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:

@@ -23,7 +23,14 @@ TEMPLATES = {HTML_NAME: "report.html.jinja", MARKDOWN_NAME: "report.md.jinja"}
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path, Path]:
-    """Write ``report.html``, ``report.json`` and ``report.md`` into ``folder`` and return their paths in that order.
+    """Write a run's report as a page, as JSON and as Markdown; what is there of that name is replaced.
+
+    Args:
+        report: what :func:`edgecompress.run` returns, or :func:`read_report`.
+        folder: where to; made if it is not there.
+
+    Returns:
+        The paths of ``report.html``, ``report.json`` and ``report.md``.
 
     Raises:
         FileError: what was read from a document cannot be shown, or the folder is not writable.
@@ -37,7 +44,13 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path, Path]:
 
 
 def read_report(folder: Path) -> Report:
-    """The report that :func:`write_report` left in ``folder``.
+    """The report that :func:`write_report` left in a folder.
+
+    Args:
+        folder: a run's; ``report.json`` alone is read.
+
+    Returns:
+        The report, as it was written.
 
     Raises:
         FileError: there is none, it is of another kind or version, or a field is missing or malformed.

@@ -28,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Bars of one quantity; ``full`` says what the whole width is."""
+    """Bars of one quantity; ``full`` is what the whole width stands for."""
 
     key: str
     title: str

@@ -87,8 +87,8 @@ def _axis_of(runs: Sequence[Sequence[float]]) -> Axis:
 def _histogram(times: Sequence[float], axis: Axis) -> list[int]:
     """How many runs fall into each of ``BINS`` equal bins; those above the axis are left out."""
     width = (axis.high - axis.low) / BINS
-    found = Counter(min(int((time - axis.low) / width), BINS - 1) for time in times if time <= axis.high)
-    return [found[index] for index in range(BINS)]
+    counts = Counter(min(int((time - axis.low) / width), BINS - 1) for time in times if time <= axis.high)
+    return [counts[index] for index in range(BINS)]
 
 
 def _panel(role: str, latency: Latency, counts: Sequence[int], axis: Axis, tallest: float) -> Histogram:

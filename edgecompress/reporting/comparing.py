@@ -1,6 +1,6 @@
 """Two sets of figures side by side: ``compare``.
 
-Figures of different devices, runtimes, threads or provenance are not put beside each other unless asked to.
+Figures of different devices, runtimes, threads or provenance are put beside each other only with ``--anyway``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def figures_of(path: Path) -> Figures:
     file = path / JSON_NAME if path.is_dir() else path
     document = read_json(file)
     try:
-        found = figures_in(path, document)
-        _prove(found)
-        return found
+        figures = figures_in(path, document)
+        _prove(figures)
+        return figures
     except FileError as error:
         raise FileError(f"{file}: {error}") from None
     except MALFORMED as error:
@@ -44,7 +44,7 @@ def figures_of(path: Path) -> Figures:
 
 
 def _prove(figures: Figures) -> None:
-    """Make all that is ever shown of figures once: what is malformed is noticed here, whatever is asked for."""
+    """Make all that is ever shown of figures once: what is malformed is noticed here, whatever is shown later."""
     side_by_side(figures, figures)
     differences(figures, figures)
     check_table(figures, checks(figures, dict.fromkeys(LIMITS, 1.0)))
@@ -70,7 +70,7 @@ def refuse_different(first: Figures, second: Figures) -> None:
 
 
 def side_by_side(first: Figures, second: Figures) -> dict[str, tuple[Any, Any]]:
-    """Every figure of both, in plain numbers; None where one does not have it."""
+    """Every figure of both, as numbers; None where one does not have it."""
     ours, theirs = _figures(first), _figures(second)
     return {name: (ours.get(name), theirs.get(name)) for name in dict.fromkeys([*ours, *theirs])}
 
@@ -89,15 +89,15 @@ def accuracy_difference(first: Figures, second: Figures) -> Difference | None:
 def changes(first: Figures, second: Figures) -> dict[str, str]:
     """What became of each figure, in words: of what wavers from run to run only where it surely changed."""
     rows = side_by_side(first, second)
-    found = {name: change(*pair) for name, pair in rows.items()}
-    found |= {name: time_change(ratio) for name, ratio in time_ratios(first, second).items()}
+    changed = {name: change(*pair) for name, pair in rows.items()}
+    changed |= {name: time_change(ratio) for name, ratio in time_ratios(first, second).items()}
     ours, theirs = _starts(first), _starts(second)
-    found |= {name: NO_DIFFERENCE for name in ours.keys() & theirs.keys() if not apart(ours[name], theirs[name])}
+    changed |= {name: NO_DIFFERENCE for name in ours.keys() & theirs.keys() if not apart(ours[name], theirs[name])}
     if (scores := accuracy_difference(first, second)) is not None:
-        found["accuracy"] = score_verdict(scores, first.metric.unit if first.metric else "")
+        changed["accuracy"] = score_verdict(scores, first.metric.unit if first.metric else "")
     if "speedup_over_dense" in rows and not _clear(first.comparison, second.comparison):
-        found["speedup_over_dense"] = NO_DIFFERENCE
-    return {name: words for name, words in found.items() if name in rows}
+        changed["speedup_over_dense"] = NO_DIFFERENCE
+    return {name: words for name, words in changed.items() if name in rows}
 
 
 def time_ratios(first: Figures, second: Figures) -> dict[str, Ratio | None]:
@@ -127,7 +127,7 @@ def _clear(first: AnyComparison | None, second: AnyComparison | None) -> bool:
 
 def _figures(one: Figures) -> dict[str, float]:
     profile = one.profile
-    found: dict[str, float | None] = {
+    figures: dict[str, float | None] = {
         "size_bytes": profile.size_bytes,
         "zipped_bytes": profile.zipped_bytes,
         "params": profile.params,
@@ -135,14 +135,14 @@ def _figures(one: Figures) -> dict[str, float]:
         "accuracy": one.accuracy[1],
     }
     if isinstance(profile, InstructionProfile):
-        found["instructions"] = profile.counts.least
+        figures["instructions"] = profile.counts.least
     elif one.latency is not None:
-        found |= _timed(profile, one.latency.statistics)
+        figures |= _timed(profile, one.latency.statistics)
     if isinstance(one.comparison, Comparison):
-        found["speedup_over_dense"] = one.comparison.wall.value
+        figures["speedup_over_dense"] = one.comparison.wall.value
     if isinstance(one.comparison, InstructionComparison):
-        found["instruction_ratio_over_dense"] = one.comparison.ratio
-    return {name: value for name, value in found.items() if value is not None}
+        figures["instruction_ratio_over_dense"] = one.comparison.ratio
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _timed(profile: Profile, latency: LatencyStatistics) -> dict[str, float | None]:

@@ -213,5 +213,5 @@ class Report(Compression):
 
 
 def malformed(error: Exception) -> FileError:
-    """What is said of a document that cannot be read or shown."""
+    """The error for a document that cannot be read or shown."""
     return FileError(f"report: field missing or malformed: {printable(error)}")

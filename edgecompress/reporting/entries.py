@@ -83,7 +83,7 @@ class LayerCost:
 class LayerEntry:
     """A layer and what became of it; without a ``method`` it stays dense, for a ``reason``.
 
-    ``error`` is the predicted relative squared error. ``slower`` is None where that cannot be said; ``ablation`` is the
+    ``error`` is the predicted relative squared error. ``slower`` is None where that is not known; ``ablation`` is the
     time of the whole compressed file with the dense layer in place of the chain over that of the file.
     """
 
@@ -169,7 +169,8 @@ FILE_KEYS = (
 class FileEntry:
     """An exported file; ``path`` is relative to the run's folder, ``zipped_bytes`` after DEFLATE.
 
-    Without ``max_abs_error`` and ``sqnr_db`` it was not run on this machine. ``facts`` is what else its artifact says.
+    Without ``max_abs_error`` and ``sqnr_db`` it was not run on this machine. ``facts`` is the rest of
+    its artifact's summary.
     """
 
     role: str

@@ -34,8 +34,8 @@ def _latency_rows(pair: TimedPair) -> Iterator[tuple[str, ...]]:
             yield f"{role}, CPU", runs, *_marks(latency.cpu)
 
 
-def _marks(found: Statistics) -> Iterator[str]:
-    return map(significant, (found.min, found.p50, found.p90, found.p99, found.mean, found.stdev))
+def _marks(times: Statistics) -> Iterator[str]:
+    return map(significant, (times.min, times.p50, times.p90, times.p99, times.mean, times.stdev))
 
 
 def threads_table(pair: TimedPair, others: Sequence[TimedPair]) -> Table:

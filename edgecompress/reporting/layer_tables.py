@@ -22,7 +22,7 @@ OUTSIDE, OUTSIDE_OPERATORS = "outside any layer", "outside all operators"
 def layers_of(report: Report) -> list[LayerEntry]:
     """Layers with the times that may be compared.
 
-    In reports of before the profiler's part was told apart, a chain's times hold more of it than a dense layer's:
+    In reports of before the profiler's part was known, a chain's times hold more of it than a dense layer's:
     nothing is called slower by them.
     """
     return [layer if report.file_times else replace(layer, slower=None) for layer in report.layers]
@@ -89,7 +89,7 @@ def _whole(report: Report) -> Pair[LayerCost]:
 
 
 def _cells(costs: Pair[LayerCost], columns: Sequence[Column], *, blank: bool = False) -> list[str]:
-    """What is not known is left ``blank``, or said."""
+    """Texts of both models; what is not known is left ``blank`` or called so."""
     values = [(text, of(cost)) for _, of, text in columns for cost in costs]
     return ["" if blank and value is None else text(value) for text, value in values]
 

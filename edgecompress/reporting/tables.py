@@ -146,7 +146,7 @@ def plans(report: Report) -> list[PlanRow]:
 
 
 def _own_plans(report: Report, place: str) -> tuple[TriedPlan, TriedPlan]:
-    """What this run found out about its own plan and about the dense model."""
+    """What this run's own plan and the dense model came to."""
     dense, compressed = (
         TriedPlan("", name, score, cost.macs, file.size_bytes if file else None, wall_ms, place, name == "this run")
         for name, score, cost, file, wall_ms in zip(
@@ -180,7 +180,7 @@ def chosen_place(rows: Sequence[PlanRow]) -> str:
 
 
 def plans_table(rows: Sequence[PlanRow], metric: TaskMetric) -> Table:
-    """Every plan with what it came to; what was timed elsewhere than the chosen one says where."""
+    """Every plan with what it came to; where a plan was timed, if elsewhere than the chosen one."""
     place = chosen_place(rows)
     columns: dict[str, Callable[[TriedPlan], str]] = {
         metric.title: lambda plan: _score(plan.accuracy, metric),

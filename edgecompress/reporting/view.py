@@ -26,7 +26,7 @@ from edgecompress.settings import NO_RECIPE
 
 @dataclass(frozen=True)
 class LayersView:
-    """What became of layers; ``times`` says what their times are worth."""
+    """What became of layers; ``times`` is what their times are worth, in words."""
 
     replaced: str
     slower: str
@@ -59,7 +59,7 @@ class SustainedView:
 
 @dataclass(frozen=True)
 class LatencyView:
-    """Both models taking turns; ``no_claim`` says why their times claim nothing, if so."""
+    """Both models taking turns; ``no_claim`` is why their times claim nothing, if so."""
 
     histograms: charts.Histograms
     table: Table

@@ -151,7 +151,7 @@ def verdict_of(pair: TimedPair | InstructionComparison | None) -> str:
 
 
 def interval_text(ratio: Ratio, verdict: str = "") -> str:
-    """A ratio and its interval, with a third decimal where two would not tell it from 1."""
+    """A ratio and its interval, with a third decimal where two would show it as 1."""
     decimals = 3 if min(abs(mark - 1) for mark in (ratio.value, *ratio.ci95)) < 0.02 else 2
     words = f" {verdict}" if verdict else ""
     return f"{ratio.value:.{decimals}f}x{words} (95 % interval {ratio.low:.{decimals}f} to {ratio.high:.{decimals}f})"
