@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -102,6 +103,10 @@ def pytest_collection_finish() -> None:
     collect_garbage_rarely()
     os.environ.pop("EDGECOMPRESS_DATA", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores, and all it starts
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extension modules take what is frozen for leaked when Python ends, and say so
 
 
 @pytest.hookimpl(trylast=True)

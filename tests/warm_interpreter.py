@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -105,6 +106,7 @@ def main() -> None:
             child(asked)
         answers.write(json.dumps(waited(process, asked["timeout_s"])) + "\n")
         answers.flush()
+    gc.unfreeze()
 
 
 if __name__ == "__main__":
