@@ -14,6 +14,8 @@ ALL = "edgecompress.help_all"
 """Key of a context's meta: all options are asked for."""
 OTHERS = "Options"
 """Heading of what has no other."""
+LONGEST_SUMMARY = 200
+"""Characters of a command's line in the group's help, which is wrapped rather than cut short."""
 
 
 def _show_all(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -102,7 +104,6 @@ class Group(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section for each heading."""
         del ctx
-        limit = formatter.width - 6 - max(map(len, self.commands), default=0)
         for heading, commands in self.headings.items():
             with formatter.section(heading):
-                formatter.write_dl([(str(command.name), command.get_short_help_str(limit)) for command in commands])
+                formatter.write_dl([(str(command.name), command.get_short_help_str(LONGEST_SUMMARY)) for command in commands])
