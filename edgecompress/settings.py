@@ -237,7 +237,9 @@ class ExportOptions:
     batch size of the file (None: any, or one where the target has no free one).
     """
 
-    precision: Precision = option("fp32", "Numbers of fewer bits than float32: file.int8.onnx.", name="quantize")
+    precision: Precision = option(
+        "fp32", "Eight-bit or half-precision numbers instead of float32: model.int8.onnx.", name="quantize", basic=True
+    )
     calibration: int = option(512, "Training inputs that set the ranges of int8.", name="calibrate", low=1)
     equalize: bool = option(True, "Equal ranges inside each chain before int8; the model computes the same.")
     channels_last: bool = option(False, "litert: take images as (N, H, W, C).")

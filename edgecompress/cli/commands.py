@@ -106,4 +106,6 @@ class Group(click.Group):
         del ctx
         for heading, commands in self.headings.items():
             with formatter.section(heading):
-                formatter.write_dl([(str(command.name), command.get_short_help_str(LONGEST_SUMMARY)) for command in commands])
+                formatter.write_dl(
+                    [(str(command.name), command.get_short_help_str(LONGEST_SUMMARY)) for command in commands]
+                )

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, get_args
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.files import Json
-from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan
 from edgecompress.settings import Precision
 from edgecompress.targets.mixed_precision import KeepFloat
 from edgecompress.targets.shared import Shared
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgecompress.models.datasets import Inputs
 
 Run = Callable[[Arrays], Arrays]
 """Runs a loaded file: input arrays by name to output arrays by name."""

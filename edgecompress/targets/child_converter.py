@@ -1,7 +1,8 @@
 """Converters run in a child process: they are noisy, some crash or hang, and one must not take the others along.
 
 The parent hands over files (a traced program or a .onnx, and calibration inputs), the child writes the result. What
-the child prints goes to a log, which is kept and named only if it fails.
+the child prints goes to a log, which is kept and named only if it fails. PyTorch is imported where it is needed: half
+of the converters run without it.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecompress.errors import BatchError, ExportError, MissingExtra, first_line
 from edgecompress.files import PACKAGE, Json, read_json, write_json
-from edgecompress.models.datasets import Inputs, in_batches, of_batch
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.settings import Precision
 from edgecompress.targets.base import NHWC, Job, Target
 from edgecompress.targets.mixed_precision import KeepFloat
 from edgecompress.targets.products import counted, product_notices, products_of
-from edgecompress.targets.programs import trace
 from edgecompress.targets.runtimes import crashed
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgecompress.models.datasets import Inputs
 
 TIMEOUT_S = 1800.0
 PROGRAM, SOURCE = "program.pt2", "model.onnx"
@@ -73,10 +74,16 @@ class ConversionJob:
 
     def program(self) -> torch.export.ExportedProgram:
         """The traced model, for a batch of one."""
+        import torch
+
         return torch.export.load(self.folder / PROGRAM)
 
     def calibration(self) -> Iterator[Inputs]:
         """Calibration inputs, in batches of the program's size."""
+        from safetensors.torch import load_file
+
+        from edgecompress.models.datasets import in_batches
+
         tensors = tuple(tensor for _, tensor in sorted(load_file(self.folder / CALIBRATION).items()))
         yield from in_batches(tensors, self.shapes[0][0])
 
@@ -113,6 +120,8 @@ def convert_program(converter: Converter, job: Job, path: Path) -> Json:
     with _as_of(converter.name):
         program = _traced(job)
 
+    import torch
+
     def write(file: Path) -> None:
         torch.export.save(program, file)
 
@@ -121,6 +130,9 @@ def convert_program(converter: Converter, job: Job, path: Path) -> Json:
 
 
 def _traced(job: Job) -> torch.export.ExportedProgram:
+    from edgecompress.models.datasets import of_batch
+    from edgecompress.targets.programs import trace
+
     def make() -> torch.export.ExportedProgram:
         return trace(job.model.eval(), of_batch(job.inputs, job.batch or 1))
 
@@ -188,6 +200,8 @@ def write_job(job: Job, work: Path) -> None:
 
 
 def _save(file: Path, tensors: Inputs) -> None:
+    from safetensors.torch import save_file
+
     save_file({f"{index:03}": tensor.contiguous().clone() for index, tensor in enumerate(tensors)}, file)
 
 

@@ -16,7 +16,6 @@ from edgecompress.files import Json
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job, Run
 from edgecompress.targets.child_converter import ConversionJob, convert_onnx
-from edgecompress.targets.onnx import sessions
 from edgecompress.targets.runtime_files import RuntimeFile
 
 RUNTIME_STYLE, OPERATORS = ".with_runtime_opt.ort", ".required_operators_and_types.config"
@@ -62,6 +61,8 @@ class Ort(RuntimeFile):
 
     def load(self, path: Path, *, threads: int = 0) -> Run:
         """A session on the CPU provider, as of a .onnx."""
+        from edgecompress.targets.onnx import sessions
+
         return sessions.load(path, threads)
 
     def companions(self, path: Path) -> tuple[Path, ...]:

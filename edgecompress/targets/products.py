@@ -7,10 +7,12 @@ refuses a file where no number can be had.
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from edgecompress.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
 
 TORCH = ("aten.conv", "aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm")
 """How the names of PyTorch's own begin, in a traced program."""
