@@ -13,19 +13,19 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgecompress.errors import BatchError, ExportError, MissingExtra, first_line
+from edgecompress.errors import ExportError, MissingExtra, first_line
 from edgecompress.files import PACKAGE, Json, read_json, write_json
 from edgecompress.replacing import LOG_HEADING
 from edgecompress.settings import Precision
 from edgecompress.targets.base import NHWC, Job, Target
 from edgecompress.targets.mixed_precision import KeepFloat
 from edgecompress.targets.products import counted, product_notices, products_of
+from edgecompress.targets.refusing import naming
 from edgecompress.targets.runtimes import crashed
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def convert_program(converter: Converter, job: Job, path: Path) -> Json:
     Raises:
         ExportError: PyTorch cannot trace the model; or as of :func:`convert_onnx`.
     """
-    with _as_of(converter.name):
+    with naming(converter.name):
         program = _traced(job)
 
     import torch
@@ -154,23 +154,12 @@ def convert_onnx(converter: Converter, job: Job, path: Path) -> Json:
     precision: Precision = "int8" if job.precision == "int8" else "fp32"
 
     def write(file: Path) -> None:
-        with _as_of(converter.name):
+        with naming(converter.name):
             source.update(Onnx().export(replace(job, precision=precision), file))
 
     facts = _converted(converter, job, path, SOURCE, write)
     notices = [*source.get("notices", ()), *facts.get("notices", ())]
     return _with_notices(converter, {**source, **facts, "notices": notices}, counted("onnx", source["operators"]))
-
-
-@contextmanager
-def _as_of(target: str) -> Iterator[None]:
-    """Put a target's name before the errors of what it is made from."""
-    try:
-        yield
-    except BatchError as error:
-        raise BatchError(f"{target}: {error}", batch=error.batch, fact=error.fact) from error
-    except ExportError as error:
-        raise ExportError(f"{target}: {error}") from error
 
 
 def _converted(converter: Converter, job: Job, path: Path, name: str, write: Callable[[Path], None]) -> Json:

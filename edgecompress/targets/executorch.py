@@ -85,7 +85,7 @@ def _quantized(job: ConversionJob) -> tuple[torch.export.ExportedProgram, Json]:
     module: Any = job.program().module(check_guards=False)
     operators = operators_of(module)
     wide = wide_nodes(module, islice(job.calibration(), WATCHED))
-    floats = float_operators("executorch", operators, outputs_of(module), job.keep, wide)
+    floats = float_operators(operators, outputs_of(module), job.keep, wide)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     _leave_alone(quantizer, floats)
     model: Any = prepare_pt2e(module, quantizer)

@@ -134,7 +134,7 @@ def _as_int8(job: ConversionJob, path: Path) -> Json:
 
     layers = {layer_of(node) for node in job.program().graph.nodes}
     operators, feeds = graph_of(path, layers), _feeds(job, path)
-    floats = float_operators("litert", operators, output_tensors(path), job.keep, wide_tensors(path, feeds[:WATCHED]))
+    floats = float_operators(operators, output_tensors(path), job.keep, wide_tensors(path, feeds[:WATCHED]))
     recipe = _recipe(())
     ranges = _ranges(path, feeds, recipe, job.shared / RANGES)
     recipe = _recipe(operator for operator in operators if operator.name in floats)

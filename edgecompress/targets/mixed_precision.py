@@ -91,7 +91,7 @@ def common_kind(kind: str) -> str:
 
 
 def float_operators(
-    target: str, operators: Sequence[Operator], outputs: Sequence[str], keep: KeepFloat, wide: Collection[str] = ()
+    operators: Sequence[Operator], outputs: Sequence[str], keep: KeepFloat, wide: Collection[str] = ()
 ) -> dict[str, str]:
     """Names of the operators that stay in float, each with the reason.
 
@@ -102,7 +102,7 @@ def float_operators(
     """
     chosen: dict[str, str] = {}
     for pattern in keep.patterns:
-        chosen |= dict.fromkeys(_matching(target, operators, pattern), f"--keep-float {pattern}")
+        chosen |= dict.fromkeys(_matching(operators, pattern), f"--keep-float {pattern}")
     tail = _feeding(operators, {outputs[index] for index in keep.outputs if index < len(outputs)}, keep.depth)
     masked = [operator.name for operator in operators if not {*operator.inputs, *operator.outputs}.isdisjoint(wide)]
     return dict.fromkeys(masked, MASKED) | dict.fromkeys(tail, keep.why) | chosen
@@ -117,13 +117,13 @@ def float_facts(operators: Sequence[Operator], reasons: dict[str, str]) -> Json:
     return {"kept_float": facts} if facts else {}
 
 
-def _matching(target: str, operators: Sequence[Operator], pattern: str) -> list[str]:
+def _matching(operators: Sequence[Operator], pattern: str) -> list[str]:
     names = [operator.name for operator in operators if operator.answers_to(pattern)]
     if not names:
         layers = sorted({layer for operator in operators for layer in operator.layers if layer})
         kinds = sorted({operator.kind for operator in operators})
         raise ExportError(
-            f"{target}: --keep-float {pattern!r} fits no layer and no kind of operator; layers are {_some(layers)}, "
+            f"--keep-float {pattern!r} fits no layer and no kind of operator; layers are {_some(layers)}, "
             f"operators {_some(kinds)}"
         )
     return names

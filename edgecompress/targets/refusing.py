@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgecompress.errors import EdgeCompressError, ExportError, FileError, first_line
+from edgecompress.errors import BatchError, EdgeCompressError, ExportError, FileError, first_line
 
 NO_MEMORY = ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
 """What libraries say, in lower case, that have no MemoryError of their own."""
@@ -31,6 +31,17 @@ def refusing(target: str, what: str) -> Iterator[None]:
 
 
 WAY_OUT = "try another target"
+
+
+@contextmanager
+def naming(target: str) -> Iterator[None]:
+    """Put a target's name before the errors of what it is made by or from."""
+    try:
+        yield
+    except BatchError as error:
+        raise BatchError(f"{target}: {error}", batch=error.batch, fact=error.fact) from error
+    except ExportError as error:
+        raise ExportError(f"{target}: {error}") from error
 
 
 def _reason(error: Exception) -> str:

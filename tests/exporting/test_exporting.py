@@ -253,9 +253,13 @@ class Branching(nn.Module):
         return x * 2 if x.sum() > 0 else x.exp()
 
 
-def test_what_the_exporter_refuses_is_an_export_error_with_its_cause(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["onnx", "named_otherwise"])
+def test_what_the_exporter_refuses_is_an_export_error_with_its_cause(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "onnx", Onnx(name=name))
     sample = Sample("branch", "branch", Branching, (torch.ones(2, 3),))
-    with pytest.raises(ExportError, match="onnx: PyTorch's exporter refused the model") as caught:
+    with pytest.raises(ExportError, match=f"^{name}: PyTorch's exporter refused the model") as caught:
         export(Branching(), sample, tmp_path)
     assert caught.value.__cause__ is not None
     assert list(tmp_path.iterdir()) == []

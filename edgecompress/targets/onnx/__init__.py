@@ -30,6 +30,7 @@ from edgecompress.targets.onnx.sessions import load
 from edgecompress.targets.onnx.simplifying import simplified
 from edgecompress.targets.onnx.tidying import tidy, value_names
 from edgecompress.targets.quieting import quiet
+from edgecompress.targets.refusing import naming
 from edgecompress.targets.runtime_files import SingleFile
 
 if TYPE_CHECKING:
@@ -57,12 +58,16 @@ class Onnx(SingleFile):
 
     def export(self, job: Job, path: Path) -> Json:
         """Export, tidy, check and write."""
+        with naming(self.name):
+            return self._written(job, path)
+
+    def _written(self, job: Job, path: Path) -> Json:
         import onnx
 
         coded, model = coded_layers(job.model), materialized(job.model)
         _refuse_large(model)
         if coded and job.precision != "fp32":
-            raise ExportError(f"{self.name}: a stored model is written as its codes, not as {job.precision}")
+            raise ExportError(f"a stored model is written as its codes, not as {job.precision}")
         graph, smaller = self._checked(model, job)
         operators = Counter(node.op_type for node in graph.graph.node)
         codes = self._with_codes(graph, coded) if coded else {}
@@ -135,14 +140,14 @@ class Onnx(SingleFile):
         except Exception as error:
             cause = error.__cause__ or error
             raise ExportError(
-                f"onnx: PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
+                f"PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
             ) from error
         assert program is not None
         proto = program.model_proto
         sizes = {spec.shape[0] for spec in map(spec_of, proto.graph.input)}
         if job.batch is None and any(isinstance(size, int) for size in sizes):
             fact = "the model's code fixes the batch size"
-            raise BatchError(f"{self.name}: {fact}", batch=1, fact=fact)
+            raise BatchError(fact, batch=1, fact=fact)
         return proto
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -171,7 +176,7 @@ def _refuse_large(model: nn.Module) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if size > LARGEST_BYTES:
         raise ExportError(
-            f"onnx: the weights take {size / 1e9:.1f} GB, one .onnx holds {LARGEST_BYTES / 1e9:.1f} GB at most, as do "
+            f"the weights take {size / 1e9:.1f} GB, one .onnx holds {LARGEST_BYTES / 1e9:.1f} GB at most, as do "
             "targets made from it; compress more, or choose litert or executorch"
         )
 

@@ -192,7 +192,7 @@ def _weight_node(
             weight = numpy_helper.to_array(constants[node.input[1]])
             if weight.shape == layer.weight.shape:
                 return node, _scale(layer, weight)
-    raise ExportError(f"onnx: {layer.name}: no Conv or Gemm reads its weight {layer.weight.shape} as a constant")
+    raise ExportError(f"{layer.name}: no Conv or Gemm reads its weight {layer.weight.shape} as a constant")
 
 
 def _scale(layer: Coded, weight: Array) -> Array:
@@ -205,7 +205,7 @@ def _scale(layer: Coded, weight: Array) -> Array:
     power = (codes * codes).sum(1)
     each = np.where(power, (codes * rows).sum(1) / np.maximum(power, 1e-30), 1)  # a row of zeros fits any scale
     if np.abs(each[:, None] * codes - rows).max() > CLOSE * max(np.abs(rows).max(), 1e-30):
-        raise ExportError(f"onnx: {layer.name}: its weight in the graph is not what its codes say")
+        raise ExportError(f"{layer.name}: its weight in the graph is not what its codes say")
     if np.allclose(each, 1, rtol=CLOSE, atol=0):
         return np.array(layer.scale, np.float32)
     rows_scale: Array = (layer.scale * each).astype(np.float32).reshape(-1, *(1 for _ in weight.shape[1:]))
@@ -231,5 +231,5 @@ def check_folded(proto: onnx.ModelProto, before: Counter[str]) -> Json:
     after = operators_when_loaded(proto.SerializeToString())
     stray = after - before
     if stray and sum(after.values()) > sum(before.values()):
-        raise ExportError(f"onnx: ONNX Runtime does not fold the codes when it loads them: {dict(stray)} are left")
+        raise ExportError(f"ONNX Runtime does not fold the codes when it loads them: {dict(stray)} are left")
     return dict(sorted(after.items()))

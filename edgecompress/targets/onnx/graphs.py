@@ -63,13 +63,13 @@ def check_header(proto: onnx.ModelProto, opset: int, ir_version: int) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if opsets.get("") != opset or proto.ir_version != ir_version:
         raise ExportError(
-            f"onnx: requested opset {opset} and IR {ir_version}, the exporter wrote opset "
+            f"requested opset {opset} and IR {ir_version}, the exporter wrote opset "
             f"{opsets.get('')} and IR {proto.ir_version}"
         )
     try:
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"onnx: the exporter wrote an invalid graph: {first_line(error)}") from error
+        raise ExportError(f"the exporter wrote an invalid graph: {first_line(error)}") from error
 
 
 def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -34,7 +34,7 @@ def as_half(
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    floats = {**_beyond(proto, operators, feeds), **float_operators("onnx", operators, [], keep)}
+    floats = {**_beyond(proto, operators, feeds), **float_operators(operators, [], keep)}
     made: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=list(floats))
     _without_detours(made)
     OnnxModel(made).topological_sort()

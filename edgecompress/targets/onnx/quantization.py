@@ -44,7 +44,7 @@ def as_int8(
 
     names, operators = [value.name for value in proto.graph.input], operators_of(proto)
     wide = wide_tensors(proto, calibration)
-    floats = float_operators("onnx", operators, [value.name for value in proto.graph.output], keep, wide)
+    floats = float_operators(operators, [value.name for value in proto.graph.output], keep, wide)
     with TemporaryDirectory() as folder:
         plain, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "made"))
         onnx.save_model(proto, plain)
