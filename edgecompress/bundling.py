@@ -11,7 +11,7 @@ from edgecompress.artifacts import Artifact, golden_path, profile_path
 from edgecompress.errors import FileError, printable
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import check_facts
-from edgecompress.files import Json, make_folder, read_json, reason, sha256, write_json
+from edgecompress.files import Json, folder_made, read_json, reason, sha256, write_json
 from edgecompress.platforms import Platform, platform_named
 from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.replacing import document_in
@@ -50,9 +50,11 @@ def bundle(path: Path, folder: Path, *, platform: str = USUAL_PLATFORM, force: b
         )
     check_facts(artifact)
     check_bundle(folder, force=force)
-    make_folder(folder.parent)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+        with (
+            folder_made(folder.parent) as beside,
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=beside) as parent,
+        ):
             aside = Path(parent) / folder.name
             _fill(aside, artifact, chosen)
             _put_in_place(aside, folder, Path(parent) / OLD)

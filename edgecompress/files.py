@@ -28,6 +28,8 @@ Json = dict[str, Any]
 
 PACKAGE = Path(__file__).resolve().parent
 CHUNK_BYTES = 1 << 20
+LOCK = ".lock"
+"""What keeps other processes out of a folder; nothing of a result."""
 NUMBERS = re.compile(r"\[\s+(-?\d[-+.eE\d]*(?:,\s+-?\d[-+.eE\d]*)*)\s+\]")
 
 
@@ -44,6 +46,22 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise FileError(f"cannot write to {folder}: {reason(error)}; choose another folder with -o") from error
     return folder
+
+
+@contextlib.contextmanager
+def folder_made(folder: Path) -> Iterator[Path]:
+    """:func:`make_folder`; what was not there before goes again in the end if nothing lies in it.
+
+    Raises:
+        FileError: the folder cannot be created or written to.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield make_folder(folder)
+    finally:
+        with contextlib.suppress(OSError):  # the first that holds something, and all above it, stay
+            for path in new:
+                path.rmdir()
 
 
 def reason(error: OSError) -> str:

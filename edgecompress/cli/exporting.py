@@ -22,7 +22,7 @@ from edgecompress.cli.options import (
     trust_option,
 )
 from edgecompress.cli.types import TableChoice
-from edgecompress.cli.writing import announce_folder
+from edgecompress.cli.writing import announcing
 from edgecompress.settings import ExportOptions
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def export(
     if merge:
         built, sample = _merged(built, sample, merge)
     chosen = made(ExportOptions, given, **({"replaces": "anything"} if force else {}))
-    announce_folder(output)
-    with showing_progress() as progress:
+    with showing_progress() as shown, announcing(output, shown) as progress:
         outcomes = export_each(built, sample, output, list(dict.fromkeys(targets)), options=chosen, progress=progress)
     if as_json:
         print_json({"model": sample.name, "artifacts": [outcome.to_json() for outcome in outcomes]})
@@ -242,8 +241,8 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     from edgecompress.platforms import platform_named
     from edgecompress.reporting.numbers import bytes_text
 
-    announce_folder(output)
-    manifest = make_bundle(artifact, output, platform=platform, force=force)
+    with announcing(output):
+        manifest = make_bundle(artifact, output, platform=platform, force=force)
     document = read_json(manifest)
     if as_json:
         print_json({"bundle": str(output), "manifest": document})

@@ -23,7 +23,7 @@ from edgecompress.cli.options import (
     threads_option,
     trust_option,
 )
-from edgecompress.cli.writing import announce_folder
+from edgecompress.cli.writing import announcing
 from edgecompress.settings import DeviceOptions, Effort
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def run(
     more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platform": platform}
     wanted = tuple(dict.fromkeys(targets))
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
-    announce_folder(output)
-    with showing_progress() as progress:
+    with showing_progress() as shown, announcing(output, shown) as progress:
         report = run_model(sample, output, options, progress=progress, force=force)
     if as_json:
         print_json({**report.summary(), "output": str(output)})

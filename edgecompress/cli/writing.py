@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
 
 from edgecompress.cli.display import complain
 from edgecompress.processes import is_first
+from edgecompress.progress import silent
+
+if TYPE_CHECKING:
+    from edgecompress.progress import Progress
 
 
-def announce_folder(folder: Path) -> None:
-    """Say on stderr that a folder is new, before anything is written into it."""
-    if is_first() and not folder.exists():
-        complain(f"new folder: {folder}")
+@contextlib.contextmanager
+def announcing(folder: Path, progress: Progress = silent) -> Iterator[Progress]:
+    """Say on stderr that a folder is new, once something was written into it: ``progress`` that looks after that."""
+    from edgecompress.files import LOCK
+
+    pending = is_first() and not folder.exists()
+
+    def look() -> None:
+        nonlocal pending
+        if pending and folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
+            pending = False
+            complain(f"new folder: {folder}")
+
+    def looking(name: str, done: int, total: int, detail: str) -> None:
+        look()
+        progress(name, done, total, detail)
+
+    try:
+        yield looking
+    finally:
+        look()
 
 
 def file_to_write(
@@ -20,16 +45,19 @@ def file_to_write(
 ) -> None:
     """Prove that a command may write ``path``, which is none of its ``inputs``, and make its folder.
 
+    A new folder goes again when the command ends without having written into it.
+
     Raises:
         FileError: it may not, or cannot be written.
     """
     from edgecompress.errors import FileError
-    from edgecompress.files import make_folder
+    from edgecompress.files import folder_made
     from edgecompress.replacing import check_replaceable, same_file
 
     for given in inputs:
         if same_file(path, given):
             raise FileError(f"{path}: is what the command reads; choose another name with -o")
     check_replaceable(path, what, is_ours, force=force)
-    announce_folder(path.parent)
-    make_folder(path.parent)
+    command = click.get_current_context()
+    command.with_resource(announcing(path.parent))
+    command.with_resource(folder_made(path.parent))

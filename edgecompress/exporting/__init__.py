@@ -21,7 +21,7 @@ from edgecompress.exporting.proving import Written, write_and_compare
 from edgecompress.exporting.score_checks import approximation, check_score
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import PARITY_BATCHES
-from edgecompress.files import make_folder, reason, remove, several_aside, sha256, size_of
+from edgecompress.files import folder_made, make_folder, reason, remove, several_aside, sha256, size_of
 from edgecompress.models import Sample, copied
 from edgecompress.models.datasets import Inputs
 from edgecompress.progress import Progress, silent
@@ -154,7 +154,7 @@ def exporter_of(
     dense_score: SplitScore | None = None,
 ) -> Iterator[Exporter]:
     """An exporter for the time being; arguments as of :func:`export`."""
-    with jobs_of(model, sample, options) as jobs:
+    with folder_made(folder), jobs_of(model, sample, options) as jobs:
         yield Exporter(jobs, folder, stem, known_score, dense_score)
 
 
@@ -203,21 +203,26 @@ def export_each(
         FileError: the folder cannot be written to, or holds what may not be replaced (:func:`export`).
         ModelError: the model does not run, or has no data that is needed.
     """
-    make_folder(folder)
-    for chosen in map(target_named, targets):
-        path = folder / file_name(chosen, "model", options.precision)
-        check_exportable(path, chosen, sample, options.replaces)
+    with folder_made(folder):
+        for chosen in map(target_named, targets):
+            path = folder / file_name(chosen, "model", options.precision)
+            check_exportable(path, chosen, sample, options.replaces)
+        dense_score = _dense_score(sample, progress)
+        with exporter_of(model, sample, folder, options=options, dense_score=dense_score) as exporter:
+            return _outcomes(exporter, targets, progress)
+
+
+def _outcomes(exporter: Exporter, targets: Sequence[str], progress: Progress) -> list[Outcome]:
+    """A file or an error for each target."""
     outcomes: list[Outcome] = []
-    dense_score = _dense_score(sample, progress)
-    with exporter_of(model, sample, folder, options=options, dense_score=dense_score) as exporter:
-        for done, target in enumerate(targets):
-            progress(f"export to {target}", done, len(targets), "")
-            try:
-                outcomes.append(Outcome(target, exporter.export(target_named(target), progress)))
-            except EdgeCompressError as error:
-                if isinstance(error, ModelError) and not outcomes:
-                    raise  # it is of the model, and no file is lost by it
-                outcomes.append(Outcome(target, error=error))
+    for done, target in enumerate(targets):
+        progress(f"export to {target}", done, len(targets), "")
+        try:
+            outcomes.append(Outcome(target, exporter.export(target_named(target), progress)))
+        except EdgeCompressError as error:
+            if isinstance(error, ModelError) and not outcomes:
+                raise  # it is of the model, and no file is lost by it
+            outcomes.append(Outcome(target, error=error))
     return outcomes
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgecompress.errors import FileError
-from edgecompress.files import make_folder
+from edgecompress.files import LOCK, folder_made
 from edgecompress.processes import is_first
 
 
@@ -16,7 +16,8 @@ from edgecompress.processes import is_first
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of the folder; it is released when this one ends, however it ends.
 
-    Of several processes that train together the first one locks for all.
+    Of several processes that train together the first one locks for all. A new folder that nothing was written into
+    goes again.
 
     Raises:
         FileError: another process works in the folder, or it cannot be written to.
@@ -24,11 +25,16 @@ def locked(folder: Path) -> Iterator[None]:
     if not is_first():
         yield
         return
-    with (make_folder(folder) / ".lock").open("a") as stream:
+    new = not folder.exists()
+    with folder_made(folder), (folder / LOCK).open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise FileError(
                 f"{folder}: another edgecompress is at work there; wait for it or choose another -o"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and [entry.name for entry in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()

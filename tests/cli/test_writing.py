@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgecompress.cli import run_command_line
+from edgecompress.errors import FileError
 from edgecompress.files import read_json, write_json
+from edgecompress.running.locking import locked
 from tests import reports
 
 PLAN = ("plan", "lenet300", "--keep", "0.5", "--calibrate", "0")
@@ -160,6 +162,46 @@ def net(tmp_path: Path) -> Path:
     file = tmp_path / "net.py"
     file.write_text(NET.format(seed=0, outputs=8))
     return file
+
+
+REFUSED = {
+    "run": ("lenet300", "--target", "litert"),
+    "compress": ("lenet300", "--method", "svd", "--keep", "0.001"),
+    "export": ("lenet300", "--target", "litert"),
+    "bundle": ("none.onnx",),
+}
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_refused_command_leaves_no_folder_that_was_not_there(
+    command: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Says
+) -> None:
+    monkeypatch.setattr("edgecompress.targets.child_converter.installed", lambda name: "" if "litert" in name else "1")
+    out = tmp_path / "new" / "out"
+    if there:
+        out.mkdir(parents=True)
+    code, said = says(command, *REFUSED[command], "-o", out)
+    assert code
+    assert "new folder" not in said
+    assert out.is_dir() == (tmp_path / "new").is_dir() == there
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FileError])
+def test_what_ends_before_anything_is_written_leaves_no_new_folder(error: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(error), locked(tmp_path / "a" / "b"):
+        raise error("ended")
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "result").touch()
+    assert sorted(file.name for file in (tmp_path / "a" / "b").iterdir()) == [".lock", "result"]
+
+
+def test_a_plan_that_fails_leaves_no_new_folder(tmp_path: Path, says: Says) -> None:
+    code, said = says("plan", "lenet300", "--method", "svd", "--keep", "0.001", "-o", tmp_path / "a" / "b" / "p.json")
+    assert code
+    assert "new folder" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -107,6 +107,6 @@ def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path) -> Non
 def test_what_does_not_fit_is_refused_before_the_folder_is_touched(tiny_file: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="cannot be reached"):
         ec.compress(tiny_file, tmp_path / "small", selector=Budget(0.001), **QUICK)
-    assert [file.name for file in (tmp_path / "small").iterdir()] == [".lock"]
+    assert not (tmp_path / "small").exists()
     with pytest.raises(TypeError, match="epochs"):
         ec.run(tiny_file, tmp_path / "small", epochs=3)

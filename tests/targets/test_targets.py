@@ -314,7 +314,7 @@ def test_a_model_no_target_can_take_ends_in_a_line_for_each(tmp_path: Path, capf
         assert item["reason"].startswith(f"{item['target']}: ")
         assert "\n" not in item["reason"]
         assert "data-dependent" in item["reason"]
-    assert not [file for file in (tmp_path / "out").iterdir() if file.suffix != ".log"]
+    assert not [file for file in (tmp_path / "out").glob("*") if file.suffix != ".log"]
 
 
 def test_one_target_may_fail_unless_it_is_required(
