@@ -72,18 +72,27 @@ def export(
 
     Of several targets some may fail, with a reason each; --require makes a failure fatal.
     """
-    from edgecompress.exporting import export_each, fatal
+    from edgecompress.exporting import export_each, without_extras
     from edgecompress.sources import resolve
 
     if stray := set(required) - set(targets):
         raise click.UsageError(f"--require {min(stray)}: is not among the targets; add --target {min(stray)}")
-    sample = resolve(model, trust=trust)
+    sample, wanted = resolve(model, trust=trust), list(dict.fromkeys(targets))
+    if lacking := without_extras(wanted, required):
+        return _reported(sample, lacking, required, as_json=as_json)
     built = sample.model()
     if merge:
         built, sample = _merged(built, sample, merge)
     chosen = made(ExportOptions, given, **({"replaces": "anything"} if force else {}))
     with showing_progress() as shown, announcing(output, shown) as progress:
-        outcomes = export_each(built, sample, output, list(dict.fromkeys(targets)), options=chosen, progress=progress)
+        outcomes = export_each(built, sample, output, wanted, options=chosen, progress=progress)
+    return _reported(sample, outcomes, required, as_json=as_json)
+
+
+def _reported(sample: Sample, outcomes: list[Outcome], required: tuple[str, ...], *, as_json: bool) -> int:
+    """Print what became of each target; returns the exit code."""
+    from edgecompress.exporting import fatal
+
     if as_json:
         print_json({"model": sample.name, "artifacts": [outcome.to_json() for outcome in outcomes]})
     else:

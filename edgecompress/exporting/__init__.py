@@ -15,7 +15,7 @@ from edgecompress.costs import cost
 from edgecompress.errors import BatchError, DataError, EdgeCompressError, ExportError, FileError, ModelError
 from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
-from edgecompress.exporting.outcomes import Outcome, fatal
+from edgecompress.exporting.outcomes import Outcome, fatal, without_extras
 from edgecompress.exporting.outputs import as_feed, run_model
 from edgecompress.exporting.proving import Written, write_and_compare
 from edgecompress.exporting.score_checks import approximation, check_score
@@ -45,6 +45,7 @@ __all__ = [
     "exporter_of",
     "fatal",
     "file_name",
+    "without_extras",
 ]
 
 GOLDEN_BATCH = 3

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from edgecompress.artifacts import Artifact
 from edgecompress.errors import EdgeCompressError, MissingExtra
 from edgecompress.files import Json
+from edgecompress.targets import target_named
+from edgecompress.targets.child_converter import require
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,14 @@ def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeComp
     errors = [outcome for outcome in outcomes if outcome.error is not None]
     needed = [outcome.error for outcome in errors if outcome.target in required or len(errors) == len(outcomes)]
     return next(iter(needed), None)
+
+
+def without_extras(targets: Sequence[str], required: Sequence[str] = ()) -> list[Outcome]:
+    """The targets whose libraries are not installed, where that makes an export a failure before any work; or none."""
+    lacking: list[Outcome] = []
+    for target in targets:
+        try:
+            require(target_named(target))
+        except MissingExtra as error:
+            lacking.append(Outcome(target, error=error))
+    return lacking if len(lacking) == len(targets) or {one.target for one in lacking} & set(required) else []
