@@ -12,7 +12,7 @@ from edgecompress.errors import FileError, printable
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import check_facts
 from edgecompress.files import Json, folder_made, read_json, reason, sha256, write_json
-from edgecompress.platforms import Platform, platform_named
+from edgecompress.platforms import PLATFORMS, Platform, platform_named
 from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.replacing import document_in
 from edgecompress.settings import USUAL_PLATFORM
@@ -45,8 +45,9 @@ def bundle(path: Path, folder: Path, *, platform: str = USUAL_PLATFORM, force: b
     """
     chosen, artifact, folder = platform_named(platform), Artifact.load(path), folder.resolve()
     if artifact.target not in chosen.targets:
+        other = "".join(f"; --platform {name} takes it" for name in _takers([artifact.target]))
         raise FileError(
-            f"{path}: the {platform} bundle runs on {' or '.join(chosen.targets)}, this is {artifact.target}"
+            f"{path}: the {platform} bundle runs on {' or '.join(chosen.targets)}, this is {artifact.target}{other}"
         )
     check_facts(artifact)
     check_bundle(folder, force=force)
@@ -72,8 +73,14 @@ def bundled_target(targets: Sequence[str], platform: str) -> str:
     runnable = platform_named(platform).targets
     if fitting := [target for target in targets if target in runnable]:
         return fitting[0]
-    advised = f"add --target {runnable[0]}, or use `compress`"
+    others = [f"--platform {name}" for name in _takers(targets)]
+    advised = " or ".join([f"add --target {runnable[0]}", *others]) + ", or use `compress`"
     raise FileError(f"the {platform} bundle runs {' or '.join(runnable)}; {advised}")
+
+
+def _takers(targets: Sequence[str]) -> list[str]:
+    """The platforms whose bundles run one of several targets."""
+    return [name for name, platform in PLATFORMS.items() if not set(targets).isdisjoint(platform.targets)]
 
 
 def _put_in_place(made: Path, folder: Path, old: Path) -> None:
