@@ -79,7 +79,8 @@ class BudgetError(EdgeCompressError):
         nearest = least / total
         while int(nearest * total) < least:
             nearest = math.nextafter(nearest, 2)
-        return cls(f"keep {keep:g} of the {of} cannot be reached{way_out(nearest)}", nearest_keep=nearest)
+        amount = {"macs": "MACs", "params": "parameters"}.get(of, of)
+        return cls(f"keep {keep:g} of the {amount} cannot be reached{way_out(nearest)}", nearest_keep=nearest)
 
 
 class TrainingError(EdgeCompressError):

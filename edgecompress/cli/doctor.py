@@ -43,7 +43,7 @@ def doctor(setup: str | None, yes: bool, python_bundle: Path | None, as_json: bo
         print_json({"ok": not bad, "python": platform.python_version(), "checks": checks})
     else:
         marks = {True: "ok", False: "MISSING", None: "optional"}
-        print_table("doctor", ("check", "", "found"), [(c["name"], marks[c["ok"]], c["found"]) for c in checks])
+        print_table("doctor", ("check", "", "present"), [(c["name"], marks[c["ok"]], c["found"]) for c in checks])
     return 3 if bad else 0
 
 

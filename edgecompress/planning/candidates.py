@@ -198,7 +198,7 @@ def calibrated_candidates(
     inputs = first(calibration.inputs, SCORED_INPUTS)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
-    progress("gradients", 0, 1, "")
+    progress("plan: effect of each output on the loss", 0, 1, "")
     metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
@@ -209,7 +209,7 @@ def calibrated_candidates(
 
         for name, layer in zip(part, in_parallel(candidates, part), strict=True):
             found[name] = layer
-            progress("candidates", len(found), len(items), name)
+            progress("plan: ranks that fit each layer", len(found), len(items), name)
         of_part = {name: found[name] for name in part}
         found |= _with_scores(model, inputs, of_part, moments, metrics, calibration, progress)
     return [found[name] for name in names]
@@ -257,7 +257,7 @@ def _with_scores(
     changes: dict[str, Tensor] = {}
     for done, (name, of_layer) in enumerate(zip(scored, in_parallel(change, scored), strict=True), start=1):
         changes |= {name: of_layer} if of_layer is not None else {}
-        progress("losses", done, len(scored), name)
+        progress("plan: expected loss of each choice", done, len(scored), name)
     losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
     return {name: _with_losses(layer, chosen[name], losses.get(name)) for name, layer in layers.items()}
 

@@ -106,7 +106,7 @@ def check_table(figures: Figures, rows: list[Check]) -> str:
 def _table_lines(figures: Figures, rows: list[Check]) -> Iterator[str]:
     profile = figures.profile
     where = profile.device.processor or profile.device.machine
-    yield "| check | limit | found | |"
+    yield "| check | limit | measured | |"
     yield "|---|---|---|---|"
     for row in rows:
         verdict = "met" if row.met else f"**missed** {escape(row.missed)}"

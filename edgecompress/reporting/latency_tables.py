@@ -53,7 +53,7 @@ def _threads_row(pair: TimedPair) -> tuple[str, ...]:
 
 
 def _ratio(ratio: Ratio | None) -> str:
-    return f"{ratio.value:.3f}× ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else "not told"
+    return f"{ratio.value:.3f}× ({ratio.low:.3f} to {ratio.high:.3f})" if ratio else "not reported"
 
 
 def instabilities(report: Report) -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def windows_table(sustained: Mapping[str, Sustained]) -> Table:
 
 
 def _known(value: float | None, form: str) -> str:
-    return "not told" if value is None else format(value, form)
+    return "not reported" if value is None else format(value, form)
 
 
 # -- instructions ----------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def fact(key: str, value: object) -> tuple[str, str]:
     suffix = next((end for end in MEASURES if key.endswith(end)), "")
     label = key.removesuffix(suffix).replace("_", " ").capitalize().replace("Cpus", "CPUs")
     if value is None:
-        return label, "not told"
+        return label, "not reported"
     if suffix and isinstance(value, int | float):
         return label, MEASURES[suffix](value)
     return label, f"{value:.4g}" if isinstance(value, float) else as_text(value)

@@ -253,7 +253,7 @@ def test_a_budget_out_of_reach_is_said_before_the_data_is_asked_for(tmp_path):
         data, data_key = None, []
 
     options = Options(Budget(0.01))
-    with pytest.raises(BudgetError, match=r"keep 0\.01 of the macs cannot be reached: the smallest candidates keep 0"):
+    with pytest.raises(BudgetError, match=r"keep 0\.01 of the MACs cannot be reached: the smallest candidates keep 0"):
         check(Unscored(sample_of(base, splits=data), tmp_path, options))
 
 

@@ -561,7 +561,7 @@ def test_quantities_are_chosen_without_a_script(document):
 def test_every_number_of_threads_has_its_speed_up(document):
     text = words(reports.html(document))
     assert "1 faster 1.250× (1.230 to 1.270)" in text
-    assert "4 faster 1.100× (1.080 to 1.120) not told" in text
+    assert "4 faster 1.100× (1.080 to 1.120) not reported" in text
     document["threads"] = []
     assert "Other numbers of threads were not measured" in words(reports.html(document))
 
@@ -609,7 +609,7 @@ def test_conditions_are_shown_before_and_after(document):
         "Clock 2,400 MHz 1,800 MHz",
         "Temperature 45.5 °C 61.0 °C",
         "Governors performance",
-        "Board not told",
+        "Board not reported",
     ):
         assert shown in text
     document["comparison"]["conditions"] = {}
