@@ -142,7 +142,7 @@ def test_noise_is_fitted_as_well_as_by_tensorly(shape, part):
     assert ours <= 1.01 * other
 
 
-@pytest.mark.parametrize("part", [0.06, 0.15, 0.3])
+@pytest.mark.parametrize("part", [0.06, 0.15, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modes", [3, 4])
 @pytest.mark.parametrize("name", REAL)
 def test_kernels_are_fitted_as_well_as_by_tensorly(kernels, name, modes, part):

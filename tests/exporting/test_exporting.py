@@ -87,7 +87,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     return of
 
 
-@pytest.mark.parametrize("name", ["lenet5", "lenet300", "resnet20"])
+@pytest.mark.parametrize("name", ["lenet5", "lenet300", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_exporting_again_is_byte_identical(name: str, exported: Callable[[str], Exported], tmp_path: Path) -> None:
     small, sample, one = exported(name)
     two = export(small, sample, tmp_path)

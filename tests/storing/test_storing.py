@@ -126,7 +126,7 @@ def test_a_higher_rate_makes_a_shorter_file(sample: Sample) -> None:
     model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, SCADA), fill=False)
     refresh(model, 0)
     sizes = [
-        len(to_bytes(train_codes(model, sample, replace(SCADA, rate=r, epochs=16, lr=0.05), TUNING)[0]))
+        len(to_bytes(train_codes(model, sample, replace(SCADA, rate=r, epochs=6, lr=0.1), TUNING)[0]))
         for r in (0.0, 30.0)
     ]
     assert sizes[1] < 0.9 * sizes[0]
