@@ -60,10 +60,11 @@ def _quickly(py_impl: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Fewer loads of each file: where it is looked at what is made of times, and not at how sure of them one is."""
+    """Fewer loads of each file and one cold start: for tests of what is made of times, not of how sure they are."""
     from edgecompress.profiling import bench
 
-    arguments, fewer = bench.arguments, ["--loads", "3", "--warmup-seconds", "0.5"]
+    arguments, fewer = bench.arguments, ["--loads", "3", "--warmup-seconds", "0.2"]
+    patch.setattr(bench, "COLD_STARTS", 1)
     patch.setattr(bench, "arguments", lambda effort, kind: [*arguments(effort, kind), *fewer])
 
 

@@ -356,6 +356,7 @@ def test_with_a_runner_there_is_no_python(any_phone: Phone, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_measuring")
 def test_a_model_is_measured_there(any_phone: Phone, tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper

@@ -157,6 +157,7 @@ def test_a_model_is_measured_there_and_nothing_is_left(board: Board, files: dict
     board.wait_until_empty()
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_two_models_take_turns_there(board: Board, files: dict[str, Path]) -> None:
     found = compare(files["lenet300"], files["lenet5"], board.device(), seconds=0.2)
     assert isinstance(found, Comparison)

@@ -61,6 +61,7 @@ def test_names_that_a_runtime_changed_are_recognised(tmp_path: Path) -> None:
     assert [operator.layer for operator in found] == ["conv1", "conv2", "fc1", "pool1", None, "fc2"]
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_a_product_that_was_fused_with_what_follows_belongs_to_its_own_layer(tmp_path: Path) -> None:
     sample = resolve("resnet20")
     path = export(sample.model(), replace(sample, splits=None), tmp_path).path

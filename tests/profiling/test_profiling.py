@@ -136,6 +136,7 @@ def test_only_a_measured_arm_device_verifies_a_gain_on_arm(pair: Json) -> None:
         assert not Comparison.from_json({**fast, "device": device, "unstable": ["busy"]}).verified_on_arm
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifact]) -> None:
     found = measure(
         files["lenet300"].path, files["lenet5"].path, Local(), Effort(seconds=0.05), threads=[1, 2], progress=_silent
@@ -154,6 +155,7 @@ def _silent(what: str, done: int, of: int, detail: str = "") -> None:
     pass
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_under_sustained_load_windows_are_kept_and_drift_is_found(files: dict[str, Artifact]) -> None:
     found = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.05, minutes=0.03)
     assert isinstance(found, Comparison)

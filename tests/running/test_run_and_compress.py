@@ -97,6 +97,7 @@ def test_finished_folders_of_the_first_version_are_resumed() -> None:
     )
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path) -> None:
     report = ec.run(tiny_file, tmp_path / "out", selector=Budget(0.6), seconds=0.02, threads=(1,), **QUICK)
     assert [file.path for file in report.artifacts] == ["dense.onnx", "model.onnx"]
