@@ -12,10 +12,10 @@ from torch import nn
 
 from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
-from edgecompress.errors import BatchError, DataError, EdgeCompressError, ExportError, FileError, ModelError
+from edgecompress.errors import BatchError, DataError, ExportError, FileError
 from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
-from edgecompress.exporting.outcomes import Outcome, fatal, without_extras
+from edgecompress.exporting.outcomes import Outcome, fatal, outcomes_of, without_extras
 from edgecompress.exporting.outputs import as_feed, run_model
 from edgecompress.exporting.proving import Written, write_and_compare
 from edgecompress.exporting.score_checks import approximation, check_score
@@ -210,21 +210,7 @@ def export_each(
             check_exportable(path, chosen, sample, options.replaces)
         dense_score = _dense_score(sample, progress)
         with exporter_of(model, sample, folder, options=options, dense_score=dense_score) as exporter:
-            return _outcomes(exporter, targets, progress)
-
-
-def _outcomes(exporter: Exporter, targets: Sequence[str], progress: Progress) -> list[Outcome]:
-    """A file or an error for each target."""
-    outcomes: list[Outcome] = []
-    for done, target in enumerate(targets):
-        progress(f"export to {target}", done, len(targets), "")
-        try:
-            outcomes.append(Outcome(target, exporter.export(target_named(target), progress)))
-        except EdgeCompressError as error:
-            if isinstance(error, ModelError) and not outcomes:
-                raise  # it is of the model, and no file is lost by it
-            outcomes.append(Outcome(target, error=error))
-    return outcomes
+            return outcomes_of(exporter.export, targets, progress)
 
 
 def _dense_score(sample: Sample, progress: Progress) -> SplitScore | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgecompress.artifacts import Artifact
-from edgecompress.errors import EdgeCompressError, MissingExtra
+from edgecompress.errors import EdgeCompressError, MissingExtra, ModelError
 from edgecompress.files import Json
-from edgecompress.targets import target_named
+from edgecompress.progress import Progress
+from edgecompress.targets import Target, target_named
 from edgecompress.targets.child_converter import require
 
 
@@ -26,6 +27,26 @@ class Outcome:
             return self.artifact.summary()
         status = "missing" if isinstance(self.error, MissingExtra) else "failed"
         return {"target": self.target, "status": status, "reason": str(self.error)}
+
+
+def outcomes_of(
+    export: Callable[[Target, Progress], Artifact], targets: Sequence[str], progress: Progress
+) -> list[Outcome]:
+    """What became of each target.
+
+    Raises:
+        ModelError: the model does not run, which the first target shows.
+    """
+    outcomes: list[Outcome] = []
+    for done, target in enumerate(targets):
+        progress(f"export to {target}", done, len(targets), "")
+        try:
+            outcomes.append(Outcome(target, export(target_named(target), progress)))
+        except EdgeCompressError as error:
+            if isinstance(error, ModelError) and not outcomes:
+                raise  # it is of the model, and no file is lost by it
+            outcomes.append(Outcome(target, error=error))
+    return outcomes
 
 
 def fatal(outcomes: Sequence[Outcome], required: Sequence[str] = ()) -> EdgeCompressError | None:
