@@ -74,7 +74,7 @@ def test_a_file_whose_scores_are_lost_is_refused_by_verify_and_export(tmp_path: 
     ) as told:
         export(model, sample_of(model), tmp_path / "other", options=INT8)
     assert told.value.outputs == (0,)
-    assert list((tmp_path / "other").iterdir()) == []
+    assert not (tmp_path / "other").exists()
     kept = export(model, sample_of(model), tmp_path / "kept", options=replace(INT8, keep_float=("Concat",)))
     assert correlations(kept, model).min() > 0.95
     assert kept.graph["kept_float"] == {"--keep-float Concat": ["Concat"]}

@@ -277,7 +277,8 @@ def test_keeping_everything_leaves_every_layer_dense(of, seen):
 
 @for_every_cost
 def test_an_impossible_budget_names_the_nearest_that_is_possible(of, seen):
-    with pytest.raises(BudgetError, match=f"keep 0.001 of the {of}") as caught:
+    words = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+    with pytest.raises(BudgetError, match=f"keep 0.001 of the {words[of]} cannot") as caught:
         Budget(0.001, of).select(seen.layers, seen.total)
     assert isclose(caught.value.nearest_keep, nearest(seen, of))
 
