@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,8 @@ Json = dict[str, Any]
 
 PACKAGE = Path(__file__).resolve().parent
 CHUNK_BYTES = 1 << 20
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a field raises that is not there or of another type."""
 LOCK = ".lock"
 """What keeps other processes out of a folder; nothing of a result."""
 NUMBERS = re.compile(r"\[\s+(-?\d[-+.eE\d]*(?:,\s+-?\d[-+.eE\d]*)*)\s+\]")
@@ -199,6 +201,20 @@ def check_version(document: Json, kind: str, version: int) -> None:
             f"{kind} document of version {document.get('version')!r}: this release reads version {version}; "
             "write it again with this release"
         )
+
+
+@contextlib.contextmanager
+def reading_fields(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn whatever a missing or malformed field of a document raises into one line about ``what``.
+
+    Raises:
+        FileError: in place of any of :data:`MALFORMED`, and of ``also``.
+    """
+    malformed: tuple[type[Exception], ...] = (*MALFORMED, *also)
+    try:
+        yield
+    except malformed as error:
+        raise FileError(f"{what}: field missing or malformed: {printable(error)}") from None
 
 
 def size_of(path: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version, read_json, write_json
+from edgecompress.files import Json, check_version, read_json, reading_fields, write_json
 
 VERSION = 1
 KIND = "edgecompress.plan"
@@ -223,10 +223,8 @@ class CompressionPlan:
             FileError: another kind or version, or a field is missing or of the wrong type.
         """
         check_version(document, KIND, VERSION)
-        try:
+        with reading_fields("plan"):
             return cls._from(document)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FileError(f"plan: field missing or malformed: {error}") from None
 
     @classmethod
     def _from(cls, document: Mapping[str, Any]) -> CompressionPlan:

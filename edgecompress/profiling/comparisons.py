@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version
+from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.profiling.facts import VERSION, DeviceFacts
 from edgecompress.profiling.latencies import Latency, LatencyStatistics, Sustained, quantiles
 from edgecompress.profiling.ratios import Ratio
@@ -180,11 +179,9 @@ class Comparison(TimedPair):
         Raises:
             FileError: another kind or version, or a field is missing or malformed.
         """
-        try:
+        with reading_fields("comparison"):
             ours, theirs = (Latency.from_json(document[key]) for key in ("candidate_latency", "baseline_latency"))
             return cls(**cls.timed_from(document), baseline_latency=theirs, candidate_latency=ours)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FileError(f"comparison: field missing or malformed: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -213,7 +210,7 @@ class ComparisonSummary(TimedPair):
         Raises:
             FileError: another kind or version, or a field is missing or malformed.
         """
-        try:
+        with reading_fields("comparison"):
             ratios = document.get("quantiles", {}).items()
             return cls(
                 **cls.timed_from(document),
@@ -223,5 +220,3 @@ class ComparisonSummary(TimedPair):
                 blocks=int(document["blocks"]),
                 loads=int(document["loads"]),
             )
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FileError(f"comparison: field missing or malformed: {error}") from None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecompress.devices.base import Counts
-from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version
+from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.profiling.comparisons import COMPARISON_KIND, Comparison, FilePair, Verdict
 from edgecompress.profiling.facts import VERSION, DeviceFacts
 from edgecompress.profiling.profiles import FileProfile, Profile
@@ -42,12 +41,10 @@ class InstructionProfile(FileProfile):
             FileError: another kind or version, or a field is missing or malformed.
         """
         check_version(document, PROFILE_KIND, VERSION)
-        try:
+        with reading_fields("instructions"):
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             made = {"device": DeviceFacts(**fields["device"]), "counts": Counts.from_json(fields["counts"])}
             return cls(**fields | made)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileError(f"instructions: field missing or malformed: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +90,12 @@ class InstructionComparison(FilePair):
             FileError: another kind or version, or a field is missing or malformed.
         """
         check_version(document, COMPARISON_KIND, VERSION)
-        try:
+        with reading_fields("comparison"):
             return cls(
                 **cls.common_from(document),
                 baseline_counts=Counts.from_json(document["baseline_counts"]),
                 candidate_counts=Counts.from_json(document["candidate_counts"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileError(f"comparison: field missing or malformed: {error}") from None
 
 
 AnyProfile = Profile | InstructionProfile

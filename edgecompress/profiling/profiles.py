@@ -13,8 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgecompress.errors import FileError
-from edgecompress.files import Json, check_version, read_json, write_json
+from edgecompress.files import Json, check_version, read_json, reading_fields, write_json
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.facts import VERSION, DeviceFacts
 from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
@@ -151,7 +150,7 @@ class Profile(FileProfile):
             FileError: another kind or version, or a field is missing or malformed.
         """
         check_version(document, PROFILE_KIND, VERSION)
-        try:
+        with reading_fields("profile"):
             document = {"whole_ms": None, "whole_again_ms": None, **document}
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             made = {
@@ -163,8 +162,6 @@ class Profile(FileProfile):
                 "sustained": Sustained.from_json(fields["sustained"]) if fields["sustained"] else None,
             }
             return cls(**fields | made)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FileError(f"profile: field missing or malformed: {error}") from None
 
     @classmethod
     def load(cls, path: Path) -> Profile:

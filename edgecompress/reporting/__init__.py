@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError, shown
-from edgecompress.files import make_folder, read_json, write_json, write_text
+from edgecompress.files import make_folder, read_json, reading_fields, write_json, write_text
 from edgecompress.reporting import markdown
-from edgecompress.reporting.document import KIND, MALFORMED, VERSION, Report, malformed
+from edgecompress.reporting.document import KIND, VERSION, Report
 from edgecompress.reporting.numbers import bytes_text, change, grouped, milliseconds, significant
 from edgecompress.reporting.view import view_of
 
@@ -90,12 +90,10 @@ def _rendered(report: Report, name: str, **settings: Any) -> str:
     )
     environment.filters |= FILTERS
     template = environment.get_template(TEMPLATES[name])
-    try:
+    with reading_fields("report", UndefinedError):
         report = _harmless(report)
         tables = {"table": markdown.table, "before_after": markdown.before_after}
         return template.render(vars(view_of(report)), report=report, **tables)
-    except (*MALFORMED, UndefinedError) as error:
-        raise malformed(error) from error
 
 
 def _harmless(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import FileError, printable
-from edgecompress.files import read_json
+from edgecompress.files import MALFORMED, read_json
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import AnyComparison, InstructionComparison, InstructionProfile
 from edgecompress.profiling.latencies import QUANTILES, LatencyStatistics, quantiles
@@ -17,7 +17,6 @@ from edgecompress.profiling.profiles import Profile
 from edgecompress.profiling.ratios import Ratio, apart
 from edgecompress.reporting import JSON_NAME
 from edgecompress.reporting.checking import LIMITS, check_table, checks
-from edgecompress.reporting.document import MALFORMED
 from edgecompress.reporting.figures import CIRCUMSTANCES, Figures, figures_in
 from edgecompress.reporting.numbers import change
 from edgecompress.reporting.wording import NO_DIFFERENCE, score_verdict, time_change

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from edgecompress.errors import FileError, printable
-from edgecompress.files import Json, check_version
+from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.plans import Cost
 from edgecompress.profiling.comparisons import ComparisonSummary, TimedPair
 from edgecompress.profiling.instruction_counts import AnyComparison, AnyProfile, comparison_from, profile_from
@@ -23,8 +22,6 @@ T = TypeVar("T")
 
 KIND = "edgecompress.report"
 VERSION = 2
-MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading or showing a document of unknown origin may raise."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +183,8 @@ class Report(Compression):
             FileError: another kind or version, or a field is missing or malformed.
         """
         check_version(document, KIND, VERSION)
-        try:
+        with reading_fields("report"):
             return cls(**cls.compression_from(document), **cls._run_from(document))
-        except MALFORMED as error:
-            raise malformed(error) from error
 
     @staticmethod
     def _run_from(document: Json) -> dict[str, Any]:
@@ -210,8 +205,3 @@ class Report(Compression):
             "bundle": optional(text, document.get("bundle")),
             "tried": each(TriedPlan.from_json, "tried"),
         }
-
-
-def malformed(error: Exception) -> FileError:
-    """The error for a document that cannot be read or shown."""
-    return FileError(f"report: field missing or malformed: {printable(error)}")

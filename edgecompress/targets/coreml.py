@@ -81,7 +81,7 @@ class CoreML(SingleFile):
         import coremltools
 
         if not self.runs_here:
-            raise ExportError(f"coreml: {path.name} runs on Apple's systems only")
+            raise ExportError(f"{self.name}: {path.name} runs on Apple's systems only")
         model: Any = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
         return lambda feed: dict(model.predict(feed))
 
