@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +54,9 @@ class Ncnn(WeightsApart):
         strides_as_pooling(proto)
         onnx.save_model(proto, job.source)
         shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in job.shapes)
-        program = Path(sys.executable).with_name("pnnx")
         half = int(job.precision == "fp16")
         code = subprocess.run(
-            [program, job.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=job.folder, check=False
+            [_program(), job.source.name, f"inputshape={shapes}", f"fp16={half}"], cwd=job.folder, check=False
         ).returncode
         made = job.source.with_suffix(self.suffix)
         if code or not made.is_file():
@@ -65,6 +64,20 @@ class Ncnn(WeightsApart):
         path.write_text(_with_shapes(made.read_text(encoding="utf-8"), job.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}
+
+
+def _program() -> Path:
+    """pnnx itself; the script of that name beside Python imports PyTorch and only then starts it.
+
+    Raises:
+        ExportError: it is not where its package has it.
+    """
+    package = find_spec("pnnx")
+    places = (package.submodule_search_locations if package else None) or ()
+    program = next((file for place in places for file in Path(place).glob("pnnx*") if file.stem == "pnnx"), None)
+    if program is None:
+        raise ExportError("pnnx has no program in its package")
+    return program
 
 
 def layers_of(path: Path) -> Counter[str]:

@@ -203,6 +203,16 @@ def test_openvino_reports_nothing_to_its_vendor() -> None:
     assert said.strip() == "openvino.tools.ovc.telemetry_stub"
 
 
+def test_a_converter_of_a_onnx_imports_no_pytorch() -> None:
+    """It would take the child seconds; the tools of ONNX Runtime do so unless they are kept from it."""
+    code = (
+        "import sys; from edgecompress.targets.ort import without_pytorch; without_pytorch();"
+        "import onnxruntime.tools.convert_onnx_models_to_ort; print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "False"
+
+
 def test_names_in_a_litert_file_lead_back_to_the_layers(made: dict[str, Artifact]) -> None:
     artifact = made[there("litert")]
     from ai_edge_litert.tools import flatbuffer_utils
