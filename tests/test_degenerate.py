@@ -109,8 +109,8 @@ def test_inputs_that_do_not_vary_are_told_and_leave_the_weight_to_decide():
 
 
 def test_groups_that_do_not_vary_take_the_damping_of_the_others():
-    second = torch.stack([torch.eye(3), torch.ones(3, 3)]).double()
-    told = Moments(second, torch.stack([torch.zeros(3), torch.ones(3)]).double(), 9).centred
+    spread = torch.stack([torch.eye(3), torch.zeros(3, 3)]).double()
+    told = Moments(spread, torch.stack([torch.zeros(3), torch.ones(3)]).double(), 9).centred
     assert torch.allclose(told[0], 1.001 * torch.eye(3, dtype=torch.float64))
     assert torch.allclose(told[1], 0.001 * torch.eye(3, dtype=torch.float64))
 
@@ -126,7 +126,7 @@ def test_moments_of_any_scale_are_those_of_float64(scale):
 def test_a_spread_far_from_zero_is_not_lost():
     layer = nn.Linear(4, 4)
     given = torch.randn(4096, 4) + 1e4
-    spread = collect(nn.Sequential(layer), (given,), ["0"])["0"].spread()
+    spread = collect(nn.Sequential(layer), (given,), ["0"])["0"].spread
     assert torch.allclose(spread[0], torch.eye(4, dtype=torch.float64), atol=0.1)
 
 

@@ -1,8 +1,10 @@
 """Second moments of what a layer is given: the metric in which its outputs are approximated.
 
 A convolution is a product of its weight with im2col patches u of its input, (D,) = (C / groups * taps) in the order of
-its kernel. Collected here in one streaming pass over calibration inputs: the sum of u u^T and of u over images and
-positions, 8 D^2 bytes a group. The largest networks take several passes, so that at most ``MOST_BYTES`` are in memory.
+its kernel. Collected here in one streaming pass over calibration inputs: the sum of (u - p) (u - p)^T and of u over
+images and positions, with p about the mean; ``moment_bytes`` a layer. The largest networks take several passes, so that
+at most ``MOST_BYTES`` are in memory. What few inputs say is drawn towards equal moments in all directions, by as much
+as groups of inputs differ: see ``shrinking``.
 """
 
 from __future__ import annotations
@@ -10,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from edgecompress.decompositions.base import Conv, is_conv, is_transposed
+from edgecompress.calibrating.batching import inputs_at_once
+from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches
+from edgecompress.calibrating.shrinking import GROUPS, Spread, shrinkage
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
@@ -35,13 +37,14 @@ LEAST_SPREAD = 1e-3
 STEADY = 1e-10
 """A spread below this share of the squared mean is rounding: the inputs do not vary."""
 
-MOST_POSITIONS = 256
-"""Of an image's output positions, spread evenly with another offset each batch: neighbours tell much the same."""
+MOST_PRODUCTS = 1.5e11
+"""Multiplications for the moments of a layer, a second or two: wide patches are taken at fewer positions."""
 
-BATCH = 64
-MOST_PATCH_BYTES = 1 << 26
-"""Of patches unfolded at once."""
+WIDE = 1024
+"""Longer patches have moments in float32: as exact as their sums, and half as large."""
 
+BLOCKS = 4
+"""Wide matrices of products are worked out in blocks of rows, each from the diagonal on: 5 / 8 of the work."""
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -49,32 +52,50 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Moments:
-    """``second`` (groups, D, D) and ``mean`` (groups, D): averages of u u^T and u over ``count`` patches, float64."""
+    """What a layer is given, averaged over ``count`` patches of some inputs.
 
-    second: Tensor
+    Args:
+        spread: (groups, D, D): the average of (u - mean) (u - mean)^T; float64, or float32 where D is above ``WIDE``.
+        mean: (groups, D): the average of u; float64.
+        count: patches.
+        noise: (groups,): the expected squared Frobenius distance of ``spread`` from what all inputs there are would
+            give, by how much groups of inputs differ; None where that is not known, and counts as 0.
+    """
+
+    spread: Tensor
     mean: Tensor
     count: int
+    noise: Tensor | None = None
 
-    def spread(self) -> Tensor:
-        """(groups, D, D): second moments about the mean."""
-        return self.second - self.mean[:, :, None] * self.mean[:, None]
+    @property
+    def second(self) -> Tensor:
+        """(groups, D, D): the average of u u^T."""
+        return self.spread + self.mean[:, :, None] * self.mean[:, None]
 
     def steady(self) -> Tensor:
         """(groups,): is a group given the same numbers all the time, so that inputs tell nothing of its errors?"""
-        return ~(mean_diagonal(self.spread()) > STEADY * self.mean.square().mean(1))
+        return ~(mean_diagonal(self.spread) > STEADY * self.mean.square().mean(1))
+
+    @cached_property
+    def shrinkage(self) -> Tensor:
+        """(groups,), 0 to 1: how far the few inputs are drawn towards equal moments in all directions."""
+        return torch.zeros(len(self.mean)) if self.noise is None else shrinkage(self.spread, self.noise)
 
     @cached_property
     def centred(self) -> Tensor:
-        """Second moments (groups, D, D) about the mean, damped; what the mean adds to an error is corrected.
+        """Second moments (groups, D, D) about the mean, shrunk by the number of inputs, and damped.
 
-        A group whose inputs do not vary counts as one whose inputs vary alike in all directions, as little as the
+        In them an error is that of the outputs for inputs that were not seen; what the mean adds to it is corrected. A
+        group whose inputs do not vary counts as one whose inputs vary alike in all directions, as little as the
         damping.
         """
-        second, steady = self.spread(), self.steady()
-        mean = mean_diagonal(second)
+        steady, mean = self.steady(), mean_diagonal(self.spread)
         usual = float(mean[~steady].max()) if not steady.all() else 1.0
-        own = RIDGE * torch.where(steady, usual, mean)[:, None, None] * torch.eye(second.shape[-1], dtype=second.dtype)
-        return torch.where(steady[:, None, None], own, second + own)
+        kept = torch.where(steady, 0.0, 1 - self.shrinkage).to(self.spread.dtype)
+        shrunk = self.spread * kept[:, None, None]
+        level = torch.where(steady, RIDGE * usual, (self.shrinkage + RIDGE) * mean).to(shrunk.dtype)
+        shrunk.diagonal(dim1=1, dim2=2).add_(level[:, None])
+        return shrunk
 
 
 def mean_diagonal(stacked: Tensor) -> Tensor:
@@ -85,7 +106,8 @@ def mean_diagonal(stacked: Tensor) -> Tensor:
 def moment_bytes(layer: nn.Module) -> int:
     """Bytes that the second moments of a layer take."""
     _, *rest = kernel_shape(layer)
-    return 8 * groups_of(layer) * prod(rest) ** 2
+    size = prod(rest)
+    return (4 if size > WIDE else 8) * groups_of(layer) * size**2
 
 
 def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> Iterator[tuple[str, ...]]:
@@ -107,38 +129,77 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     Raises:
         ModelError: a layer is given numbers that are not finite.
     """
-    sums = {name: _Sums(model.get_submodule(name)) for name in names}
+    count = len(inputs[0])
+    sums = {name: _Sums(model.get_submodule(name), count) for name in names}
 
     def begun(call: Call) -> None:
         sums[call.name].add(call.given)
 
+    size = inputs_at_once(model, inputs)
     with evaluating(model), torch.no_grad(), observing(named_layers(model, names), before=begun):
-        for part in in_parts(inputs, BATCH):
+        for part in in_parts(inputs, size):
             calibrated(model, part)
     return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
 
 
 class _Sums:
-    """Running sums of one layer; float32 products of a batch, summed up in float64."""
+    """Running sums of one layer about a mean that the first inputs give; float32 products, summed up in float64."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.count, self.seen = layer, 0, 0
+    def __init__(self, layer: nn.Module, inputs: int) -> None:
+        self.layer, self.count, self.seen, self.inputs = layer, 0, 0, inputs
         groups, (_, *rest) = groups_of(layer), kernel_shape(layer)
-        self.second = torch.zeros(groups, prod(rest), prod(rest), dtype=torch.float64)
+        self.most = positions_at_most(layer, inputs)
+        dtype = torch.float32 if prod(rest) > WIDE else torch.float64
+        self.second = torch.zeros(groups, prod(rest), prod(rest), dtype=dtype)
         self.mean = torch.zeros(groups, prod(rest), dtype=torch.float64)
+        self.pivot: Tensor | None = None
+        self.spread = Spread(groups)
 
     def add(self, given: Tensor) -> None:
-        for rows in sampled_patches(self.layer, given, images_at_once(self.layer, given), self.seen):
-            (exact,) = summable(rows)
-            self.second += (exact @ exact.mT).double().cpu()
-            self.mean += exact.sum(2).double().cpu()
-            self.count += exact.shape[2]
+        at_once = min(images_at_once(self.layer, given), ceil(self.inputs / GROUPS))
+        for part in torch.split(given, at_once):
+            self._add(patches(self.layer, part, offset=self.seen, most=self.most), len(part))
         self.seen += 1
+
+    def _add(self, rows: Tensor, inputs: int) -> None:
+        if self.pivot is None:
+            self.pivot = rows.mean(2, dtype=torch.float64).to(rows.dtype)
+        (exact,) = summable(rows - self.pivot[:, :, None])
+        product = products(exact).cpu()
+        self.second += product
+        self.spread.add(product, exact.shape[2], inputs)
+        self.mean += exact.sum(2, dtype=torch.float64).cpu()
+        self.count += exact.shape[2]
 
     def moments(self, name: str) -> Moments:
         if not bool(torch.isfinite(self.second).all()):
             raise ModelError(f"{name}: is given NaN or infinity on the calibration inputs; check data and weights")
-        return Moments(self.second / self.count, self.mean / self.count, self.count)
+        assert self.pivot is not None
+        second, off = self.second.div_(self.count), self.mean / self.count
+        noise = self.spread.noise(second)
+        for matrix, own in zip(second, off.to(second.dtype), strict=True):
+            matrix.addr_(own, own, alpha=-1)
+        return Moments(second, self.pivot.double().cpu() + off, self.count, noise)
+
+
+def products(rows: Tensor) -> Tensor:
+    """(groups, D, D): ``rows`` (groups, D, n) times themselves; of wide ones the upper blocks alone are worked out."""
+    size = rows.shape[1]
+    if size <= WIDE:
+        return rows @ rows.mT
+    whole, step = rows.new_empty(len(rows), size, size), ceil(size / BLOCKS)
+    for start in range(0, size, step):
+        block = rows[:, start : start + step] @ rows[:, start:].mT
+        whole[:, start : start + step, start:] = block
+        whole[:, start:, start : start + step] = block.mT
+    return whole
+
+
+def positions_at_most(layer: nn.Module, inputs: int) -> int:
+    """Positions of an input that are taken: as many as ``MOST_PRODUCTS`` for all of ``inputs`` allow."""
+    _, *rest = kernel_shape(layer)
+    work = inputs * groups_of(layer) * prod(rest) ** 2
+    return max(1, min(MOST_POSITIONS, ceil(MOST_PRODUCTS / work)))
 
 
 def summable(*rows: Tensor) -> tuple[Tensor, ...]:
@@ -154,99 +215,3 @@ def _fits(rows: Tensor) -> bool:
     squares, sums = float(rows.square().sum()), rows.sum(2)
     offset = float(sums.square().sum()) / rows.shape[2]
     return LEAST_SQUARES < squares < MOST_SQUARES and offset < (1 - LEAST_SPREAD) * squares
-
-
-def images_at_once(layer: nn.Module, given: Tensor) -> int:
-    """So many inputs that their patches take at most ``MOST_PATCH_BYTES``."""
-    _, *rest = kernel_shape(layer)
-    return max(1, MOST_PATCH_BYTES // max(1, 4 * prod(rest[1:]) * given[0].numel()))
-
-
-def sampled_patches(layer: nn.Module, given: Tensor, at_once: int, seen: int = 0) -> Iterator[Tensor]:
-    """:func:`patches` of ``at_once`` inputs at a time, each at positions of their own."""
-    for index, part in enumerate(torch.split(given, at_once)):
-        yield patches(layer, part, offset=seen + index)
-
-
-def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
-    """(groups, T, n): the outputs at the positions of :func:`sampled_patches`, in their order."""
-    parts = enumerate(torch.split(output, at_once))
-    return torch.cat([output_rows(layer, part, offset=index) for index, part in parts], 2)
-
-
-def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
-    """(groups, D, n): the im2col patches of a batch, at about ``most`` positions of each input.
-
-    The weight of ``layer`` as kernels (groups, T, D) times these gives its outputs at these positions, without bias.
-    """
-    if not is_conv(layer):
-        return given.reshape(-1, given.shape[-1]).T.unsqueeze(0)
-    # A transposed convolution is a plain one over its input spread out by its stride, with the kernel mirrored.
-    transposed = is_transposed(layer)
-    padded = _spread(layer, given) if transposed else _padded(layer, given)
-    strides = [1] * len(layer.kernel_size) if transposed else layer.stride
-    lengths = [
-        (size - step * (taps - 1) - 1) // stride + 1
-        for size, step, taps, stride in zip(padded.shape[2:], layer.dilation, layer.kernel_size, strides, strict=True)
-    ]
-    chosen = _positions(lengths, offset, most)
-    # unfold() has no positions left out and no 1D or dilated 1D form: one strided window for each tap does. Output
-    # position p reads input p * stride + tap * dilation, so that a range of positions is a slice of the input.
-    rows = []
-    for tap in product(*(range(taps) for taps in layer.kernel_size)):
-        at = [taps - 1 - t for t, taps in zip(tap, layer.kernel_size, strict=True)] if transposed else tap
-        window = [
-            slice(t * step + p.start * stride, t * step + (p[-1]) * stride + 1, p.step * stride)
-            for t, step, stride, p in zip(at, layer.dilation, strides, chosen, strict=True)
-        ]
-        rows.append(padded[:, :, *window].transpose(0, 1).flatten(1))
-    # (C, taps, n): the channels of a group lie together, each with its taps, as in a kernel
-    return torch.stack(rows, 1).reshape(layer.groups, -1, rows[0].shape[1])
-
-
-def output_rows(layer: nn.Module, output: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:
-    """(groups, T, n): a layer's outputs at the positions that :func:`patches` takes."""
-    if not is_conv(layer):
-        return output.reshape(-1, output.shape[-1]).T.unsqueeze(0)
-    chosen = _positions(output.shape[2:], offset, most)
-    window = [slice(p.start, p.stop, p.step) for p in chosen]
-    return output[:, :, *window].transpose(0, 1).reshape(layer.groups, output.shape[1] // layer.groups, -1)
-
-
-def _positions(lengths: Sequence[int], offset: int, most: int) -> list[range]:
-    """Every so many positions along each axis, so that about ``most`` are left; ``offset`` counts the shifts."""
-    apart = ceil((prod(lengths) / most) ** (1 / len(lengths)) - 1e-9)
-    chosen = []
-    for length in lengths:
-        step = max(1, min(apart, length))
-        chosen.append(range(offset % step, length, step))
-        offset //= step
-    return chosen
-
-
-def _padded(layer: Conv, given: Tensor) -> Tensor:
-    """The input with the layer's own padding around it."""
-    axes = range(len(layer.kernel_size))
-    if layer.padding == "same":
-        reach = [layer.dilation[axis] * (layer.kernel_size[axis] - 1) for axis in axes]
-        sides = [(total // 2, total - total // 2) for total in reach]
-    else:
-        sides = [(0, 0) if isinstance(layer.padding, str) else (layer.padding[axis],) * 2 for axis in axes]
-    widths = [width for pair in reversed(sides) for width in pair]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return pad(given, widths, mode=mode) if any(widths) else given
-
-
-def _spread(layer: Conv, given: Tensor) -> Tensor:
-    """The input of a transposed convolution as the padded input of a plain one: zeros between and around."""
-    assert isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
-    assert not isinstance(layer.padding, str)
-    lengths = [(size - 1) * step + 1 for size, step in zip(given.shape[2:], layer.stride, strict=True)]
-    spread = given.new_zeros(*given.shape[:2], *lengths)
-    spread[:, :, *(slice(None, None, step) for step in layer.stride)] = given
-    sides = [
-        (around := layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis],
-         around + layer.output_padding[axis])
-        for axis in range(len(lengths))
-    ]  # fmt: skip
-    return pad(spread, [width for pair in reversed(sides) for width in pair])

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import Moments, output_rows, patches
+from edgecompress.calibrating.batching import inputs_at_once
+from edgecompress.calibrating.moments import Moments
+from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.decompositions.kernels import kernel_shape
 from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.errors import ModelError
@@ -41,7 +43,6 @@ METRIC_INPUTS = 128
 FEW_INPUTS = 16
 """Enough to see whether a layer's output reaches the model's."""
 
-BATCH = 64
 MOST_GRADIENT_BYTES = 1 << 26
 """Of the gradients of single inputs in memory at once."""
 
@@ -155,6 +156,7 @@ def _few_at_a_time(layer: nn.Module, given: Tensor, gradient: Tensor) -> Iterato
 def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add: Add, *, classes: bool) -> bool:
     """Call ``add(name, layer, input, gradient)`` for every layer and batch; False if there are no gradients."""
     generator = torch.Generator().manual_seed(0)
+    at_once = inputs_at_once(model, inputs, gradients=True)
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, wanted in before:
@@ -162,7 +164,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
                 parameter.requires_grad_(False)
         watched = observing(named_layers(model, names), after=partial(_with_gradient, add))
         with evaluating(model), torch.enable_grad(), watched:
-            for part in in_parts(inputs, BATCH):
+            for part in in_parts(inputs, at_once):
                 outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
                 torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
     except (RuntimeError, ModelError):

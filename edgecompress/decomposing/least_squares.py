@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import STEADY, mean_diagonal, sampled_patches, summable
+from edgecompress.calibrating.moments import STEADY, mean_diagonal, summable
+from edgecompress.calibrating.patches import sampled_patches
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.moments import MOST_POSITIONS, images_at_once, sampled_outputs
+from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, sampled_outputs
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shortcuts import watching_sums
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec

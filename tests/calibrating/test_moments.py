@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.calibrating import moments
-from edgecompress.calibrating.moments import collect, in_passes, moment_bytes, output_rows, patches
+from edgecompress.calibrating import batching
+from edgecompress.calibrating import patches as unfolding
+from edgecompress.calibrating.moments import collect, in_passes, moment_bytes
+from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError
 from tests.geometries import GEOMETRIES, build, input_for, label
@@ -91,7 +93,7 @@ def test_moments_are_the_averages_over_all_patches(name):
 def test_patches_are_unfolded_a_few_inputs_at_a_time(monkeypatch):
     model, inputs = net_and_inputs()
     whole = collect(model, inputs, NAMES)
-    monkeypatch.setattr(moments, "MOST_PATCH_BYTES", 1)
+    monkeypatch.setattr(unfolding, "MOST_PATCH_BYTES", 1)
     bit_by_bit = collect(model, inputs, NAMES)
     for name in NAMES:
         assert whole[name].count == bit_by_bit[name].count
@@ -100,7 +102,7 @@ def test_patches_are_unfolded_a_few_inputs_at_a_time(monkeypatch):
 
 def test_sampled_positions_tell_what_all_do(monkeypatch):
     """256 of 3,136 positions of 64 noisy images, others in each of 16 batches: the border counts as much as it is."""
-    monkeypatch.setattr(moments, "BATCH", 4)
+    monkeypatch.setattr(batching, "MOST_AT_ONCE", 4)
     torch.manual_seed(0)
     conv, x = nn.Conv2d(2, 2, 3, padding=1), torch.randn(64, 2, 56, 56)
     found = collect(nn.Sequential(conv), (x,), ("0",))["0"]
@@ -136,7 +138,7 @@ def test_passes_hold_at_most_so_many_bytes_and_every_layer_once(most):
 def test_the_bytes_told_are_those_held():
     model, inputs = net_and_inputs(2)
     for name, found in collect(model, inputs, NAMES).items():
-        assert found.second.nbytes == moment_bytes(model.get_submodule(name))
+        assert found.spread.nbytes == moment_bytes(model.get_submodule(name))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.calibrating.moments import patches
+from edgecompress.calibrating.patches import patches
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import fitted
 from edgecompress.decompositions import DECOMPOSITIONS
