@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from edgecompress.errors import DeviceError, PlanError
+from edgecompress.errors import DeviceError, FileError, PlanError
 
 OptimizerName = Literal["sgd", "adam"]
 SelectEpoch = Literal["best", "last"]
@@ -298,3 +298,22 @@ class DeviceOptions:
         for name in self.__dataclass_fields__:
             if name not in used and getattr(self, name) is not None:
                 raise DeviceError.of(kind, f"--{name.replace('_', '-')} is of no use on such a device; drop it")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleOptions:
+    """How a bundle is made; each platform refuses what it has no use for, but for labels."""
+
+    labels: Path | None = option(None, "A text file with the name of each class, one a line. [those of the model]")
+    single_file: bool = option(False, "web: one page that holds everything; -o is its name.")
+    runtime_dir: Path | None = option(None, "web: a folder with the runtime. [downloaded by npm]", basic=False)
+
+    def refuse_other_than(self, platform: str, *used: str) -> None:
+        """Name an option that a platform would not look at.
+
+        Raises:
+            FileError: one was given.
+        """
+        for name in self.__dataclass_fields__:
+            if name not in ("labels", *used) and getattr(self, name) not in (None, False):
+                raise FileError(f"--{name.replace('_', '-')}: the {platform} bundle has no use for it; drop it")

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgecompress import __version__
-from edgecompress.cli import compressing, doctor, exporting, inspecting, measuring, planning, running
+from edgecompress.cli import bundling, compressing, doctor, exporting, inspecting, measuring, planning, running
 from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
@@ -65,7 +65,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         exporting.export,
         exporting.verify,
         measuring.profile,
-        exporting.bundle,
+        bundling.bundle,
     ),
     "All stages": (running.run, running.report),
     "Against each other, or against limits": (measuring.compare, measuring.check),

@@ -1,4 +1,4 @@
-"""``export``, ``verify`` and ``bundle``."""
+"""``export`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecompress.cli.building import made
+from edgecompress.cli.bundling import check_bundle_at
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import complain, print_json, print_table, say, showing_progress
 from edgecompress.cli.fields import option, options_of
@@ -17,7 +18,6 @@ from edgecompress.cli.options import (
     force_option,
     json_option,
     output_option,
-    platform_option,
     target_option,
     trust_option,
 )
@@ -166,12 +166,17 @@ def _apart(found: Difference) -> str:
 @trust_option
 @json_option
 def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
-    """Check exported files again: whole, equal to PyTorch at two batch sizes, same task score.
+    """Check exported files again: whole, equal to PyTorch at two batch sizes, same task score; or a bundle.
 
-    PATH is an exported file or a folder of them.
+    PATH is an exported file or a folder of them, or a bundle: every file is whole and listed, and the golden answers
+    come out where its runtime is here.
     """
+    from edgecompress.bundling.checking import is_bundle
     from edgecompress.exporting.verifying import verify as verify_artifact
 
+    if is_bundle(path):
+        check_bundle_at(path, as_json=as_json)
+        return
     with showing_progress() as progress:
         checked = [
             verify_artifact(artifact, _sample_of(artifact, model, trust=trust), progress=progress)
@@ -233,29 +238,3 @@ def _verified(item: Verified) -> dict[str, Any]:
         "parity": [parity.to_json() for parity in item.parity],
         "score": item.score.to_json() if item.score else None,
     }
-
-
-@click.command(
-    cls=Command, epilog="Example: edgecompress bundle out/lenet5/model.onnx --platform pi -o app && python app/run.py"
-)
-@click.argument("artifact", type=click.Path(path_type=Path))
-@platform_option
-@output_option("Folder to make; an older bundle there is replaced.")
-@force_option
-@json_option
-def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bool) -> None:
-    """Package an exported file for an app: manifest, golden pair, and a runner that checks them anywhere."""
-    from edgecompress.bundling import bundle as make_bundle
-    from edgecompress.files import read_json
-    from edgecompress.platforms import platform_named
-    from edgecompress.reporting.numbers import bytes_text
-
-    with announcing(output):
-        manifest = make_bundle(artifact, output, platform=platform, force=force)
-    document = read_json(manifest)
-    if as_json:
-        print_json({"bundle": str(output), "manifest": document})
-        return
-    rows = [(entry["path"], bytes_text(entry["size_bytes"]), entry["sha256"][:16]) for entry in document["files"]]
-    print_table(f"Bundle {output}", ("file", "size", "sha256"), rows)
-    say(platform_named(platform).check(output))

@@ -63,11 +63,13 @@ target_option = option(
 )
 platform_option = option(
     "--platform",
+    "platforms",
+    multiple=True,
     type=TableChoice("edgecompress.platforms:PLATFORMS"),
-    default=USUAL_PLATFORM,
+    default=(USUAL_PLATFORM,),
     group=FILES,
     basic=False,
-    help=f"What the bundle is for. [{USUAL_PLATFORM}]",
+    help=f"What the bundle is for; repeatable. [{USUAL_PLATFORM}]",
 )
 device_option = together(
     option(

@@ -51,7 +51,7 @@ def run(
     targets: tuple[str, ...],
     device: str,
     threads: tuple[int, ...],
-    platform: str,
+    platforms: tuple[str, ...],
     trust: bool,
     output: Path,
     force: bool,
@@ -65,8 +65,8 @@ def run(
     from edgecompress.running import run as run_model
 
     measuring = {key: value for key, value in fields_given(Effort, given).items() if key == "seconds"}
-    more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platform": platform}
-    wanted = tuple(dict.fromkeys(targets))
+    more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platforms": _unique(platforms)}
+    wanted = _unique(targets)
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
     with showing_progress() as shown, announcing(output, shown) as progress:
         report = run_model(sample, output, options, progress=progress, force=force)
@@ -79,7 +79,7 @@ def run(
 def print_run(report: Report, output: Path) -> None:
     """Before and after, files, the verdict in one sentence, and paths."""
     from edgecompress.reporting.numbers import bytes_text
-    from edgecompress.reporting.wording import summary_sentence
+    from edgecompress.reporting.wording import size_sentence, summary_sentence
 
     print_before_after(report)
     rows = [
@@ -93,11 +93,17 @@ def print_run(report: Report, output: Path) -> None:
     paths = {
         "model": report.files.compressed.path if report.files.compressed else "",
         "report": "report.html",
-        "bundle": "bundle",
         "plan": "plan.json",
     }
     for what, path in paths.items():
         say(f"{what + ':':8}{output / path}")
+    for one in report.bundles:
+        say(f"bundle: {(output / one.manifest).parent}")
+        say(size_sentence(one))
+
+
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _parity(file: FileEntry) -> tuple[str, str]:

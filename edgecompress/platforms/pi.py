@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edgecompress.platforms.base import copy_template
-
-if TYPE_CHECKING:
-    from edgecompress.artifacts import Artifact
+from edgecompress.manifests import Runtime, Verified
+from edgecompress.platforms.base import TemplatePlatform
 
 
-class Pi:
+class Pi(TemplatePlatform):
     """ONNX Runtime under Python, as ``deploy/pi/run.py`` uses it."""
 
     name = "pi"
     summary = "Small boards with Python 3.8 or newer, numpy and ONNX Runtime."
     targets = ("onnx", "ort")
     runner = "run.py"
+    verified = Verified(
+        run_on=("x86-64 Linux, Python 3.11, onnxruntime 1.31.1",),
+        not_run=("64-bit ARM",),
+    )
 
-    def fill(self, folder: Path, artifact: Artifact) -> None:
-        """The runner and its requirements."""
-        del artifact
-        copy_template("pi", folder)
+    def runtime(self, target: str, folder: Path) -> Runtime:
+        """The wheel of 64-bit ARM, as unpacked and as downloaded."""
+        del target, folder
+        return Runtime(
+            name="onnxruntime",
+            minimum="1.17",
+            tested="1.31.1",
+            library_bytes=55_916_689,
+            library_bytes_compressed=21_413_526,
+            source="PyPI: onnxruntime 1.31.1, wheel for aarch64, unpacked and as it is downloaded",
+        )
 
     def check(self, folder: Path) -> str:
         """By the runner."""

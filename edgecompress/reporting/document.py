@@ -7,13 +7,22 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from edgecompress.fields import optional, text
 from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.plans import Cost
 from edgecompress.profiling.comparisons import ComparisonSummary, TimedPair
 from edgecompress.profiling.instruction_counts import AnyComparison, AnyProfile, comparison_from, profile_from
-from edgecompress.reporting.entries import Failure, FileEntry, FileTimesEntry, Fitting, LayerEntry, Training, TriedPlan
-from edgecompress.reporting.fields import known, optional, text
-from edgecompress.reporting.pairs import ROLES, Known, Pair
+from edgecompress.reporting.entries import (
+    BundleEntry,
+    Failure,
+    FileEntry,
+    FileTimesEntry,
+    Fitting,
+    LayerEntry,
+    Training,
+    TriedPlan,
+)
+from edgecompress.reporting.pairs import ROLES, Known, Pair, known
 from edgecompress.reporting.scores import Scores, Split, TaskMetric
 from edgecompress.settings import NO_RECIPE
 from edgecompress.split_scores import Difference, SplitScore, unpaired
@@ -124,7 +133,8 @@ class Report(Compression):
         profiles: both files, each alone on the device.
         comparison: both taking turns.
         threads: comparisons with other numbers of threads.
-        bundle: the path of the bundle's manifest in the run's folder.
+        bundle: the path of the first bundle's manifest in the run's folder.
+        bundles: all of them; none: written before they were recorded.
         tried: plans that were tried in the folder.
     """
 
@@ -140,6 +150,7 @@ class Report(Compression):
     threads: tuple[TimedPair, ...]
     bundle: str | None
     tried: tuple[TriedPlan, ...] = ()
+    bundles: tuple[BundleEntry, ...] = ()
 
     @cached_property
     def files(self) -> Pair[FileEntry | None]:
@@ -166,6 +177,7 @@ class Report(Compression):
             "comparison": self.comparison.to_json() if self.comparison else None,
             "threads": [other.summary() for other in self.threads],
             "bundle": self.bundle,
+            **({"bundles": [asdict(one) for one in self.bundles]} if self.bundles else {}),
             "tried": [plan.to_json() for plan in self.tried],
         }
 
@@ -203,5 +215,6 @@ class Report(Compression):
             "comparison": optional(comparison_from, document["comparison"]),
             "threads": each(ComparisonSummary.from_json, "threads"),
             "bundle": optional(text, document.get("bundle")),
+            "bundles": each(BundleEntry.from_json, "bundles"),
             "tried": each(TriedPlan.from_json, "tried"),
         }

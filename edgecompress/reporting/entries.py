@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgecompress.fields import flag, number, optional, text, whole
 from edgecompress.files import Json
 from edgecompress.profiling.ratios import Ratio
-from edgecompress.reporting.fields import flag, known, number, optional, text, whole
-from edgecompress.reporting.pairs import Known, Pair
+from edgecompress.reporting.pairs import Known, Pair, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,4 +255,35 @@ class TriedPlan:
             text(document["place"]),
             flag(document["chosen"]),
             optional(number, document.get("seconds")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BundleEntry:
+    """A bundle: the path of its manifest, and the model's bytes beside those of the library that runs it.
+
+    ``library_bytes`` and ``library_bytes_compressed`` are None where they are not known.
+    """
+
+    platform: str
+    manifest: str
+    model_bytes: int
+    runtime: str
+    version: str | None
+    library_bytes: int | None
+    library_bytes_compressed: int | None
+    source: str | None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> BundleEntry:
+        """The inverse of ``asdict``."""
+        return cls(
+            platform=text(document["platform"]),
+            manifest=text(document["manifest"]),
+            model_bytes=whole(document["model_bytes"]),
+            runtime=text(document["runtime"]),
+            version=optional(text, document["version"]),
+            library_bytes=optional(whole, document["library_bytes"]),
+            library_bytes_compressed=optional(whole, document["library_bytes_compressed"]),
+            source=optional(text, document["source"]),
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from edgecompress.fields import number, optional
 from edgecompress.files import Json
 
 T = TypeVar("T")
@@ -45,3 +46,8 @@ class Pair(Generic[T]):
 
 Known = Pair[float | None]
 """Two numbers, or None where one is not known."""
+
+
+def known(document: Any) -> Known | None:
+    """A pair of numbers; None of nothing."""
+    return optional(lambda pair: Pair.from_json(pair, lambda value: optional(number, value)), document)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgecompress.fields import number, optional, text, whole
 from edgecompress.files import Json
-from edgecompress.reporting.fields import number, optional, text, whole
 
 
 @dataclass(frozen=True, slots=True)

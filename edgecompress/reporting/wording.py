@@ -10,11 +10,12 @@ from edgecompress.profiling.comparisons import FilePair, TimedPair
 from edgecompress.profiling.instruction_counts import InstructionComparison
 from edgecompress.profiling.latencies import Sustained
 from edgecompress.profiling.ratios import Ratio
-from edgecompress.reporting.numbers import count_text, minus, score_change, score_text
+from edgecompress.reporting.numbers import bytes_text, count_text, minus, score_change, score_text
 from edgecompress.split_scores import Difference
 
 if TYPE_CHECKING:
     from edgecompress.reporting.document import Compression, Report
+    from edgecompress.reporting.entries import BundleEntry
 
 RUNTIME_TITLES = {"onnxruntime": "ONNX Runtime"}
 NO_DIFFERENCE, TOO_FEW = "no measurable difference", "not compared: too few runs"
@@ -35,6 +36,16 @@ def findings(report: Report) -> str:
         latency_clause(report.comparison),
     )
     return ", ".join(clauses) + "."
+
+
+def size_sentence(bundle: BundleEntry) -> str:
+    """The bytes that an app grows by: the model's beside those of the library that runs it."""
+    model, library = bytes_text(bundle.model_bytes), f"{bundle.runtime} {bundle.version or ''}".strip()
+    if bundle.library_bytes is None:
+        return f"{bundle.platform}: the model takes {model}; what {library} takes is not known"
+    packed = bundle.library_bytes_compressed
+    loaded = f", {bytes_text(packed)} as it is downloaded" if packed is not None else ""
+    return f"{bundle.platform}: the model takes {model}, {library} {bytes_text(bundle.library_bytes)}{loaded}"
 
 
 def kept_sentences(graph: Json) -> list[str]:

@@ -13,7 +13,7 @@ from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
 from edgecompress.reporting.pairs import Pair
 from edgecompress.running.compression import score_dense, start, store, tune
-from edgecompress.running.delivery import bundle_file, export_files, profile_files, report_on
+from edgecompress.running.delivery import bundle_files, export_files, profile_files, report_on
 from edgecompress.running.history import tried
 from edgecompress.running.locking import locked
 from edgecompress.running.options import Options
@@ -126,7 +126,7 @@ def _run(pipeline: Pipeline) -> Report:
     compressed, dense, last = _compressed(pipeline)
     files = Pair(export_files(pipeline, "dense", dense), export_files(pipeline, "compressed", last))
     measured = profile_files(pipeline, files.dense, files.compressed)
-    bundled = bundle_file(pipeline, measured)
+    bundled = bundle_files(pipeline, measured)
     report = report_of(pipeline, compressed, files, measured, bundled)
     report = replace(report, tried=tried(pipeline.folder, pipeline.dense_key, report))
     report_on(pipeline, report, measured.key)

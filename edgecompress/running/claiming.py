@@ -6,7 +6,7 @@ folder that no pipeline has claimed, only documents of our kind are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from edgecompress.errors import FileError, printable
 from edgecompress.files import Json, make_folder, write_json
 from edgecompress.finetuning.checkpoints import is_checkpoint
 from edgecompress.plans import KIND as PLAN_KIND
+from edgecompress.platforms import PLATFORMS
 from edgecompress.profiling.comparisons import COMPARISON_KIND
 from edgecompress.recipes.staged import CHECKPOINT
 from edgecompress.replacing import check_replaceable, document_in, is_kind, is_report_page, nothing
@@ -72,6 +73,11 @@ class Owner:
         return printable(self.name if self.source in ("", self.name) else f"{self.name} ({self.source})")
 
 
+def bundle_name(platforms: Sequence[str], platform: str) -> str:
+    """The folder of a platform's bundle: ``bundle`` of the only one, else with the platform's name."""
+    return BUNDLE if len(platforms) == 1 else f"{BUNDLE}_{platform}"
+
+
 def owner_of(folder: Path) -> Owner | None:
     """The model that a folder was made from; None where no pipeline has worked, or has nothing to lose yet."""
     claimed = document_in(folder / STAGES / OWNER_FILE)
@@ -96,7 +102,8 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
     Raises:
         FileError: another model's results are there, or something that no pipeline wrote.
     """
-    for name in (STAGES, DECOMPOSED, TRAINED, BUNDLE):
+    bundles = (BUNDLE, *(f"{BUNDLE}_{platform}" for platform in PLATFORMS))
+    for name in (STAGES, DECOMPOSED, TRAINED, *bundles):
         if (folder / name).is_symlink():
             raise FileError(
                 f"{folder / name}: is a symbolic link, which is not followed; choose another folder with -o"

@@ -11,9 +11,10 @@ from edgecompress.devices import device_named
 from edgecompress.errors import ExportError
 from edgecompress.exporting import Exporter, ExportOptions, exporter_of
 from edgecompress.files import Json, write_json
+from edgecompress.manifests import VERSION as MANIFEST_VERSION
 from edgecompress.profiling import measure
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, Report, write_report
-from edgecompress.running.claiming import BUNDLE, COMPARISON_FILE
+from edgecompress.running.claiming import COMPARISON_FILE, bundle_name
 from edgecompress.running.pipeline import SCORES, STEMS, Pipeline, renamed
 from edgecompress.running.resuming import Done
 from edgecompress.settings import Effort
@@ -46,7 +47,7 @@ def _exporter(pipeline: Pipeline, role: str, known: SplitScore | None) -> Abstra
 
 def _all_exported(pipeline: Pipeline, role: str, exporter: Exporter) -> Json:
     targets = pipeline.options.targets
-    needed = {targets[0], bundled_target(targets, pipeline.options.platform)}
+    needed = {targets[0], *(bundled_target(targets, platform) for platform in pipeline.options.platforms)}
     made: Json = {}
     errors: list[ExportError] = []
     for target in targets:
@@ -102,18 +103,21 @@ def _measured(pipeline: Pipeline, compressed: Path, dense: Path) -> list[Json]:
     return [other.summary() for other in found.more]
 
 
-def bundle_file(pipeline: Pipeline, measured: Done) -> Done:
-    """``bundle/`` of the compressed model on the first target that the platform runs."""
-    platform = pipeline.options.platform
-    target = bundled_target(pipeline.options.targets, platform)
+def bundle_files(pipeline: Pipeline, measured: Done) -> list[Done]:
+    """For each platform a bundle of the compressed model on the first target that it runs."""
+    return [_bundled(pipeline, measured, platform) for platform in pipeline.options.platforms]
+
+
+def _bundled(pipeline: Pipeline, measured: Done, platform: str) -> Done:
+    target, name = bundled_target(pipeline.options.targets, platform), bundle_name(pipeline.options.platforms, platform)
 
     def work() -> Json:
-        made = pipeline.folder / BUNDLE
+        made = pipeline.folder / name
         file = pipeline.folder / pipeline.exported_file("compressed", target)
         manifest = bundle(file, made, platform=platform, force=pipeline.force)
         return {"manifest": f"{made.name}/{manifest.name}"}
 
-    return pipeline.stages.do("bundle", [measured.key, platform], work, (BUNDLE,))
+    return pipeline.stages.do(name, [measured.key, platform, MANIFEST_VERSION], work, (name,))
 
 
 def report_on(pipeline: Pipeline, report: Report, upstream: str) -> Done:

@@ -57,7 +57,7 @@ class Options:
         place: what describes the device besides.
         threads: numbers of threads to measure with; empty: one, then all processors.
         seconds: of measuring each model, at least.
-        platform: what the bundle is for.
+        platforms: what bundles are for, each one.
     """
 
     selector: Selector = field(default=SELECTORS[USUAL_SELECTOR])
@@ -75,7 +75,7 @@ class Options:
     place: DeviceOptions = field(default_factory=DeviceOptions)
     threads: tuple[int, ...] = ()
     seconds: float = USUAL_EFFORT.seconds
-    platform: str = USUAL_PLATFORM
+    platforms: tuple[str, ...] = (USUAL_PLATFORM,)
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""
@@ -106,5 +106,5 @@ class Options:
             **{key: str(value) for key, value in asdict(self.place).items() if value is not None},
             "threads": list(self.threads),
             "seconds": self.seconds,
-            "platform": self.platform,
+            "platform": ", ".join(self.platforms),
         }

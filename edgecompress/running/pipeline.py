@@ -7,7 +7,7 @@
       dense.onnx model.onnx (+ .json, .golden.npz, .profile.json)
       decomposed/                               the compressed model before fine-tuning
       comparison.json report.json report.html report.md
-      bundle/                                   what an app ships
+      bundle/                                   what an app ships; of several platforms bundle_NAME/ each
       stages/                                   which stages are finished, with their results
 """
 

@@ -18,7 +18,7 @@ from edgecompress.finetuning.workers import shared
 from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
-from edgecompress.running.claiming import BUNDLE, Owner, check_claim, claim
+from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
 from edgecompress.settings import Replaces
@@ -144,7 +144,8 @@ def _check_places(options: Options) -> None:
         require(target)
     if not targets[0].runs_here:
         raise ExportError(f"{targets[0].name}: cannot be measured on this machine; give another --target before it")
-    bundled_target(options.targets, options.platform)
+    for platform in options.platforms:
+        bundled_target(options.targets, platform)
 
 
 def _claim(pipeline: Pipeline, *, exports: bool) -> None:
@@ -155,7 +156,8 @@ def _claim(pipeline: Pipeline, *, exports: bool) -> None:
     replaces: Replaces = "anything" if force else "ours" if owned else "same model"
     if exports:
         _check_files(folder, sample, pipeline.options.targets, replaces)
-        check_bundle(folder / BUNDLE, force=force)
+        for platform in pipeline.options.platforms:
+            check_bundle(folder / bundle_name(pipeline.options.platforms, platform), force=force)
     claim(folder, model)
 
 

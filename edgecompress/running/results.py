@@ -8,7 +8,9 @@ from dataclasses import replace
 from edgecompress.artifacts import Artifact, profile_path, versions
 from edgecompress.codecs.payload import load
 from edgecompress.costs import coded_bytes, cost
+from edgecompress.fields import optional
 from edgecompress.files import read_json, zipped_bytes
+from edgecompress.manifests.reading import manifest_from
 from edgecompress.planning import layer_costs
 from edgecompress.plans import CompressionPlan, Cost
 from edgecompress.profiling.comparisons import Comparison, ComparisonSummary
@@ -16,8 +18,16 @@ from edgecompress.profiling.instruction_counts import AnyComparison, AnyProfile,
 from edgecompress.profiling.operators import ComparedLayer, FileTimes, compared_layers, file_times
 from edgecompress.profiling.profiles import Profile
 from edgecompress.reporting.document import Compression, Report
-from edgecompress.reporting.entries import Failure, FileEntry, FileTimesEntry, Fitting, LayerCost, LayerEntry, Training
-from edgecompress.reporting.fields import optional
+from edgecompress.reporting.entries import (
+    BundleEntry,
+    Failure,
+    FileEntry,
+    FileTimesEntry,
+    Fitting,
+    LayerCost,
+    LayerEntry,
+    Training,
+)
 from edgecompress.reporting.pairs import Known, Pair
 from edgecompress.reporting.scores import Scores, Split, TaskMetric
 from edgecompress.running.claiming import COMPARISON_FILE
@@ -49,7 +59,9 @@ def compression_of(pipeline: Pipeline, dense: Done, decomposed: Done, tuned: Don
     )
 
 
-def report_of(pipeline: Pipeline, compressed: Compression, files: Pair[Done], measured: Done, bundled: Done) -> Report:
+def report_of(
+    pipeline: Pipeline, compressed: Compression, files: Pair[Done], measured: Done, bundled: list[Done]
+) -> Report:
     """The whole report, but for the plans tried before."""
     exported = files.compressed.result[pipeline.options.targets[0]]
     scored = Pair(compressed.scored.dense, SplitScore.from_json(exported.get("scored")))
@@ -74,7 +86,24 @@ def report_of(pipeline: Pipeline, compressed: Compression, files: Pair[Done], me
         profiles=profiles,
         comparison=pair,
         threads=tuple(map(ComparisonSummary.from_json, measured.result["threads"])),
-        bundle=bundled.result["manifest"],
+        bundle=bundled[0].result["manifest"],
+        bundles=tuple(_bundle_entry(pipeline, done.result["manifest"]) for done in bundled),
+    )
+
+
+def _bundle_entry(pipeline: Pipeline, manifest: str) -> BundleEntry:
+    """What a bundle says of the bytes of model and runtime."""
+    found = manifest_from(read_json(pipeline.folder / manifest))
+    runtime = found.runtime
+    return BundleEntry(
+        platform=found.platform,
+        manifest=manifest,
+        model_bytes=found.bytes_of("model"),
+        runtime=runtime.name,
+        version=runtime.tested,
+        library_bytes=runtime.library_bytes,
+        library_bytes_compressed=runtime.library_bytes_compressed,
+        source=runtime.source,
     )
 
 

@@ -17,15 +17,17 @@ PLATFORM = dedent(
     '''
     """A program in C, with the model's inputs in a header."""
 
+    from edgecompress.platforms.base import TemplatePlatform
 
-    class Board:
+
+    class Board(TemplatePlatform):
         name = "board"
         summary = "A board without Python."
         targets = ("onnx",)
         runner = "main.c"
 
-        def fill(self, folder, artifact):
-            names = ", ".join(f'"{spec.name}"' for spec in artifact.inputs)
+        def fill(self, folder, contents):
+            names = ", ".join(f'"{one.name}"' for one in contents.manifest.inputs)
             (folder / "inputs.h").write_text(f"static const char *inputs[] = {{{names}}};\\n")
             (folder / self.runner).write_text('#include "inputs.h"\\n')
 
@@ -50,7 +52,8 @@ def test_bundle_makes_its_bundles(tmp_path: Path, capfd: pytest.CaptureFixture[s
     manifest = read_json(app / "manifest.json")
     assert (manifest["platform"], manifest["runner"]) == ("board", "main.c")
     listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-    assert set(listed) == {"golden.npz", "inputs.h", "main.c", "model.onnx"}
+    own = {path for path in listed if not path.startswith("golden/")}
+    assert own == {"README.md", "inputs.h", "labels.txt", "main.c", "model.onnx"}
     assert all(sha256(app / name) == digest for name, digest in listed.items())
     assert manifest["inputs"][0]["name"] in (app / "inputs.h").read_text()
 

@@ -375,7 +375,7 @@ def test_of_several_targets_those_that_work_are_written_and_the_measured_one_mus
         return {"file": f"dense.{target}"}
 
     monkeypatch.setattr(delivery, "_exported", exported)
-    options = SimpleNamespace(platform="pi", targets=("onnx", "ncnn", "ort"))
+    options = SimpleNamespace(platforms=("pi",), targets=("onnx", "ncnn", "ort"))
     pipeline: Any = SimpleNamespace(options=options)
     if reason is None:
         made = delivery._all_exported(pipeline, "dense", None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from edgecompress.reporting.pairs import Known, Pair
-
 T = TypeVar("T")
 
 
@@ -42,8 +40,3 @@ def flag(value: Any) -> bool:
 def optional(of: Callable[[Any], T], value: Any) -> T | None:
     """None of None, else what ``of`` makes of the value."""
     return None if value is None else of(value)
-
-
-def known(document: Any) -> Known | None:
-    """A pair of numbers; None of nothing."""
-    return optional(lambda pair: Pair.from_json(pair, lambda value: optional(number, value)), document)

@@ -16,10 +16,11 @@ import pytest
 
 from edgecompress.artifacts import profile_path
 from edgecompress.bundling import bundle, bundled_target
+from edgecompress.bundling.checking import check
 from edgecompress.devices import Local
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, ParityError
 from edgecompress.exporting import export
-from edgecompress.files import read_json, sha256
+from edgecompress.files import files_in, read_json, sha256
 from edgecompress.profiling import profile
 from edgecompress.sources import resolve
 
@@ -70,11 +71,11 @@ def rewrite(app: Path, **fields: Any) -> None:
     (app / "manifest.json").write_text(json.dumps(manifest))
 
 
-def other_golden(app: Path, change: Callable[[str, Any], Any]) -> None:
-    """Another golden pair, with its digest in the manifest; an array that becomes None is left out."""
-    with np.load(app / "golden.npz") as golden:
-        arrays = {key: change(key, golden[key].copy()) for key in golden.files}
-    np.savez(app / "golden.npz", **{key: array for key, array in arrays.items() if array is not None})
+def other_golden(app: Path, side: str, change: Callable[[Any], Any]) -> None:
+    """Other golden ``inputs`` or ``outputs``, with their digests in the manifest."""
+    for tensor in read_json(app / "manifest.json")["golden"][side]:
+        file = app / tensor["path"]
+        file.write_bytes(change(np.frombuffer(file.read_bytes(), tensor["dtype"])).tobytes())
     rewrite(app)
 
 
@@ -87,11 +88,11 @@ def run_bundle(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def test_the_manifest_names_everything_in_the_folder(made: Path) -> None:
     manifest = read_json(made / "manifest.json")
     listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-    assert set(listed) == {file.name for file in made.iterdir()} - {"manifest.json"}
+    assert set(listed) == {file.relative_to(made).as_posix() for file in files_in(made)} - {"manifest.json"}
     assert all(sha256(made / name) == digest for name, digest in listed.items())
-    wanted = {"inputs", "outputs", "preprocessing", "versions", "plan", "parity", "profile", "cost", "licence"}
+    wanted = {"inputs", "outputs", "golden", "runtime", "versions", "plan", "parity", "profile", "cost", "licences"}
     assert wanted <= set(manifest)
-    assert manifest["licence"] == "Apache-2.0"
+    assert manifest["licences"] == {"model": "Apache-2.0", "runtime": None}
     assert manifest["profile"]["latency"]["runs"] >= 5
     assert "wall_ms" not in manifest["profile"]["latency"]
 
@@ -109,7 +110,7 @@ def test_the_bundle_reads_an_image(made: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["label"] == [str(int(test.labels[0]))]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("victim", ["model.onnx", "golden.npz", "run.py", "requirements.txt"])
+@pytest.mark.parametrize("victim", ["model.onnx", "golden/image.png", "run.py", "README.md"])
 def test_damage_is_noticed(app: Path, run: Run, victim: str) -> None:
     content = bytearray((app / victim).read_bytes())
     content[len(content) // 2] ^= 1
@@ -122,7 +123,7 @@ def test_damage_is_noticed(app: Path, run: Run, victim: str) -> None:
 
 
 def test_a_wrong_answer_fails_the_golden_check(app: Path, run: Run) -> None:
-    other_golden(app, lambda key, array: array * (1.01 if key.startswith("output") else 1))
+    other_golden(app, "outputs", lambda array: array * np.float32(1.01))
     code, _, said = run()
     assert code == 1
     assert "the golden pair differs" in said
@@ -164,7 +165,7 @@ WRONG = (
     True,
     0,
     -1,
-    2,
+    3,
     0.5,
     "",
     "x",
@@ -178,16 +179,17 @@ WRONG = (
     [{}],
     "a\x1b[2J\n",
 )
-UNUSED = {"platform", "licence", "parity", "graph", "cost", "plan", "versions", "profile", "target", "precision"}
-UNUSED |= {"size_bytes", "layout"}
+UNUSED = {"platform", "licences", "parity", "graph", "cost", "plan", "versions", "profile", "target", "precision"}
+UNUSED |= {"runtime", "verified", "notes", "size_bytes", "role"}
 """Of the manifest's fields, what run.py does not look at."""
-HARMLESS = {("preprocessing", dict), ("model", str), ("tolerance", float)}
+HARMLESS = {("model", str), ("tolerance", float), ("labels", type(None))}
 """Values of another kind of model that say nothing against this one."""
 
 
 def used(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
     """Where each field is that run.py looks at, with those of the first file, input and output."""
     below = [(key, field) for key in ("files", "inputs", "outputs") for field in manifest[key][0]]
+    below.remove(("outputs", "kind"))
     return [place for place in [*((key,) for key in manifest), *below] if place[-1] not in UNUSED]
 
 
@@ -200,7 +202,7 @@ def test_a_manifest_with_any_field_wrong_or_missing_is_one_line(app: Path, run: 
             holder[place[-1]] = value
             if value == "dropped":
                 del holder[place[-1]]
-            elif (place[0], type(value)) in HARMLESS:
+            elif (place[-1], type(value)) in HARMLESS:
                 continue
             (app / "manifest.json").write_text(json.dumps(document))
             code, _, said = run()
@@ -229,14 +231,13 @@ def test_only_what_is_listed_inside_the_folder_is_opened(app: Path, run: Run) ->
     for fields in (
         {"files": []},
         {"files": [entry for entry in files if entry["path"] != "model.onnx"]},
-        {"files": [entry for entry in files if entry["path"] != "golden.npz"]},
+        {"files": [entry for entry in files if entry["path"] != "golden/input_0.bin"]},
         {"files": [entry for entry in files if entry["path"] != "run.py"]},
         {"files": [*files, files[0]]},
-        {"files": [*files, {"path": "../model.onnx", "sha256": sha256(app / "model.onnx")}]},
+        {"files": [*files, {**files[0], "path": "../model.onnx"}]},
         {"model_file": "../model.onnx"},
         {"model_file": str(app.parent / "model.onnx")},
-        {"model_file": "golden.npz"},
-        {"golden_file": "model.onnx"},
+        {"model_file": "golden/input_0.bin"},
         {"runner": "requirements.txt"},
     ):
         shutil.copy(app.parent / "model.onnx", app / "model.onnx")
@@ -269,31 +270,42 @@ def test_inputs_and_outputs_are_those_of_the_model(app: Path, run: Run) -> None:
             rewrite(app, **{side: specs})
             code, _, said = run()
             assert code == 2
-            assert f"manifest.json is malformed: {side}" in said
+            assert "manifest.json is malformed: " in said
+            assert side in said
         rewrite(app, **{side: whole[side]})
     assert run()[0] == 0
 
 
-NO_GOLDEN: dict[str, Callable[[str, Any], Any]] = {
-    "no output": lambda key, array: None if key.startswith("output") else array,
-    "no input": lambda key, array: None if key.startswith("input") else array,
-    "nothing": lambda key, array: None,
-    "no items": lambda key, array: array[:0],
-    "NaN output": lambda key, array: array * (np.float32("nan") if key.startswith("output") else 1),
-    "NaN input": lambda key, array: array * (np.float32("nan") if key.startswith("input") else 1),
-    "infinite output": lambda key, array: array + (np.float32("inf") if key.startswith("output") else 0),
-    "other type": lambda key, array: array.astype(np.float64),
-    "fewer items of output": lambda key, array: array[:1] if key.startswith("output") else array,
-    "text": lambda key, array: np.array(["a"]),
+NO_GOLDEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "NaN output": ("outputs", lambda array: array * np.float32("nan")),
+    "NaN input": ("inputs", lambda array: array * np.float32("nan")),
+    "infinite output": ("outputs", lambda array: array + np.float32("inf")),
+    "other type": ("outputs", lambda array: array.astype(np.float64)),
+    "fewer numbers": ("inputs", lambda array: array[:-1]),
+    "nothing": ("outputs", lambda array: array[:0]),
 }
 
 
 @pytest.mark.parametrize("name", NO_GOLDEN)
 def test_a_golden_pair_that_proves_nothing_is_refused(app: Path, run: Run, name: str) -> None:
-    other_golden(app, NO_GOLDEN[name])
+    other_golden(app, *NO_GOLDEN[name])
     code, _, said = run()
     assert code in (1, 2)
-    assert "golden.npz" in said or "output" in said
+    assert "golden/" in said or "output" in said
+    with pytest.raises((FileError, ParityError)):
+        check(app)
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize("tensors", [[], None, {}, [{}]])
+def test_golden_tensors_are_those_of_the_model(app: Path, run: Run, side: str, tensors: Any) -> None:
+    golden = read_json(app / "manifest.json")["golden"]
+    rewrite(app, golden={**golden, side: tensors})
+    code, _, said = run()
+    assert code == 2
+    assert "manifest.json is malformed" in said
+    with pytest.raises(FileError, match=r"manifest\.json"):
+        check(app)
 
 
 INPUTS = {
