@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable
-from typing import Any
+import runpy
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.forks import forked
+
+if TYPE_CHECKING:
+    from edgecompress.devices.commands import Finished
 
 
 def patch_exporter(patch: pytest.MonkeyPatch) -> None:
@@ -60,12 +70,43 @@ def _quickly(py_impl: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Fewer loads of each file and one cold start: for tests of what is made of times, not of how sure they are."""
+    """For tests of what is made of times, not of how sure they are: fewer loads of each file and one cold start.
+
+    On this machine, moreover, passes are forks, which need not import the runtime, and their blocks are shorter.
+    """
+    from edgecompress.devices import local
     from edgecompress.profiling import bench
 
     arguments, fewer = bench.arguments, ["--loads", "3", "--warmup-seconds", "0.2"]
     patch.setattr(bench, "COLD_STARTS", 1)
     patch.setattr(bench, "arguments", lambda effort, kind: [*arguments(effort, kind), *fewer])
+    patch.setattr(local, "run_command", _in_forks(local.run_command))
+
+
+def _in_forks(run_command: Callable[..., Finished]) -> Callable[..., Finished]:
+    """``run_command`` with the bench script in a fork; all other programs as they are."""
+    from edgecompress.devices.commands import Finished
+    from edgecompress.targets.runtimes import bench_script
+
+    def run(device: str, argv: Sequence[str], *, timeout_s: float, **more: Any) -> Finished:
+        if list(argv[:2]) != [sys.executable, str(bench_script().resolve())]:
+            return run_command(device, argv, timeout_s=timeout_s, **more)
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            code = forked(functools.partial(_measure, argv[1:]), out, err, timeout_s)
+            assert code is not None, f"took more than {timeout_s} s: {argv}"
+            return Finished(out.read_text(), err.read_text(), code)
+
+    return run
+
+
+def _measure(argv: Sequence[str]) -> None:
+    """In the child: the bench script."""
+    warnings.resetwarnings()
+    sys.argv = list(argv)
+    script = runpy.run_path(argv[0])
+    script["main"].__globals__["BLOCK_MS"] = 5.0
+    script["main"]()
 
 
 def collect_garbage_rarely() -> None:

@@ -21,7 +21,12 @@ NAMES = TEXT.partition("## Names")[2].partition("\n## ")[0]
 QUICK = ["--seconds", "0.05", "--threads", "1"]
 RUN = """
 import json, sys
+import pytest
 from edgecompress.cli import group
+from tests.quick import measure_briefly, patch_exporter
+patch = pytest.MonkeyPatch()
+measure_briefly(patch)
+patch_exporter(patch)
 for arguments in json.loads(sys.argv[1]):
     group.main(arguments, standalone_mode=False)
 """
@@ -70,7 +75,7 @@ def test_each_is_one_file_and_one_line() -> None:
 def test_all_of_it_works_from_the_command_line(extended: Path, tmp_path: Path) -> None:
     lines = [line for _, text in SECTIONS for line in re.findall(r"`edgecompress ([^`]*)`", text)]
     calls = [[*shlex.split(line), *(QUICK if line.startswith("profile") else [])] for line in lines]
-    env = {**os.environ, "PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1", "EDGECOMPRESS_DATA": ""}
+    env = {**os.environ, "PYTHONPATH": f"{extended}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "EDGECOMPRESS_DATA": ""}
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(calls)],
         cwd=tmp_path,

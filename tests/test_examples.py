@@ -15,6 +15,7 @@ PRINTED = {"compare_files": "x, 95 % interval", "mlp": "out/mlp.onnx", "own_cnn"
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
+@pytest.mark.usefixtures("brief_measuring")
 def test_it_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(script))["main"]

@@ -14,15 +14,15 @@ import importlib
 import json
 import os
 import pkgutil
-import signal
 import sys
-import time
-import traceback
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.forks import forked
 from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 
 LATE = ("constriction", "jinja2", "numpy.ma", "onnxruntime.quantization", "onnxsim", "rich.table", "torch.profiler")
@@ -48,12 +48,8 @@ def warm_up() -> None:
     collect_garbage_rarely()
 
 
-def run(asked: dict[str, Any]) -> int:
-    """In the child: the command line, as ``python -m edgecompress`` starts it; its exit code."""
-    for number, path in ((1, asked["out"]), (2, asked["err"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.setpgid(0, 0)
+def run(asked: dict[str, Any]) -> None:
+    """In the child: the command line, as ``python -m edgecompress`` starts it."""
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
@@ -62,37 +58,8 @@ def run(asked: dict[str, Any]) -> int:
 
     try:
         main()
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            sys.stderr.write(f"{end.code}\n")
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def child(asked: dict[str, Any]) -> None:
-    """Never returns."""
-    code = run(asked)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
-
-
-def waited(process: int, timeout_s: float) -> int | None:
-    """The exit code, negative for a signal; None, and the end of it, where it takes too long."""
-    until, pause = time.monotonic() + timeout_s, 0.001
-    while time.monotonic() < until:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(pause)
-        pause = min(0.02, 1.5 * pause)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return None
+    finally:
+        atexit._run_exitfuncs()
 
 
 def main() -> None:
@@ -101,10 +68,8 @@ def main() -> None:
     warm_up()
     for line in sys.stdin:
         asked = json.loads(line)
-        process = os.fork()
-        if process == 0:
-            child(asked)
-        answers.write(json.dumps(waited(process, asked["timeout_s"])) + "\n")
+        code = forked(partial(run, asked), Path(asked["out"]), Path(asked["err"]), asked["timeout_s"])
+        answers.write(json.dumps(code) + "\n")
         answers.flush()
     gc.unfreeze()
 

@@ -222,6 +222,7 @@ def test_a_target(add: Callable[..., None], run: Run) -> None:
     assert "verified" in run("verify files --model net.py --json")
 
 
+@pytest.mark.usefixtures("brief_measuring")
 def test_a_device(add: Callable[..., None], run: Run) -> None:
     add(DEVICES, DEVICE)
     assert "toy:NUMBER" in run("list devices")
