@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,11 @@ def test_a_model_of_a_ninth_of_the_macs_is_found_faster(files: dict[str, Artifac
 
 
 def test_a_model_against_itself_is_no_claim(files: dict[str, Artifact]) -> None:
-    verdicts = [compare(files["lenet5"].path, files["lenet5"].path, Local(), seconds=0.3).verdict for _ in range(3)]
-    assert verdicts.count("no claim") >= 2
+    """Twice of at most three times: one interval in twenty does not hold the truth."""
+    verdicts = []
+    while verdicts.count("no claim") < 2:
+        verdicts.append(compare(files["lenet5"].path, files["lenet5"].path, Local(), seconds=0.3).verdict)
+        assert len(verdicts) - verdicts.count("no claim") < 2, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +263,19 @@ def test_a_failing_command_is_a_device_error_with_its_last_words() -> None:
     with pytest.raises(DeviceError, match="no answer within"):
         THERE.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
     THERE.run(["sh", "-c", "sleep 65432 & exit 0"], timeout_s=10)
-    assert subprocess.run(["pgrep", "-f", "^sleep 65432$"], capture_output=True, check=False).returncode == 1
+    assert _ends("sleep 65432")
     with pytest.raises(DeviceError, match="cannot be started"):
         THERE.run(["/no/such/program"], timeout_s=1)
+
+
+def _ends(command: str, within_s: float = 10) -> bool:
+    """Whether none runs, or soon will: a process that was killed stays for a moment."""
+    until, asked = time.monotonic() + within_s, ["pgrep", "-f", f"^{command}$"]
+    while subprocess.run(asked, capture_output=True, check=False).returncode != 1:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_wrong_files_and_devices_are_named(tmp_path: Path, files: dict[str, Artifact]) -> None:
