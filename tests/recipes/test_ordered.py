@@ -81,7 +81,7 @@ def regression(model: nn.Module, options: Ordered) -> Sampled:
     return Sampled(Distilled(data, replace(SETTINGS, distill=0.0)), options)
 
 
-def descend(model: nn.Module, objective: Sampled, inputs: Tensor, targets: Tensor, steps: int = 2500) -> None:
+def descend(model: nn.Module, objective: Sampled, inputs: Tensor, targets: Tensor, steps: int = 1500) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -346,7 +346,7 @@ def test_sampled_widths_of_a_linear_map_find_its_truncated_svd_at_every_width() 
     ordered, plain = square(), square()
     descend(nn.Sequential(ordered), regression(ordered, Ordered(lasso=0.0)), inputs, targets)
     optimizer = torch.optim.Adam(plain.parameters(), 0.02)
-    for _ in range(2500):
+    for _ in range(1500):
         optimizer.zero_grad()
         nn.functional.mse_loss(plain(inputs), targets).backward()
         optimizer.step()
@@ -364,7 +364,7 @@ def test_sampled_widths_of_an_autoencoder_find_the_principal_components() -> Non
         (inputs.T @ inputs / 6).double(), basis @ torch.diag(deviations**2) @ basis.T, atol=1e-4, rtol=1e-4
     )
     layer = square()
-    descend(nn.Sequential(layer), regression(layer, Ordered(lasso=0.0)), inputs, inputs, 4000)
+    descend(nn.Sequential(layer), regression(layer, Ordered(lasso=0.0)), inputs, inputs, 2500)
     for width in range(1, 6):
         columns = layer.expand.weight[:, :width].detach().double()
         spanned = torch.linalg.qr(columns)[0]

@@ -1,6 +1,7 @@
 """What rank selectors promise: the budget, the energy, and layers that only ever shrink."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import pairwise, product
 from math import isclose
 
@@ -23,7 +24,7 @@ from edgecompress.selectors.budget import solve_knapsack
 from edgecompress.sources import resolve
 
 KEEPS = (0.2, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 0.99, 0.999)
-ENERGIES = (0.05, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+ENERGIES = (0.05, 0.3, 0.5, 0.7, 0.9, 0.99)
 
 QUICK = {**SELECTORS, "continuous": Continuous(iterations=3, warm_up=1)}
 for_every_selector = pytest.mark.parametrize("selector", QUICK.values(), ids=QUICK)
@@ -45,10 +46,10 @@ class Recorder:
         return {layer.name: "recorded" for layer in layers}
 
 
-def recorded(model, inputs, multiple=8):
+def recorded(model, inputs, multiple=8, exclude=()):
     """The layers, candidates and cost that a selector is shown."""
     recorder = Recorder()
-    plan(model, inputs, recorder, multiple=multiple)
+    plan(model, inputs, recorder, multiple=multiple, exclude=exclude)
     return recorder
 
 
@@ -57,6 +58,12 @@ def lenet5():
     """Layers of one, 20 and 50 channels beside wide ones; quick to plan at any multiple."""
     sample = resolve("lenet5")
     return sample.model(), sample.inputs
+
+
+@pytest.fixture(scope="module")
+def of_lenet5(lenet5):
+    """What a selector is shown of LeNet-5 at a multiple."""
+    return cache(lambda multiple: recorded(*lenet5, multiple))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +79,17 @@ def seen(resnet20):
 
 
 @pytest.fixture(scope="module")
-def chosen(seen):
-    """What each selector makes of ResNet-20."""
-    return {name: selector.select(seen.layers, seen.total) for name, selector in QUICK.items()}
+def few(seen):
+    """A quarter of ResNet-20, layers of all its widths, as if it were the whole."""
+    layers = seen.layers[::4]
+    total = Cost(*(sum(getattr(layer.dense, own.name) for layer in layers) for own in fields(Cost)))
+    return Recorder(layers=layers, total=total)
+
+
+@pytest.fixture(scope="module")
+def chosen(few):
+    """What each selector makes of it."""
+    return {name: selector.select(few.layers, few.total) for name, selector in QUICK.items()}
 
 
 def size(cost, of):
@@ -112,31 +127,32 @@ def offered(layer, choice):
 
 
 @for_every_selector
-def test_every_layer_gets_one_of_its_candidates_or_a_reason(selector, seen, chosen):
+def test_every_layer_gets_one_of_its_candidates_or_a_reason(selector, few, chosen):
     choices = chosen[selector.name]
-    assert list(choices) == [layer.name for layer in seen.layers]
-    for layer in seen.layers:
+    assert list(choices) == [layer.name for layer in few.layers]
+    for layer in few.layers:
         choice = choices[layer.name]
         assert choice if isinstance(choice, str) else offered(layer, choice)
     assert candidates_chosen(choices)
 
 
 @for_every_selector
-def test_selecting_is_deterministic(selector, seen, chosen):
-    assert selector.select(seen.layers, seen.total) == chosen[selector.name]
+def test_selecting_is_deterministic(selector, few, chosen):
+    assert selector.select(few.layers, few.total) == chosen[selector.name]
 
 
 @for_every_selector
-def test_a_layer_without_candidates_stays_dense(selector, seen):
-    bare = replace(seen.layers[0], name="bare", candidates=(), methods=())
-    assert isinstance(selector.select([*seen.layers, bare], seen.total)["bare"], str)
+def test_a_layer_without_candidates_stays_dense(selector, few):
+    bare = replace(few.layers[0], name="bare", candidates=(), methods=())
+    assert isinstance(selector.select([*few.layers, bare], few.total)["bare"], str)
 
 
 @for_every_selector
 def test_a_plan_takes_the_ranks_that_were_selected(selector, lenet5):
-    recorder = recorded(*lenet5)
+    recorder = recorded(*lenet5, exclude=("fc1",))  # which takes seconds
     choices = candidates_chosen(selector.select(recorder.layers, recorder.total))
-    made = plan(*lenet5, selector)
+    made = plan(*lenet5, selector, exclude=("fc1",))
+    assert made.layers
     assert {layer.name: (layer.method, layer.ranks, layer.error) for layer in made.layers} == {
         name: (choice.method, choice.ranks, choice.error) for name, choice in choices.items()
     }
@@ -148,9 +164,9 @@ for_every_multiple = pytest.mark.parametrize("multiple", [1, 4, 8, 24, 48])
 
 
 @for_every_multiple
-def test_ranks_are_multiples_or_the_whole_of_a_small_mode(multiple, lenet5):
-    model, inputs = lenet5
-    for layer in recorded(model, inputs, multiple).layers:
+def test_ranks_are_multiples_or_the_whole_of_a_small_mode(multiple, lenet5, of_lenet5):
+    model, _ = lenet5
+    for layer in of_lenet5(multiple).layers:
         for candidate in layer.candidates:
             largest = DECOMPOSITIONS[candidate.method].max_ranks(model.get_submodule(layer.name))
             for rank, most in zip(candidate.ranks, largest, strict=True):
@@ -158,10 +174,10 @@ def test_ranks_are_multiples_or_the_whole_of_a_small_mode(multiple, lenet5):
 
 
 @for_every_multiple
-def test_every_candidate_saves_both_parameters_and_macs(multiple, lenet5):
+def test_every_candidate_saves_both_parameters_and_macs(multiple, lenet5, of_lenet5):
     model, inputs = lenet5
     shapes = input_shapes(model, inputs)
-    recorder = recorded(model, inputs, multiple)
+    recorder = of_lenet5(multiple)
     assert any(layer.candidates for layer in recorder.layers)
     for layer in recorder.layers:
         dense = model.get_submodule(layer.name)
@@ -182,10 +198,10 @@ def test_without_a_choice_of_methods_the_automatic_ones_are_tried(seen):
 
 
 @for_every_multiple
-def test_any_ranks_are_priced_at_the_next_multiple(multiple, lenet5):
+def test_any_ranks_are_priced_at_the_next_multiple(multiple, lenet5, of_lenet5):
     model, inputs = lenet5
     shapes = input_shapes(model, inputs)
-    for layer in recorded(model, inputs, multiple).layers:
+    for layer in of_lenet5(multiple).layers:
         dense = model.get_submodule(layer.name)
         for method in layer.methods:
             largest = DECOMPOSITIONS[method].max_ranks(dense)
@@ -342,16 +358,18 @@ def solved(table):
 
 
 def least_loss(losses, sizes, room):
-    """The exact answer, of HiGHS; sizes relative to the room, as its tolerances are absolute."""
+    """What no answer is below, of HiGHS, at most 0.1 % below the best; sizes relative to the room, as its tolerances
+    are absolute.
+    """
     flat, taken = np.concatenate(losses), np.concatenate(sizes) / room
     starts = np.cumsum([0, *map(len, losses)])
     one_each = np.zeros((len(losses), len(flat)))
     for row, (first, last) in enumerate(pairwise(starts)):
         one_each[row, first:last] = 1
     rules = [LinearConstraint(one_each, 1, 1), LinearConstraint(taken[None], 0, 1)]
-    found = milp(flat, integrality=np.ones(len(flat)), bounds=(0, 1), constraints=rules, options={"mip_rel_gap": 1e-6})
+    found = milp(flat, integrality=np.ones(len(flat)), bounds=(0, 1), constraints=rules, options={"mip_rel_gap": 1e-3})
     assert found.success
-    return float(found.fun)
+    return float(found.mip_dual_bound)
 
 
 def random_layers(seed, layers, options=24):
@@ -371,7 +389,7 @@ def random_layers(seed, layers, options=24):
 def test_the_knapsack_is_within_a_few_percent_of_an_integer_program(layers, on_average, at_most):
     """The gap of a Lagrange relaxation is about one step of one layer: less, the more layers there are."""
     ratios = []
-    for seed, share in product(range(4), (0.1, 0.3, 0.5, 0.8)):
+    for seed, share in product(range(4 if layers == 10 else 2), (0.1, 0.3, 0.5, 0.8)):
         losses, sizes = random_layers(seed, layers)
         least, most = sum(map(min, sizes)), sum(map(max, sizes))
         room = least + int(share * (most - least))
@@ -423,8 +441,8 @@ def kept_by_unfoldings(layer, choice):
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
-def test_every_rank_is_the_smallest_that_keeps_the_energy_asked_for(energy, lenet5):
-    recorder = recorded(*lenet5, multiple=1)
+def test_every_rank_is_the_smallest_that_keeps_the_energy_asked_for(energy, of_lenet5):
+    recorder = of_lenet5(1)
     for layer in recorder.layers:
         for choice in candidates_chosen(Energy(energy).select([layer], recorder.total)).values():
             for kept, one_less in kept_by_unfoldings(layer, choice):
@@ -433,8 +451,8 @@ def test_every_rank_is_the_smallest_that_keeps_the_energy_asked_for(energy, lene
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
-def test_rounding_to_a_multiple_only_keeps_more(energy, lenet5):
-    recorder = recorded(*lenet5, multiple=8)
+def test_rounding_to_a_multiple_only_keeps_more(energy, lenet5, of_lenet5):
+    recorder = of_lenet5(8)
     for layer in recorder.layers:
         for choice in candidates_chosen(Energy(energy).select([layer], recorder.total)).values():
             largest = DECOMPOSITIONS[choice.method].max_ranks(lenet5[0].get_submodule(layer.name))
@@ -445,8 +463,8 @@ def test_rounding_to_a_multiple_only_keeps_more(energy, lenet5):
                 assert 1 - choice.error >= energy
 
 
-def test_more_energy_never_costs_fewer_macs(seen):
-    macs = [total_after(seen, Energy(energy).select(seen.layers, seen.total), "macs") for energy in ENERGIES]
+def test_more_energy_never_costs_fewer_macs(few):
+    macs = [total_after(few, Energy(energy).select(few.layers, few.total), "macs") for energy in ENERGIES]
     assert macs == sorted(macs)
     assert macs[0] < macs[-1]
 
