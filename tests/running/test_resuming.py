@@ -78,7 +78,7 @@ def _hold(folder: Path, ready: object, release: object) -> None:
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, ready, release))
     other.start()
