@@ -11,8 +11,12 @@ from textwrap import dedent
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
+
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
 LONGEST = ["test_readme.py", "test_targets.py", "test_running.py", "test_planning.py", "test_random_networks.py"]

@@ -25,7 +25,9 @@ LAYERS = [
     nn.ConvTranspose2d(6, 8, 3, stride=2, groups=2),
 ]
 
-at_all_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+at_all_shapes = pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=pytest.mark.slow) if s == SHAPES[0] else s for s in SHAPES], ids=str
+)
 for_every_metric = pytest.mark.parametrize("metric", ["correlated", "rank-deficient", "dead channels"])
 
 

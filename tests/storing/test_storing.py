@@ -155,8 +155,9 @@ def test_codes_of_another_model_are_refused(sample: Sample) -> None:
         decoded(sample.model(), replace(stored, others={}))
 
 
-@pytest.mark.parametrize("codec", ["ada_tucker", "scada_tucker"])
-@pytest.mark.parametrize("levels", [3, 7, 15, 255])
+@pytest.mark.parametrize(
+    ("codec", "levels"), [("ada_tucker", 3), ("ada_tucker", 15), ("scada_tucker", 7), ("scada_tucker", 255)]
+)
 def test_the_onnx_computes_the_model_from_codes_that_fold(
     sample: Sample, dense_bytes: int, tmp_path: Path, codec: str, levels: int
 ) -> None:
