@@ -127,6 +127,7 @@ def compress(
     model: str, plan_file: Path | None, trust: bool, output: Path, force: bool, as_json: bool, **given: Any
 ) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
+    from edgecompress.reporting.wording import lost_clause
     from edgecompress.running import compress as compress_model
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
@@ -136,4 +137,6 @@ def compress(
         print_json({**made.to_json(), "output": str(output)})
     else:
         print_before_after(made)
+        if lost := lost_clause(made.outputs):
+            say(f"{made.model}: {lost}")
         say(f"compressed model: {output}")

@@ -143,7 +143,7 @@ def print_before_after(made: Compression) -> None:
             ("weight bytes", dense.weight_bytes, small.weight_bytes),
         )
     ]
-    rows[:0] = _score_rows(made)
+    rows[:0] = [*_score_rows(made), *_output_rows(made)]
     if made.storage:
         rows += _storage_rows(made.storage)
     print_table(made.model, ("", "dense", "compressed", ""), rows)
@@ -183,3 +183,15 @@ def _score_rows(made: Compression) -> list[tuple[object, ...]]:
         for name, (before, after, words) in shown.items()
         if after is not None
     ]
+
+
+def _output_rows(made: Compression) -> list[tuple[object, ...]]:
+    """How near the outputs are to the dense model's, with or without labels."""
+    from edgecompress.reporting.wording import SEEN, agreement_text, sqnr_text
+
+    near = made.outputs
+    if near is None:
+        return []
+    on = f"on {near.inputs:,} {SEEN[near.seen]}"
+    rows: list[tuple[object, ...]] = [("outputs, SQNR", "", sqnr_text(near.sqnr_db), on)]
+    return rows if near.agreement is None else [*rows, ("answers that stay the same", "", agreement_text(near), on)]

@@ -23,7 +23,7 @@ from edgecompress.reporting.entries import (
     TriedPlan,
 )
 from edgecompress.reporting.pairs import ROLES, Known, Pair, known
-from edgecompress.reporting.scores import Scores, Split, TaskMetric
+from edgecompress.reporting.scores import Nearness, Scores, Split, TaskMetric
 from edgecompress.settings import NO_RECIPE
 from edgecompress.split_scores import Difference, SplitScore, unpaired
 
@@ -39,7 +39,8 @@ class Compression:
 
     ``data`` and ``scores`` are None of a model without data; ``scored`` are both models' scores as they can be paired,
     ``difference`` what sets them apart. ``calibration`` is how factors were fitted (None: to the weights alone),
-    ``recipe`` how ranks were found, ``storage`` what weights stored as codes take.
+    ``recipe`` how ranks were found, ``storage`` what weights stored as codes take, ``outputs`` how near those of the
+    compressed model are to the dense one's (None: written before that was compared).
     """
 
     model: str
@@ -53,6 +54,7 @@ class Compression:
     training: Training | None
     cost: Pair[Cost]
     storage: Mapping[str, Any] | None
+    outputs: Nearness | None
 
     @property
     def test(self) -> Split | None:
@@ -86,6 +88,7 @@ class Compression:
             "training": self.training.to_json() if self.training else None,
             "cost": self.cost.to_json(Cost.to_json),
             **({} if self.storage is None else {"storage": dict(self.storage)}),
+            **({} if self.outputs is None else {"outputs": asdict(self.outputs)}),
         }
 
     @classmethod
@@ -104,6 +107,7 @@ class Compression:
             "training": optional(Training.from_json, document["training"]),
             "cost": Pair.from_json(document["cost"], Cost.from_json),
             "storage": optional(dict, document.get("storage")),
+            "outputs": optional(Nearness.from_json, document.get("outputs")),
         }
 
 
@@ -123,6 +127,7 @@ class Report(Compression):
         training: the epochs of fine-tuning; None without one.
         cost: parameters, MACs of one input and bytes of both models.
         storage: what weights stored as codes take, in bytes; None where they are not.
+        outputs: how near the compressed model's are to the dense one's; None: written before that was compared.
         arguments: the options of the run.
         versions: those of the libraries.
         layers: every layer and what became of it.

@@ -1,4 +1,4 @@
-"""The task score: its name and unit, what it is taken on, and its value after each stage.
+"""The task score: its name and unit, what it is taken on, and its value after each stage; what needs no labels.
 
 ``from_json`` raises KeyError, TypeError or ValueError where a field is missing or malformed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from edgecompress.fields import number, optional, text, whole
 from edgecompress.files import Json
@@ -80,3 +80,42 @@ class Split:
     def from_json(cls, document: Mapping[str, Any]) -> Split:
         """The inverse of ``asdict``."""
         return cls(whole(document["items"]), text(document["origin"]))
+
+
+SeenAs = Literal["fresh", "fitted", "made"]
+"""Inputs that nothing was fitted to; calibration inputs; the example with noise."""
+LOST_DB, LOST_AGREEMENT, STILL_AGREE = 3.0, 0.5, 0.9
+"""Outputs are lost below this share of equal answers, or below this SQNR unless nearly all answers are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near the compressed model's outputs are to the dense one's, both in PyTorch; no labels are needed.
+
+    Args:
+        inputs: how many they were compared on.
+        seen: what these inputs are.
+        sqnr_db: energy of the dense outputs over that of their change, of the worst output; 300 where they are equal.
+        agreement: share in [0, 1] of answers (the largest class score) that stay the same; None without classes.
+    """
+
+    inputs: int
+    seen: SeenAs
+    sqnr_db: float
+    agreement: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether little is left of the dense outputs."""
+        if self.agreement is None:
+            return self.sqnr_db < LOST_DB
+        return self.agreement < LOST_AGREEMENT or (self.sqnr_db < LOST_DB and self.agreement < STILL_AGREE)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Nearness:
+        """The inverse of ``asdict``."""
+        seen = text(document["seen"])
+        if seen not in get_args(SeenAs):
+            raise ValueError(f"{seen!r} are no inputs")
+        inputs, sqnr_db = whole(document["inputs"]), number(document["sqnr_db"])
+        return cls(inputs, cast("SeenAs", seen), sqnr_db, optional(number, document["agreement"]))

@@ -16,9 +16,18 @@ from edgecompress.reporting.document import Report
 from edgecompress.reporting.entries import TriedPlan
 from edgecompress.reporting.numbers import BYTES, COUNT, TIME, Unit, change, minus, score_text
 from edgecompress.reporting.pairs import Known, Pair
-from edgecompress.reporting.scores import TaskMetric
+from edgecompress.reporting.scores import Nearness, TaskMetric
 from edgecompress.reporting.table import Row, Table
-from edgecompress.reporting.wording import NO_DIFFERENCE, core_of, place_of, score_verdict, time_change
+from edgecompress.reporting.wording import (
+    NO_DIFFERENCE,
+    SEEN,
+    agreement_text,
+    core_of,
+    place_of,
+    score_verdict,
+    sqnr_text,
+    time_change,
+)
 
 # -- before and after ------------------------------------------------------------------------------------------------
 
@@ -27,7 +36,7 @@ def before_and_after(report: Report) -> list[tuple[str, list[Row]]]:
     """Groups of rows, each with its title."""
     pair = report.comparison
     groups = [
-        ("Task", [_accuracy_row(report)]),
+        ("Task", [_accuracy_row(report), *_output_rows(report.outputs)]),
         ("Model", list(_model_rows(report.cost))),
         ("Exported file", list(_file_rows(report))),
     ]
@@ -58,6 +67,15 @@ def _accuracy_row(report: Report) -> Row:
     difference = report.score_difference
     verdict = minus(score_verdict(difference, metric.unit)) if difference else ""
     return Row(label, unit.text(scores.dense), unit.text(scores.compressed), verdict)
+
+
+def _output_rows(near: Nearness | None) -> Iterator[Row]:
+    """How near the outputs are to the dense model's; nothing in reports of before that was compared."""
+    if near is not None:
+        on = f"on {near.inputs:,} {SEEN[near.seen]}"
+        yield Row("Outputs against the dense model's, SQNR", "", sqnr_text(near.sqnr_db), on)
+        if near.agreement is not None:
+            yield Row("Answers that stay the dense model's", "", agreement_text(near), on)
 
 
 def _model_rows(cost: Pair[Cost]) -> Iterator[Row]:

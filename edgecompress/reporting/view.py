@@ -15,9 +15,11 @@ from edgecompress.reporting.numbers import grouped, typeset
 from edgecompress.reporting.table import Row, Table, pairs
 from edgecompress.reporting.wording import (
     core_of,
+    cost_of_speed,
     emulated_times,
     fewer_instructions,
     findings,
+    lost_clause,
     verdict_of,
     verified_on_arm,
 )
@@ -82,10 +84,15 @@ class ProvenanceView:
 
 @dataclass(frozen=True)
 class View:
-    """All that the templates show; None where there is nothing to show."""
+    """All that the templates show; None where there is nothing to show.
+
+    ``lost`` says that little is left of the outputs, ``price`` what a faster model cost; each empty if not.
+    """
 
     findings: str
     verdict: str
+    lost: str
+    price: str
     verified: str
     unstable: Sequence[tuple[str, str]]
     groups: Sequence[tuple[str, Sequence[Row]]]
@@ -109,6 +116,8 @@ def view_of(report: Report) -> View:
     return View(
         findings=typeset(findings(report)),
         verdict=verdict_of(pair),
+        lost=lost_clause(report.outputs),
+        price=typeset(cost_of_speed(report)) if verdict_of(pair).startswith("faster") else "",
         verified=verified_on_arm(pair).capitalize().replace("arm", "ARM"),
         unstable=latency_tables.instabilities(report),
         groups=tables.before_and_after(report),

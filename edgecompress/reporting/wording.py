@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from edgecompress.artifacts import SQNR_OF_EQUAL_DB
 from edgecompress.files import Json
 from edgecompress.profiling.comparisons import FilePair, TimedPair
 from edgecompress.profiling.instruction_counts import InstructionComparison
 from edgecompress.profiling.latencies import Sustained
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.reporting.numbers import bytes_text, count_text, minus, score_change, score_text
+from edgecompress.reporting.scores import Nearness, SeenAs
 from edgecompress.split_scores import Difference
 
 if TYPE_CHECKING:
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from edgecompress.reporting.entries import BundleEntry
 
 RUNTIME_TITLES = {"onnxruntime": "ONNX Runtime"}
+UNKNOWN_COST = "what it cost was not measured"
+SEEN: Mapping[SeenAs, str] = {
+    "fresh": "test inputs that nothing was fitted to",
+    "fitted": "calibration inputs, which the factors were fitted to",
+    "made": "inputs made of the example and noise",
+}
 NO_DIFFERENCE, TOO_FEW = "no measurable difference", "not compared: too few runs"
 
 
@@ -27,15 +35,24 @@ def summary_sentence(report: Report) -> str:
 
 
 def findings(report: Report) -> str:
-    """Cost, accuracy and latency in clauses, without the model's name."""
+    """Cost, accuracy and latency in clauses, without the model's name; outputs that are lost come first."""
     before, after = report.cost
     clauses = (
+        lost_clause(report.outputs),
         _fewer(before.macs, after.macs, "MACs"),
         _fewer(before.params, after.params, "parameters"),
         _accuracy_clause(report),
         latency_clause(report.comparison),
     )
-    return ", ".join(clauses) + "."
+    return ", ".join(clause for clause in clauses if clause) + "."
+
+
+def cost_of_speed(made: Compression) -> str:
+    """What a compressed model lost, as it stands beside every claim that it is faster."""
+    apart, unit = made.score_difference, made.metric.unit
+    if apart is not None:
+        return f"{made.metric.name} {score_verdict(apart, unit)}"
+    return UNKNOWN_COST if made.outputs is None else f"outputs {nearness_text(made.outputs)}"
 
 
 def size_sentence(bundle: BundleEntry) -> str:
@@ -73,7 +90,8 @@ def _accuracy_clause(report: Compression) -> str:
     before, after = report.before_and_after
     name, unit, apart = report.metric.name, report.metric.unit, report.score_difference
     if before is None or after is None or apart is None:
-        return f"{name} not measured"
+        near = report.outputs
+        return f"{name} not measured" if near is None else f"outputs {nearness_text(near)}; {name} not measured"
     scores = f"{score_text(before, unit)} -> {score_text(after, unit)} ({interval_of_scores(apart, unit)})"
     return f"{name} {scores}" if apart.resolved or not apart.interval else f"{NO_DIFFERENCE} in {name}: {scores}"
 
@@ -92,6 +110,36 @@ def score_verdict(apart: Difference, unit: str) -> str:
     """The same, after whether there is a difference at all."""
     unmeasurable = apart.interval is not None and not apart.resolved
     return f"{f'{NO_DIFFERENCE}: ' if unmeasurable else ''}{interval_of_scores(apart, unit)}"
+
+
+# -- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def nearness_text(near: Nearness) -> str:
+    """How near outputs are, in one clause with what they were compared on."""
+    return f"{_near(near)} on {near.inputs:,} {SEEN[near.seen]}"
+
+
+def agreement_text(near: Nearness) -> str:
+    """The share of answers that stay the same; outputs that are no scores of classes have none."""
+    return "" if near.agreement is None else f"{100 * near.agreement:.1f} %"
+
+
+def sqnr_text(value: float) -> str:
+    """In decibels."""
+    return "unchanged" if value >= SQNR_OF_EQUAL_DB else f"{value:.1f} dB"
+
+
+def lost_clause(near: Nearness | None) -> str:
+    """That little is left of the dense outputs, if so; else nothing."""
+    if near is None or not near.lost:
+        return ""
+    return f"the outputs are no longer those of the dense model ({_near(near)})"
+
+
+def _near(near: Nearness) -> str:
+    same = "" if near.agreement is None else f", {agreement_text(near)} of answers the same"
+    return f"SQNR {sqnr_text(near.sqnr_db)}{same}"
 
 
 # -- latency ---------------------------------------------------------------------------------------------------------

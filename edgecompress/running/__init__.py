@@ -12,7 +12,7 @@ from edgecompress.models import Sample
 from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
 from edgecompress.reporting.pairs import Pair
-from edgecompress.running.compression import score_dense, start, store, tune
+from edgecompress.running.compression import compare_outputs, score_dense, start, store, tune
 from edgecompress.running.delivery import bundle_files, export_files, profile_files, report_on
 from edgecompress.running.history import tried
 from edgecompress.running.locking import locked
@@ -118,7 +118,9 @@ def _compressed(pipeline: Pipeline) -> tuple[Compression, Done, Done]:
     tuned = tune(pipeline, decomposed)
     storage = pipeline.options.storage
     stored = None if storage is None else store(pipeline, tuned, storage)
-    return compression_of(pipeline, dense, decomposed, tuned, stored), dense, stored or tuned
+    last = stored or tuned
+    compared = compare_outputs(pipeline, last)
+    return compression_of(pipeline, dense, decomposed, tuned, stored, compared), dense, last
 
 
 def _run(pipeline: Pipeline) -> Report:

@@ -29,6 +29,7 @@ from edgecompress.recipes.base import Recipe, RecipeInputs
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
 from edgecompress.running.claiming import CHECKPOINT_FILE, COMPARISON_FILE, DECOMPOSED, RECIPE_FILE, TRAINED
+from edgecompress.running.nearness import nearness
 from edgecompress.running.pipeline import SCORES, Pipeline
 from edgecompress.running.resuming import Done, key_of
 from edgecompress.settings import FineTuning, Storage
@@ -281,3 +282,16 @@ def _stored(pipeline: Pipeline, stored: Stored, chosen: CompressionPlan) -> Json
     params = sum(parameter.numel() for parameter in pipeline.dense_model.parameters())
     taken = StorageCost(payload_bytes, stored.numbers, onnx, params, dense_bytes)
     return {**pipeline.test_score(model, "stored"), "storage": taken.to_json()}
+
+
+# -- compare with the dense model ------------------------------------------------------------------------------------
+
+
+def compare_outputs(pipeline: Pipeline, finished: Done) -> Done:
+    """How near the outputs of the compressed model in the folder are to the dense one's."""
+
+    def work() -> Json:
+        model = rebuilt(pipeline.sample, pipeline.folder).model()
+        return asdict(nearness(pipeline, model))
+
+    return pipeline.stages.do("outputs", [finished.key, *pipeline.calibration_key], work)

@@ -29,7 +29,7 @@ from edgecompress.reporting.entries import (
     Training,
 )
 from edgecompress.reporting.pairs import Known, Pair
-from edgecompress.reporting.scores import Scores, Split, TaskMetric
+from edgecompress.reporting.scores import Nearness, Scores, Split, TaskMetric
 from edgecompress.running.claiming import COMPARISON_FILE
 from edgecompress.running.pipeline import Pipeline
 from edgecompress.running.resuming import Done
@@ -38,7 +38,9 @@ from edgecompress.sources.compressed_folder import CODES_FILE, PLAN_FILE, rebuil
 from edgecompress.split_scores import Difference, SplitScore, difference
 
 
-def compression_of(pipeline: Pipeline, dense: Done, decomposed: Done, tuned: Done, stored: Done | None) -> Compression:
+def compression_of(
+    pipeline: Pipeline, dense: Done, decomposed: Done, tuned: Done, stored: Done | None, compared: Done
+) -> Compression:
     """What planning, decomposing, fine-tuning and storing (None: weights are not stored as codes) came to."""
     after = (dense, decomposed, tuned, stored)
     scores = Scores(*(stage.result["accuracy"] if stage else None for stage in after))
@@ -56,6 +58,7 @@ def compression_of(pipeline: Pipeline, dense: Done, decomposed: Done, tuned: Don
         training=optional(Training.from_json, tuned.result["training"]),
         cost=_costs(pipeline),
         storage=stored.result["storage"] if stored else None,
+        outputs=Nearness.from_json(compared.result),
     )
 
 

@@ -163,6 +163,35 @@ def test_sentence_of_a_faster_model(document):
     )
 
 
+def near(sqnr_db, agreement, seen="fresh"):
+    return {"inputs": 512, "seen": seen, "sqnr_db": sqnr_db, "agreement": agreement}
+
+
+def test_a_faster_model_without_labels_says_what_it_cost(document):
+    document.update(accuracy=None, data=None, accuracy_difference=None, outputs=near(12.34, 0.875))
+    cost = "outputs SQNR 12.3 dB, 87.5 % of answers the same on 512 test inputs that nothing was fitted to"
+    assert f"{cost}; accuracy not measured, measured 1.25x faster" in sentence(document)
+    page, text = reports.html(document), reports.markdown(document)
+    assert "Verdict on latency: faster; outputs SQNR 12.3 dB" in page
+    assert "Verdict on latency: **faster**; outputs SQNR 12.3 dB" in text
+    document["outputs"] = near(30.0, None, "made")
+    assert "outputs SQNR 30.0 dB on 512 inputs made of the example and noise" in sentence(document)
+    del document["outputs"]
+    assert "faster; what it cost was not measured" in reports.html(document)
+
+
+def test_a_faster_model_with_labels_says_what_it_cost(document):
+    assert "Verdict on latency: faster; accuracy -1.63 points, 95\xa0% interval" in reports.html(document)
+
+
+def test_outputs_that_are_lost_come_first(document):
+    document["outputs"] = near(0.12, 0.031)
+    lost = "the outputs are no longer those of the dense model (SQNR 0.1 dB, 3.1 % of answers the same)"
+    assert sentence(document).startswith(f"example: {lost}, 50.0 % fewer MACs")
+    assert f"▼ {lost.replace(chr(39), '&#39;')}" in reports.html(document)
+    assert "**Beware: the outputs are no longer" in reports.markdown(document)
+
+
 def test_sentence_of_a_slower_model(document):
     document["comparison"] = comparison(wall=0.8, cpu=0.8, spread=0.0).to_json()
     assert "measured 1.25x slower (95 % interval 1.25 to 1.25)" in sentence(document)
