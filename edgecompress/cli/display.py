@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.progressing import Lines
 from edgecompress.errors import shown
 from edgecompress.processes import is_first
 from edgecompress.progress import silent
@@ -79,9 +80,13 @@ def percent(part: float, whole: float) -> str:
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[Progress]:
-    """A listener for long work: bars with ETA on a terminal, else one line for each new piece of work."""
-    if not is_first() or not sys.stderr.isatty():
-        yield _Lines() if is_first() else silent
+    """A listener for long work: bars with ETA on a terminal, else a line every few seconds."""
+    if not is_first():
+        yield silent
+        return
+    if not sys.stderr.isatty():
+        with Lines(lambda line: click.echo(line, err=True)) as lines:
+            yield lines
         return
     from rich.console import Console
     from rich.progress import (
@@ -118,18 +123,6 @@ class _Bars:
         if self.task is None or name != self.name:
             self.name, self.task = name, self.bars.add_task(escape(name), total=total, detail="")
         self.bars.update(self.task, completed=done, total=total, detail=detail)
-
-
-class _Lines:
-    """A line at the start of each piece of work, for logs."""
-
-    def __init__(self) -> None:
-        self.name = ""
-
-    def __call__(self, name: str, _done: int, _total: int, _detail: str) -> None:
-        if name != self.name:
-            self.name = name
-            click.echo(name, err=True)
 
 
 def print_before_after(made: Compression) -> None:
