@@ -18,6 +18,8 @@ from edgecompress.files import Json, check_version, read_json, reading_fields, w
 VERSION = 1
 KIND = "edgecompress.plan"
 Ranks = tuple[int, ...]
+Outlook = tuple[tuple[float, float], ...]
+"""Budgets, each with the loss that its best plan was predicted to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class CompressionPlan:
         compressed: those it will have.
         rejected: the methods that were not chosen, each with what it would have done.
         rehearsed: was the model seen to run with stand-ins for ``layers``?
+        outlook: what this budget and larger ones were predicted to cost; empty where that is not known.
     """
 
     model: str = ""
@@ -195,6 +198,7 @@ class CompressionPlan:
     compressed: Cost | None = None
     rejected: tuple[Alternative, ...] = ()
     rehearsed: bool = False
+    outlook: Outlook = ()
 
     def __post_init__(self) -> None:
         """Costs without bytes, which depend on how weights are stored."""
@@ -213,6 +217,7 @@ class CompressionPlan:
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in self.skipped],
             "rivals": [other.to_json() for other in self.rejected],
             **({"rehearsed": True} if self.rehearsed else {}),
+            **({"outlook": [list(one) for one in self.outlook]} if self.outlook else {}),
         }
 
     @classmethod
@@ -236,6 +241,7 @@ class CompressionPlan:
             compressed=_counted(document["planned"]),
             rejected=tuple(Alternative.from_json(other) for other in document["rivals"]),
             rehearsed=document.get("rehearsed") is True,
+            outlook=tuple((_finite(keep), _finite(loss)) for keep, loss in document.get("outlook", ())),
         )
 
     def save(self, path: Path) -> None:

@@ -19,7 +19,7 @@ from edgecompress.cli.building import (
     typed_options,
 )
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import print_before_after, print_json, say, showing_progress
+from edgecompress.cli.display import print_before_after, print_json, say, showing_progress, suggested
 from edgecompress.cli.options import force_option, json_option, line_options, output_option, trust_option
 from edgecompress.cli.writing import announcing
 from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR
@@ -133,10 +133,11 @@ def compress(
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
     with showing_progress() as shown, announcing(output, shown) as progress:
         made = compress_model(sample, output, options, progress=progress, force=force)
+    advice = suggested(made, output)
     if as_json:
-        print_json({**made.to_json(), "output": str(output)})
+        print_json({**made.to_json(), "suggestion": advice or None, "output": str(output)})
     else:
         print_before_after(made)
-        if lost := lost_clause(made.outputs):
-            say(f"{made.model}: {lost}")
+        for words in filter(None, (lost_clause(made.outputs), advice)):
+            say(f"{made.model}: {words}")
         say(f"compressed model: {output}")

@@ -15,6 +15,8 @@ from edgecompress.processes import is_first
 from edgecompress.progress import silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -142,6 +144,15 @@ def print_before_after(made: Compression) -> None:
     print_table(made.model, ("", "dense", "compressed", ""), rows)
     if made.storage:
         say("stored as codes: it takes fewer bytes at rest; MACs and latency are those of the dense model")
+
+
+def suggested(made: Compression, folder: Path) -> str:
+    """The lowest budget that is expected to hold the outputs, where the plan in ``folder`` did not; else nothing."""
+    from edgecompress.plans import CompressionPlan
+    from edgecompress.reporting.suggesting import suggestion
+    from edgecompress.sources.compressed_folder import PLAN_FILE
+
+    return suggestion(made, CompressionPlan.load(folder / PLAN_FILE).outlook)
 
 
 def _storage_rows(storage: Mapping[str, Any]) -> list[tuple[object, ...]]:

@@ -9,7 +9,7 @@ import click
 
 from edgecompress.cli.building import methods_from, scope_from, selector_from, storage_from
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import percent, print_json, print_table, say, showing_progress
+from edgecompress.cli.display import complain, percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     calibrate_option,
     core_options,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.planning import layer_costs
+    from edgecompress.planning.outlook import warnings_of
     from edgecompress.sources import resolve
 
     methods = methods_from(given)
@@ -61,6 +62,8 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     made = _planned(sample, built, by, scope, given)
     if output is not None:
         made.save(output)
+    for warning in warnings_of(made):
+        complain(f"warning: {warning}")
     if as_json:
         print_json(made.to_json())
     else:

@@ -10,7 +10,7 @@ import click
 from edgecompress.cli.building import fields_given, made
 from edgecompress.cli.commands import Command
 from edgecompress.cli.compressing import sample_and_options
-from edgecompress.cli.display import print_before_after, print_json, print_table, say, showing_progress
+from edgecompress.cli.display import print_before_after, print_json, print_table, say, showing_progress, suggested
 from edgecompress.cli.options import (
     device_option,
     force_option,
@@ -71,7 +71,7 @@ def run(
     with showing_progress() as shown, announcing(output, shown) as progress:
         report = run_model(sample, output, options, progress=progress, force=force)
     if as_json:
-        print_json({**report.summary(), "output": str(output)})
+        print_json({**report.summary(), "suggestion": suggested(report, output) or None, "output": str(output)})
     else:
         print_run(report, output)
 
@@ -90,6 +90,8 @@ def print_run(report: Report, output: Path) -> None:
     for failure in report.failed:
         click.echo(f"error: {failure.role}: {failure.reason}", err=True)
     say(summary_sentence(report))
+    if advice := suggested(report, output):
+        say(advice)
     paths = {
         "model": report.files.compressed.path if report.files.compressed else "",
         "report": "report.html",

@@ -23,6 +23,7 @@ from edgecompress.layers import Found, describe, weighted_layers, without_number
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
+from edgecompress.planning.outlook import outlook
 from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
@@ -98,7 +99,8 @@ def choose(
     refuse_out_of_reach(seen, selector, scope)
     layers = _candidates(seen, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
-    return _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+    made = _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+    return replace(made, outlook=outlook(selector, layers, seen.total))
 
 
 def _limited(scope: Scope, limits: Limits) -> Scope:

@@ -24,7 +24,9 @@ from edgecompress.finetuning.workers import workers
 from edgecompress.models import check_runs
 from edgecompress.models.datasets import first
 from edgecompress.planning import choose
+from edgecompress.planning.outlook import warnings_of
 from edgecompress.plans import CompressionPlan
+from edgecompress.progress import notice
 from edgecompress.recipes.base import Recipe, RecipeInputs
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
@@ -87,6 +89,8 @@ def make_plan(pipeline: Pipeline) -> Done:
         made = pipeline.options.given or _new_plan(pipeline)
         for stale in STALE:
             (pipeline.folder / stale).unlink(missing_ok=True)
+        for warning in warnings_of(made):
+            notice(f"plan: {warning}")
         made.save(pipeline.folder / PLAN_FILE)
         return {"layers": len(made.layers), "skipped": len(made.skipped)}
 
