@@ -1,7 +1,7 @@
 # make demo    the main job on data that ships here: compress, fine-tune, export, prove, profile, bundle
 # make test    lint, and types beside the whole fast suite; make unit: the suite alone
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
-# make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, training, runtimes, storage, trust, ...)
+# make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, real, scale, training, runtimes, trust, ...)
 # make docs    the reference of the Python API, out/api/index.html
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
 
