@@ -26,8 +26,7 @@ def test_a_row_of_real(capsys: pytest.CaptureFixture[str]) -> None:
     sample = resolve("lenet5")
     net = Net("lenet5", sample.build, sample.data("train"), sample.data("validation"))
     dense, small, _ = real.compressed(net, SETTING)
-    real.measured(net, SETTING)
-    row: dict[str, object] = {}
+    row = real.scores(net, dense, small, 200)
     for line in capsys.readouterr().out.splitlines():
         row |= json.loads(line)
     inputs, labels = net.scored.batch(torch.arange(200))
