@@ -1,6 +1,7 @@
 # make demo    the main job on data that ships here: compress, fine-tune, export, prove, profile, bundle
 # make test    lint, and types beside the whole fast suite; make unit: the suite alone
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
+# make test-bundles    bundles compiled and run for real, whatever toolchains are here; others are named and skipped
 # make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, real, scale, training, runtimes, trust, ...)
 # make docs    the reference of the Python API, out/api/index.html
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test unit test-all lint format types slow bench docs clean
+.PHONY: demo test unit test-all test-bundles lint format types slow bench docs clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -19,10 +20,13 @@ test: lint
 	$(MAKE) -j 2 types unit
 
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not bundles"
 
 test-all: $(VENV)-all/all.stamp
 	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/exporting
+
+test-bundles: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m bundles -rs
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

@@ -5,7 +5,8 @@
     edgecompress run net.py --keep 0.6 --multiple 1 --epochs 2 --calibrate 32 --seconds 0.001 --threads 1 -o run
     edgecompress compress net.py --method ada_tucker --rank 3 --epochs 1 --round-epochs 1 -o codes
 
-and ``emulated``, a report of instructions.
+and ``emulated``, a report of instructions, and ``bundle`` of ``run/model.onnx``, its ``run.py`` shortened
+(``tests/bundling/test_checking.py``).
 """
 
 from __future__ import annotations

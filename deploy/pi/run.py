@@ -133,6 +133,8 @@ def check_fields(manifest, files):
         malformed("model is no name")
     check_role(files, manifest["model_file"], "model", "model_file")
     check_role(files, manifest["runner"], "code", "runner")
+    if not isinstance(manifest["golden"], dict):
+        malformed("golden is no object")
     for side in ("inputs", "outputs"):
         check_specs(manifest[side], side)
         check_tensors(manifest["golden"][side], manifest[side], files, "golden: %s" % side)
@@ -168,7 +170,9 @@ def is_spec(spec):
 
 def check_tensors(tensors, specs, files, what):
     """Prove that raw files are those of all inputs or outputs, in order, and of their sizes."""
-    if not isinstance(tensors, list) or [tensor["name"] for tensor in tensors] != [spec["name"] for spec in specs]:
+    if not isinstance(tensors, list) or not all(map(is_spec, tensors)):
+        malformed("%s is no list of tensors with name, path, dtype and shape" % what)
+    if [tensor["name"] for tensor in tensors] != [spec["name"] for spec in specs]:
         malformed("%s are not those of the model" % what)
     for tensor, spec in zip(tensors, specs):
         check_tensor(tensor, files, what)
@@ -199,9 +203,11 @@ def check_preprocessing(spec):
     if not known or spec["layout"] not in ("NCHW", "NHWC"):
         malformed("preprocessing: color, resize, interpolation or layout is not known")
     channels = 1 if steps["color"] == "gray" else 3
-    numbers = [steps["scale"], *steps["mean"], *steps["std"]]
-    if len(steps["mean"]) != channels or len(steps["std"]) != channels or not all(map(is_number, numbers)):
-        malformed("preprocessing: scale, mean and std are not numbers, one for each of %d channels" % channels)
+    several = [steps["mean"], steps["std"]]
+    if not all(isinstance(one, list) and len(one) == channels for one in several):
+        malformed("preprocessing: mean and std are not lists of a number for each of %d channels" % channels)
+    if not all(map(is_number, [steps["scale"], *steps["mean"], *steps["std"]])):
+        malformed("preprocessing: scale, mean or std is no finite number")
     if not steps["scale"] or not all(steps["std"]):
         malformed("preprocessing: scale or std is 0")
     if not is_size(steps["size"]) or spec["dtype"] != "float32" or len(spec["shape"]) != 4:
@@ -233,7 +239,7 @@ def check_image(manifest, files):
         malformed("image: pixels are not of the input's size")
     if image["resized"] is not None:
         check_pair(image["resized"], spec, image["resized"]["size"], files)
-    if image["outputs"]:
+    if image["outputs"] != []:
         check_tensors(image["outputs"], manifest["outputs"], files, "image: outputs")
 
 

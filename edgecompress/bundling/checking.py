@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgecompress.artifacts import Parity, TensorSpec, read_golden
 from edgecompress.bundling.archives import unpack
 from edgecompress.bundling.golden_files import read_tensor
@@ -186,7 +188,11 @@ def _worst(
 ) -> float:
     """How far answers are from golden ones, as a fraction of the largest of those; NaN is no answer."""
     answers = run({one.name: read_tensor(folder, one) for one in fed})
-    found = compare(1, [read_tensor(folder, one) for one in expected], [answers[one.name] for one in expected])
+    wanted = [read_tensor(folder, one) for one in expected]
+    for tensor, numbers in zip(expected, wanted, strict=True):
+        if numbers.dtype.kind == "f" and np.isnan(numbers).any():
+            raise FileError(f"{tensor.path}: holds NaN, which proves nothing; make the bundle again")
+    found = compare(1, wanted, [answers[one.name] for one in expected])
     return _within(found, manifest.tolerance, manifest.target)
 
 

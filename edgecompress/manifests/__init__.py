@@ -169,6 +169,12 @@ class GoldenImage:
     tolerance: float = 1e-6
     png_tolerance: int = 1
 
+    def tensors(self) -> Iterator[TensorFile]:
+        """All raw files."""
+        yield from (self.pixels, self.prepared, *self.outputs)
+        if self.resized is not None:
+            yield from (self.resized.pixels, self.resized.prepared)
+
 
 @dataclass(frozen=True, slots=True)
 class Golden:
@@ -177,14 +183,6 @@ class Golden:
     inputs: tuple[TensorFile, ...]
     outputs: tuple[TensorFile, ...]
     image: GoldenImage | None = None
-
-    def files(self) -> Iterator[TensorFile]:
-        """All raw files."""
-        yield from (*self.inputs, *self.outputs)
-        if self.image is not None:
-            yield from (self.image.pixels, self.image.prepared, *self.image.outputs)
-            if self.image.resized is not None:
-                yield from (self.image.resized.pixels, self.image.resized.prepared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,11 @@ def _roles(manifest: Manifest) -> Iterator[str]:
     """Whatever is named is listed, in its role and with its size."""
     golden = manifest.golden
     wanted: list[tuple[str, str, Role, int | None]] = [
-        ("golden", one.path, "golden", one.size_bytes) for one in golden.files()
+        ("golden", one.path, "golden", one.size_bytes) for one in (*golden.inputs, *golden.outputs)
     ]
     if golden.image:
-        wanted.append(("golden", golden.image.png, "golden", None))
+        wanted += [("golden image", one.path, "golden", one.size_bytes) for one in golden.image.tensors()]
+        wanted.append(("golden image", golden.image.png, "golden", None))
     if manifest.runner is not None:
         wanted.append(("runner", manifest.runner, "code", None))
     wanted += [("labels", one.labels, "labels", None) for one in manifest.outputs if one.labels is not None]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgecompress.errors import FileError, printable
-from edgecompress.fields import number, optional, text, whole
+from edgecompress.fields import optional, text, whole
 from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.manifests import (
     COLORS,
@@ -152,10 +152,15 @@ def _one_of(value: Any, names: Sequence[T], what: str) -> T:
 
 
 def _finite(value: Any, what: str) -> float:
-    found = number(value)
-    if not math.isfinite(found):
-        raise ValueError(f"{what} is not finite")
-    return found
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{what} {value!r} is no finite number")
+    return float(value)
+
+
+def _numbers(value: Any, what: str) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{what} {value!r} is no list of numbers")
+    return tuple(_finite(one, what) for one in value)
 
 
 def _fraction(value: Any, what: str) -> float:
@@ -211,8 +216,8 @@ def _preprocessing(document: Any) -> Preprocessing:
         resize=_one_of(document["resize"], RESIZES, "resize"),
         interpolation=_one_of(document["interpolation"], INTERPOLATIONS, "interpolation"),
         scale=scale,
-        mean=tuple(_finite(one, "mean") for one in document["mean"]),
-        std=tuple(_finite(one, "std") for one in document["std"]),
+        mean=_numbers(document["mean"], "mean"),
+        std=_numbers(document["std"], "std"),
     )
     if not len(found.mean) == len(found.std) == found.channels:
         raise ValueError(f"mean and std have not {found.channels} numbers, one for each channel")
@@ -235,7 +240,7 @@ def _input(document: Any) -> Input:
 def _output(document: Any) -> Output:
     document = _object_of(document, "an output")
     kind = _one_of(document["kind"], OUTPUT_KINDS, "kind")
-    labels = optional(_path, document["labels"])
+    labels = optional(lambda value: _path(value, "labels"), document["labels"])
     return Output(text(document["name"]), _dtype(document["dtype"]), _shape(document["shape"]), kind, labels)
 
 

@@ -23,6 +23,7 @@ from edgecompress.exporting import export
 from edgecompress.files import files_in, read_json, sha256
 from edgecompress.profiling import profile
 from edgecompress.sources import resolve
+from tests.bundling.test_schema import SCHEMA, problems
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,10 @@ def test_the_manifest_names_everything_in_the_folder(made: Path) -> None:
     assert manifest["licences"] == {"model": "Apache-2.0", "runtime": None}
     assert manifest["profile"]["latency"]["runs"] >= 5
     assert "wall_ms" not in manifest["profile"]["latency"]
+
+
+def test_the_manifest_is_as_the_schema_says(made: Path) -> None:
+    assert problems(read_json(made / "manifest.json"), SCHEMA) == []
 
 
 def test_the_bundle_checks_itself(made: Path) -> None:

@@ -1,0 +1,32 @@
+"""A small model that takes images, for bundles that are made in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgecompress.artifacts import Artifact
+from edgecompress.exporting import export
+from edgecompress.models import Sample
+
+LABELS = ["dark", "bright", "striped"]
+PREPROCESSING = {"size": [6, 7], "color": "RGB", "scale": 1 / 255, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
+
+
+def small_sample() -> Sample:
+    """Three classes of 6 x 7 images in colour; random weights, always the same."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3))
+
+    example = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(1))
+    return Sample("small", "small", build, (example,), preprocessing={**PREPROCESSING, "labels": LABELS})
+
+
+def small_artifact(folder: Path) -> Artifact:
+    """``model.onnx`` in a folder."""
+    sample = small_sample()
+    return export(sample.model(), sample, folder)

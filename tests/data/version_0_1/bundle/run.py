@@ -1,0 +1,1 @@
+"""The runner of the first version, shortened: it checked this folder."""
