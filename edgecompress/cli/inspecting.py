@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.advice import int8_sentence, reach_sentences
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import print_json, print_table, say
+from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import json_option, trust_option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgecompress.advising import Int8, Reach
+    from edgecompress.models import Sample
 
 TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "platforms", "samples")
 """What there is to choose from; all but the samples can be added to."""
@@ -19,15 +26,21 @@ TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "p
 @trust_option
 @json_option
 def inspect(model: str, trust: bool, as_json: bool) -> None:
-    """Show layers, parameters and MACs, and which methods can decompose each layer, or why none can."""
+    """Show layers, parameters and MACs, which methods can decompose each layer, and what low rank can reach.
+
+    Where low rank usually buys little (tiny nets, 1x1 beside depthwise convolutions) int8 is measured, in seconds.
+    """
     from edgecompress.costs import cost
     from edgecompress.sources import resolve
 
     sample = resolve(model, trust=trust)
     built = sample.model()
     total, layers = cost(built, sample.inputs), _layers(built, sample.inputs)
+    reach, int8 = _advice(built, sample)
     if as_json:
-        print_json({"model": sample.name, "cost": total.to_json(), "layers": layers})
+        measured = int8.to_json() if int8 and not isinstance(int8, str) else None
+        facts = {"model": sample.name, "cost": total.to_json(), "layers": layers}
+        print_json({**facts, "reach": reach.to_json(), "int8": measured})
         return
     counted = sum(item["macs"] or 0 for item in layers)
     rows = [
@@ -38,6 +51,23 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
         rows.append(("(all other products)", "", None, total.macs - counted, "attention, recurrent and other layers"))
     print_table(sample.name, ("layer", "kind", "parameters", "MACs", "methods"), rows)
     say(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
+    for sentence in (*reach_sentences(reach), *([int8_sentence(int8)] if int8 else [])):
+        say(sentence)
+
+
+def _advice(built: nn.Module, sample: Sample) -> tuple[Reach, Int8 | str]:
+    """What low rank can reach; and what int8 buys where that is little, as far as it takes seconds."""
+    from edgecompress.advising import MOST_MACS, measured_int8, reach_of
+    from edgecompress.planning import EVERYTHING, survey
+
+    reach = reach_of(survey(built, sample.inputs, EVERYTHING), EVERYTHING)
+    if not (reach.separable or reach.tiny):
+        return reach, ""
+    if reach.macs > MOST_MACS:
+        return reach, "it would take longer than some seconds: see `export --quantize int8` and `profile --baseline`"
+    with showing_progress() as progress:
+        progress("measure int8", 0, 1, "")
+        return reach, measured_int8(built, sample)
 
 
 def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:

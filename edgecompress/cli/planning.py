@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.cli.advice import reach_sentences
 from edgecompress.cli.building import methods_from, scope_from, selector_from, storage_from
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import complain, percent, print_json, print_table, say, showing_progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edgecompress.cli.building import Given
     from edgecompress.files import Json
     from edgecompress.models import Sample
+    from edgecompress.planning import Survey
     from edgecompress.plans import CompressionPlan
     from edgecompress.selectors import Selector
 
@@ -74,15 +76,28 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
 
 def _planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
     """The plan by a rank rule, or of a codec."""
-    from edgecompress.planning import plan as make_plan
+    from edgecompress.planning import choose, survey
     from edgecompress.storing.planning import plan_storage
 
     if isinstance(by, Storage):
         layers = {"include": scope.include, "exclude": scope.exclude}
         return plan_storage(built, sample.inputs, by, **layers, name=sample.name)
+    seen = survey(built, sample.inputs, scope)
+    _warn_of_little(seen, scope)
     calibration = _calibration(sample, given["calibrate"], given["seed"] or 0) if by.weighs_losses else None
     with showing_progress() as progress:
-        return make_plan(built, sample.inputs, by, scope, calibration=calibration, name=sample.name, progress=progress)
+        return choose(seen, by, scope, calibration=calibration, name=sample.name, progress=progress)
+
+
+def _warn_of_little(seen: Survey, scope: Scope) -> None:
+    """Before any long work: what can be reached in a net in which low rank usually buys little."""
+    from edgecompress.advising import reach_of
+
+    reach = reach_of(seen, scope)
+    if reach.separable or reach.tiny:
+        for sentence in reach_sentences(reach):
+            complain(f"note: {sentence}")
+        complain("note: `edgecompress inspect MODEL` measures what int8 buys, in seconds")
 
 
 def _check_plan_file(output: Path, model: str, *, force: bool) -> None:

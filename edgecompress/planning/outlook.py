@@ -53,10 +53,11 @@ def warnings_of(plan: CompressionPlan) -> Iterator[str]:
     """What a plan is likely to break, with the layers and the way out; nothing where it is harmless."""
     spoiled = sorted((one for one in plan.layers if one.error > LARGE_ERROR), key=lambda one: -one.error)
     if spoiled:
+        them = "it" if len(spoiled) == 1 else "them"
         few = ", ".join(f"{one.name} ({one.error:.2g})" for one in spoiled[:MOST_NAMED])
         yield (
             f"{_so_many(spoiled)} loses more than {100 * LARGE_ERROR:.0f} % of what it gives, by its error: "
-            f"{few}{_more(spoiled)}; leave it dense with {_excluding(spoiled)}, or ask for a higher --keep"
+            f"{few}{_more(spoiled)}; leave {them} dense with {_excluding(spoiled)}, or ask for a higher --keep"
         )
     loss = predicted_loss(plan)
     if loss is not None and loss > LARGE_LOSS:
