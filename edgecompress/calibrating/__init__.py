@@ -19,6 +19,10 @@ MOST_REMEMBERED = 1 << 28
 """Bytes of metrics that are kept for the next stage; their roots take twice as much again."""
 
 
+MOST_HELD, HELD_PART, FEWEST_TO_HOLD = 64, 4, 16
+"""Inputs that are held back for what is measured: every fourth, at most so many, none of fewer than 16."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """The metrics of layers ``names`` of a ``model`` with weights of this digest, on the first ``count`` inputs."""
@@ -45,6 +49,21 @@ class Calibration:
     inputs: Inputs
     classes: bool = True
     _last: list[_Measured] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def fitting(self) -> Inputs:
+        """The inputs that candidates are fitted to: all but those that :meth:`held` may give."""
+        return first(self.inputs, len(self.inputs[0]) - self._spare)
+
+    def held(self, most: int) -> Inputs:
+        """At most so many inputs that no candidate was fitted to; of few inputs the same ones again."""
+        start = len(self.inputs[0]) - self._spare if self._spare else 0
+        return tuple(tensor[start : start + most] for tensor in self.inputs)
+
+    @property
+    def _spare(self) -> int:
+        count = len(self.inputs[0])
+        return min(MOST_HELD, count // HELD_PART) if count >= FEWEST_TO_HOLD else 0
 
     def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
         """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""

@@ -23,6 +23,7 @@ from edgecompress.layers import Found, describe, weighted_layers, without_number
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
+from edgecompress.planning.measuring import settled
 from edgecompress.planning.outlook import outlook
 from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
@@ -97,10 +98,20 @@ def choose(
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
     refuse_out_of_reach(seen, selector, scope)
-    layers = _candidates(seen, scope, calibration if selector.weighs_losses else None, progress)
+    layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
-    made = _assemble(name, seen.total, layers, selector.select(layers, seen.total), skipped, seen.found)
+    made = _assemble(name, seen.total, layers, choices, skipped, seen.found)
     return replace(made, outlook=outlook(selector, layers, seen.total))
+
+
+def _chosen(
+    seen: Survey, selector: Selector, scope: Scope, calibration: Calibration | None, progress: Progress
+) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
+    """The candidates, and which of them the selector takes: by losses that were measured where there are inputs."""
+    layers = _candidates(seen, scope, calibration, progress)
+    if calibration is None:
+        return layers, selector.select(layers, seen.total)
+    return settled(seen.model, layers, seen.total, selector, calibration, progress)
 
 
 def _limited(scope: Scope, limits: Limits) -> Scope:

@@ -126,7 +126,7 @@ def _errors(method: str, scaled: Tensor, candidates: Sequence[Ranks], moments: T
     """Relative squared errors of a whole layer: those of its groups, by their share of the whole."""
     total, errors = 0.0, torch.zeros(len(candidates), dtype=torch.float64)
     for group, kernel in enumerate(scaled):
-        own = None if moments is None else moments[group]
+        own = None if moments is None else moments[group].double()
         size = squared_norm(kernel) if own is None else float(squared_outputs(kernel, own))
         if size > 0:
             errors += size * torch.tensor(DECOMPOSITIONS[method].errors(kernel, candidates, own), dtype=torch.float64)
@@ -195,7 +195,7 @@ def calibrated_candidates(
         PlanError: a weight is not finite or all zeros.
     """
     calibration.check(model)
-    inputs = first(calibration.inputs, SCORED_INPUTS)
+    inputs = first(calibration.fitting, SCORED_INPUTS)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("plan: effect of each output on the loss", 0, 1, "")

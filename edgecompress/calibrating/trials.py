@@ -1,0 +1,167 @@
+"""What a layer's replacement costs at the model's output, measured: the layer alone is changed, the rest runs on.
+
+Layers that ran before the changed one give what they gave in the dense model, from a cache, so that a trial costs the
+part of the model from that layer on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.calibrating.sensitivity import TEMPERATURE
+from edgecompress.decompositions.kernels import weight_from
+from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
+from edgecompress.models.datasets import Inputs, first, in_parts
+
+MOST_CACHED_BYTES = 1 << 28
+"""Of outputs of the dense model in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A change of the layer ``name``.
+
+    Its ``kernels`` are (groups, T, C, *taps); ``shift`` (groups, T) is what its outputs gain on average.
+    """
+
+    name: str
+    kernels: Tensor
+    shift: Tensor
+
+
+def trial_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool = True) -> Tensor:
+    """(trials, inputs): the divergence of the outputs that each of ``trials`` alone causes, in float64.
+
+    Raises:
+        ModelError: the model does not run on the inputs.
+    """
+    found = list[Tensor]()
+    with evaluating(model), torch.no_grad():
+        for part in in_parts(inputs, _at_once(model, inputs)):
+            found.append(_of_part(model, part, trials, classes=classes))
+    return torch.cat(found, 1)
+
+
+def _of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Tensor:
+    cache = _Cache.of(model, inputs)
+    losses = torch.zeros(len(trials), len(inputs[0]), dtype=torch.float64)
+    for index, trial in enumerate(trials):
+        with cache.before(trial.name), changed(model, trial):
+            losses[index] = divergences(cache.outputs, as_outputs(calibrated(model, inputs)), classes=classes)
+    return losses
+
+
+def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
+    """(inputs,): what sets the outputs of each input apart, in the unit of :func:`sensitivity.change_losses`.
+
+    Of class scores the Kullback-Leibler divergence of the probabilities softened by the temperature T, times T^2; of
+    other outputs half the squared distance.
+    """
+    losses = torch.zeros(len(dense[0]), dtype=torch.float64)
+    for theirs, ours in zip(dense, changed, strict=True):
+        if theirs.is_floating_point():
+            each = _softened(theirs, ours) if classes else (theirs - ours).double().square() / 2
+            losses += each.flatten(1).sum(1)
+    return losses
+
+
+def _softened(theirs: Tensor, ours: Tensor) -> Tensor:
+    wanted, given = ((scores.double() / TEMPERATURE).log_softmax(-1) for scores in (theirs, ours))
+    return TEMPERATURE**2 * (wanted.exp() * (wanted - given))
+
+
+def _at_once(model: nn.Module, inputs: Inputs) -> int:
+    """So many inputs that the outputs of all layers take at most ``MOST_CACHED_BYTES``."""
+    taken = 0
+
+    def ran(call: Call) -> None:
+        nonlocal taken
+        if isinstance(call.output, Tensor):
+            taken += call.output.nbytes
+
+    with evaluating(model), torch.no_grad(), observing(_leaves(model), after=ran):
+        few = first(inputs, 2)
+        calibrated(model, few)
+    return max(2, MOST_CACHED_BYTES // max(1, taken // len(few[0])))
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if not any(module.children()))
+
+
+@dataclass(slots=True)
+class _Cache:
+    """What each leaf module that ran once gave, in the order in which they ran, and the model's outputs."""
+
+    model: nn.Module
+    order: dict[str, int] = field(default_factory=dict)
+    given: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Outputs = ()
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs) -> _Cache:
+        cache, twice = cls(model), set[str]()
+
+        def ran(call: Call) -> None:
+            if call.name in cache.order or not isinstance(call.output, Tensor):
+                twice.add(call.name)
+            cache.order.setdefault(call.name, len(cache.order))
+            if call.name not in twice:
+                cache.given[call.name] = call.output.clone()
+
+        with observing(_leaves(model), after=ran):
+            cache.outputs = as_outputs(calibrated(model, inputs))
+        for name in twice:
+            cache.given.pop(name, None)
+        return cache
+
+    @contextmanager
+    def before(self, name: str) -> Iterator[None]:
+        """While this is open, the layers that ran before ``name`` give what they gave."""
+        limit = self.order.get(name, 0)
+        with ExitStack() as stack:
+            for earlier, output in self.given.items():
+                if self.order[earlier] < limit:
+                    stack.enter_context(_giving(self.model.get_submodule(earlier), output))
+            yield
+
+
+@contextmanager
+def _giving(layer: nn.Module, output: Tensor) -> Iterator[None]:
+    """``layer`` gives ``output`` without running."""
+    own = layer.__dict__.get("forward")
+    layer.__dict__["forward"] = lambda *_args, **_kwargs: output.clone()
+    try:
+        yield
+    finally:
+        del layer.__dict__["forward"]
+        if own is not None:
+            layer.__dict__["forward"] = own
+
+
+@contextmanager
+def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
+    """While this is open, a layer of ``model`` has the kernels of ``trial``."""
+    layer = model.get_submodule(trial.name)
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    dense = weight.data
+
+    def shifted(call: Call) -> Any:
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        shape = [1] * call.output.dim()
+        shape[axis] = -1
+        return call.output + trial.shift.flatten().to(call.output).reshape(shape)
+
+    weight.data = weight_from(layer, trial.kernels).to(dense)
+    try:
+        with observing(named_layers(model, (trial.name,)), after=shifted):
+            yield
+    finally:
+        weight.data = dense

@@ -1,0 +1,209 @@
+"""Losses corrected by measuring: candidates replaced alone, the rest of the model run, outputs compared.
+
+The second-order estimate of a loss (``sensitivity``) is blind where outputs are silent, and off by factors elsewhere.
+Here the chosen candidate of each layer, or one of half its cost where it stays dense, is tried on inputs that nothing
+was fitted to; the estimates of the layer's other candidates are multiplied by what the measured ones were off by,
+interpolated between measured points in the logarithm. Then the selector chooses again, until all it chooses is
+measured or the rounds are over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from edgecompress.calibrating import Calibration
+from edgecompress.calibrating.moments import Moments, collect, in_passes
+from edgecompress.calibrating.sensitivity import Metric
+from edgecompress.calibrating.trials import Trial, trial_losses
+from edgecompress.decomposing import fitted
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions.base import NUMERICAL
+from edgecompress.models.datasets import Inputs
+from edgecompress.planning.candidates import SCORED_INPUTS, with_few_steps
+from edgecompress.plans import Cost
+from edgecompress.progress import Progress
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.budget import typical_loss
+
+ROUNDS = 4
+"""Of choosing and measuring; most nets settle in three."""
+
+MOST_MACS = 2e11
+"""Of one round's trials: with more to run, fewer inputs are used."""
+
+FEWEST_INPUTS, MOST_INPUTS = 8, 64
+"""That trials run on."""
+
+LEAST_SPREAD = 0.01
+"""Of what estimates are off by, between layers: squared, in the logarithm."""
+
+LEAST_LOSS = 1e-9
+"""Below it, measured or estimated, is rounding."""
+
+
+NOTHING = -60.0
+"""Stands for the logarithm of a loss of 0."""
+
+BLIND = 0.01
+"""An estimate counts as at least this share of what an error of its size costs in the model's other layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A candidate that was tried.
+
+    ``estimate`` is the logarithm of its estimated loss, ``off`` that of what the estimate was off by, ``variance`` how
+    far inputs disagree about the latter, squared.
+    """
+
+    candidate: Candidate
+    estimate: float
+    off: float
+    variance: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, estimate: float, losses: Tensor) -> Point:
+        """From the ``losses`` (inputs,) that were measured."""
+        if not bool(losses.any()):
+            return cls(candidate, math.log(estimate), NOTHING, 0.0)
+        mean = max(LEAST_LOSS, float(losses.mean()))
+        variance = float(losses.var()) / (len(losses) * mean**2) if len(losses) > 1 else 1.0
+        return cls(candidate, math.log(estimate), math.log(mean / estimate), variance)
+
+
+def settled(
+    model: nn.Module,
+    layers: Sequence[LayerCandidates],
+    total: Cost,
+    selector: Selector,
+    calibration: Calibration,
+    progress: Progress,
+) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
+    """The layers with corrected losses, and what ``selector`` chooses by them.
+
+    Raises:
+        BudgetError: no choice meets the selector's budget.
+        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
+    """
+    typical = typical_loss(layers)
+    if typical is None:
+        return layers, selector.select(layers, total)
+    estimated = [_not_blind(layer, typical) for layer in layers]
+    trials, corrected = _Trials(model, calibration, total, progress), estimated
+    for _ in range(ROUNDS):
+        if not trials.measure(estimated, selector.select(corrected, total)):
+            break
+        corrected = [trials.corrected(layer) for layer in estimated]
+    return corrected, selector.select(corrected, total)
+
+
+def _not_blind(layer: LayerCandidates, typical: float) -> LayerCandidates:
+    """The layer with every loss that is known at least ``BLIND`` of what its error costs elsewhere.
+
+    Where no gradient tells of any, all candidates are estimated by what their errors cost elsewhere.
+    """
+    unknown = all(candidate.loss is None for candidate in layer.candidates)
+
+    def estimate(candidate: Candidate) -> float | None:
+        usual = max(typical * candidate.error, LEAST_LOSS)
+        return usual if unknown else None if candidate.loss is None else max(candidate.loss, BLIND * usual, LEAST_LOSS)
+
+    return _with_losses(layer, [estimate(candidate) for candidate in layer.candidates])
+
+
+def _with_losses(layer: LayerCandidates, losses: Sequence[float | None]) -> LayerCandidates:
+    pairs = zip(layer.candidates, losses, strict=True)
+    return replace(layer, candidates=tuple(replace(candidate, loss=loss) for candidate, loss in pairs))
+
+
+@dataclass(slots=True)
+class _Trials:
+    """What was measured so far: ``points`` by layer."""
+
+    model: nn.Module
+    calibration: Calibration
+    total: Cost
+    progress: Progress
+    points: dict[str, list[Point]] = field(default_factory=dict)
+
+    def measure(self, layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> bool:
+        """Try what is chosen and was not tried yet, and one candidate of each other layer; was there any?"""
+        found = {layer.name: self._untried(layer, choices[layer.name]) for layer in layers}
+        wanted = {name: candidate for name, candidate in found.items() if candidate is not None}
+        count = int(MOST_MACS / max(1.0, len(wanted) * self.total.macs / 2))
+        inputs = self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
+        by_name, modules = {layer.name: layer for layer in layers}, {n: self.model.get_submodule(n) for n in wanted}
+        for part in in_passes(modules):
+            self._try([by_name[name] for name in part], wanted, inputs)
+        return bool(wanted)
+
+    def _untried(self, layer: LayerCandidates, choice: Choice) -> Candidate | None:
+        tried = [point.candidate for point in self.points.get(layer.name, ())]
+        if isinstance(choice, Candidate):
+            own = next(c for c in layer.candidates if (c.method, c.ranks) == (choice.method, choice.ranks))
+            return None if any((c.method, c.ranks) == (own.method, own.ranks) for c in tried) else own
+        scored = [candidate for candidate in layer.candidates if candidate.loss is not None]
+        return min(scored, key=lambda c: abs(2 * c.cost.macs - layer.dense.macs)) if scored and not tried else None
+
+    def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:
+        names = tuple(layer.name for layer in layers)
+        moments = collect(self.model, self.calibration.fitting, names)
+        metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
+        trials = dict[str, Trial]()
+        for layer in layers:
+            if layer.name in moments:
+                with suppress(*NUMERICAL):
+                    trials[layer.name] = _trial(layer, wanted[layer.name], moments[layer.name], metrics.get(layer.name))
+        losses = trial_losses(self.model, inputs, list(trials.values()), classes=self.calibration.classes)
+        for name, of_inputs in zip(trials, losses, strict=True):
+            loss = wanted[name].loss
+            assert loss is not None
+            self.points.setdefault(name, []).append(Point.of(wanted[name], loss, of_inputs))
+            self.progress("plan: measured losses", len(self.points), len(layers), name)
+
+    def corrected(self, layer: LayerCandidates) -> LayerCandidates:
+        """The layer with its losses multiplied by what those that were measured are off by."""
+        usual, spread = self._usual()
+        points = sorted(self.points.get(layer.name, ()), key=lambda point: point.estimate)
+        if points and all(point.off == NOTHING for point in points):
+            return _with_losses(layer, [None if c.loss is None else 0.0 for c in layer.candidates])
+        known = [(point.estimate, drawn_towards(usual, spread, point)) for point in points]
+        losses = [None if c.loss is None else corrected_loss(c.loss, known or [(0.0, usual)]) for c in layer.candidates]
+        return _with_losses(layer, losses)
+
+    def _usual(self) -> tuple[float, float]:
+        """The median of what estimates are off by, in the logarithm, and how that varies between layers."""
+        offs = [point.off for of_layer in self.points.values() for point in of_layer if point.off != NOTHING] or [0.0]
+        usual = median(offs)
+        return usual, max(LEAST_SPREAD, (1.5 * median(abs(off - usual) for off in offs)) ** 2)
+
+
+def drawn_towards(usual: float, spread: float, point: Point) -> float:
+    """What ``point`` is off by, drawn towards the ``usual`` by how far its inputs disagree: empirical Bayes."""
+    return (spread * point.off + point.variance * usual) / (spread + point.variance)
+
+
+def corrected_loss(loss: float, known: Sequence[tuple[float, float]]) -> float:
+    """``loss`` times what it is off by: between two measured points by their logarithms, beyond as the nearest."""
+    at = math.log(loss)
+    below, above = ([point for point in known if (point[0] <= at) is side] for side in (True, False))
+    if not below or not above:
+        return loss * math.exp((below[-1:] or above[:1])[0][1])
+    (left, low), (right, high) = below[-1], above[0]
+    return loss * math.exp(low + (high - low) * (at - left) / (right - left))
+
+
+def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments, metric: Metric | None) -> Trial:
+    """The layer with what ``candidate`` makes of its weight, the mean error of its outputs corrected."""
+    dense = layer.kernels.double()
+    method = with_few_steps(DECOMPOSITIONS[candidate.method])
+    reached = fitted(method, candidate.ranks, dense, moments.centred, metric)[1].reshape(dense.shape)
+    shift = torch.einsum("gtd,gd->gt", (dense - reached).flatten(2), moments.mean)
+    return Trial(layer.name, reached, shift)
