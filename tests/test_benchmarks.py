@@ -52,3 +52,13 @@ def test_a_child_at_its_limit(tmp_path: Path) -> None:
     script.write_text("raise ValueError('too bad')")
     with pytest.raises(RuntimeError, match="too bad"):
         in_child(str(script), {}, 10)
+
+
+def test_settings_say_how_many_inputs_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    import real
+
+    monkeypatch.setattr(real, "available", lambda _name, _folder: True)
+    monkeypatch.setattr("sys.argv", ["real.py", "--net", "fire", "lite1", "--keep", "0.5"])
+    rows = real.settings(real.parsed())
+    assert [row["scored"] for row in rows] == [2000, 2000, 250, 250]
+    assert [row["calibration"] for row in rows] == [128, 500, 128, 500]
