@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from edgecompress.cli.fields import Option, own_options
-from edgecompress.cli.types import DeviceName, TableChoice
+from edgecompress.cli.fields import FORMER, Option, own_options
+from edgecompress.cli.types import DeviceName, TableChoice, nearest
 
 ALL = "edgecompress.help_all"
 """Key of a context's meta: all options are asked for."""
@@ -49,6 +49,13 @@ class Command(click.Command):
         params = [*found.values(), help_option]
         return [*params, HELP_ALL] if any(map(_is_advanced, params)) else params
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Of an unknown option the nearest are named, and the commands that have it."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise _explained(error, self, ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under their headings; the basic ones unless all are asked for."""
         everything = ctx.meta.get(ALL, False)
@@ -66,6 +73,33 @@ class Command(click.Command):
         if isinstance(param.type, TableChoice | DeviceName) and (summaries := param.type.summaries()):
             with formatter.section(f"Values of {param.opts[0]}"):
                 formatter.write_dl(list(summaries.items()))
+
+
+def _explained(error: click.NoSuchOption, command: click.Command, ctx: click.Context) -> click.NoSuchOption:
+    """The same error with what may have been meant."""
+    own = {option.lstrip("-"): option for option in _spellings(command, ctx)}
+    near = [own[name] for name in nearest(error.option_name.lstrip("-"), own)]
+    owners = (f"{spelled} is an option of {', '.join(names)}" for spelled, names in _owners(error.option_name, ctx))
+    where = "; ".join(owners)
+    message = f"{error.message.rstrip('.')}: {where}." if where else error.message
+    return click.NoSuchOption(error.option_name, message, near, ctx)
+
+
+def _spellings(command: click.Command, ctx: click.Context) -> Iterator[str]:
+    """Of all long options of a command."""
+    for param in command.get_params(ctx):
+        yield from (name for name in (*param.opts, *param.secondary_opts) if name.startswith("--"))
+
+
+def _owners(option: str, ctx: click.Context) -> Iterable[tuple[str, list[str]]]:
+    """The other commands that have an option, by its whole spelling there; for ``--batch`` those with a former one."""
+    group = ctx.parent.command if ctx.parent else None
+    found: dict[str, list[str]] = {}
+    for name, command in group.commands.items() if isinstance(group, click.Group) else ():
+        for param in command.get_params(ctx):
+            if option in (*param.opts, *param.secondary_opts, FORMER.get(str(param.name))):
+                found.setdefault(param.opts[0], []).append(name)
+    return found.items()
 
 
 def _is_advanced(param: click.Parameter) -> bool:

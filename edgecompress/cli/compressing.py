@@ -21,7 +21,7 @@ from edgecompress.cli.building import (
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_before_after, print_json, say, showing_progress, suggested
 from edgecompress.cli.options import force_option, json_option, line_options, output_option, trust_option
-from edgecompress.cli.writing import announcing
+from edgecompress.cli.writing import announcing, telling_what_is_left
 from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def compress(
     from edgecompress.running import compress as compress_model
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
-    with showing_progress() as shown, announcing(output, shown) as progress:
+    with telling_what_is_left(output), showing_progress() as shown, announcing(output, shown) as progress:
         made = compress_model(sample, output, options, progress=progress, force=force)
     advice = suggested(made, output)
     if as_json:

@@ -198,6 +198,7 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
         side_by_side,
         time_ratios,
     )
+    from edgecompress.reporting.wording import FIGURES, circumstance_text
 
     ours, theirs = figures_of(first), figures_of(second)
     if not anyway:
@@ -211,10 +212,11 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
                     "accuracy_difference": scores.to_json() if scores else None})  # fmt: skip
         return
     words = changes(ours, theirs)
-    table = [(name, *pair, words[name]) for name, pair in rows.items()]
+    names = {**FIGURES, "accuracy": theirs.metric.name if theirs.metric else "accuracy"}
+    table = [(names.get(name, name), *pair, words[name]) for name, pair in rows.items()]
     print_table("Side by side", ("", str(first), str(second), "change"), table)
     for key, pair in unlike.items():
-        say(f"different {key}: {pair[0]} and {pair[1]}")
+        say(f"different {key}: {circumstance_text(pair[0])} and {circumstance_text(pair[1])}")
     say("measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`")
 
 

@@ -69,9 +69,9 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     if as_json:
         print_json(made.to_json())
     else:
-        _print_plan(made, layer_costs(built, sample.inputs, made))
+        _print_plan(made, layers := layer_costs(built, sample.inputs, made))
         if why:
-            _print_rejected(made)
+            _print_rejected(made, layers)
 
 
 def _planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
@@ -130,14 +130,20 @@ def _calibration(sample: Sample, count: int | None, seed: int) -> Calibration | 
         return None
 
 
-def _print_rejected(made: CompressionPlan) -> None:
+def _print_rejected(made: CompressionPlan, layers: list[Json]) -> None:
+    planned = {layer["name"]: layer["compressed"]["macs"] for layer in layers}
     rows = [
-        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss,
-         r.cost and r.cost.macs, r.cost and r.cost.params, r.why)
+        (r.layer, r.method, "x".join(map(str, r.ranks)) or None, r.error, r.loss, r.cost and r.cost.macs,
+         _times(r.cost.macs if r.cost else None, planned.get(r.layer)), r.cost and r.cost.params, r.why)
         for r in made.rejected
     ]  # fmt: skip
-    header = ("layer", "instead", "ranks", "error", "loss", "MACs", "parameters", "why not")
-    print_table("Not chosen, at about the same MACs", header, rows)
+    header = ("layer", "instead", "ranks", "error", "loss", "MACs", "of the planned", "parameters", "why not")
+    print_table("Not chosen, each at its MACs nearest to the planned ones (of a dense layer: to half)", header, rows)
+
+
+def _times(macs: int | None, planned: int | None) -> str | None:
+    """How many times the planned MACs."""
+    return f"{macs / planned:.2g}x" if macs and planned else None
 
 
 def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:

@@ -23,7 +23,7 @@ from edgecompress.cli.options import (
     threads_option,
     trust_option,
 )
-from edgecompress.cli.writing import announcing
+from edgecompress.cli.writing import announcing, telling_what_is_left
 from edgecompress.settings import DeviceOptions, Effort
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(
     more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platforms": _unique(platforms)}
     wanted = _unique(targets)
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
-    with showing_progress() as shown, announcing(output, shown) as progress:
+    with telling_what_is_left(output), showing_progress() as shown, announcing(output, shown) as progress:
         report = run_model(sample, output, options, progress=progress, force=force)
     if as_json:
         print_json({**report.summary(), "suggestion": suggested(report, output) or None, "output": str(output)})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,14 @@ class TableChoice(Choice):
         return own | {name: entry.summary for name, entry in entries.items() if hasattr(entry, "summary")}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A name as it is today."""
-        return super().convert(self.former.get(value, value), param, ctx)
+        """A name as it is today; of an unknown one the nearest are named."""
+        try:
+            return super().convert(self.former.get(value, value), param, ctx)
+        except click.BadParameter as error:
+            near = " or ".join(map(repr, nearest(str(value), self.choices)))
+            if not near:
+                raise
+            self.fail(f"{error.message.rstrip('.')}. Did you mean {near}?", param, ctx)
 
 
 class DeviceName(Text):
@@ -104,6 +111,15 @@ class DeviceName(Text):
         from edgecompress.devices import forms
 
         return {form: kind.summary for form, kind in forms().items()}
+
+
+ALIKE = 0.75
+"""Of letters: "tuker2" is near to "tucker2", "batch" is not near to "beta"."""
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The one or two of ``names`` that were most likely meant; none where nothing is near."""
+    return difflib.get_close_matches(name, list(names), n=2, cutoff=ALIKE)
 
 
 def table_of(place: str) -> Mapping[str, Any]:

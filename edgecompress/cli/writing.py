@@ -40,6 +40,22 @@ def announcing(folder: Path, progress: Progress = silent) -> Iterator[Progress]:
         look()
 
 
+@contextlib.contextmanager
+def telling_what_is_left(folder: Path) -> Iterator[None]:
+    """Say on stderr where a run found all of its stages finished in ``folder``."""
+    before = _finished(folder)
+    yield
+    if is_first() and before and _finished(folder) == before:
+        complain(f"nothing was left to do: {folder} holds all of it, made with the same options")
+
+
+def _finished(folder: Path) -> dict[str, int]:
+    """When the stages of a folder were finished."""
+    from edgecompress.running.resuming import STAGES
+
+    return {file.name: file.stat().st_mtime_ns for file in (folder / STAGES).glob("*.json")}
+
+
 def file_to_write(
     path: Path, what: str, is_ours: Callable[[Path], bool], *, inputs: Iterable[Path] = (), force: bool = False
 ) -> None:

@@ -9,7 +9,7 @@ from edgecompress.profiling.instruction_counts import InstructionComparison
 from edgecompress.reporting.entries import LayerCost, LayerEntry
 from edgecompress.reporting.latency_tables import mix_of
 from edgecompress.reporting.layer_tables import method_text
-from edgecompress.reporting.numbers import BYTES, COUNT, TIME, Unit, change
+from edgecompress.reporting.numbers import BYTES, COUNT, TIME, Unit, change, error_text
 from edgecompress.reporting.pairs import ROLES, Known, Pair
 
 
@@ -97,14 +97,14 @@ def _error_panel(layers: Sequence[LayerEntry]) -> Panel:
         Bar(
             layer.name,
             method_text(layer),
-            "" if layer.error is None else f"{layer.error:.4f}",
+            "" if layer.error is None else error_text(layer.error),
             _widths(Pair(None, layer.error), full),
             "",
             quiet=layer.error is None,
         )
         for layer in layers
     ]
-    return Panel("error", "Relative squared error", f"{full:.4f}", tuple(bars), ("compressed",))
+    return Panel("error", "Relative squared error", error_text(full), tuple(bars), ("compressed",))
 
 
 def mix_panel(pair: InstructionComparison) -> Panel:

@@ -19,7 +19,7 @@ from edgecompress.reporting import JSON_NAME
 from edgecompress.reporting.checking import LIMITS, check_table, checks
 from edgecompress.reporting.figures import CIRCUMSTANCES, Figures, figures_in
 from edgecompress.reporting.numbers import change
-from edgecompress.reporting.wording import NO_DIFFERENCE, score_verdict, time_change
+from edgecompress.reporting.wording import NO_DIFFERENCE, circumstance_text, score_verdict, time_change
 from edgecompress.split_scores import Difference, difference, unpaired
 
 
@@ -63,7 +63,8 @@ def refuse_different(first: Figures, second: Figures) -> None:
     """
     for key, (ours, theirs) in differences(first, second).items():
         raise FileError(
-            f"{first.source} and {second.source} do not compare: {key} is {ours} in one and {theirs} in the other; "
+            f"{first.source} and {second.source} do not compare: {key} is {circumstance_text(ours)} in one and "
+            f"{circumstance_text(theirs)} in the other; "
             "--anyway shows them side by side nevertheless"
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecompress.reporting.document import Report
 from edgecompress.reporting.entries import LayerCost, LayerEntry
-from edgecompress.reporting.numbers import grouped, significant
+from edgecompress.reporting.numbers import error_text, grouped, significant
 from edgecompress.reporting.pairs import ROLES, Known, Pair
 from edgecompress.reporting.table import Table
 from edgecompress.reporting.wording import interval_text
@@ -53,7 +53,7 @@ def _method_or_reason(layer: LayerEntry) -> str:
 
 
 def _error(error: float | None) -> str:
-    return "" if error is None else f"{error:.4f}"
+    return "" if error is None else error_text(error)
 
 
 def _timed_text(value: float | None) -> str:

@@ -26,6 +26,11 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:,.{max(0, decimals)}f}"
 
 
+def error_text(value: float) -> str:
+    """A relative error with three significant digits, however small it is."""
+    return significant(value, 3) if value == 0 or value >= 0.001 else f"{value:.2e}"
+
+
 def _scaled(value: float, prefixes: Sequence[str]) -> str:
     """A number with a decimal prefix: 40.55 M."""
     step = min(len(prefixes) - 1, int(math.log10(abs(value)) // 3)) if abs(value) >= 1000 else 0

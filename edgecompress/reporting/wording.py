@@ -20,6 +20,23 @@ if TYPE_CHECKING:
     from edgecompress.reporting.entries import BundleEntry
 
 RUNTIME_TITLES = {"onnxruntime": "ONNX Runtime"}
+FIGURES = {
+    "size_bytes": "file, bytes",
+    "zipped_bytes": "file, zipped, bytes",
+    "params": "parameters",
+    "macs": "MACs of one input",
+    "wall_p50_ms": "wall time p50, ms",
+    "wall_p90_ms": "wall time p90, ms",
+    "wall_p99_ms": "wall time p99, ms",
+    "cpu_p50_ms": "CPU time p50, ms",
+    "load_ms": "load time, ms",
+    "first_run_ms": "first run, ms",
+    "peak_rss_bytes": "peak memory, bytes",
+    "instructions": "instructions of one inference",
+    "speedup_over_dense": "speed-up over its dense model",
+    "instruction_ratio_over_dense": "instructions, dense over compressed",
+}
+"""Figures of ``compare`` in words; the score has the name of its metric."""
 UNKNOWN_COST = "what it cost was not measured"
 SEEN: Mapping[SeenAs, str] = {
     "fresh": "test inputs that nothing was fitted to",
@@ -243,6 +260,11 @@ def runtime_text(runtime: Mapping[str, str]) -> str:
     """Name and version of a runtime."""
     name = runtime.get("name", "unnamed runtime")
     return f"{RUNTIME_TITLES.get(name, name)} {runtime.get('version', '')}".strip()
+
+
+def circumstance_text(value: object) -> str:
+    """Device, runtime, threads and the like, of one side."""
+    return runtime_text(value) if isinstance(value, Mapping) else str(value)
 
 
 def drift_text(run: Sustained) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.models import Sample
+from edgecompress.processes import is_first
 from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
 from edgecompress.reporting.pairs import Pair
+from edgecompress.running.claiming import owner_of, release
 from edgecompress.running.compression import compare_outputs, score_dense, start, store, tune
 from edgecompress.running.delivery import bundle_files, export_files, profile_files, report_on
 from edgecompress.running.history import tried
@@ -108,8 +110,15 @@ def _pipeline(
     """The context of a run; no other process works in its folder meanwhile."""
     sample = model if isinstance(model, Sample) else resolve(str(model), trust=trust)
     wanted = replace(options or Options(), **chosen)
-    with locked(Path(folder)):
-        yield Pipeline(sample, Path(folder), wanted, progress, force)
+    place = Path(folder)
+    with locked(place):
+        claimed = owner_of(place) is not None
+        try:
+            yield Pipeline(sample, place, wanted, progress, force)
+        except Exception:
+            if is_first() and not claimed:
+                release(place)
+            raise
 
 
 def _compressed(pipeline: Pipeline) -> tuple[Compression, Done, Done]:

@@ -144,3 +144,20 @@ def claim(folder: Path, model: Owner) -> None:
     file = folder / STAGES / OWNER_FILE
     if document_in(file) != document:
         write_json(make_folder(file.parent) / file.name, document)
+
+
+CHECKS = ("budget", "trace")
+"""Stages that only remember that something was checked."""
+
+
+def release(folder: Path) -> None:
+    """Take a claim back, and what was remembered of checks, where nothing else was made in the folder."""
+    stages = folder / STAGES
+    ours = {OWNER_FILE, *(f"{name}.json" for name in CHECKS)}
+    if stages.is_symlink() or not stages.is_dir() or {file.name for file in stages.iterdir()} - ours:
+        return
+    if any(path.exists() for path, _ in _written(folder) if path.parent != stages):
+        return
+    for name in ours:
+        (stages / name).unlink(missing_ok=True)
+    stages.rmdir()

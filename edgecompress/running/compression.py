@@ -1,6 +1,6 @@
 """The first stages, each done once: score, plan, decompose or factorize, fine-tune, store.
 
-Keys of stages hold all that a result depends on; folders of earlier runs are resumed by them, so they stay as they are.
+Keys of stages hold all that a result depends on, and no words; folders of earlier runs are resumed by them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from edgecompress.recipes.base import Recipe, RecipeInputs
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
 from edgecompress.running.claiming import CHECKPOINT_FILE, COMPARISON_FILE, DECOMPOSED, RECIPE_FILE, TRAINED
+from edgecompress.running.keys import former_key, options_key
 from edgecompress.running.nearness import nearness
 from edgecompress.running.pipeline import SCORES, Pipeline
 from edgecompress.running.resuming import Done, key_of
@@ -94,15 +95,17 @@ def make_plan(pipeline: Pipeline) -> Done:
         made.save(pipeline.folder / PLAN_FILE)
         return {"layers": len(made.layers), "skipped": len(made.skipped)}
 
-    return pipeline.stages.do("plan", _plan_key(pipeline), work, (PLAN_FILE,))
+    selector = pipeline.options.selector
+    keys = (_plan_key(pipeline, by) for by in (options_key(selector), former_key(selector)))
+    return pipeline.stages.do("plan", next(keys), work, (PLAN_FILE,), former=next(keys))
 
 
-def _plan_key(pipeline: Pipeline) -> list[object]:
+def _plan_key(pipeline: Pipeline, selector: object) -> list[object]:
     options = pipeline.options
     if options.given is not None:
         return [pipeline.dense_key, options.given.to_json()]
     scope = asdict(options.scope).values()
-    return [pipeline.dense_key, [repr(options.selector), list(scope), *pipeline.calibration_key]]
+    return [pipeline.dense_key, [selector, list(scope), *pipeline.calibration_key]]
 
 
 def _new_plan(pipeline: Pipeline) -> CompressionPlan:
@@ -181,8 +184,13 @@ def train_recipe(pipeline: Pipeline, recipe: Recipe) -> Done:
     options, checkpoint = pipeline.options, pipeline.folder / RECIPE_FILE
     # averaged weights and portions belong to the fine-tuning
     tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, portions=1)
-    settings = [repr(recipe), repr(options.selector), repr(options.scope), tuning_key(tuning)]
-    inputs = [pipeline.dense_key, *settings, *pipeline.calibration_key]
+
+    def key(recipe_key: object, selector_key: object) -> list[object]:
+        settings = [recipe_key, selector_key, repr(options.scope), tuning_key(tuning)]
+        return [pipeline.dense_key, *settings, *pipeline.calibration_key]
+
+    inputs = key(options_key(recipe), options_key(options.selector))
+    former = key(former_key(recipe), former_key(options.selector))
 
     def work() -> Json:
         wanted = RecipeInputs(
@@ -200,7 +208,7 @@ def train_recipe(pipeline: Pipeline, recipe: Recipe) -> Done:
         facts = {"name": recipe.name, **made.facts}
         return _keep_start(pipeline, made.model, made.plan, {"calibration": None, "recipe": facts})
 
-    finished = pipeline.stages.do("recipe", inputs, work, (PLAN_FILE, DECOMPOSED), together=True)
+    finished = pipeline.stages.do("recipe", inputs, work, (PLAN_FILE, DECOMPOSED), together=True, former=former)
     discard(checkpoint)
     return finished
 

@@ -19,6 +19,7 @@ from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
 from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
+from edgecompress.running.keys import options_key
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
 from edgecompress.settings import Replaces
@@ -93,9 +94,9 @@ def _makes_plan(options: Options) -> bool:
     return options.given is None and options.recipe is None and options.storage is None
 
 
-def _budget_key(pipeline: Pipeline) -> list[str]:
+def _budget_key(pipeline: Pipeline) -> list[object]:
     options = pipeline.options
-    return [pipeline.dense_key, repr(options.selector), repr(options.scope)]
+    return [pipeline.dense_key, options_key(options.selector), repr(options.scope)]
 
 
 def _check_given(pipeline: Pipeline, given: CompressionPlan) -> None:

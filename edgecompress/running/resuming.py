@@ -35,18 +35,27 @@ class Stages:
     folder: Path
 
     def do(
-        self, name: str, inputs: Any, work: Callable[[], Json], outputs: tuple[str, ...] = (), *, together: bool = False
+        self,
+        name: str,
+        inputs: Any,
+        work: Callable[[], Json],
+        outputs: tuple[str, ...] = (),
+        *,
+        together: bool = False,
+        former: Any = None,
     ) -> Done:
         """The stage's result: remembered if inputs and output files are unchanged, else made by ``work``.
 
         ``inputs`` is anything JSON has that the stage depends on (keys of earlier stages among it);
         ``outputs`` are the paths, relative to the folder, of files and folders that ``work`` writes. Of several
         processes the first one works while the others wait, or all do (``together``); only the first one writes.
+        ``former`` are the inputs as an earlier version had them: what was finished by those is finished, with its key.
         """
         key = key_of(name, inputs)
-        remembered = shared(lambda: self._remembered(name, key))
-        if remembered is not None:
-            return Done(key, remembered)
+        for known in (key,) if former is None else (key, key_of(name, former)):
+            remembered = shared(lambda: self._remembered(name, known))  # noqa: B023
+            if remembered is not None:
+                return Done(known, remembered)
         if is_first():
             self._file(name).unlink(missing_ok=True)
         made = work() if together else None

@@ -27,6 +27,7 @@ from edgecompress.reporting import (
     write_report,
 )
 from edgecompress.reporting.markdown import escape
+from edgecompress.reporting.numbers import error_text
 from edgecompress.reporting.tables import before_and_after
 from edgecompress.reporting.wording import latency_clause, summary_sentence
 from edgecompress.split_scores import Difference, of_flips
@@ -121,8 +122,15 @@ def test_hostile_strings_are_escaped_everywhere(document):
 
 def test_every_layer_is_named_with_its_method_or_its_reason(document):
     text = Page(reports.html(document)).text
-    for shown in ("stem.conv", HOSTILE, "head.linear", "tucker2 (8x16)", "svd (24)", "left dense", REASON, "0.1234"):
+    for shown in ("stem.conv", HOSTILE, "head.linear", "tucker2 (8x16)", "svd (24)", "left dense", REASON, "0.123"):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(0.0, "0"), (0.1234, "0.123"), (0.00123, "0.00123"), (4.4854e-5, "4.49e-05")]
+)
+def test_small_errors_keep_their_digits(error, text):
+    assert error_text(error) == text
 
 
 def test_layers_without_a_closed_form_are_not_counted(document):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
 import edgecompress as ec
-from edgecompress.errors import BudgetError
+from edgecompress.errors import BudgetError, ExportError
+from edgecompress.files import LOCK
 from edgecompress.planning import Scope, Survey, survey
+from edgecompress.recipes import RECIPES
 from edgecompress.reporting import read_report, render_html
 from edgecompress.running.compression import tuning_key
 from edgecompress.running.history import plan_key
+from edgecompress.running.keys import former_key, options_key
 from edgecompress.running.options import Options
 from edgecompress.running.resuming import key_of
-from edgecompress.selectors import Budget
+from edgecompress.selectors import SELECTORS, Budget
 from edgecompress.settings import DeviceOptions, FineTuning, Storage
 
 QUICK = {"tuning": FineTuning(epochs=0), "calibrate": 0}
@@ -91,10 +96,52 @@ def test_finished_folders_of_the_first_version_are_resumed() -> None:
         "Storage(codec='scada_tucker', rank=None, keep=0.02, order=3, mix_axes=False, pad=False, start='scratch', "
         "levels=15, core_levels=15, bias_levels=0, epochs=10, lr=0.008, rate=0.1, damp=0.0002)"
     )
-    assert repr(Budget()) == (
+    assert former_key(replace(Budget(), summary="in other words")) == (
         "Budget(keep=0.5, of='macs', name='budget', summary='least total loss with at most --keep of the dense "
         "--of macs|params|bytes; knapsack over all layers', weighs_losses=True)"
     )
+
+
+@pytest.mark.parametrize("entry", [*SELECTORS.values(), *RECIPES.values()], ids=lambda one: type(one).__name__)
+def test_keys_depend_on_options_and_not_on_words(entry: Any) -> None:
+    reworded = replace(entry, summary="in other words")
+    assert options_key(reworded) == options_key(entry)
+    assert former_key(reworded) == former_key(entry) == repr(entry)
+    options = [field for field in fields(entry) if type(getattr(entry, field.name)) in (int, float)]
+    for field in options:
+        changed = replace(entry, **{field.name: getattr(entry, field.name) / 2 or 1})
+        assert options_key(changed) != options_key(entry)
+
+
+def test_a_folder_finished_by_former_keys_is_finished(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    with monkeypatch.context() as then:
+        then.setattr("edgecompress.running.compression.options_key", former_key)
+        first = ec.compress(tiny_file, out, selector=Budget(0.6), **QUICK)
+    works: list[str] = []
+
+    def listen(name: str, _done: int, _total: int, _detail: str) -> None:
+        works.append(name)
+
+    reworded = replace(Budget(0.6), summary="in other words")
+    assert ec.compress(tiny_file, out, selector=reworded, progress=listen, **QUICK) == first
+    assert works == []
+
+
+def test_a_refused_run_takes_its_claim_back(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+
+    def refuse(*_: object) -> None:
+        raise ExportError("no way to trace it")
+
+    monkeypatch.setattr("edgecompress.running.preflight.check_traceable", refuse)
+    with pytest.raises(ExportError, match="no way"):
+        ec.run(tiny_file, out, selector=Budget(0.6), **QUICK)
+    assert {entry.name for entry in out.iterdir()} <= {"notes.txt", LOCK}
 
 
 @pytest.mark.usefixtures("brief_measuring")
