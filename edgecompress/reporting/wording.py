@@ -68,7 +68,9 @@ def cost_of_speed(made: Compression) -> str:
     """What a compressed model lost, as it stands beside every claim that it is faster."""
     apart, unit = made.score_difference, made.metric.unit
     if apart is not None:
-        return f"{made.metric.name} {score_verdict(apart, unit)}"
+        words = interval_of_scores(apart, unit)
+        unmeasurable = apart.interval is not None and not apart.resolved
+        return f"{NO_DIFFERENCE} in {made.metric.name}: {words}" if unmeasurable else f"{made.metric.name} {words}"
     return UNKNOWN_COST if made.outputs is None else f"outputs {nearness_text(made.outputs)}"
 
 
