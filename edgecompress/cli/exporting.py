@@ -132,13 +132,13 @@ def _print_artifacts(outcomes: list[Outcome]) -> None:
         for notice in artifact.notices:
             say(f"{artifact.path.name}: {notice}")
     if made and made[0].approximation is not None:
-        say(_distance(made[0].approximation))
+        say(distance(made[0].approximation))
     for outcome in outcomes:
         if outcome.error is not None:
             complain(f"error: {outcome.error}")
 
 
-def _distance(found: Approximation) -> str:
+def distance(found: Approximation) -> str:
     """What compression itself changed, apart from what conversion did."""
     text = f"compressed against dense, both in PyTorch: SQNR {found.parity.sqnr_db:.0f} dB"
     if found.score is None or found.dense_score is None:

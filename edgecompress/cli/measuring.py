@@ -74,7 +74,7 @@ def profile(
     if as_json:
         print_json(measured_document(found))
     else:
-        print_measured(found)
+        print_measured(found, artifact)
 
 
 def measured_document(found: Measured) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def measured_document(found: Measured) -> dict[str, Any]:
     return {**document, "threads": [other.to_json() for other in found.more]}
 
 
-def print_measured(found: Measured) -> None:
-    """Tables, then the verdicts in words."""
+def print_measured(found: Measured, file: Path) -> None:
+    """Tables, then the verdicts in words; what a faster ``file`` cost stands with them."""
     from edgecompress.profiling import layers_of
     from edgecompress.profiling.comparisons import Comparison
     from edgecompress.reporting.wording import latency_clause
@@ -103,6 +103,25 @@ def print_measured(found: Measured) -> None:
             say(f"against {pair.baseline}: {latency_clause(pair)}")
             for role, sustained in getattr(pair, "sustained", {}).items():
                 say(f"  under load, {role}: {sustained_text(sustained)}")
+    if any(pair is not None and getattr(pair, "verdict", "") == "faster" for pair in pairs):
+        say(f"  what that cost: {cost_in_outputs(file)}")
+
+
+def cost_in_outputs(file: Path) -> str:
+    """What a file's outputs lost, by the facts beside it: by compression, by conversion, or that it is not known."""
+    from edgecompress.artifacts import Artifact
+    from edgecompress.cli.exporting import distance
+    from edgecompress.errors import FileError
+
+    try:
+        artifact = Artifact.load(file)
+    except FileError:
+        return f"not known: no facts of an export are beside {file.name}"
+    if artifact.approximation is not None:
+        return distance(artifact.approximation)
+    if artifact.sqnr_db is None:
+        return f"not known: {file.name} was never compared with PyTorch"
+    return f"the file against PyTorch: SQNR {artifact.sqnr_db:.0f} dB"
 
 
 def sustained_text(sustained: Any) -> str:
