@@ -528,6 +528,15 @@ def as_json(values):
     return str(values) if values in (float("inf"), float("-inf")) else values
 
 
+def checked(manifest, session):
+    """What the check found, once model and image answered as they must."""
+    worst = check_golden(manifest, session)
+    if not worst <= manifest["tolerance"]:
+        fail("the golden pair differs by %.2e of the output's scale (allowed %.0e)" % (worst, manifest["tolerance"]))
+    prepared = check_image_answers(manifest, session)
+    return {"model": manifest["model"], "golden": "ok", "max_relative_error": worst, "image_error": prepared}
+
+
 def main():
     """Check, then answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -542,11 +551,7 @@ def main():
     except ImportError:
         fail("numpy is not installed; run: pip install -r requirements.txt", 2)
     session = open_session(manifest, options.threads)
-    worst = check_golden(manifest, session)
-    if not worst <= manifest["tolerance"]:
-        fail("the golden pair differs by %.2e of the output's scale (allowed %.0e)" % (worst, manifest["tolerance"]))
-    prepared = check_image_answers(manifest, session)
-    result = {"model": manifest["model"], "golden": "ok", "max_relative_error": worst, "image_error": prepared}
+    result = checked(manifest, session)
     if options.input:
         result.update(answer(manifest, session, options.input))
     print(json.dumps(result))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from edgecompress.artifacts import profile_path
 from edgecompress.bundling.golden_files import FOLDER, write_golden_files
+from edgecompress.bundling.metadata import describe, facts_of
 from edgecompress.bundling.readme import README, readme_text
 from edgecompress.bundling.signatures import inputs_of, labels_of, notes_of, outputs_of
 from edgecompress.errors import FileError
+from edgecompress.exporting.outputs import compare
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.files import Json, files_in, read_json, sha256, write_json, write_text
 from edgecompress.manifests import FILE, Licences, ListedFile, Manifest, Role, Runtime
@@ -19,6 +21,8 @@ from edgecompress.manifests.reading import FACTS, is_path, manifest_from
 from edgecompress.platforms.base import Contents
 from edgecompress.profiling.instruction_counts import profile_from
 from edgecompress.sources import sample_facts
+from edgecompress.targets import target_named
+from edgecompress.targets.child_converter import missing
 
 if TYPE_CHECKING:
     from edgecompress.artifacts import Artifact
@@ -61,6 +65,9 @@ def _model(home: Path, artifact: Artifact, platform: Platform, options: BundleOp
     outputs = outputs_of(artifact, expected, LABELS, len(labels))
     if any(one.labels for one in outputs):
         write_text(home / LABELS, "".join(f"{' '.join(label.split())}\n" for label in labels))
+    golden = write_golden_files(home, artifact, inputs, outputs)
+    if describe(artifact.target, home / artifact.path.name, facts_of(artifact, inputs[0], labels)):
+        _check_described(home / artifact.path.name, artifact)
     facts = artifact.to_json() | {"profile": _profile(artifact)}
     return Manifest(
         platform=platform.name,
@@ -73,7 +80,7 @@ def _model(home: Path, artifact: Artifact, platform: Platform, options: BundleOp
         runtime=Runtime(artifact.target),
         inputs=inputs,
         outputs=outputs,
-        golden=write_golden_files(home, artifact, inputs, outputs),
+        golden=golden,
         licences=Licences(sample_facts().get(artifact.model, {}).get("licence")),
         verified=platform.verified,
         facts={key: facts[key] for key in FACTS},
@@ -85,6 +92,25 @@ def _name(file: Path) -> str:
     if not is_path(file.name):
         raise FileError(f"{file}: a bundle has no file of that name; export it under one of letters, digits, . _ and -")
     return file.name
+
+
+def _check_described(model: Path, artifact: Artifact) -> None:
+    """Prove that the file still answers as PyTorch did, or where its runtime is not here that it has its signature.
+
+    Raises:
+        FileError: it does not.
+    """
+    target = target_named(artifact.target)
+    if missing(target):
+        return
+    same = target.signature(model) == (artifact.inputs, artifact.outputs)
+    if same and target.runs_here:
+        given, wanted = artifact.golden()
+        answers = target.load(model)(given)
+        found = compare(1, list(wanted.values()), [answers[name] for name in wanted])
+        same = found.max_abs_error <= TOLERANCES[artifact.precision].relative * found.scale
+    if not same:
+        raise FileError(f"{artifact.path}: is another model with facts about itself in it; export it again")
 
 
 def _copy(file: Path, to: Path) -> None:
