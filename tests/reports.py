@@ -150,6 +150,18 @@ def document():
         "comparison": comparison().to_json(),
         "threads": [comparison(wall=1.1, cpu=None, threads=4).summary()],
         "bundle": "bundle/manifest.json",
+        "bundles": [
+            {
+                "platform": "pi",
+                "manifest": "bundle/manifest.json",
+                "model_bytes": 292_160,
+                "runtime": "onnxruntime",
+                "version": "1.31.1",
+                "library_bytes": 55_916_689,
+                "library_bytes_compressed": None,
+                "source": "PyPI",
+            }
+        ],
         "tried": [
             plan("keep 0.5", 90.1, 617_720, 0.8, chosen=True),
             plan("keep 0.25", 88.0, 300_000, 0.6),

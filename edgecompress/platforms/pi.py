@@ -16,8 +16,11 @@ class Pi(TemplatePlatform):
     targets = ("onnx", "ort")
     runner = "run.py"
     verified = Verified(
-        run_on=("x86-64 Linux, Python 3.11, onnxruntime 1.31.1",),
-        not_run=("64-bit ARM",),
+        run_on=(
+            "x86-64 Linux, Python 3.11, onnxruntime 1.31.1",
+            "Cortex-A72 emulated by QEMU, Python 3.11, onnxruntime 1.31.1",
+        ),
+        not_run=("a board itself", "Python before 3.11", "edge-model.service"),
     )
 
     def runtime(self, target: str, folder: Path) -> Runtime:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edgecompress.profiling.comparisons import TimedPair
 from edgecompress.profiling.instruction_counts import AnyComparison, InstructionComparison
-from edgecompress.reporting.entries import FileEntry
+from edgecompress.reporting.entries import BundleEntry, FileEntry
 from edgecompress.reporting.numbers import as_text, fact, grouped, scientific, score_text
 from edgecompress.reporting.pairs import Pair
 from edgecompress.reporting.scores import Scores, Split
@@ -43,6 +43,36 @@ def artifacts_table(files: Sequence[FileEntry]) -> Table:
     ]
     head = ("Role", "Target", "File", "SHA-256", "Bytes", "Zipped", "Max abs error", "SQNR, dB")
     return Table("Artifacts", head, tuple(rows), range(4, len(head)), "files")
+
+
+def bundles_table(bundles: Sequence[BundleEntry]) -> Table:
+    """What an app grows by: the bytes of each bundle's model beside those of the library that runs it."""
+    rows = [
+        (
+            one.platform,
+            one.manifest,
+            f"{one.runtime} {one.version or ''}".strip(),
+            one.source or "not known",
+            grouped(one.model_bytes),
+            _bytes(one.library_bytes),
+            _bytes(one.library_bytes_compressed),
+        )
+        for one in bundles
+    ]
+    head = (
+        "Platform",
+        "Manifest",
+        "Runtime",
+        "Its bytes are of",
+        "Model, bytes",
+        "Runtime, bytes",
+        "Downloaded, bytes",
+    )
+    return Table("Bundles", head, tuple(rows), range(4, len(head)), "bundles")
+
+
+def _bytes(count: int | None) -> str:
+    return "not known" if count is None else grouped(count)
 
 
 def environment(pair: AnyComparison) -> list[tuple[str, str]]:

@@ -75,6 +75,7 @@ class ProvenanceView:
     """Where everything comes from."""
 
     artifacts: Table
+    bundles: Table | None
     environment: Table | None
     conditions: Table | None
     versions: Table
@@ -245,6 +246,7 @@ def _provenance(report: Report) -> ProvenanceView:
     pair = report.comparison
     return ProvenanceView(
         artifacts=provenance_tables.artifacts_table(report.artifacts),
+        bundles=provenance_tables.bundles_table(report.bundles) if report.bundles else None,
         environment=pairs("Where the figures come from", provenance_tables.environment(pair)) if pair else None,
         conditions=provenance_tables.conditions_table(pair) if pair else None,
         versions=pairs("Versions", report.versions.items(), ("Package", "Version")),

@@ -19,6 +19,7 @@ from tests.bundling.small import LABELS, small_artifact, small_sample
 
 FACTS = {"author": "somebody", "license": "MIT", "description": "ä" * 200, "version": "1", "labels": "a\nb"}
 ALL_TARGETS = "EDGECOMPRESS_ALL_TARGETS" in os.environ
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of coremltools
 
 
 def test_an_onnx_file_holds_them_and_is_else_the_same(tmp_path: Path) -> None:

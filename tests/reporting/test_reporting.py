@@ -695,7 +695,7 @@ def test_markdown_has_the_same_facts(document):
     for shown in ("# example: compression report", "| 40.55 M | 20.27 M | −50.0 % |", "Verdict on latency: **faster**"):
         assert shown in text
     cells, html = rendered(text)
-    assert html.count("<table>") == 14
+    assert html.count("<table>") == 15
     (p99,) = (row for row in cells if row[:1] == ["Wall time, p99"])
     assert p99[-1] == "not compared: too few runs"
     assert ["1", "faster", "1.250× (1.230 to 1.270)", "1.250× (1.230 to 1.270)", "1.012 ms", "0.8076 ms"] in cells
