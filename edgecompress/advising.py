@@ -30,6 +30,8 @@ from edgecompress.targets.mixed_precision import KeepFloat
 
 TINY_MACS = 1_000_000
 """Below, calling operators takes as long as what they compute; LeNet-5, with 2.3 million, still gains."""
+LEAST_MACS = 50_000
+"""Below, a run takes some microseconds whatever is done."""
 MOSTLY = 0.5
 MOST_MACS = 2 * 10**9
 """Above, a measurement takes more than some seconds."""

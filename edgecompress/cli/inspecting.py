@@ -40,7 +40,7 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
     if as_json:
         measured = int8.to_json() if int8 and not isinstance(int8, str) else None
         facts = {"model": sample.name, "cost": total.to_json(), "layers": layers}
-        print_json({**facts, "reach": reach.to_json(), "int8": measured})
+        print_json({**facts, "reach": reach.to_json() if reach else None, "int8": measured})
         return
     counted = sum(item["macs"] or 0 for item in layers)
     rows = [
@@ -51,17 +51,24 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
         rows.append(("(all other products)", "", None, total.macs - counted, "attention, recurrent and other layers"))
     print_table(sample.name, ("layer", "kind", "parameters", "MACs", "methods"), rows)
     say(f"{total.params:,} parameters, {total.macs:,} MACs of one input ({total.flops:,} FLOPs = 2 x MACs)")
-    for sentence in (*reach_sentences(reach), *([int8_sentence(int8)] if int8 else [])):
+    for sentence in (*(reach_sentences(reach) if reach else ()), *([int8_sentence(int8)] if int8 else ())):
         say(sentence)
 
 
-def _advice(built: nn.Module, sample: Sample) -> tuple[Reach, Int8 | str]:
-    """What low rank can reach; and what int8 buys where that is little, as far as it takes seconds."""
-    from edgecompress.advising import MOST_MACS, measured_int8, reach_of
+def _advice(built: nn.Module, sample: Sample) -> tuple[Reach | None, Int8 | str]:
+    """What low rank can reach; and what int8 buys where that is little, as far as it takes seconds.
+
+    Nothing for a model that no plan can be made of: `plan` says why.
+    """
+    from edgecompress.advising import LEAST_MACS, MOST_MACS, measured_int8, reach_of
+    from edgecompress.errors import EdgeCompressError
     from edgecompress.planning import EVERYTHING, survey
 
-    reach = reach_of(survey(built, sample.inputs, EVERYTHING), EVERYTHING)
-    if not (reach.separable or reach.tiny):
+    try:
+        reach = reach_of(survey(built, sample.inputs, EVERYTHING), EVERYTHING)
+    except EdgeCompressError:
+        return None, ""
+    if not (reach.separable or reach.tiny) or reach.macs < LEAST_MACS:
         return reach, ""
     if reach.macs > MOST_MACS:
         return reach, "it would take longer than some seconds: see `export --quantize int8` and `profile --baseline`"
