@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import ceil, prod
 
@@ -24,18 +24,6 @@ def images_at_once(layer: nn.Module, given: Tensor) -> int:
     """So many inputs that their patches take at most ``MOST_PATCH_BYTES``."""
     _, *rest = kernel_shape(layer)
     return max(1, MOST_PATCH_BYTES // max(1, 4 * prod(rest[1:]) * given[0].numel()))
-
-
-def sampled_patches(layer: nn.Module, given: Tensor, at_once: int, seen: int = 0) -> Iterator[Tensor]:
-    """:func:`patches` of ``at_once`` inputs at a time, each at positions of their own."""
-    for index, part in enumerate(torch.split(given, at_once)):
-        yield patches(layer, part, offset=seen + index)
-
-
-def sampled_outputs(layer: nn.Module, output: Tensor, at_once: int) -> Tensor:
-    """(groups, T, n): the outputs at the positions of :func:`sampled_patches`, in their order."""
-    parts = enumerate(torch.split(output, at_once))
-    return torch.cat([output_rows(layer, part, offset=index) for index, part in parts], 2)
 
 
 def patches(layer: nn.Module, given: Tensor, *, offset: int = 0, most: int = MOST_POSITIONS) -> Tensor:

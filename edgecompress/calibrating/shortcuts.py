@@ -40,10 +40,17 @@ def watching_sums(
     Of two layers that are added to each other, the one that ran last is the layer and the other its shortcut. A layer
     whose output anything else reads or changes before the sum is left alone: the shortcut may depend on it.
     """
+    with marking(model, names, on_norm), Sums(on_sum):
+        yield
+
+
+@contextmanager
+def marking(model: nn.Module, names: Sequence[str], on_norm: OnNorm | None = None) -> Iterator[None]:
+    """While this is open, outputs of ``model``'s layers ``names`` are marked, for all threads' :class:`Sums`."""
     marks, modules = _Marks(iter(range(1 << 62)), on_norm), list(model.named_modules())
     layers = [(name, module) for name, module in modules if name in names]
     norms = [(n, m) for n, m in modules if n not in names and isinstance(m, Norm) and m.track_running_stats]
-    with observing(layers, after=marks.ran), observing(norms, after=marks.normed), _Sums(on_sum):
+    with observing(layers, after=marks.ran), observing(norms, after=marks.normed):
         yield
 
 
@@ -65,7 +72,9 @@ class _Marks(NamedTuple):
                 self.on_norm(mark.layer, call.name)
 
 
-class _Sums(TorchFunctionMode):
+class Sums(TorchFunctionMode):
+    """While this is open, in this thread, ``on_sum`` is called as :func:`watching_sums` says."""
+
     def __init__(self, on_sum: OnSum) -> None:
         super().__init__()
         self.on_sum = on_sum

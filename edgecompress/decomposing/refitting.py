@@ -6,37 +6,37 @@ output is added to a shortcut also makes up for the shortcut's error (He, Zhang 
 least squares throughout, no labels: with x the patches in the compressed model and y the target, the weight of least
 error is M = E[y x^T] E[x x^T]^-1; the factors are fitted to M in the metrics of x and, where the model can be
 differentiated, of the outputs' effect on what the model says (``sensitivity.output_metrics``). The mean error goes into
-the bias or the batch norm behind.
+the bias or the batch norm behind. How far M may go from the dense weight is chosen on inputs that it was not fitted to
+(``least_squares.solution``).
 
-One run of each model over all calibration inputs: every layer is refitted the moment its input arrives.
+Both models run over the calibration inputs a few at a time, all of them stopped at the layer that is fitted
+(``lockstep``): nothing is kept but what they need to go on.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, sampled_outputs
+from edgecompress.calibrating.moments import moment_bytes
 from edgecompress.calibrating.sensitivity import Metric
-from edgecompress.calibrating.shortcuts import watching_sums
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
-from edgecompress.decomposing.least_squares import Averages, affine, averages_of
+from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
+from edgecompress.decomposing.least_squares import Parts, affine
+from edgecompress.decomposing.rehearsing import rehearsed
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import NUMERICAL, is_conv
+from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
-from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.accepting import unwrapped
-from edgecompress.models.datasets import Inputs, first
+from edgecompress.models.datasets import Inputs, first, in_parts
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.threads import one_thread
@@ -47,11 +47,14 @@ MOST_INPUTS = 256
 REHEARSED = 2
 """Calibration inputs that are run to see what a model does: some cannot run on one."""
 
-MOST_BYTES = 1 << 31
-"""Of what is kept of the calibration inputs while they run; fewer inputs are used where that would be exceeded."""
+CHUNK = 32
+"""Inputs that run together."""
 
-IN_FLIGHT = 4
-"""Outputs of the widest layer that are alive at once, at most."""
+MOST_BYTES = 1 << 30
+"""Of what all runs hold while they wait; early layers are fitted on fewer inputs where that would be exceeded."""
+
+MOST_MOMENT_BYTES = 1 << 27
+"""Of the second moments of one layer's inputs, 5,792 numbers wide: wider layers get the factors of their weight."""
 
 
 def refit(
@@ -64,7 +67,8 @@ def refit(
 ) -> nn.Module:
     """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
 
-    Layers that run several times for one input, or never, get the factors of their weight.
+    Layers that run several times for one input, or never, and those with very many inputs (``MOST_MOMENT_BYTES``), get
+    the factors of their weight.
 
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
@@ -85,194 +89,130 @@ def refit(
     calibration.check(dense)
     if uses_codec(plan):
         raise PlanError(f"{plan.layers[0].method}: has no chains to fit to inputs; use decompose(), and training")
+    few = first(calibration.inputs, REHEARSED)
     if not plan.rehearsed:
-        refuse_noticed(noticed(dense, first(calibration.inputs, REHEARSED), replaced(plan)))
+        refuse_noticed(noticed(dense, few, replaced(plan)))
     changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
     names = tuple(planned)
-    inputs = at_most(dense, calibration.inputs, names)
+    inputs = first(calibration.inputs, MOST_INPUTS)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
-    targets = _targets(dense, inputs, names)
-    for name in planned.keys() - targets.keys():
+    done: list[str] = []
+    known = {name: of for name, of in rehearsed(dense, few, names).items() if _fits(dense.get_submodule(name))}
+    models, by_weight = Models(dense, changed, known, done, asymmetric), planned.keys() - known.keys()
+    for name in by_weight:
         fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
-    running = changed if asymmetric else dense
-    work = _Refit(dense, changed, planned, targets, metrics, progress)
-    with evaluating(running), torch.no_grad(), work.watching(running, sums=asymmetric):
-        calibrated(running, inputs)
+    _Refit(models, planned, metrics, progress, done).run(inputs)
+    for name in known.keys() - set(done):
+        fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
     return changed
-
-
-def at_most(model: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> Inputs:
-    """So many of the inputs that what a refit keeps of them takes about ``MOST_BYTES``, and at least one.
-
-    Kept are the sampled outputs of the layers ``names``, and a few outputs of the widest layer are in flight.
-    """
-    kept, widest = 0, 0
-
-    def ran(call: Call) -> None:
-        nonlocal kept, widest
-        output = call.output
-        if isinstance(output, Tensor) and output.dim() > 1:
-            widest = max(widest, output[0].nbytes)
-            kept += min(output[0].nbytes, 4 * output.shape[1] * MOST_POSITIONS) if call.name in names else 0
-
-    with evaluating(model), torch.no_grad(), observing(model.named_modules(), after=ran):
-        calibrated(model, first(inputs, REHEARSED))
-    count = max(1, min(MOST_INPUTS, MOST_BYTES // max(1, kept + IN_FLIGHT * widest)))
-    return first(inputs, count)
-
-
-@dataclass(slots=True)
-class _Target:
-    """What a layer of the dense model gave, (groups, T, n), and the sum that went into, if any."""
-
-    rows: Tensor
-    at_once: int
-    runs: int = 1
-    sums: Tensor | None = None
-    norm: str = ""
-    normed: bool = True
-    """Does a batch norm that reads the output norm the layer's own channels?"""
-
-
-def _targets(dense: nn.Module, inputs: Inputs, names: tuple[str, ...]) -> dict[str, _Target]:
-    """Run the dense model and remember what its layers, and the sums they go into, gave."""
-    targets: dict[str, _Target] = {}
-    reads = Counter[str]()
-
-    def ran(call: Call) -> None:
-        if call.name in targets:
-            targets[call.name].runs += 1
-        else:
-            at_once = images_at_once(call.layer, call.given)
-            rows = _finite(call.name, sampled_outputs(call.layer, call.output, at_once))
-            targets[call.name] = _Target(rows, at_once, normed=is_conv(call.layer) or call.output.dim() == 2)
-
-    def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
-        target = targets[name]
-        if target.normed or not norm:
-            target.sums = sampled_outputs(dense.get_submodule(name), own + other, target.at_once)
-
-    def normed(name: str, norm: str) -> None:
-        reads[norm] += 1
-        if targets[name].normed:
-            targets[name].norm = norm
-
-    observed = observing(named_layers(dense, names), after=ran)
-    with evaluating(dense), torch.no_grad(), observed, watching_sums(dense, names, summed, normed):
-        calibrated(dense, inputs)
-    return _unshared({name: target for name, target in targets.items() if target.runs == 1}, reads)
-
-
-def _unshared(targets: dict[str, _Target], reads: Mapping[str, int]) -> dict[str, _Target]:
-    """The same without batch norms that several layers share: their mean is not one layer's to move."""
-    for target in targets.values():
-        if target.norm and reads[target.norm] > 1:
-            target.norm, target.sums = "", None
-    return targets
-
-
-def _finite(name: str, rows: Tensor) -> Tensor:
-    if not bool(torch.isfinite(rows).all()):
-        raise ModelError(f"{name}: gives NaN or infinity on the calibration inputs; check data and weights")
-    return rows
 
 
 @dataclass(slots=True)
 class _Refit:
-    """The chains of ``model``, each fitted when the input of its layer arrives."""
+    """The chains of ``models.compressed``, each fitted when the input of its layer has arrived everywhere."""
 
-    dense: nn.Module
-    model: nn.Module
+    models: Models
     planned: Mapping[str, LayerPlan]
-    targets: Mapping[str, _Target]
     metrics: Mapping[str, Metric]
     progress: Progress
+    done: list[str]
 
-    @contextmanager
-    def watching(self, running: nn.Module, *, sums: bool) -> Iterator[None]:
-        """While ``running`` runs, refit every layer when its input arrives.
+    def run(self, inputs: Inputs) -> None:
+        """Fit all layers that run once."""
+        todo = [Journey(self.models, part, CHUNK * index) for index, part in enumerate(in_parts(inputs, CHUNK))]
+        on_the_way: list[Journey] = []
+        with self.models.watched(), ExitStack() as stack:
+            for journey in todo:
+                stack.callback(journey.close)
+            self._set_out(todo, on_the_way)
+            while at := [journey for journey in on_the_way if journey.at is not None]:
+                self._fit_next(at)
+                self._set_out(todo, on_the_way)
+            for layer in {layer: None for journey in on_the_way for layer in journey.waiting}:
+                self._fit_on(layer, {journey: journey.waiting.get(layer) for journey in on_the_way})
 
-        With ``sums`` a layer that goes into a sum waits until its shortcut is known. Models may choose their layers by
-        values: a layer that does not run this time gets the factors of its weight, one whose sum does not come is
-        fitted without it.
-        """
-        waiting: dict[str, Tensor] = {}
-        done: list[str] = []
+    def _set_out(self, todo: list[Journey], on_the_way: list[Journey]) -> None:
+        """Let so many begin as may be under way from here on: early layers hold most."""
+        held = [2 * known.held for layer, known in self.models.layers.items() if layer not in self.done]
+        while todo and (not on_the_way or (len(on_the_way) + 1) * CHUNK * max(held, default=0) <= MOST_BYTES):
+            on_the_way.append(todo.pop(0))
+            on_the_way[-1].go_on()
 
-        def arrived(call: Call) -> None:
-            name = call.name
-            if name in done:
-                return
-            done.append(name)
-            self.progress("refit", len(done), len(self.targets), name)
-            if sums and self.targets[name].sums is not None:
-                waiting[name] = call.given
-            else:
-                self._refit(name, call.given, self.targets[name].rows)
+    def _fit_next(self, at: Sequence[Journey]) -> None:
+        """Fit the first layer that any waits at, on those that do: models may choose their layers by values."""
+        order = list(self.models.layers)
+        layer = min((journey.at.layer for journey in at if journey.at), key=order.index)
+        those = {journey: journey.at for journey in at if journey.at and journey.at.layer == layer}
+        self._fit_on(layer, those)
+        for journey in those:
+            journey.go_on()
 
-        def summed(name: str, norm: str, own: Tensor, other: Tensor) -> None:
-            given = waiting.pop(name, None)
-            if given is not None:
-                self._refit(name, given, self._without(name, other))
-                output = self.model.get_submodule(name)(given)
-                own.copy_(self.model.get_submodule(norm)(output) if norm else output)
+    def _fit_on(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> None:
+        layer, parts = self.models.dense.get_submodule(name), Parts(self.models.dense.get_submodule(name))
+        for journey, arrival in arrivals.items():
+            gave = journey.gave(name)
+            if gave is not None and arrival is not None:
+                _refuse_infinite(name, gave.output)
+                wanted = gave.output if arrival.shortcut is None else self._without(journey, arrival, gave)
+                parts.add(journey.start, len(journey.inputs[0]), arrival.given, wanted)
+            journey.forget(name)
+        self.done.append(name)
+        self.progress("refit", len(self.done), len(self.models.layers), name)
+        if parts.of:
+            self._refit(name, parts)
+        else:
+            fill_from(self.models.compressed.get_submodule(name), layer, self.planned[name])
 
-        watching = watching_sums(running, tuple(self.targets), summed) if sums else nullcontext()
-        with observing(named_layers(running, self.targets), before=arrived), watching:
-            yield
-        self._finish(waiting, self.targets.keys() - set(done))
-
-    def _finish(self, waiting: Mapping[str, Tensor], never_ran: AbstractSet[str]) -> None:
-        for name, given in waiting.items():
-            self._refit(name, given, self.targets[name].rows)
-        for name in never_ran:
-            fill_from(self.model.get_submodule(name), self.dense.get_submodule(name), self.planned[name])
-
-    def _without(self, name: str, shortcut: Tensor) -> Tensor:
-        """What the layer has to give so that its sum with ``shortcut`` is the dense one."""
-        target = self.targets[name]
-        assert target.sums is not None
-        missing = target.sums - sampled_outputs(self.dense.get_submodule(name), shortcut, target.at_once)
-        if not target.norm:
+    def _without(self, journey: Journey, arrival: Arrival, gave: Gave) -> Tensor:
+        """What the layer has to give so that its sum with the shortcut is the dense one."""
+        dense, norm = journey.gave(arrival.layer, is_sum=True), self.models.layers[arrival.layer].norm
+        if dense is None or arrival.shortcut is None:
+            return gave.output
+        missing = dense.output - arrival.shortcut
+        if not norm:
             return missing
-        scale, shift = affine(self.model.get_submodule(target.norm), len(missing))
-        return (missing - shift) / scale if bool(scale.any()) else target.rows
+        scale, shift = affine(self.models.compressed.get_submodule(norm), missing.dim())
+        return (missing - shift) / scale if bool(scale.any()) else gave.output
 
-    def _refit(self, name: str, given: Tensor, rows: Tensor) -> None:
-        """Fit one chain to ``rows`` (groups, T, n), wanted of it for the input ``given``."""
-        layer, target = self.dense.get_submodule(name), self.targets[name]
-        averages = averages_of(layer, given, rows, target.at_once)
-        takes_mean = isinstance(layer.bias, Tensor) or bool(target.norm)
-        reached = self._fit(name, averages.centred() if takes_mean else averages)
-        if takes_mean:
-            mean = averages.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), averages.mean)
-            self._put_mean(name, mean.flatten())
-
-    def _fit(self, name: str, averages: Averages) -> Tensor:
-        """Fit the chain to the averages, to its weight where those have no answer; returns what it now stands for."""
-        dense = kernels(self.dense.get_submodule(name)).double()
+    def _refit(self, name: str, parts: Parts) -> None:
+        """Fit one chain, to its weight where the numbers have no answer."""
+        layer, norm = self.models.dense.get_submodule(name), self.models.layers[name].norm
+        takes_mean, dense = isinstance(layer.bias, Tensor) or bool(norm), kernels(layer).double()
+        solution = parts.solution(self.metrics.get(name), centred=takes_mean)
         try:
-            weight, second = averages.solution(dense.flatten(2))
-            return self._put(name, weight.reshape(dense.shape), second)
+            reached = self._put(name, solution.weight.reshape(dense.shape), solution.second)
         except NUMERICAL:
             refuse_unusable(name, dense)
-            return self._put(name, dense, None)
+            reached = self._put(name, dense, None)
+        if takes_mean:
+            mean = solution.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), solution.mean)
+            self._put_mean(name, mean.flatten())
 
     def _put(self, name: str, weight: Tensor, second: Tensor | None) -> Tensor:
         """Fit the chain to the weight; returns the kernels it now stands for."""
         plan = self.planned[name]
         with one_thread():
             factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
-        fill(self.model.get_submodule(name), plan, factors)
+        fill(self.models.compressed.get_submodule(name), plan, factors)
         return reached
 
     def _put_mean(self, name: str, mean: Tensor) -> None:
         """What the outputs lack on average goes into the bias or into the batch norm behind."""
         links = DECOMPOSITIONS[self.planned[name].method].links
-        bias = self.model.get_submodule(f"{name}.{links[-1]}" if name else links[-1]).bias
+        bias = self.models.compressed.get_submodule(f"{name}.{links[-1]}" if name else links[-1]).bias
         if isinstance(bias, Tensor):
             bias.data.copy_(mean)
         else:
-            running_mean = self.model.get_submodule(self.targets[name].norm).running_mean
+            running_mean = self.models.compressed.get_submodule(self.models.layers[name].norm).running_mean
             assert isinstance(running_mean, Tensor)
             running_mean.sub_(mean)
+
+
+def _fits(layer: nn.Module) -> bool:
+    """Are the second moments of a layer's inputs small enough?"""
+    return moment_bytes(layer) <= MOST_MOMENT_BYTES
+
+
+def _refuse_infinite(name: str, output: Tensor) -> None:
+    if not bool(torch.isfinite(output).all()):
+        raise ModelError(f"{name}: gives NaN or infinity on the calibration inputs; check data and weights")
