@@ -43,6 +43,7 @@ MOST_SCORED = 2000
 FITTED = 128
 """Of the calibration inputs that outputs are compared on too, to see what does not carry over."""
 BATCH, SOFT = 50, 4.0
+"""Inputs run at once; the temperature that predicted losses are of, which count its square (Hinton et al. 2015)."""
 
 
 def measured(net: Net, setting: Row) -> None:
@@ -103,7 +104,7 @@ def distances(net: Net, ours: Tensor, theirs: Tensor) -> Row:
     noise = float((ours - theirs).double().square().sum() / theirs.double().square().sum())
     found: Row = {"agreement": percent(same), "sqnr_db": round(-10 * math.log10(max(noise, 1e-12)), 2)}
     if net.classes:
-        found |= {"kl": divergence(ours, theirs, 1.0), "kl_soft": divergence(ours, theirs, SOFT)}
+        found |= {"kl": divergence(ours, theirs, 1.0), "kl_soft": SOFT**2 * divergence(ours, theirs, SOFT)}
     return found
 
 
@@ -130,7 +131,7 @@ def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
 def table(rows: list[Row]) -> str:
     """Markdown: a line for each row, those of one setting beneath each other."""
     titles = ["net", "kept", "inputs", "state", "accuracy (dense)", "agreement", "SQNR dB", "KL", "KL on fitted"]
-    titles += ["predicted", "plan", "refit"]
+    titles += ["softened KL", "predicted", "plan", "refit"]
     lines = [titles, ["---"] * len(titles)]
     order = {key: index for index, key in enumerate(dict.fromkeys(map(_place, rows)))}
     lines += [_cells(row) for row in sorted(rows, key=lambda row: order[_place(row)])]
@@ -146,7 +147,8 @@ def _cells(row: Row) -> list[str]:
     right = f"{row['accuracy']:.1f} ({row['dense']:.1f})" if "accuracy" in row else "-"
     what = [row["net"], f"{row['keep']:g}", str(row["calibration"]), row["tag"], right]
     near = [_number(row, "agreement", ".1f"), _number(row, "sqnr_db", ".1f")]
-    losses = [_number(row, "kl", ".3f"), _number(fitted, "kl", ".3f"), _number(row, "predicted", ".3f")]
+    losses = [_number(row, "kl", ".4f"), _number(fitted, "kl", ".4f")]
+    losses += [_number(row, "kl_soft", ".4f"), _number(row, "predicted", ".4f")]
     return [*what, *near, *losses, usage(row, "plan"), usage(row, "refit")]
 
 
