@@ -10,7 +10,8 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 
-from edgecompress.calibrating.sensitivity import METRIC_INPUTS, Metric, output_metrics
+from edgecompress.calibrating.batching import affordable
+from edgecompress.calibrating.sensitivity import METRIC_INPUTS, METRIC_MACS, Metric, output_metrics
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, as_outputs, calibrated, check_runs, copied, evaluating, state_digest
 from edgecompress.models.datasets import Inputs, calibration_inputs, first
@@ -67,7 +68,8 @@ class Calibration:
 
     def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
         """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""
-        count, digest = min(most, METRIC_INPUTS, len(self.inputs[0])), state_digest(model)
+        inputs, digest = first(self.inputs, min(most, METRIC_INPUTS)), state_digest(model)
+        count = affordable(model, inputs, METRIC_MACS)
         for known in self._last:
             if known.model() is model and (known.digest, known.count) == (digest, count) and known.names >= set(names):
                 return {name: known.metrics[name] for name in names if name in known.metrics}

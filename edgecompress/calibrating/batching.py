@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -25,19 +27,31 @@ UNSEEN = 2
 """With gradients, what is remembered as a multiple of what layers give: sums and functions are seen by nobody."""
 
 
-def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False) -> int:
-    """So many of ``inputs`` that running ``model`` on them takes about ``MOST_RUN_BYTES``, and at least one.
+LEAST_INPUTS = 24
+"""Fewer tell nothing, whatever they cost."""
 
-    Args:
-        model: runs on one or two inputs; where it does not, ``MOST_AT_ONCE``: the run itself says why.
-        inputs: batch first.
-        gradients: is everything remembered that a backward pass needs?
-    """
-    given = list[int]()
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a run on one input takes: bytes of all outputs, bytes of the widest, multiply-accumulates of the layers."""
+
+    outputs: float
+    widest: float
+    macs: float
+
+
+def rehearsed(model: nn.Module, inputs: Inputs) -> Rehearsal | None:
+    """``model`` run on one or two of ``inputs``; None where it does not: the run itself says why."""
+    given, macs = [0], 0
 
     def ran(call: Call) -> None:
+        nonlocal macs
         outputs = call.output if isinstance(call.output, tuple | list) else (call.output,)
-        given.append(sum(output.nbytes for output in outputs if isinstance(output, Tensor)))
+        tensors = [output for output in outputs if isinstance(output, Tensor)]
+        given.append(sum(tensor.nbytes for tensor in tensors))
+        weight = getattr(call.layer, "weight", None)
+        if tensors and isinstance(weight, Tensor) and weight.dim() > 1:
+            macs += tensors[0].numel() * weight.numel() // len(weight)
 
     leaves = ((name, module) for name, module in model.named_modules() if not any(module.children()))
     few = first(inputs, REHEARSED)
@@ -45,6 +59,28 @@ def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False)
         with evaluating(model), torch.no_grad(), observing(leaves, after=ran):
             calibrated(model, few)
     except ModelError:
+        return None
+    count = len(few[0])
+    return Rehearsal(sum(given) / count, max(given) / count, macs / count)
+
+
+def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False) -> int:
+    """So many of ``inputs`` that running ``model`` on them takes about ``MOST_RUN_BYTES``, and at least one.
+
+    Args:
+        model: runs on one or two inputs; where it does not, ``MOST_AT_ONCE``.
+        inputs: batch first.
+        gradients: is everything remembered that a backward pass needs?
+    """
+    seen = rehearsed(model, inputs)
+    if seen is None:
         return MOST_AT_ONCE
-    taken = UNSEEN * sum(given) if gradients else IN_FLIGHT * max(given, default=0)
-    return max(1, min(MOST_AT_ONCE, MOST_RUN_BYTES * len(few[0]) // max(1, taken)))
+    taken = UNSEEN * seen.outputs if gradients else IN_FLIGHT * seen.widest
+    return max(1, min(MOST_AT_ONCE, int(MOST_RUN_BYTES / max(1, taken))))
+
+
+def affordable(model: nn.Module, inputs: Inputs, most_macs: float) -> int:
+    """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``LEAST_INPUTS``, if there."""
+    seen = rehearsed(model, inputs)
+    within = len(inputs[0]) if seen is None else int(most_macs / max(1, seen.macs))
+    return min(len(inputs[0]), max(LEAST_INPUTS, within))

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import inputs_at_once
 from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches
-from edgecompress.calibrating.shrinking import GROUPS, Spread, shrinkage
+from edgecompress.calibrating.shrinking import GROUPS, Spread, share, shrinkage, squared
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
+from edgecompress.decompositions.sketch import WIDE, Sketch, products
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, in_parts
@@ -37,14 +38,11 @@ LEAST_SPREAD = 1e-3
 STEADY = 1e-10
 """A spread below this share of the squared mean is rounding: the inputs do not vary."""
 
-MOST_PRODUCTS = 1.5e11
-"""Multiplications for the moments of a layer, a second or two: wide patches are taken at fewer positions."""
+MOST_PRODUCTS = 5e10
+"""Multiplications for the moments of a layer, a second: wide patches are taken at fewer positions."""
 
-WIDE = 1024
-"""Longer patches have moments in float32: as exact as their sums, and half as large."""
-
-BLOCKS = 4
-"""Wide matrices of products are worked out in blocks of rows, each from the diagonal on: 5 / 8 of the work."""
+MOST_MATRIX = 2048
+"""Patches of a Linear layer longer than this are kept as they are where they are fewer than their length."""
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -98,6 +96,39 @@ class Moments:
         return shrunk
 
 
+@dataclass(frozen=True)
+class FewMoments:
+    """:class:`Moments` of a Linear layer by its patches ``rows`` (n, D), about their mean, where n is below D."""
+
+    rows: Tensor
+    mean: Tensor
+    count: int
+    noise: Tensor
+
+    def steady(self) -> Tensor:
+        """(1,): is it given the same numbers all the time?"""
+        return ~(self._level > STEADY * self.mean.square().mean(1))
+
+    @property
+    def _level(self) -> Tensor:
+        """(1,): the mean of the diagonal."""
+        return self.rows.square().mean(dtype=torch.float64)[None]
+
+    @cached_property
+    def shrinkage(self) -> Tensor:
+        """(1,): as of :class:`Moments`."""
+        distance = squared((self.rows @ self.rows.T / self.count)[None]) - self.rows.shape[1] * self._level.square()
+        return share(self.noise, distance)
+
+    @cached_property
+    def centred(self) -> tuple[Sketch]:
+        """As of :class:`Moments`, for the one group of a Linear layer."""
+        if bool(self.steady()):
+            return (Sketch(torch.zeros_like(self.rows[:1]), RIDGE),)
+        kept = float((1 - self.shrinkage) / self.count) ** 0.5
+        return (Sketch(self.rows * kept, float((self.shrinkage + RIDGE) * self._level)),)
+
+
 def mean_diagonal(stacked: Tensor) -> Tensor:
     """(groups,) of (groups, D, D)."""
     return stacked.diagonal(dim1=1, dim2=2).mean(1)
@@ -123,23 +154,61 @@ def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> 
         yield tuple(names)
 
 
-def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Moments]:
+def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Moments | FewMoments]:
     """The moments of the inputs to each of the layers ``names`` while ``model`` runs on ``inputs``.
 
     Raises:
         ModelError: a layer is given numbers that are not finite.
     """
     count = len(inputs[0])
-    sums = {name: _Sums(model.get_submodule(name), count) for name in names}
+    sums: dict[str, _Sums | _Rows] = {}
 
     def begun(call: Call) -> None:
+        if call.name not in sums:
+            sums[call.name] = _sums_of(call, count)
         sums[call.name].add(call.given)
 
     size = inputs_at_once(model, inputs)
     with evaluating(model), torch.no_grad(), observing(named_layers(model, names), before=begun):
         for part in in_parts(inputs, size):
             calibrated(model, part)
-    return {name: of_layer.moments(name) for name, of_layer in sums.items() if of_layer.count}
+    return {name: sums[name].moments(name) for name in names if name in sums and sums[name].count}
+
+
+def _sums_of(call: Call, inputs: int) -> _Sums | _Rows:
+    """Products of wide patches where there are enough of them, else the patches."""
+    (_, size, *rest), given = kernel_shape(call.layer), call.given
+    fewer = given.numel() // max(1, size) // len(given) * inputs < size
+    return _Rows(inputs) if not rest and size > MOST_MATRIX and fewer else _Sums(call.layer, inputs)
+
+
+class _Rows:
+    """All patches of a Linear layer whose inputs are longer than they are many."""
+
+    def __init__(self, inputs: int) -> None:
+        self.at_once, self.parts, self.inputs = ceil(inputs / GROUPS), list[Tensor](), list[int]()
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.parts))
+
+    def add(self, given: Tensor) -> None:
+        for part in torch.split(given, self.at_once):
+            self.parts.append(part.detach().reshape(-1, part.shape[-1]).cpu())
+            self.inputs.append(len(part))
+
+    def moments(self, name: str) -> FewMoments:
+        rows = torch.cat(self.parts)
+        if not bool(torch.isfinite(rows).all()):
+            raise ModelError(f"{name}: is given NaN or infinity on the calibration inputs; check data and weights")
+        mean = rows.mean(0, dtype=torch.float64)
+        rows = rows - mean.to(rows.dtype)
+        alike, spread, start = rows @ rows.T, Spread(1), 0
+        for part, inputs in zip(self.parts, self.inputs, strict=True):
+            block = slice(start, start + len(part))
+            spread.add(alike[None, block, block], len(part), inputs)
+            start += len(part)
+        return FewMoments(rows, mean[None], len(rows), spread.noise(alike[None] / len(rows)))
 
 
 class _Sums:
@@ -180,19 +249,6 @@ class _Sums:
         for matrix, own in zip(second, off.to(second.dtype), strict=True):
             matrix.addr_(own, own, alpha=-1)
         return Moments(second, self.pivot.double().cpu() + off, self.count, noise)
-
-
-def products(rows: Tensor) -> Tensor:
-    """(groups, D, D): ``rows`` (groups, D, n) times themselves; of wide ones the upper blocks alone are worked out."""
-    size = rows.shape[1]
-    if size <= WIDE:
-        return rows @ rows.mT
-    whole, step = rows.new_empty(len(rows), size, size), ceil(size / BLOCKS)
-    for start in range(0, size, step):
-        block = rows[:, start : start + step] @ rows[:, start:].mT
-        whole[:, start : start + step, start:] = block
-        whole[:, start:, start : start + step] = block.mT
-    return whole
 
 
 def positions_at_most(layer: nn.Module, inputs: int) -> int:

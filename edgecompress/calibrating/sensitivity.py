@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import inputs_at_once
-from edgecompress.calibrating.moments import Moments
 from edgecompress.calibrating.patches import output_rows, patches
-from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.kernels import groups_of, kernel_shape, weight_of
 from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
@@ -40,11 +39,46 @@ DAMPING = 0.1
 METRIC_INPUTS = 128
 """Enough inputs for output metrics: every position of each adds to them."""
 
+METRIC_MACS = 6e10
+"""Multiply-accumulates of the runs that a metric is taken from: large models get fewer inputs, of more positions."""
+
 FEW_INPUTS = 16
 """Enough to see whether a layer's output reaches the model's."""
 
 MOST_GRADIENT_BYTES = 1 << 26
 """Of the gradients of single inputs in memory at once."""
+
+
+MOST_OUTPUTS = 2048
+"""Layers of more outputs have no metric: all their outputs count alike, and no root of a huge matrix is taken."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Changes of a Linear layer's outputs y by leaving out all but the first components: A_r^T B_r y - y.
+
+    Stands for changes of its weight too large to be kept. ``left`` and ``right`` (k, T) are A and B; each candidate
+    keeps ``ranks`` components and costs ``scales`` of what that gives.
+    """
+
+    left: Tensor
+    right: Tensor
+    ranks: tuple[int, ...]
+    scales: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def nbytes(self) -> int:
+        """In memory."""
+        return self.left.nbytes + self.right.nbytes
+
+    def products(self, outputs: Tensor, gradients: Tensor) -> Tensor:
+        """(n, candidates): of the gradients (n, l, T) with what each changes of the outputs (n, l, T)."""
+        shares = ((gradients @ self.left.T) * (outputs @ self.right.T)).sum(1).cumsum(1)
+        whole = (gradients * outputs).sum((1, 2))
+        return (shares[:, [rank - 1 for rank in self.ranks]] - whole[:, None]) * self.scales.sqrt().to(shares)
 
 
 @dataclass(frozen=True)
@@ -75,26 +109,32 @@ class Metric:
 def change_losses(
     model: nn.Module,
     inputs: Inputs,
-    changes: Mapping[str, Tensor],
-    moments: Mapping[str, Moments],
+    changes: Mapping[str, Tensor | Components],
+    means: Mapping[str, Tensor],
     *,
     classes: bool = True,
 ) -> dict[str, Tensor]:
     """For each layer the loss (candidates,) of its ``changes`` (candidates, groups, T, D): W' - W.
 
-    The mean error of the outputs counts as corrected. A layer whose output reaches none of the model's loses nothing;
-    one that no finite gradient reaches has no loss otherwise. Empty for a model that cannot be differentiated.
+    ``means`` (groups, D) are those of the layers' patches: the mean error of the outputs counts as corrected. A
+    layer whose output reaches none of the model's loses nothing; one that no finite gradient reaches has no loss
+    otherwise. Empty for a model that cannot be differentiated.
     """
     sums: dict[str, Tensor] = {}
 
     def add(name: str, layer: nn.Module, given: Tensor, gradient: Tensor) -> None:
-        mean = moments[name].mean.to(given.dtype)[:, :, None]
+        mean, change = means[name].to(given.dtype)[:, :, None], changes[name]
+        if isinstance(change, Components):
+            outputs = (given - mean.flatten()).unflatten(0, (len(given), -1)).flatten(1, -2) @ weight_of(layer).T
+            of_each = change.products(outputs, gradient.unflatten(0, (len(given), -1)).flatten(1, -2))
+            sums[name] = sums.get(name, 0) + of_each.double().square().sum(0)
+            return
         for few, theirs in _few_at_a_time(layer, given, gradient):
             everywhere = theirs[0].numel()
             u = (patches(layer, few, most=everywhere) - mean).unflatten(2, (len(few), -1))
             g = output_rows(layer, theirs, most=everywhere).unflatten(2, (len(few), -1))
             of_each = torch.einsum("gtnl,gdnl->ngtd", g, u).flatten(1)
-            sums[name] = sums.get(name, 0) + (of_each @ changes[name].flatten(1).T).double().square().sum(0)
+            sums[name] = sums.get(name, 0) + (of_each @ change.flatten(1).T).double().square().sum(0)
 
     if not _run_backward(model, inputs, tuple(changes), add, classes=classes) or not any(map(_tells, sums.values())):
         return {}
@@ -111,7 +151,8 @@ def output_metrics(
     """For each layer what an error of its outputs costs, damped, with a mean of 1.
 
     The output half of a Kronecker-factored Fisher matrix (Martens & Grosse 2015, arXiv 1503.05671). Layers that no
-    finite gradient reaches have none; empty for a model that cannot be differentiated.
+    finite gradient reaches, and those of more than ``MOST_OUTPUTS`` outputs, have none; empty for a model that cannot
+    be differentiated.
     """
     sums: dict[str, Tensor] = {}
 
@@ -119,6 +160,7 @@ def output_metrics(
         rows = output_rows(layer, gradient, most=gradient[0].numel())
         sums[name] = sums.get(name, 0) + (rows @ rows.mT).double()
 
+    names = tuple(name for name in names if kernel_shape(model.get_submodule(name))[0] <= MOST_OUTPUTS)
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
     return {name: Metric(_damped(total)) for name, total in sums.items() if _tells(total)} if differentiable else {}
 
@@ -148,8 +190,11 @@ def _damped(second: Tensor) -> Tensor:
 
 
 def _few_at_a_time(layer: nn.Module, given: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """So few inputs that neither their gradients nor their patches take more than ``MOST_GRADIENT_BYTES``."""
     outputs, *rest = kernel_shape(layer)
-    size = max(1, MOST_GRADIENT_BYTES // (4 * outputs * torch.Size(rest).numel()))
+    patch = torch.Size(rest).numel() * groups_of(layer)
+    positions = gradient[0].numel() // (outputs * groups_of(layer))
+    size = max(1, MOST_GRADIENT_BYTES // (4 * patch * max(outputs, positions)))
     yield from zip(torch.split(given, size), torch.split(gradient, size), strict=True)
 
 

@@ -55,4 +55,9 @@ def shrinkage(second: Tensor, noise: Tensor) -> Tensor:
     """(groups,): the share ``a`` in [0, 1] at which ``second`` (groups, D, D) is drawn towards a multiple of I."""
     mean = second.diagonal(dim1=1, dim2=2).double().mean(1).cpu()
     distance = squared(second) - second.shape[-1] * mean.square()
+    return share(noise, distance)
+
+
+def share(noise: Tensor, distance: Tensor) -> Tensor:
+    """``noise`` by ``distance``, at most 1; nothing where there is neither."""
     return torch.where(noise < distance, noise / distance, (noise > 0).double())

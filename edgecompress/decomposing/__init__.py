@@ -213,7 +213,7 @@ def fitted(
     """
     each = []
     for group, kernel in enumerate(stacked.cpu()):
-        own = None if moments is None or not bool(kernel.any()) else moments[group].double()
+        own = None if moments is None or not bool(kernel.any()) else moments[group]
         roots = None if metric is None or own is None else (metric.root[group], metric.inverse[group])
         each.append(_fitted(method, kernel, ranks, own, roots))
     if not all(bool(factor.isfinite().all()) for factors in each for factor in factors):

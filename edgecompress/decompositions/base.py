@@ -161,6 +161,29 @@ def leading_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors * vectors.gather(-2, largest).sign()
 
 
+MOST_EIGENVECTORS = 2048
+"""Of a larger symmetric matrix only the leading ``PART`` are worked out."""
+
+PART, SPARE, ROUNDS = 0.25, 32, 2
+"""Of a large matrix's eigenvectors; more of them than are kept; how often they are multiplied by it."""
+
+
+def most_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`leading_eigenvectors`, of large matrices only the first, by subspace iteration (Halko et al. 2011).
+
+    Each of the eigenvalues is at most the true one, and their sum is at most that of as many true ones.
+    """
+    size = len(gram)
+    if size <= MOST_EIGENVECTORS:
+        return leading_eigenvectors(gram)
+    kept = int(PART * size)
+    start = torch.randn(size, kept + SPARE, generator=torch.Generator().manual_seed(0)).to(gram)
+    for _ in range(ROUNDS + 1):
+        start = torch.linalg.qr(gram @ start)[0]
+    values, turned = leading_eigenvectors(start.T @ gram @ start)
+    return values[:kept], start @ turned[:, :kept]
+
+
 def kept_energy(matrix: Tensor) -> Tensor:
     """Sum of the r largest squared singular values, for r = 1, 2, ... up to the matrix's smaller side."""
     return cumulative_energy(gram(matrix))

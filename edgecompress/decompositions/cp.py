@@ -8,7 +8,7 @@ al. 2014, arXiv 1412.6553 (the four-way form); the fit is the stable one of Phan
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -53,6 +53,14 @@ class _Terms:
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """The inner product of each patch with each term, (n, r)."""
         return rows @ khatri_rao(head).T
+
+    def filters(self, head: Head, _shape: Sequence[int]) -> Tensor:
+        """Each term's filter, (r, D)."""
+        return khatri_rao(head)
+
+    def nest(self, ranks: Ranks) -> Hashable:
+        """Each rank has terms of its own."""
+        return ranks
 
     def tail_rank(self, _ranks: Ranks) -> int | None:
         """One factor follows."""

@@ -12,7 +12,7 @@ published code (mateuszgabor/ht2); its ranks here are in weight order, (r3, m, r
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ from edgecompress.decompositions.spatial_svd import (
     along,
     column_moments,
     evenly_scaled,
+    in_columns,
     spatial_matrix,
     two_dimensional,
 )
@@ -155,6 +156,15 @@ class HierarchicalTucker2:
         patches = rows.unflatten(1, (reduce.shape[1], vertical.shape[2], -1))
         reduced = torch.einsum("ncij,ac->naij", patches, reduce)
         return torch.einsum("naij,mai->nmj", reduced, vertical).flatten(1)
+
+    def filters(self, head: Head, shape: Sequence[int]) -> Tensor:
+        """(m kw, C kh kw): each vertical filter on the reduced channels, in each column."""
+        reduce, vertical = head
+        return in_columns(torch.einsum("mai,ac->mci", vertical, reduce), shape[-1])
+
+    def nest(self, ranks: Ranks) -> Hashable:
+        """Vertical filters on the same reduced channels are the first ones of more."""
+        return ranks[2]
 
     def tail_rank(self, ranks: Ranks) -> int | None:
         """``horizontal`` and ``expand`` meet in ``rank_out``."""

@@ -9,7 +9,7 @@ Frobenius norm.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,15 @@ class SpatialSvd:
         patches = rows.unflatten(1, (*vertical.shape[1:], -1))
         return torch.einsum("ncij,rci->nrj", patches, vertical).flatten(1)
 
+    def filters(self, head: Head, shape: Sequence[int]) -> Tensor:
+        """(r kw, C kh kw): each vertical filter in each column."""
+        (vertical,) = head
+        return in_columns(vertical, shape[-1])
+
+    def nest(self, _ranks: Ranks) -> Hashable:
+        """All vertical filters are the first ones of more."""
+        return ()
+
     def tail_rank(self, _ranks: Ranks) -> int | None:
         """One factor follows."""
         return None
@@ -117,6 +126,12 @@ def evenly_scaled(vertical: Tensor, horizontal: Tensor) -> Factors:
     lengths = vertical.flatten(1).norm(dim=1), horizontal.transpose(0, 1).flatten(1).norm(dim=1)
     scale = (lengths[1].clamp_min(tiny) / lengths[0].clamp_min(tiny)).sqrt()
     return vertical * scale[:, None, None, None], horizontal / scale[None, :, None, None]
+
+
+def in_columns(vertical: Tensor, width: int) -> Tensor:
+    """Vertical filters (r, C, kh) in each column of a patch: (r kw, C kh kw)."""
+    placed = torch.einsum("rci,jk->rjcik", vertical, torch.eye(width, dtype=vertical.dtype))
+    return placed.flatten(2).flatten(0, 1)
 
 
 def column_moments(moments: Tensor, shape: Sequence[int]) -> Tensor:

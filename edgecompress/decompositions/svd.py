@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -22,6 +23,7 @@ from edgecompress.decompositions.base import (
     is_conv,
     kept_energy,
     leading_eigenvectors,
+    most_eigenvectors,
     placement,
     pointwise,
     squared_norm,
@@ -29,6 +31,8 @@ from edgecompress.decompositions.base import (
     thinner,
 )
 from edgecompress.decompositions.kernels import kernel_shape
+from edgecompress.decompositions.projection import root_and_inverse
+from edgecompress.decompositions.sketch import WIDE, Sketch
 from edgecompress.plans import Ranks
 
 
@@ -75,7 +79,7 @@ class Svd:
             root = values[:rank].sqrt()
             left, right = left[:, :rank] * root, root[:, None] * right[:rank]
         else:
-            basis = leading_eigenvectors(matrix @ moments @ matrix.T)[1][:, :rank]
+            basis = Principal(kernel, moments).basis_of(rank).double()
             left, right = evenly_scaled(basis, basis.T @ matrix)
         return right.reshape(rank, *kernel.shape[1:]), left.reshape(-1, rank, *(1 for _ in kernel.shape[2:]))
 
@@ -86,17 +90,72 @@ class Svd:
 
     def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """The share of the squared singular values that is cut off, exactly."""
+        if moments is not None:
+            return Principal(kernel, moments).errors(candidates)
         matrix = kernel.double().flatten(1)
-        if moments is None:
-            kept = kept_energy(matrix) / squared_norm(matrix)
-        else:
-            kept = leading_eigenvectors(matrix @ moments @ matrix.T)[0].cumsum(0)
-            kept = kept / kept[-1]
+        kept = kept_energy(matrix) / squared_norm(matrix)
         return [max(0.0, 1 - float(kept[rank - 1])) for (rank,) in candidates]
+
+    def problem(self, kernel: Tensor, moments: Tensor) -> Principal:
+        """All ranks share one spectrum."""
+        return Principal(kernel, moments)
 
     def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
         """The matrix itself."""
         return (kernel.flatten(1),)
+
+
+class Principal:
+    """The principal components of a kernel's outputs: the best answer of every rank, from one spectrum."""
+
+    def __init__(self, kernel: Tensor, moments: Tensor | Sketch) -> None:
+        self.moments, self.matrix = moments, kernel.to(moments.dtype).flatten(1)
+
+    @property
+    def basis(self) -> Tensor:
+        """(T, k): the components as columns, the largest first; of very many outputs only a part of them."""
+        return self._spectrum[1]
+
+    def errors(self, candidates: Sequence[Ranks]) -> list[float]:
+        """The share of the squared outputs that is cut off: exact, or a bound beyond the components."""
+        values, _, total = self._spectrum
+        energy, most = values.cumsum(0) / total, min(self.matrix.shape)
+        left = max(0.0, 1 - float(energy[-1])) / max(1, most - len(energy))
+        beyond = (max(0, rank - len(energy)) * left for (rank,) in candidates)
+        kept = (float(energy[min(rank, len(energy)) - 1]) for (rank,) in candidates)
+        return [max(0.0, 1 - own - more) for own, more in zip(kept, beyond, strict=True)]
+
+    def reached(self, ranks: Ranks, _steps: int) -> Tensor:
+        """(T, D): what is left of the matrix at a rank."""
+        kept = self.basis_of(ranks[0]).to(self.matrix.dtype)
+        return kept @ (kept.T @ self.matrix)
+
+    def basis_of(self, rank: int) -> Tensor:
+        """(T, rank): the leading components as columns."""
+        if rank <= self.basis.shape[1]:
+            return self.basis[:, :rank]
+        return leading_eigenvectors(self._outputs)[1][:, :rank]
+
+    @property
+    def _outputs(self) -> Tensor:
+        """(T, T): the second moments of the outputs; in float64 where they are few."""
+        if isinstance(self.moments, Sketch):
+            second = self.moments.of_outputs(self.matrix)
+        else:
+            second = self.matrix @ self.moments @ self.matrix.T
+        return second if len(second) > WIDE else second.double()
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor, float]:
+        """Energies, components and total, by the smaller side: of W S W^T, or of L^T W^T W L with S = L L^T."""
+        outputs, inputs = self.matrix.shape
+        if outputs <= inputs or isinstance(self.moments, Sketch):
+            second = self._outputs
+            return *most_eigenvectors(second), float(second.diagonal().sum())
+        factor, failed = torch.linalg.cholesky_ex(self.moments)
+        root = root_and_inverse(self.moments)[0] if failed else factor
+        left, values, _ = thin_svd((self.matrix @ root).double())
+        return values.square(), left, float(values.square().sum())
 
 
 def evenly_scaled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

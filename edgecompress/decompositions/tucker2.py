@@ -8,7 +8,7 @@ tensor-train form of a k x k convolution with tied ranks has the same chain.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -72,12 +72,12 @@ class Tucker2:
 
     def factors(self, kernel: Tensor, ranks: Ranks, moments: Tensor | None = None) -> Factors:
         """``(r_in, C, 1...)``, ``(r_out, r_in, *taps)``, ``(T, r_out, 1...)`` with orthonormal ends."""
-        tensor = kernel.double().flatten(2)
         if moments is None:
+            tensor = kernel.double().flatten(2)
             out, into = self._bases(kernel.flatten(2).to(torch.promote_types(kernel.dtype, torch.float32)), ranks)
             reduce, core, expand = into.T, project_out(project_in(tensor, into), out), out
         else:
-            reduce, core, expand = _orthonormal(fit(self, tensor, moments, ranks, self.steps))
+            reduce, core, expand = _orthonormal(fit(self, kernel, moments, ranks, self.steps))
         ones = [1] * (kernel.dim() - 2)
         return (
             reduce.reshape(*reduce.shape[:2], *ones),
@@ -110,9 +110,9 @@ class Tucker2:
 
     def errors(self, kernel: Tensor, candidates: Sequence[Ranks], moments: Tensor | None = None) -> list[float]:
         """Exact for the truncated HOSVD, all ranks at once: the energy of a leading block of the full core."""
-        tensor = kernel.double().flatten(2)
         if moments is not None:
-            return output_errors(self, tensor, moments, candidates)
+            return output_errors(self, kernel, moments, candidates)
+        tensor = kernel.double().flatten(2)
         core = project_out(project_in(tensor, basis(tensor, 1)), basis(tensor, 0))
         kept = core.pow(2).sum(2).cumsum(0).cumsum(1) / squared_norm(tensor)
         return [max(0.0, 1 - float(kept[rank_out - 1, rank_in - 1])) for rank_out, rank_in in candidates]
@@ -125,13 +125,23 @@ class Tucker2:
 
     def starts(self, kernel: Tensor, moments: Tensor) -> Starts:
         """``reduce`` (r_in, C): principal directions of one tap's channels, averaged over taps."""
-        reduce = reducing(kernel, moments)
+        reduce = reducing(kernel.flatten(2), moments)
         return lambda ranks: (reduce[: ranks[1]],)
 
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """The reduced channels of each tap: (n, r_in K)."""
         (reduce,) = head
         return torch.einsum("nck,rc->nrk", rows.unflatten(1, (reduce.shape[1], -1)), reduce).flatten(1)
+
+    def filters(self, head: Head, shape: Sequence[int]) -> Tensor:
+        """(r_in K, C K): each reducing filter at each tap."""
+        (reduce,) = head
+        placed = torch.einsum("rc,kl->rkcl", reduce, torch.eye(prod(shape[1:]), dtype=reduce.dtype))
+        return placed.flatten(2).flatten(0, 1)
+
+    def nest(self, _ranks: Ranks) -> Hashable:
+        """All reducing filters are the first ones of more."""
+        return ()
 
     def tail_rank(self, ranks: Ranks) -> int | None:
         """``core`` and ``expand`` meet in ``rank_out``."""

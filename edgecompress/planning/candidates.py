@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -14,17 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.moments import Moments, collect, in_passes
-from edgecompress.calibrating.sensitivity import Metric, change_losses
+from edgecompress.calibrating.batching import affordable
+from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
+from edgecompress.calibrating.sensitivity import Components, Metric
 from edgecompress.costs import Shape, chain_cost
-from edgecompress.decomposing import fitted
-from edgecompress.decompositions import DECOMPOSITIONS, Decomposition
-from edgecompress.decompositions.base import NUMERICAL, squared_norm
+from edgecompress.decompositions import DECOMPOSITIONS
+from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import kernels, weight_of
-from edgecompress.decompositions.projection import squared_outputs
+from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
-from edgecompress.models.datasets import Inputs, first
+from edgecompress.models.datasets import first
+from edgecompress.planning.fits import MAX_SCORED, Fits
+from edgecompress.planning.scoring import Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
@@ -35,27 +36,21 @@ Item = TypeVar("Item")
 MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 """By the number of ranks a method has: at most 32 to 216 combinations a layer."""
 
-MAX_SCORED = 16
-"""Candidates of a layer whose loss is worked out: evenly spread over those that no other beats in cost and error."""
-
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-SCORED_STEPS = 3
-"""Refining steps of a candidate that is only scored."""
+COLLECTED_MACS, SCORED_MACS = 5e11, 1.2e11
+"""Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs."""
 
 MOST_SLOW = 6
 """Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
 
-WIDE = 1024
-"""Patches longer than this make every candidate a matter of seconds: fewer are looked at."""
-
-MOST_WIDE = {"ranks": 10, "scored": 6}
-"""Ranks of a method, and candidates whose loss is worked out, for a layer of wide patches."""
+MOST_WIDE = 10
+"""Ranks of a method whose ranks have to be worked out one by one, for a layer of wide patches."""
 
 BY_WEIGHT = "judged by its weight alone"
+FEW_NOTE = "fewer calibration inputs than it has inputs: scored by what they span, and by its weight beyond"
 STEADY_NOTE = f"{BY_WEIGHT}: its inputs do not vary on the calibration inputs"
-UNSEEN_NOTE = "no change of it reaches the model's output on the calibration inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,56 +79,47 @@ def candidates_of(
     weight = item.layer.weight
     assert isinstance(weight, Tensor)
     refuse_unusable(item.name, weight)
-    supported = tuple(name for name in methods if DECOMPOSITIONS[name].supports(item.layer))
     own = kernels(item.layer).cpu()
     bare = LayerCandidates(
         item.name,
         tuple(weight.shape),
         chain_cost(item.layer, item.shapes),
         (),
-        supported,
+        supported(item, methods),
         own,
         partial(_priced, item, own, multiple),
     )
-    scaled = own.double() if metric is None else torch.einsum("gts,gs...->gt...", metric.root, own.double())
-    found = [c for method in supported for c in _of_method(method, item, bare, scaled, moments, multiple)]
-    return replace(bare, candidates=tuple(found))
+    fits = Fits(own, moments, metric)
+    return replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)))
+
+
+def _all_of(item: Replaceable, bare: LayerCandidates, fits: Fits, multiple: int) -> Iterator[Candidate]:
+    for method in bare.methods:
+        yield from _of_method(method, item, bare, fits, multiple)
+
+
+def supported(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``methods`` that can replace the layer."""
+    return tuple(name for name in methods if DECOMPOSITIONS[name].supports(item.layer))
 
 
 def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> tuple[Cost, ...]:
     """The dense layer's cost, then that of every chain with fewer parameters and fewer MACs; no weight is read."""
     dense = chain_cost(item.layer, item.shapes)
-    supported = [name for name in methods if DECOMPOSITIONS[name].supports(item.layer)]
-    costs = (cost for method in supported for cost in _chain_costs(method, item, multiple).values())
+    costs = (cost for method in supported(item, methods) for cost in _chain_costs(method, item, multiple).values())
     return dense, *(cost for cost in costs if cost.saves_over(dense))
 
 
-def _of_method(
-    method: str, item: Replaceable, bare: LayerCandidates, scaled: Tensor, moments: Tensor | None, multiple: int
-) -> Iterator[Candidate]:
+def _of_method(method: str, item: Replaceable, bare: LayerCandidates, fits: Fits, multiple: int) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
-    costs = _chain_costs(method, item, multiple)
+    costs, moments = _chain_costs(method, item, multiple), fits.moments
     smaller = [ranks for ranks, cost in costs.items() if cost.saves_over(bare.dense)]
     if moments is not None and not DECOMPOSITIONS[method].automatic:
         smaller = thinned(smaller, MOST_SLOW)
-    elif moments is not None and moments.shape[-1] > WIDE:
-        smaller = thinned(smaller, MOST_WIDE["ranks"])
-    for ranks, error in zip(smaller, _errors(method, scaled, smaller, moments), strict=True):
+    elif moments is not None and method != "svd" and bare.kernels[0, 0].numel() > WIDE:
+        smaller = thinned(smaller, MOST_WIDE)
+    for ranks, error in zip(smaller, fits.errors(method, smaller), strict=True):
         yield Candidate(method, ranks, error, costs[ranks])
-
-
-def _errors(method: str, scaled: Tensor, candidates: Sequence[Ranks], moments: Tensor | None) -> list[float]:
-    """Relative squared errors of a whole layer: those of its groups, by their share of the whole."""
-    total, errors = 0.0, torch.zeros(len(candidates), dtype=torch.float64)
-    for group, kernel in enumerate(scaled):
-        own = None if moments is None else moments[group].double()
-        size = squared_norm(kernel) if own is None else float(squared_outputs(kernel, own))
-        if size > 0:
-            errors += size * torch.tensor(DECOMPOSITIONS[method].errors(kernel, candidates, own), dtype=torch.float64)
-        total += size
-    if not (math.isfinite(total) and bool(errors.isfinite().all())):
-        raise FloatingPointError(f"the errors of {method} are not finite")
-    return (errors / total).tolist() if total else [0.0] * len(candidates)
 
 
 def _priced(item: Replaceable, stacked: Tensor, multiple: int, method: str, ranks: Ranks) -> Candidate:
@@ -143,7 +129,7 @@ def _priced(item: Replaceable, stacked: Tensor, multiple: int, method: str, rank
     rounded = tuple(min(most, -(-rank // multiple) * multiple) for rank, most in zip(ranks, largest, strict=True))
     with torch.device("meta"):
         cost = chain_cost(decomposition.chain(item.layer, rounded), item.shapes)
-    return Candidate(method, rounded, _errors(method, stacked.double(), [rounded], None)[0], cost)
+    return Candidate(method, rounded, Fits(stacked).errors(method, [rounded])[0], cost)
 
 
 _COSTS: dict[tuple[object, ...], dict[Ranks, Cost]] = {}
@@ -196,6 +182,8 @@ def calibrated_candidates(
     """
     calibration.check(model)
     inputs = first(calibration.fitting, SCORED_INPUTS)
+    inputs = first(inputs, affordable(model, inputs, COLLECTED_MACS))
+    scored = Scoring(model, first(inputs, affordable(model, inputs, SCORED_MACS)), classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("plan: effect of each output on the loss", 0, 1, "")
@@ -204,28 +192,46 @@ def calibrated_candidates(
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)
 
-        def candidates(name: str) -> LayerCandidates:
-            return _calibrated(by_name[name], methods, multiple, moments.get(name), metrics.get(name))  # noqa: B023
+        def candidates(name: str) -> Fitted:
+            return _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
 
-        for name, layer in zip(part, in_parallel(candidates, part), strict=True):
-            found[name] = layer
+        for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
+            found[name] = of_layer.layer
             progress("plan: ranks that fit each layer", len(found), len(items), name)
-        of_part = {name: found[name] for name in part}
-        found |= _with_scores(model, inputs, of_part, moments, metrics, calibration, progress)
-    return [found[name] for name in names]
+            scored.add(name, of_layer)
+    progress("plan: expected loss of each choice", 0, 1, "")
+    return [scored.priced(found[name]) for name in names]
 
 
 def _calibrated(
-    item: Replaceable, methods: Sequence[str], multiple: int, moments: Moments | None, metric: Metric | None
-) -> LayerCandidates:
+    item: Replaceable,
+    methods: Sequence[str],
+    multiple: int,
+    moments: Moments | FewMoments | None,
+    metric: Metric | None,
+) -> Fitted:
     """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
     if moments is None:
-        return weighed(item, methods, multiple)
-    note = STEADY_NOTE if bool(moments.steady().all()) else ""
+        return Fitted(weighed(item, methods, multiple))
+    note = STEADY_NOTE if bool(moments.steady().all()) else FEW_NOTE if isinstance(moments, FewMoments) else ""
+    bare = candidates_of(item, (), multiple)
     try:
-        return replace(candidates_of(item, methods, multiple, moments.centred, metric), note=note)
+        fits = Fits(bare.kernels, moments.centred, metric)
+        bare = replace(bare, methods=supported(item, methods))
+        layer = replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)), note=note)
     except NUMERICAL as error:
-        return replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
+        fits = Fits(bare.kernels)
+        layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
+    chosen = fits.scored(pareto_front(layer.candidates, fits.most_scored))
+    return Fitted(layer, chosen, _changes(fits, chosen), moments.mean)
+
+
+def _changes(fits: Fits, chosen: Sequence[Candidate]) -> Tensor | Components | None:
+    """What each candidate changes of the kernels, fitted to the weight alone where nothing else can be; else None."""
+    for known in (fits, Fits(fits.kernels)):
+        with suppress(*NUMERICAL):
+            return known.changes(chosen) if chosen else None
+    return None
 
 
 def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCandidates:
@@ -236,68 +242,6 @@ def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCa
         dense = chain_cost(item.layer, item.shapes)
         shape = tuple(weight_of(item.layer).shape)
         return LayerCandidates(item.name, shape, dense, (), note=f"no decomposition of its weight: {first_line(error)}")
-
-
-def _with_scores(
-    model: nn.Module,
-    inputs: Inputs,
-    layers: Mapping[str, LayerCandidates],
-    moments: Mapping[str, Moments],
-    metrics: Mapping[str, Metric],
-    calibration: Calibration,
-    progress: Progress,
-) -> dict[str, LayerCandidates]:
-    """The same with the loss of the candidates that no other beats."""
-    chosen = {name: pareto_front(layer.candidates, _max_scored(layer)) for name, layer in layers.items()}
-    scored = [name for name in layers if chosen[name] and name in moments]
-
-    def change(name: str) -> Tensor | None:
-        return _changes_of(layers[name], chosen[name], moments[name].centred, metrics.get(name))
-
-    changes: dict[str, Tensor] = {}
-    for done, (name, of_layer) in enumerate(zip(scored, in_parallel(change, scored), strict=True), start=1):
-        changes |= {name: of_layer} if of_layer is not None else {}
-        progress("plan: expected loss of each choice", done, len(scored), name)
-    losses = change_losses(model, inputs, changes, moments, classes=calibration.classes)
-    return {name: _with_losses(layer, chosen[name], losses.get(name)) for name, layer in layers.items()}
-
-
-def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Tensor | None) -> LayerCandidates:
-    if losses is None:
-        return layer
-    known = {(c.method, c.ranks): loss for c, loss in zip(chosen, losses.tolist(), strict=True)}
-    scored = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
-    note = layer.note if bool(losses.any()) else layer.note or UNSEEN_NOTE
-    return replace(layer, candidates=tuple(scored), note=note)
-
-
-def _changes_of(
-    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor, metric: Metric | None
-) -> Tensor | None:
-    """What each candidate changes of the kernels, fitted to its weight alone where nothing else can be; else None."""
-    for known in ((second, metric), (None, None)):
-        with suppress(*NUMERICAL):
-            return _changes(layer, chosen, *known)
-    return None
-
-
-def _changes(
-    layer: LayerCandidates, chosen: Sequence[Candidate], second: Tensor | None, metric: Metric | None
-) -> Tensor:
-    """(candidates, groups, T, D): what each candidate changes of the kernels."""
-    dense = layer.kernels.double()
-    weights = [fitted(with_few_steps(DECOMPOSITIONS[c.method]), c.ranks, dense, second, metric)[1] for c in chosen]
-    return torch.stack([(weight - dense).flatten(2) for weight in weights]).float()
-
-
-def with_few_steps(method: Decomposition) -> Decomposition:
-    """The method with few refining steps: enough to compare candidates."""
-    return replace(method, steps=SCORED_STEPS) if hasattr(method, "steps") else method  # type: ignore[type-var]
-
-
-def _max_scored(layer: LayerCandidates) -> int:
-    wide = layer.kernels[0, 0].numel() > WIDE
-    return MOST_WIDE["scored"] if wide else MAX_SCORED
 
 
 def pareto_front(candidates: Sequence[Candidate], most: int = MAX_SCORED) -> list[Candidate]:

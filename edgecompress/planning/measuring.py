@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.moments import Moments, collect, in_passes
+from edgecompress.calibrating.batching import affordable
+from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.trials import Trial, trial_losses
-from edgecompress.decomposing import fitted
-from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
-from edgecompress.models.datasets import Inputs
-from edgecompress.planning.candidates import SCORED_INPUTS, with_few_steps
+from edgecompress.models.datasets import Inputs, first
+from edgecompress.planning.candidates import COLLECTED_MACS, SCORED_INPUTS
+from edgecompress.planning.fits import Fits
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
@@ -154,7 +154,9 @@ class _Trials:
 
     def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:
         names = tuple(layer.name for layer in layers)
-        moments = collect(self.model, self.calibration.fitting, names)
+        inputs_fitted = first(self.calibration.fitting, SCORED_INPUTS)
+        inputs_fitted = first(inputs_fitted, affordable(self.model, inputs_fitted, COLLECTED_MACS))
+        moments = collect(self.model, inputs_fitted, names)
         metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
         trials = dict[str, Trial]()
         for layer in layers:
@@ -200,10 +202,9 @@ def corrected_loss(loss: float, known: Sequence[tuple[float, float]]) -> float:
     return loss * math.exp(low + (high - low) * (at - left) / (right - left))
 
 
-def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments, metric: Metric | None) -> Trial:
+def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments | FewMoments, metric: Metric | None) -> Trial:
     """The layer with what ``candidate`` makes of its weight, the mean error of its outputs corrected."""
     dense = layer.kernels.double()
-    method = with_few_steps(DECOMPOSITIONS[candidate.method])
-    reached = fitted(method, candidate.ranks, dense, moments.centred, metric)[1].reshape(dense.shape)
+    reached = dense + Fits(layer.kernels, moments.centred, metric).change(candidate).reshape(dense.shape)
     shift = torch.einsum("gtd,gd->gt", (dense - reached).flatten(2), moments.mean)
     return Trial(layer.name, reached, shift)
