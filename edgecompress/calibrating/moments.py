@@ -226,13 +226,19 @@ class _Sums:
 
     def add(self, given: Tensor) -> None:
         at_once = min(images_at_once(self.layer, given), ceil(self.inputs / GROUPS))
-        for part in torch.split(given, at_once):
-            self._add(patches(self.layer, part, offset=self.seen, most=self.most), len(part))
+        parts = torch.split(given, at_once)
+        if self.pivot is None:
+            means = [self._patches(part).mean(2, dtype=torch.float64) * len(part) for part in parts]
+            self.pivot = (torch.stack(means).sum(0) / len(given)).to(given.dtype)
+        for part in parts:
+            self._add(self._patches(part), len(part))
         self.seen += 1
 
+    def _patches(self, part: Tensor) -> Tensor:
+        return patches(self.layer, part, offset=self.seen, most=self.most)
+
     def _add(self, rows: Tensor, inputs: int) -> None:
-        if self.pivot is None:
-            self.pivot = rows.mean(2, dtype=torch.float64).to(rows.dtype)
+        assert self.pivot is not None
         (exact,) = summable(rows - self.pivot[:, :, None])
         product = products(exact).cpu()
         self.second += product
