@@ -23,8 +23,8 @@ MAX_SCORED, MOST_WIDE_SCORED = 16, 6
 """Candidates of a layer whose loss is worked out, evenly spread over those that no other beats in cost and error; and
 of a layer of wide patches, where each is a matter of seconds."""
 
-SCORED_STEPS = 3
-"""Refining steps of a candidate that is only scored."""
+SCORED_STEPS, WIDE_STEPS = 3, 1
+"""Refining steps of a candidate that is only scored; of wide patches the first, which brings the most."""
 
 
 @dataclass
@@ -125,7 +125,9 @@ class Fits:
         if self.moments is None:
             reached = method.reconstruct(method.factors(kernel, candidate.ranks)).flatten(1)
         else:
-            reached = self._fitting(candidate.method, group).reached(candidate.ranks, SCORED_STEPS)
+            reached = self._fitting(candidate.method, group).reached(
+                candidate.ranks, WIDE_STEPS if kernel[0].numel() > WIDE else SCORED_STEPS
+            )
             if self.metric is not None:
                 reached = self.metric.inverse[group].to(reached.dtype) @ reached
         return (reached - kernel.flatten(1).to(reached.dtype)).float()
