@@ -45,6 +45,11 @@ class _Alone:
         return few.reconstruct(few.factors(self.kernel, ranks, self.moments)).flatten(1)
 
 
+def quick(method: Decomposition, largest: Ranks) -> bool:
+    """Do all ranks share one factorization?"""
+    return method.nest(largest) == () if isinstance(method, _Nested) else hasattr(method, "problem")
+
+
 def fitting(method: Decomposition, kernel: Tensor, moments: Tensor | Sketch) -> Fitting:
     """Fits of ``kernel`` by ``method`` in the metric of ``moments``, sharing what ranks have in common."""
     if isinstance(method, _Nested) and isinstance(moments, Tensor):

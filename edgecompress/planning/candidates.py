@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -19,7 +20,8 @@ from edgecompress.calibrating.sensitivity import Components, Metric
 from edgecompress.costs import Shape, chain_cost
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
-from edgecompress.decompositions.kernels import kernels, weight_of
+from edgecompress.decompositions.fitting import quick
+from edgecompress.decompositions.kernels import kernel_shape, kernels, weight_of
 from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
@@ -47,6 +49,9 @@ MOST_SLOW = 6
 
 MOST_WIDE = 10
 """Ranks of a method whose ranks have to be worked out one by one, for a layer of wide patches."""
+
+WIDEST = 2048
+"""Longer patches are fitted by methods alone whose ranks share one factorization, where any of them is asked for."""
 
 BY_WEIGHT = "judged by its weight alone"
 FEW_NOTE = "fewer calibration inputs than it has inputs: scored by what they span, and by its weight beyond"
@@ -217,13 +222,21 @@ def _calibrated(
     bare = candidates_of(item, (), multiple)
     try:
         fits = Fits(bare.kernels, moments.centred, metric)
-        bare = replace(bare, methods=supported(item, methods))
+        bare = replace(bare, methods=_affordable(item, supported(item, methods)))
         layer = replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)), note=note)
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
     chosen = fits.scored(pareto_front(layer.candidates, fits.most_scored))
     return Fitted(layer, chosen, _changes(fits, chosen), moments.mean)
+
+
+def _affordable(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``methods`` that can be fitted to the layer's inputs in seconds; all where none can."""
+    wide = prod(kernel_shape(item.layer)[1:]) > WIDEST
+    largest = {name: DECOMPOSITIONS[name].max_ranks(item.layer) for name in methods}
+    few = tuple(name for name in methods if not wide or quick(DECOMPOSITIONS[name], largest[name]))
+    return few or tuple(methods)
 
 
 def _changes(fits: Fits, chosen: Sequence[Candidate]) -> Tensor | Components | None:

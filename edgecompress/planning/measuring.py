@@ -153,22 +153,29 @@ class _Trials:
         return min(scored, key=lambda c: abs(2 * c.cost.macs - layer.dense.macs)) if scored and not tried else None
 
     def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:
-        names = tuple(layer.name for layer in layers)
-        inputs_fitted = first(self.calibration.fitting, SCORED_INPUTS)
-        inputs_fitted = first(inputs_fitted, affordable(self.model, inputs_fitted, COLLECTED_MACS))
-        moments = collect(self.model, inputs_fitted, names)
-        metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
-        trials = dict[str, Trial]()
-        for layer in layers:
-            if layer.name in moments:
-                with suppress(*NUMERICAL):
-                    trials[layer.name] = _trial(layer, wanted[layer.name], moments[layer.name], metrics.get(layer.name))
+        trials = {layer.name: trial for layer in layers if (trial := _known(layer, wanted[layer.name])) is not None}
+        trials |= self._fitted([layer for layer in layers if layer.name not in trials], wanted)
         losses = trial_losses(self.model, inputs, list(trials.values()), classes=self.calibration.classes)
         for name, of_inputs in zip(trials, losses, strict=True):
             loss = wanted[name].loss
             assert loss is not None
             self.points.setdefault(name, []).append(Point.of(wanted[name], loss, of_inputs))
             self.progress("plan: measured losses", len(self.points), len(layers), name)
+
+    def _fitted(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate]) -> dict[str, Trial]:
+        """Trials of candidates that have to be fitted again."""
+        names, trials = tuple(layer.name for layer in layers), dict[str, Trial]()
+        if not names:
+            return trials
+        inputs_fitted = first(self.calibration.fitting, SCORED_INPUTS)
+        inputs_fitted = first(inputs_fitted, affordable(self.model, inputs_fitted, COLLECTED_MACS))
+        moments = collect(self.model, inputs_fitted, names)
+        metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
+        for layer in layers:
+            if layer.name in moments:
+                with suppress(*NUMERICAL):
+                    trials[layer.name] = _trial(layer, wanted[layer.name], moments[layer.name], metrics.get(layer.name))
+        return trials
 
     def corrected(self, layer: LayerCandidates) -> LayerCandidates:
         """The layer with its losses multiplied by what those that were measured are off by."""
@@ -202,9 +209,18 @@ def corrected_loss(loss: float, known: Sequence[tuple[float, float]]) -> float:
     return loss * math.exp(low + (high - low) * (at - left) / (right - left))
 
 
+def _known(layer: LayerCandidates, candidate: Candidate) -> Trial | None:
+    """The trial of a candidate whose change of the kernels is still in memory."""
+    known = None if layer.changed is None else layer.changed(candidate)
+    return None if known is None else _of_change(layer, *known)
+
+
+def _of_change(layer: LayerCandidates, change: Tensor, mean: Tensor) -> Trial:
+    """Kernels moved by ``change`` (groups, T, D), the mean error of the outputs for patches of this mean corrected."""
+    dense, double = layer.kernels.double(), change.double()
+    return Trial(layer.name, dense + double.reshape(dense.shape), -torch.einsum("gtd,gd->gt", double, mean))
+
+
 def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments | FewMoments, metric: Metric | None) -> Trial:
     """The layer with what ``candidate`` makes of its weight, the mean error of its outputs corrected."""
-    dense = layer.kernels.double()
-    reached = dense + Fits(layer.kernels, moments.centred, metric).change(candidate).reshape(dense.shape)
-    shift = torch.einsum("gtd,gd->gt", (dense - reached).flatten(2), moments.mean)
-    return Trial(layer.name, reached, shift)
+    return _of_change(layer, Fits(layer.kernels, moments.centred, metric).change(candidate), moments.mean)

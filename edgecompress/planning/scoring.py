@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from edgecompress.selectors.base import Candidate, LayerCandidates
 
 MOST_CHANGE_BYTES = 1 << 30
 """Of what scored candidates change, in memory at once: beyond it losses take several passes."""
+
+MOST_KEPT_BYTES = 1 << 28
+"""Of what scored candidates change, for trials of them: what is not kept is fitted again."""
 
 UNSEEN_NOTE = "no change of it reaches the model's output on the calibration inputs"
 
@@ -37,6 +41,7 @@ class Scoring:
     _chosen: dict[str, Sequence[Candidate]] = field(default_factory=dict, init=False)
     _changes: dict[str, Tensor | Components] = field(default_factory=dict, init=False)
     _means: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _kept: dict[str, Tensor] = field(default_factory=dict, init=False)
     _losses: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def add(self, name: str, of_layer: Fitted) -> None:
@@ -50,12 +55,26 @@ class Scoring:
     def priced(self, layer: LayerCandidates) -> LayerCandidates:
         """The layer with the loss of the candidates that no other beats."""
         self._run()
-        return _with_losses(layer, self._chosen.get(layer.name, ()), self._losses.get(layer.name))
+        priced = _with_losses(layer, self._chosen.get(layer.name, ()), self._losses.get(layer.name))
+        return replace(priced, changed=partial(self._changed, layer.name)) if layer.name in self._kept else priced
 
     def _run(self) -> None:
         if self._changes:
             self._losses |= change_losses(self.model, self.inputs, self._changes, self._means, classes=self.classes)
+            for name, changes in self._changes.items():
+                if isinstance(changes, Tensor) and self._fits(changes):
+                    self._kept[name] = changes
             self._changes.clear()
+
+    def _fits(self, changes: Tensor) -> bool:
+        return sum(kept.nbytes for kept in (*self._kept.values(), changes)) <= MOST_KEPT_BYTES
+
+    def _changed(self, name: str, candidate: Candidate) -> tuple[Tensor, Tensor] | None:
+        """What one candidate changes, and the mean patch."""
+        places = [(c.method, c.ranks) for c in self._chosen[name]]
+        if name not in self._kept or (candidate.method, candidate.ranks) not in places:
+            return None
+        return self._kept[name][places.index((candidate.method, candidate.ranks))], self._means[name]
 
 
 def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Tensor | None) -> LayerCandidates:

@@ -39,7 +39,8 @@ class LayerCandidates:
     """A layer, what it costs dense, and every candidate with fewer parameters and fewer MACs.
 
     ``kernels`` (groups, T, C, *taps) are its weight and ``at`` prices any other ranks of one of ``methods``, for
-    rules that read ranks off the weight; ``note`` says what was out of the ordinary.
+    rules that read ranks off the weight; ``note`` says what was out of the ordinary. ``changed`` gives what a scored
+    candidate changes of the kernels, (groups, T, D), and the mean patch, (groups, D), where that is still in memory.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerCandidates:
     kernels: Tensor = field(default_factory=_nothing, compare=False)
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
     note: str = ""
+    changed: Callable[[Candidate], tuple[Tensor, Tensor] | None] | None = field(default=None, compare=False)
 
 
 Choice = Candidate | str

@@ -58,3 +58,16 @@ def test_losses_in_several_passes_are_those_of_one(monkeypatch):
     assert [layer.ranks for layer in several.layers] == [layer.ranks for layer in whole.layers]
     for one, other in zip(several.layers, whole.layers, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-3)
+
+
+def test_the_widest_layers_are_fitted_by_methods_whose_ranks_share_a_factorization(monkeypatch):
+    monkeypatch.setattr("edgecompress.planning.candidates.WIDEST", 50)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten())
+    calibration = Calibration((torch.randn(20, 3, 10, 10),), classes=False)
+    made = plan(model, calibration.inputs, Budget(0.7), multiple=2, calibration=calibration)
+    tried = {name: {other.method for other in made.rejected if other.layer == name} for name in ("0", "2")}
+    assert {"cp3", "hierarchical_tucker2"} & tried["0"]
+    assert not {"cp3", "hierarchical_tucker2"} & tried["2"]
+    named = plan(model, calibration.inputs, Budget(0.7), methods=["cp3"], multiple=2, calibration=calibration)
+    assert {layer.method for layer in named.layers} == {"cp3"}
