@@ -16,13 +16,14 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, products, summable
+from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, summable
 from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.calibrating.shrinking import shrinkage, squared
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved
+from edgecompress.decompositions.sketch import products
 
 RIDGE = 1e-3
 """Least pull towards the dense weight, as a share of the mean second moment of the inputs."""
