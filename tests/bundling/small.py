@@ -1,7 +1,8 @@
-"""A small model that takes images, for bundles that are made in a second."""
+"""A small model that takes images, as ``write_small_artifact(WRITTEN)`` exported it."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 from edgecompress.artifacts import Artifact
 from edgecompress.exporting import export
 from edgecompress.models import Sample
+from tests.processes import ROOT
 
+WRITTEN = ROOT / "tests" / "data" / "small_model"
 LABELS = ["dark", "bright", "striped"]
 PREPROCESSING = {"size": [6, 7], "color": "RGB", "scale": 1 / 255, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
@@ -26,7 +29,14 @@ def small_sample() -> Sample:
     return Sample("small", "small", build, (example,), preprocessing={**PREPROCESSING, "labels": LABELS})
 
 
-def small_artifact(folder: Path) -> Artifact:
-    """``model.onnx`` in a folder."""
+def write_small_artifact(folder: Path) -> Artifact:
+    """``model.onnx`` in a folder, exported in some seconds."""
     sample = small_sample()
     return export(sample.model(), sample, folder)
+
+
+def small_artifact(folder: Path) -> Artifact:
+    """The same, copied."""
+    for file in WRITTEN.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return Artifact.load(folder / "model.onnx")

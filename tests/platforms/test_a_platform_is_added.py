@@ -8,9 +8,11 @@ from textwrap import dedent
 
 import pytest
 
+from edgecompress.bundling.checking import check
 from edgecompress.cli import run_command_line
 from edgecompress.files import read_json, sha256
 from edgecompress.platforms import PLATFORMS
+from tests.processes import ROOT
 from tests.toys import imported
 
 PLATFORM = dedent(
@@ -62,6 +64,27 @@ def test_a_target_that_it_does_not_run_is_refused(tmp_path: Path, capfd: pytest.
     arguments = ["run", "lenet300", "--target", "ort", "--platform", "board", "-o", str(tmp_path / "out")]
     assert run_command_line(arguments) == 2
     assert "the board bundle runs onnx; add --target onnx or --platform pi, or use `compress`" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_run_makes_bundles_for_several_platforms(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    net = ROOT / "tests" / "data" / "version_0_1" / "net.py"
+    small = ["--keep", "0.6", "--multiple", "1", "--epochs", "0", "--calibrate", "0", "--seconds", "0.001"]
+    platforms = ["--platform", "pi", "--platform", "board", "--platform", "pi"]
+    arguments = ["run", str(net), *small, "--threads", "1", *platforms, "-o", str(tmp_path / "out")]
+    assert run_command_line(arguments) == 0
+    assert "board: the model takes" in capfd.readouterr().out
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["arguments"]["platform"] == "pi, board"
+    assert [one["manifest"] for one in report["bundles"]] == ["bundle_pi/manifest.json", "bundle_board/manifest.json"]
+    assert report["bundle"] == "bundle_pi/manifest.json"
+    for one in report["bundles"]:
+        found = check((tmp_path / "out" / one["manifest"]).parent)
+        assert found.golden_error is not None
+        assert found.golden_error < 1e-5
+    assert run_command_line(arguments) == 0
+    (tmp_path / "out" / "bundle_board" / "mine.txt").write_text("mine")
+    assert run_command_line([*arguments, "--select", "energy"]) == 2
 
 
 def test_it_is_listed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from edgecompress.devices.emulated.spec import is_installed
 from edgecompress.errors import ExportError
 from edgecompress.files import load_weights, read_json
 from edgecompress.running import delivery
+from edgecompress.running.claiming import bundle_name
 from edgecompress.sources import resolve
 from tests.processes import ROOT, Answer, command
 
@@ -360,6 +361,11 @@ def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(
     gate = command("check", folder, "--min-speedup", "1.1", "--min-instruction-ratio", "1.0")
     assert gate.code == 1
     assert "instructions are no time" in gate.out
+
+
+def test_the_only_bundle_has_no_name_of_its_own() -> None:
+    assert bundle_name(("pi",), "pi") == "bundle"
+    assert [bundle_name(("web", "pi"), name) for name in ("web", "pi")] == ["bundle_web", "bundle_pi"]
 
 
 @pytest.mark.parametrize(("bad", "reason"), [("ncnn", None), ("onnx", "onnx: no"), ("both", "onnx: no")])
