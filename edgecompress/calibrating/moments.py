@@ -225,7 +225,8 @@ class _Sums:
         self.spread = Spread(groups)
 
     def add(self, given: Tensor) -> None:
-        at_once = min(images_at_once(self.layer, given), ceil(self.inputs / GROUPS))
+        groups = GROUPS if self.second.shape[-1] <= WIDE else GROUPS // 2  # a sum of wide products costs as they do
+        at_once = min(images_at_once(self.layer, given), ceil(self.inputs / groups))
         parts = torch.split(given, at_once)
         if self.pivot is None:
             means = [self._patches(part).mean(2, dtype=torch.float64) * len(part) for part in parts]

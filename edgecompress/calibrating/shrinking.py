@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 GROUPS = 16
-"""Of inputs, at least, where there are as many: their spread tells how sure their average is."""
+"""Of inputs, at least, where there are as many: their spread tells how sure their average is. Half for wide patches."""
 
 
 class Spread:

@@ -41,7 +41,7 @@ MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-COLLECTED_MACS, SCORED_MACS = 5e11, 1.2e11
+COLLECTED_MACS, SCORED_MACS = 3e11, 1.2e11
 """Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs."""
 
 MOST_SLOW = 6
