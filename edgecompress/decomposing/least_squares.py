@@ -158,9 +158,13 @@ class Parts:
         return Solution(torch.where(still, dense, weight), torch.where(still, eye, second), own.mean, own.mean_rows)
 
     def _trusted(self, about: Totals, mean: Tensor, mean_rows: Tensor) -> Tensor:
-        """The second moments, drawn towards a multiple of the identity as far as the parts differ in them."""
+        """The second moments; of no more patches than inputs, drawn towards a multiple of the identity.
+
+        As far as the parts differ in them (Ledoit & Wolf 2004). With more patches that did not help: at 0.7 of
+        EfficientNet-Lite1's MACs 57.5 % of 120 other images agreed with the dense net, without it 60.8 %.
+        """
         count = len(self.of)
-        if count < 2:
+        if count < 2 or about.count > about.second.shape[-1]:
             return about.second
         each = [squared(part.about(mean, mean_rows).second - about.second) for part in self.of.values()]
         off = torch.stack(each).sum(0)
