@@ -101,7 +101,8 @@ def refit(
     models, by_weight = Models(dense, changed, known, done, asymmetric), planned.keys() - known.keys()
     for name in by_weight:
         fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
-    _Refit(models, planned, metrics, progress, done).run(inputs)
+    with torch.no_grad():
+        _Refit(models, planned, metrics, progress, done).run(inputs)
     for name in known.keys() - set(done):
         fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
     return changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -262,8 +263,9 @@ def test_a_failing_command_is_a_device_error_with_its_last_words() -> None:
     assert caught.value.returncode == 3
     with pytest.raises(DeviceError, match="no answer within"):
         THERE.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
-    THERE.run(["sh", "-c", "sleep 65432 & exit 0"], timeout_s=10)
-    assert _ends("sleep 65432")
+    alone = f"sleep 6543{os.getpid()}"  # no other run's, which may have been left behind
+    THERE.run(["sh", "-c", f"{alone} & exit 0"], timeout_s=10)
+    assert _ends(alone)
     with pytest.raises(DeviceError, match="cannot be started"):
         THERE.run(["/no/such/program"], timeout_s=1)
 
