@@ -60,7 +60,7 @@ def options_from(sample: Sample, plan_file: Path | None, given: Given, **more: A
         scope_from(given, () if storage else methods),
         given=loaded,
         calibrate=CALIBRATION_INPUTS if given["calibrate"] is None else given["calibrate"],
-        asymmetric=not given["symmetric"],
+        asymmetric=None if given["symmetric"] is None else not given["symmetric"],
         recipe=recipe_from(given),
         recipe_epochs=given["recipe_epochs"] or max(1, tuning.epochs),
         storage=storage,

@@ -137,12 +137,12 @@ training_options = together(
         help="What --distill learns from, such as a larger model. [the dense model]",
     ),
     option(
-        "--symmetric",
-        is_flag=True,
+        "--symmetric/--asymmetric",
+        default=None,
         group=TRAINING,
         basic=False,
         codecs=False,
-        help="Fit each layer on the dense model's inputs, not on the compressed one's.",
+        help="Fit each layer on the dense model's inputs, or on the compressed one's. [the nearer on inputs held back]",
     ),
     option(
         "--recipe-epochs",

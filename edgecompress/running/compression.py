@@ -15,6 +15,7 @@ from edgecompress.codecs.ada_tucker import refresh
 from edgecompress.codecs.payload import Stored
 from edgecompress.costs import param_bytes
 from edgecompress.decomposing import decompose
+from edgecompress.decomposing.choosing import refit_nearest
 from edgecompress.decomposing.refitting import refit
 from edgecompress.files import Json, make_folder
 from edgecompress.finetuning import finetune
@@ -130,7 +131,7 @@ def fill(pipeline: Pipeline, planned: Done) -> Done:
 
     options = pipeline.options
     staged = tuning_key(options.tuning) if options.tuning.portions > 1 else {}
-    inputs = [planned.key, *pipeline.calibration_key, options.asymmetric, staged]
+    inputs = [planned.key, *pipeline.calibration_key, options.asymmetric is not False, staged]
     return pipeline.stages.do("decompose", inputs, work, (DECOMPOSED,), together=bool(staged))
 
 
@@ -143,7 +144,10 @@ def _filled(pipeline: Pipeline, chosen: CompressionPlan) -> tuple[nn.Module, Jso
         return decomposed_in_stages(dense, chosen, sample, tuning, calibration, folder, progress), None
     if calibration is None:
         return decompose(dense, chosen, progress=progress), None
-    model = refit(dense, chosen, calibration, asymmetric=asymmetric, progress=progress)
+    if asymmetric is None:
+        model, asymmetric = refit_nearest(dense, chosen, calibration, progress=progress)
+    else:
+        model = refit(dense, chosen, calibration, asymmetric=asymmetric, progress=progress)
     model, changed = recalibrate_if_better(model, dense, first(calibration.inputs, RECALIBRATED))
     return model, {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
 

@@ -46,7 +46,7 @@ class Options:
         calibrate: unlabelled training inputs that score candidates, fit factors and re-estimate batch norms; 0: only
             weights are looked at.
         asymmetric: each layer is fitted on the inputs it has after those before it were replaced, else on the dense
-            model's own.
+            model's own; None: whichever keeps the outputs nearer on calibration inputs held back.
         recipe: finds ranks or conditions weights by training; None: plan, decompose, fine-tune.
         recipe_epochs: epochs of a recipe's own training.
         storage: weights are stored as codes by a codec instead of replacing layers; None: they are not.
@@ -64,7 +64,7 @@ class Options:
     scope: Scope = EVERYTHING
     given: CompressionPlan | None = None
     calibrate: int = CALIBRATION_INPUTS
-    asymmetric: bool = True
+    asymmetric: bool | None = None
     recipe: Recipe | None = None
     recipe_epochs: int = 0
     storage: Storage | None = None
@@ -95,7 +95,7 @@ class Options:
     def _rest(self) -> Json:
         return {
             "calibrate": self.calibrate,
-            "asymmetric": self.asymmetric,
+            "asymmetric": "measured" if self.asymmetric is None else self.asymmetric,
             "recipe": self.recipe.name if self.recipe else NO_RECIPE,
             **({"storage": asdict(self.storage)} if self.storage else {}),
             **({"recipe_epochs": self.recipe_epochs, "recipe_options": repr(self.recipe)} if self.recipe else {}),
