@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,15 +54,19 @@ def rehearsed(model: nn.Module, inputs: Inputs) -> Rehearsal | None:
         if tensors and isinstance(weight, Tensor) and weight.dim() > 1:
             macs += tensors[0].numel() * weight.numel() // len(weight)
 
-    leaves = ((name, module) for name, module in model.named_modules() if not any(module.children()))
     few = first(inputs, REHEARSED)
     try:
-        with evaluating(model), torch.no_grad(), observing(leaves, after=ran):
+        with evaluating(model), torch.no_grad(), observing(leaves(model), after=ran):
             calibrated(model, few)
     except ModelError:
         return None
     count = len(few[0])
     return Rehearsal(sum(given) / count, max(given) / count, macs / count)
+
+
+def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules without modules inside, by name, for :func:`~edgecompress.models.observing`."""
+    return ((name, module) for name, module in model.named_modules() if not any(module.children()))
 
 
 def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgecompress.calibrating.batching import leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE
 from edgecompress.decompositions.kernels import weight_from
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
-from edgecompress.models.datasets import Inputs, first, in_parts
+from edgecompress.models.datasets import Inputs, in_parts
 
 MOST_CACHED_BYTES = 1 << 28
 """Of outputs of the dense model in memory at once."""
@@ -77,22 +78,9 @@ def _softened(theirs: Tensor, ours: Tensor) -> Tensor:
 
 
 def _at_once(model: nn.Module, inputs: Inputs) -> int:
-    """So many inputs that the outputs of all layers take at most ``MOST_CACHED_BYTES``."""
-    taken = 0
-
-    def ran(call: Call) -> None:
-        nonlocal taken
-        if isinstance(call.output, Tensor):
-            taken += call.output.nbytes
-
-    with evaluating(model), torch.no_grad(), observing(_leaves(model), after=ran):
-        few = first(inputs, 2)
-        calibrated(model, few)
-    return max(2, MOST_CACHED_BYTES // max(1, taken // len(few[0])))
-
-
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, module) for name, module in model.named_modules() if not any(module.children()))
+    """So many inputs that the outputs of all layers take at most ``MOST_CACHED_BYTES``; two where that is unknown."""
+    seen = rehearsed(model, inputs)
+    return 2 if seen is None else max(2, int(MOST_CACHED_BYTES / max(1, seen.outputs)))
 
 
 @dataclass(slots=True)
@@ -115,7 +103,7 @@ class _Cache:
             if call.name not in twice:
                 cache.given[call.name] = call.output.clone()
 
-        with observing(_leaves(model), after=ran):
+        with observing(leaves(model), after=ran):
             cache.outputs = as_outputs(calibrated(model, inputs))
         for name in twice:
             cache.given.pop(name, None)

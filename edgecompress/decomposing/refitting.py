@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
+from edgecompress.calibrating.batching import REHEARSED
 from edgecompress.calibrating.moments import moment_bytes
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
@@ -43,9 +44,6 @@ from edgecompress.threads import one_thread
 
 MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
-
-REHEARSED = 2
-"""Calibration inputs that are run to see what a model does: some cannot run on one."""
 
 CHUNK = 32
 """Inputs that run together."""
