@@ -25,7 +25,7 @@ from edgecompress.decompositions.kernels import kernel_shape, kernels, weight_of
 from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
-from edgecompress.models.datasets import first
+from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
 from edgecompress.planning.scoring import Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
@@ -171,6 +171,12 @@ def rank_steps(largest: int, multiple: int, most: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
+def collected_inputs(model: nn.Module, calibration: Calibration) -> Inputs:
+    """The inputs whose moments candidates are fitted to."""
+    inputs = first(calibration.fitting, SCORED_INPUTS)
+    return first(inputs, affordable(model, inputs, COLLECTED_MACS))
+
+
 def calibrated_candidates(
     model: nn.Module,
     items: Sequence[Replaceable],
@@ -186,8 +192,7 @@ def calibrated_candidates(
         PlanError: a weight is not finite or all zeros.
     """
     calibration.check(model)
-    inputs = first(calibration.fitting, SCORED_INPUTS)
-    inputs = first(inputs, affordable(model, inputs, COLLECTED_MACS))
+    inputs = collected_inputs(model, calibration)
     scored = Scoring(model, first(inputs, affordable(model, inputs, SCORED_MACS)), classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}

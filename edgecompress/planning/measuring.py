@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.batching import affordable
 from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.trials import Trial, trial_losses
 from edgecompress.decompositions.base import NUMERICAL
-from edgecompress.models.datasets import Inputs, first
-from edgecompress.planning.candidates import COLLECTED_MACS, SCORED_INPUTS
+from edgecompress.models.datasets import Inputs
+from edgecompress.planning.candidates import SCORED_INPUTS, collected_inputs
 from edgecompress.planning.fits import Fits
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
@@ -156,20 +155,18 @@ class _Trials:
         trials = {layer.name: trial for layer in layers if (trial := _known(layer, wanted[layer.name])) is not None}
         trials |= self._fitted([layer for layer in layers if layer.name not in trials], wanted)
         losses = trial_losses(self.model, inputs, list(trials.values()), classes=self.calibration.classes)
-        for name, of_inputs in zip(trials, losses, strict=True):
+        for done, (name, of_inputs) in enumerate(zip(trials, losses, strict=True), start=1):
             loss = wanted[name].loss
             assert loss is not None
             self.points.setdefault(name, []).append(Point.of(wanted[name], loss, of_inputs))
-            self.progress("plan: measured losses", len(self.points), len(layers), name)
+            self.progress("plan: measured losses", done, len(trials), name)
 
     def _fitted(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate]) -> dict[str, Trial]:
         """Trials of candidates that have to be fitted again."""
         names, trials = tuple(layer.name for layer in layers), dict[str, Trial]()
         if not names:
             return trials
-        inputs_fitted = first(self.calibration.fitting, SCORED_INPUTS)
-        inputs_fitted = first(inputs_fitted, affordable(self.model, inputs_fitted, COLLECTED_MACS))
-        moments = collect(self.model, inputs_fitted, names)
+        moments = collect(self.model, collected_inputs(self.model, self.calibration), names)
         metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
         for layer in layers:
             if layer.name in moments:
