@@ -14,7 +14,8 @@ import numpy as np
 from edgecompress.artifacts import Parity, TensorSpec, read_golden
 from edgecompress.bundling.archives import unpack
 from edgecompress.bundling.golden_files import read_tensor
-from edgecompress.bundling.places import folders_of
+from edgecompress.bundling.pages import check_page, unpack_page
+from edgecompress.bundling.places import folders_of, is_bundle_page
 from edgecompress.bundling.preparing import prepare
 from edgecompress.errors import FileError, ParityError, printable
 from edgecompress.exporting.outputs import compare
@@ -28,7 +29,7 @@ from edgecompress.targets.child_converter import missing
 
 IGNORED = ("__pycache__", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems leave behind."""
-FIRST_VERSION = 1
+FIRST_VERSION, PAGE = 1, ".html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,16 @@ class Checked:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is to be checked as a bundle: an archive, or a folder with a manifest."""
-    return path.suffix == ".zip" or (path.is_dir() and (path / FILE).exists())
+    """Whether a path is to be checked as a bundle: an archive, a page of ours, or a folder with a manifest."""
+    page = path.suffix == PAGE and is_bundle_page(path)
+    return page or path.suffix == ".zip" or (path.is_dir() and (path / FILE).exists())
 
 
 def check(path: Path) -> Checked:
     """Prove that a bundle is whole, that nothing else is in it, and that its model answers as it must.
 
     Args:
-        path: its folder or archive.
+        path: its folder, archive or page.
 
     Returns:
         What was found.
@@ -93,12 +95,14 @@ def check(path: Path) -> Checked:
         folder = path
         if not path.is_dir():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgecompress-")))
-            unpack(path, folder)
+            (unpack_page if path.suffix == PAGE else unpack)(path, folder)
         document = _document(folder, path)
         if document.get("version") == FIRST_VERSION:
             return _check_first(document, folder, path)
         manifest = manifest_from(document)
         _check_files({file.path: (file.size_bytes, file.sha256) for file in manifest.files}, folder, path)
+        if path.suffix == PAGE:
+            check_page(path, folder, manifest.platform)
         return _answered(manifest, folder)
 
 

@@ -9,6 +9,7 @@ from edgecompress.tables import Table
 PLATFORMS: Table[Platform] = Table(
     "edgecompress.platforms",
     pi="pi:Pi",
+    web="web:Web",
 )
 
 __all__ = ["PLATFORMS", "Platform", "platform_named"]

@@ -1,0 +1,88 @@
+// Opens a model in its runtime, from bytes that were proved whole; nothing is fetched. Needs a page: LiteRT.js does.
+
+const ORT_ARRAYS = {
+  float32: Float32Array, float64: Float64Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array,
+  int16: Int16Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
+};
+const LITERT_DTYPES = ['float32', 'int32', 'uint8'];
+const FOLDER = 'runtime/';
+
+/** The address of a script's bytes. */
+const addressOf = script => URL.createObjectURL(new Blob([script], { type: 'text/javascript' }));
+
+/** A session {name, version, inputs, outputs, run(feed)} of the manifest's model; `read(path)` gives bytes. */
+export async function start(manifest, read) {
+  const opened = { onnx: onnxRuntime, ort: onnxRuntime, litert: liteRt }[manifest.target];
+  if (!opened) throw new Error(`target ${manifest.target} runs in no browser`);
+  try {
+    return await opened(manifest, read);
+  } catch (error) {
+    throw new Error(`${manifest.model_file} does not load: ${String(error?.message ?? error).slice(0, 300)}`);
+  }
+}
+
+/** ONNX Runtime Web, one thread: several need a page of two more headers, and gain little on small models. */
+async function onnxRuntime(manifest, read) {
+  const ort = await import(addressOf(read(`${FOLDER}ort.wasm.bundle.min.mjs`)));
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = read(`${FOLDER}ort-wasm-simd-threaded.wasm`);
+  const session = await ort.InferenceSession.create(read(manifest.model_file), { executionProviders: ['wasm'] });
+  const native = ({ dtype, shape, data }) => new ort.Tensor(dtype, new ORT_ARRAYS[dtype](data.buffer, data.byteOffset, data.length), shape);
+  return {
+    name: 'onnxruntime-web',
+    version: ort.env.versions.web ?? ort.env.versions.common,
+    inputs: session.inputNames,
+    outputs: session.outputNames,
+    async run(feed) {
+      const given = Object.entries(feed).map(([name, tensor]) => [name, native(tensor)]);
+      const found = await session.run(Object.fromEntries(given));
+      return Object.fromEntries(session.outputNames.map(name => {
+        const { type, dims, data } = found[name];
+        return [name, { dtype: type, shape: [...dims], data }];
+      }));
+    },
+  };
+}
+
+/** LiteRT.js, one thread, without relaxed SIMD, whose numbers would depend on the processor. */
+async function liteRt(manifest, read) {
+  const text = path => new TextDecoder().decode(read(FOLDER + path));
+  const helper = addressOf(text('wasm-utils.js'));
+  const core = text('litert.js').replace('"@litertjs/wasm-utils"', JSON.stringify(helper));
+  const { loadLiteRt, loadAndCompile, Tensor } = await import(addressOf(core));
+  globalThis.Module = { wasmBinary: read(`${FOLDER}litert_wasm_compat_internal.wasm`) };
+  await loadLiteRt(`${addressOf(text('litert_wasm_compat_internal.js'))}#.js`); // it looks at the ending
+  const model = await loadAndCompile(read(manifest.model_file), { accelerator: 'wasm' });
+  const inputs = inOrder(manifest.inputs, model.getInputDetails());
+  const outputs = inOrder(manifest.outputs, model.getOutputDetails());
+  return {
+    name: 'LiteRT.js',
+    version: manifest.runtime.tested,
+    inputs,
+    outputs,
+    async run(feed) {
+      const given = Object.fromEntries(inputs.map(name => [name, native(feed[name], Tensor)]));
+      const found = await model.run(given);
+      const answers = await Promise.all(outputs.map(async name => [name, await answerOf(found[name])]));
+      [...Object.values(given), ...Object.values(found)].forEach(tensor => tensor.delete());
+      return Object.fromEntries(answers);
+    },
+  };
+}
+
+/** Names of a signature in the manifest's order, where they are the same: LiteRT sorts them. */
+function inOrder(specs, details) {
+  const names = details.map(detail => detail.name);
+  const wanted = specs.map(spec => spec.name);
+  return names.length === wanted.length && wanted.every(name => names.includes(name)) ? wanted : names;
+}
+
+function native({ dtype, shape, data }, Tensor) {
+  if (!LITERT_DTYPES.includes(dtype)) throw new Error(`LiteRT.js takes no ${dtype}`);
+  return new Tensor(data, shape);
+}
+
+async function answerOf(tensor) {
+  const { dtype, layout } = tensor.type;
+  return { dtype, shape: [...layout.dimensions], data: await tensor.data() };
+}
