@@ -30,11 +30,9 @@ from edgecompress.decomposing.refitting import refit
 from edgecompress.devices import device_named
 from edgecompress.exporting import export
 from edgecompress.models import Sample
-from edgecompress.models.datasets import first
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare
-from edgecompress.running.compression import RECALIBRATED
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
@@ -66,7 +64,7 @@ def compressed(sample: Sample, keep: float, multiple: int) -> tuple[nn.Module, C
     planned = time.perf_counter()
     model = refit(dense, made, calibration)
     refitted = time.perf_counter()
-    model, changed = recalibrate_if_better(model, dense, first(calibration.inputs, RECALIBRATED))
+    model, changed = recalibrate_if_better(model, dense, calibration)
     end = time.perf_counter()
     seconds = {"plan": planned - start, "refit": refitted - planned, "batch_norms": end - refitted}
     return model, made, {**seconds, "all": end - start, "batch_norms_kept": float(changed)}

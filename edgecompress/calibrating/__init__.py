@@ -12,13 +12,17 @@ from torch import nn
 
 from edgecompress.calibrating.batching import affordable
 from edgecompress.calibrating.sensitivity import METRIC_INPUTS, METRIC_MACS, Metric, output_metrics
+from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, as_outputs, calibrated, check_runs, copied, evaluating, state_digest
+from edgecompress.models import Sample, calibrated, check_runs, copied, evaluating, state_digest
 from edgecompress.models.datasets import Inputs, calibration_inputs, first
 
 MOST_REMEMBERED = 1 << 28
 """Bytes of metrics that are kept for the next stage; their roots take twice as much again."""
 
+
+RECALIBRATED = 256
+"""Calibration inputs that batch norms are re-estimated on; every position of each counts."""
 
 MOST_HELD, HELD_PART, FEWEST_TO_HOLD = 64, 4, 16
 """Inputs that are held back for what is measured: every fourth, at most so many, none of fewer than 16."""
@@ -153,25 +157,16 @@ def _equal_parts(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
     yield from zip(*(torch.tensor_split(tensor, parts) for tensor in inputs), strict=True)
 
 
-def recalibrate_if_better(model: nn.Module, dense: nn.Module, inputs: Inputs) -> tuple[nn.Module, bool]:
-    """Recalibrated batch norms if they bring the outputs nearer to the dense model's on ``inputs``, else a no-op.
+def recalibrate_if_better(model: nn.Module, dense: nn.Module, calibration: Calibration) -> tuple[nn.Module, bool]:
+    """Recalibrated batch norms if they bring the outputs nearer to the dense model's, else a no-op.
 
-    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones; no labels are used. The
-    distance is the mean squared difference of the outputs. One input alone has no statistics.
+    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones. Statistics are those of at most
+    ``RECALIBRATED`` inputs, outputs are compared on others where there are enough; no labels are used. One input alone
+    has no statistics.
     """
+    inputs, held = first(calibration.fitting, RECALIBRATED), calibration.held(MOST_HELD)
     if len(inputs[0]) < 2:
         return model, False
     candidate = recalibrate(model, inputs)
-    better = _distance(candidate, dense, inputs) < _distance(model, dense, inputs)
-    return (candidate, True) if better else (model, False)
-
-
-def _distance(model: nn.Module, dense: nn.Module, inputs: Inputs, batch_size: int = 128) -> float:
-    total = 0.0
-    with evaluating(model), evaluating(dense), torch.no_grad():
-        for part in _equal_parts(inputs, batch_size):
-            for ours, theirs in zip(
-                as_outputs(calibrated(model, part)), as_outputs(calibrated(dense, part)), strict=True
-            ):
-                total += float((ours - theirs).double().pow(2).sum())
-    return total
+    apart = [outputs_apart(dense, one, held, classes=calibration.classes) for one in (candidate, model)]
+    return (candidate, True) if apart[0] < apart[1] else (model, False)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.batching import leaves, rehearsed
+from edgecompress.calibrating.batching import inputs_at_once, leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE
 from edgecompress.decompositions.kernels import weight_from
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
@@ -70,6 +70,16 @@ def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
             each = _softened(theirs, ours) if classes else (theirs - ours).double().square() / 2
             losses += each.flatten(1).sum(1)
     return losses
+
+
+def outputs_apart(dense: nn.Module, other: nn.Module, inputs: Inputs, *, classes: bool) -> float:
+    """The mean divergence per input of the outputs of two models: see :func:`divergences`."""
+    total, size = 0.0, inputs_at_once(dense, inputs)
+    with evaluating(dense), evaluating(other), torch.no_grad():
+        for part in in_parts(inputs, size):
+            ours, theirs = (as_outputs(calibrated(model, part)) for model in (other, dense))
+            total += float(divergences(theirs, ours, classes=classes).sum())
+    return total / len(inputs[0])
 
 
 def _softened(theirs: Tensor, ours: Tensor) -> Tensor:

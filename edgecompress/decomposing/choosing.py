@@ -8,16 +8,12 @@ of SqueezeNet the reverse is known.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.batching import inputs_at_once
-from edgecompress.calibrating.trials import divergences
+from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.decomposing.refitting import MOST_INPUTS, refit
-from edgecompress.models import as_outputs, calibrated, evaluating
 from edgecompress.models.accepting import unwrapped
-from edgecompress.models.datasets import Inputs, in_parts
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 
@@ -57,13 +53,3 @@ def refit_nearest(
     if len(fitting[0]) >= MOST_INPUTS:
         return models[nearer], nearer
     return refit(dense, plan, calibration, asymmetric=nearer, progress=progress), nearer
-
-
-def outputs_apart(dense: nn.Module, other: nn.Module, inputs: Inputs, *, classes: bool) -> float:
-    """The mean divergence per input of the outputs of two models: see :func:`~edgecompress.calibrating.trials`."""
-    total, size = 0.0, inputs_at_once(dense, inputs)
-    with evaluating(dense), evaluating(other), torch.no_grad():
-        for part in in_parts(inputs, size):
-            ours, theirs = (as_outputs(calibrated(model, part)) for model in (other, dense))
-            total += float(divergences(theirs, ours, classes=classes).sum())
-    return total / len(inputs[0])

@@ -26,7 +26,7 @@ from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import SCORED_INPUTS, collected_inputs
 from edgecompress.planning.fits import Fits
-from edgecompress.plans import Cost
+from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
 from edgecompress.selectors.budget import typical_loss
@@ -131,6 +131,8 @@ class _Trials:
     total: Cost
     progress: Progress
     points: dict[str, list[Point]] = field(default_factory=dict)
+    failed: dict[str, set[tuple[str, Ranks]]] = field(default_factory=dict)
+    """By layer, method and ranks of candidates whose numbers have no answer: not tried again."""
 
     def measure(self, layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> bool:
         """Try what is chosen and was not tried yet, and one candidate of each other layer; was there any?"""
@@ -145,10 +147,10 @@ class _Trials:
 
     def _untried(self, layer: LayerCandidates, choice: Choice) -> Candidate | None:
         tried = [point.candidate for point in self.points.get(layer.name, ())]
+        known = {(c.method, c.ranks) for c in tried} | self.failed.get(layer.name, set())
+        scored = [c for c in layer.candidates if c.loss is not None and (c.method, c.ranks) not in known]
         if isinstance(choice, Candidate):
-            own = next(c for c in layer.candidates if (c.method, c.ranks) == (choice.method, choice.ranks))
-            return None if any((c.method, c.ranks) == (own.method, own.ranks) for c in tried) else own
-        scored = [candidate for candidate in layer.candidates if candidate.loss is not None]
+            return next((c for c in scored if (c.method, c.ranks) == (choice.method, choice.ranks)), None)
         return min(scored, key=lambda c: abs(2 * c.cost.macs - layer.dense.macs)) if scored and not tried else None
 
     def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:
@@ -169,9 +171,12 @@ class _Trials:
         moments = collect(self.model, collected_inputs(self.model, self.calibration), names)
         metrics = self.calibration.output_metrics(self.model, names, SCORED_INPUTS)
         for layer in layers:
+            own = wanted[layer.name]
             if layer.name in moments:
                 with suppress(*NUMERICAL):
-                    trials[layer.name] = _trial(layer, wanted[layer.name], moments[layer.name], metrics.get(layer.name))
+                    trials[layer.name] = _trial(layer, own, moments[layer.name], metrics.get(layer.name))
+            if layer.name not in trials:
+                self.failed.setdefault(layer.name, set()).add((own.method, own.ranks))
         return trials
 
     def corrected(self, layer: LayerCandidates) -> LayerCandidates:

@@ -23,7 +23,6 @@ from edgecompress.finetuning.checkpoints import discard
 from edgecompress.finetuning.loop import FineTuned
 from edgecompress.finetuning.workers import workers
 from edgecompress.models import check_runs
-from edgecompress.models.datasets import first
 from edgecompress.planning import choose
 from edgecompress.planning.outlook import warnings_of
 from edgecompress.plans import CompressionPlan
@@ -49,8 +48,6 @@ from edgecompress.sources.compressed_folder import (
 from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
 from edgecompress.storing.planning import plan_storage
 
-RECALIBRATED = 256
-"""Calibration inputs that batch norms are re-estimated on; every position of each counts."""
 STALE = (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
 """What an earlier plan led to, which a new one makes untrue."""
 
@@ -148,7 +145,7 @@ def _filled(pipeline: Pipeline, chosen: CompressionPlan) -> tuple[nn.Module, Jso
         model, asymmetric = refit_nearest(dense, chosen, calibration, progress=progress)
     else:
         model = refit(dense, chosen, calibration, asymmetric=asymmetric, progress=progress)
-    model, changed = recalibrate_if_better(model, dense, first(calibration.inputs, RECALIBRATED))
+    model, changed = recalibrate_if_better(model, dense, calibration)
     return model, {"items": len(calibration.inputs[0]), "asymmetric": asymmetric, "recalibrated": changed}
 
 

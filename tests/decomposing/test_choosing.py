@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.decomposing.choosing import HELD, outputs_apart, refit_nearest
+from edgecompress.calibrating.trials import outputs_apart
+from edgecompress.decomposing.choosing import HELD, refit_nearest
 from edgecompress.decomposing.refitting import MOST_INPUTS, refit
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget

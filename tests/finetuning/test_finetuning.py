@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.calibrating import recalibrate, recalibrate_if_better
+from edgecompress.calibrating import Calibration, recalibrate, recalibrate_if_better
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuned, FineTuning, distillation, finetune, state_digest
 from edgecompress.models import Sample
@@ -158,12 +158,26 @@ def test_recalibration_gives_the_statistics_of_the_inputs() -> None:
 
 def test_recalibration_is_kept_only_where_it_helps() -> None:
     dense = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).eval()
-    inputs = torch.randn(64, 3, 8, 8)
-    dense = recalibrate(dense, (inputs,))
-    unchanged, helped = recalibrate_if_better(dense, dense, (inputs,))
+    calibration = Calibration((torch.randn(64, 3, 8, 8),), classes=False)
+    (fitting,), (held,) = calibration.fitting, calibration.held(64)
+    assert len(fitting) + len(held) == 64
+    dense = recalibrate(dense, (fitting,))
+    unchanged, helped = recalibrate_if_better(dense, dense, calibration)
     assert not helped
     assert unchanged is dense
-    wrong = recalibrate(dense, (inputs * 5,))
-    mended, helped = recalibrate_if_better(wrong, dense, (inputs,))
+    wrong = recalibrate(dense, (fitting * 5,))
+    mended, helped = recalibrate_if_better(wrong, dense, calibration)
     assert helped
-    torch.testing.assert_close(mended(inputs), dense(inputs), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(mended(held), dense(held), rtol=1e-3, atol=1e-3)
+
+
+def test_recalibration_is_not_kept_for_bringing_the_outputs_nearer_on_its_own_inputs_alone() -> None:
+    """The statistics that it starts with are right for the inputs held back, and wrong for those it would count."""
+    own, others = torch.randn(48, 3, 8, 8) * 5, torch.randn(16, 3, 8, 8)
+    convolution, norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+    dense = recalibrate(nn.Sequential(convolution, norm), (torch.cat([own, others]),))
+    start = recalibrate(dense, (others,))
+    start[1].running_var = dense[1].running_var  # type: ignore[index, union-attr, assignment]
+    kept, helped = recalibrate_if_better(start, dense, Calibration((torch.cat([own, others]),), classes=False))
+    assert not helped
+    assert kept is start
