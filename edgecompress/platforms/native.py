@@ -49,4 +49,5 @@ class Native(TemplatePlatform):
         """Compiled and run."""
         where = folder if folder != Path() else Path("BUNDLE")
         build = f"cmake -S {where} -B build -DONNXRUNTIME_ROOT=DIR && cmake --build build"
-        return f"check it with ONNX Runtime's release archive in DIR: {build} && build/edge_check {where / self.payload}"
+        library = "--library DIR/lib/libonnxruntime.so"
+        return f"check it, with ONNX Runtime in DIR: {build} && build/edge_check {library} {where / self.payload}"

@@ -343,7 +343,7 @@ def test_only_an_older_bundle_is_replaced(made: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_platform_is_refused(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no platform 'toaster'; there is pi"):
+    with pytest.raises(FileError, match=r"no platform 'toaster'; there is .*pi"):
         bundle(made.parent / "model.onnx", tmp_path / "x", platform="toaster")
 
 

@@ -29,8 +29,8 @@ def header_folder() -> Path:
         found = own
     elif found is None:
         pytest.skip(
-            f"{HEADER} is not here ({problem}): set ONNXRUNTIME_ROOT to a release archive of ONNX Runtime, unpacked, or "
-            "apt-get install libonnxruntime-dev (Debian 13)"
+            f"{HEADER} is not here ({problem}): set ONNXRUNTIME_ROOT to a release archive of ONNX Runtime, unpacked, "
+            "or apt-get install libonnxruntime-dev (Debian 13)"
         )
     return found
 
