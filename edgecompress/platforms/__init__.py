@@ -8,6 +8,7 @@ from edgecompress.tables import Table
 
 PLATFORMS: Table[Platform] = Table(
     "edgecompress.platforms",
+    android="android:Android",
     native="native:Native",
     pi="pi:Pi",
     web="web:Web",
