@@ -150,7 +150,7 @@ class Parts:
         scale = mean_diagonal(about.second)[:, None, None]
         pull, share = _chosen(self.of.values(), about, (mean, mean_rows), dense, metric)
         unsure = FEW * dense.shape[-1] / about.count**2 * mean.square().mean(1)[:, None, None]
-        weight = dense + share * _step(about, dense, pull * scale + unsure)
+        weight = dense + share * _step(about, _unexplained(about, dense), pull * scale + unsure)
         eye = torch.eye(dense.shape[-1], dtype=torch.float64)
         still = ~(scale > STEADY * mean.square().mean(1)[:, None, None])
         trusted = self._trusted(about, mean, mean_rows)
@@ -173,13 +173,14 @@ class Parts:
         return (1 - share) * about.second + share * even
 
 
-def _step(averages: Totals, dense: Tensor, pull: Tensor) -> Tensor:
+def _step(averages: Totals, unexplained: Tensor, pull: Tensor) -> Tensor:
     """From the dense weight to that of least squares, pulled back by ``pull`` (groups, 1, 1)."""
-    own = averages.second + pull * torch.eye(dense.shape[-1], dtype=torch.float64)
-    return torch.stack([solved(*of_group) for of_group in zip(own, _unexplained(averages, dense), strict=True)])
+    own = averages.second + pull * torch.eye(unexplained.shape[-1], dtype=torch.float64)
+    return torch.stack([solved(*of_group) for of_group in zip(own, unexplained, strict=True)])
 
 
 def _unexplained(averages: Totals, dense: Tensor) -> Tensor:
+    """(groups, T, D): what the dense weight leaves of the targets, times the inputs."""
     return averages.cross - dense @ averages.second
 
 
@@ -194,15 +195,15 @@ def _chosen(
     if len(parts) < 2:
         return RIDGE, 1.0
     slope, curve = torch.zeros(2, len(PULLS), dtype=torch.float64)
-    costs = torch.eye(dense.shape[1], dtype=torch.float64) if metric is None else metric.matrix
     for part in parts:
         held = part.about(*means)
         others = whole.without(held)
-        unexplained, scale = _unexplained(held, dense), mean_diagonal(others.second)[:, None, None]
+        left, left_there, scale = _unexplained(others, dense), _unexplained(held, dense), mean_diagonal(others.second)
         for index, pull in enumerate(PULLS):
-            step = _step(others, dense, pull * scale)
-            slope[index] += ((costs @ step) * unexplained).sum()
-            curve[index] += ((costs @ step) * (step @ held.second)).sum()
+            step = _step(others, left, pull * scale[:, None, None])
+            costly = step if metric is None else metric.matrix @ step
+            slope[index] += (costly * left_there).sum()
+            curve[index] += (costly * (step @ held.second)).sum()
     share = (slope / curve.clamp_min(torch.finfo(torch.float64).tiny)).clamp(0, 1)
     best = int((2 * share * slope - share**2 * curve).argmax())
     return PULLS[best], float(share[best])
