@@ -125,18 +125,19 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
     from edgecompress.recipes import RECIPES
     from edgecompress.selectors import SELECTORS
     from edgecompress.sources import SOURCES
+    from edgecompress.tables import Table
     from edgecompress.targets import TARGETS
 
-    tables: dict[str, dict[str, Any]] = {
-        "methods": {**DECOMPOSITIONS, **CODECS},
-        "selectors": dict(SELECTORS),
-        "recipes": dict(RECIPES),
-        "targets": dict(TARGETS),
-        "devices": dict(DEVICES),
-        "sources": dict(SOURCES),
-        "platforms": dict(PLATFORMS),
+    tables: dict[str, tuple[Table[Any], ...]] = {
+        "methods": (DECOMPOSITIONS, CODECS),
+        "selectors": (SELECTORS,),
+        "recipes": (RECIPES,),
+        "targets": (TARGETS,),
+        "devices": (DEVICES,),
+        "sources": (SOURCES,),
+        "platforms": (PLATFORMS,),
     }
-    entries = {name: {"summary": entry.summary} for name, entry in tables[what].items()}
+    entries = {name: {"summary": line} for table in tables[what] for name, line in table.facts("summary").items()}
     if what == "devices":
         return {form: {"summary": kind.summary} for form, kind in forms().items()}
     if what == "targets":

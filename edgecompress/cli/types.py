@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecompress.tables import Table
+
 if TYPE_CHECKING:
     Choice = click.Choice[str]
     Text = click.ParamType[str]
@@ -80,10 +82,8 @@ class TableChoice(Choice):
 
     def summaries(self) -> dict[str, str]:
         """One line for people about each entry; entries without one are left out."""
-        tables = [table for table in map(table_of, self.tables) if isinstance(table, Mapping)]
-        entries = {name: entry for table in tables for name, entry in table.items()}
         own = {name: summary() for name, summary in self.first.items()}
-        return own | {name: entry.summary for name, entry in entries.items() if hasattr(entry, "summary")}
+        return own | {name: line for table in self.tables for name, line in table_of(table).facts("summary").items()}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A name as it is today; of an unknown one the nearest are named."""
@@ -122,8 +122,8 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(names), n=2, cutoff=ALIKE)
 
 
-def table_of(place: str) -> Mapping[str, Any]:
+def table_of(place: str) -> Table[Any]:
     """The table at ``module:NAME``."""
     module, _, name = place.partition(":")
-    table: Mapping[str, Any] = getattr(importlib.import_module(module), name)
+    table: Table[Any] = getattr(importlib.import_module(module), name)
     return table

@@ -221,6 +221,10 @@ def rounded_factors(model: nn.Module) -> list[tuple[Rounding, Tensor]]:
 
 
 ADA_TUCKER = Codec(
-    "ada_tucker", "stores a balanced reshape as Tucker core and matrices; after Zhong et al. 2019", shared=False
+    name="ada_tucker",
+    summary="stores a balanced reshape as Tucker core and matrices; after Zhong et al. 2019",
+    shared=False,
 )
-SCADA_TUCKER = Codec("scada_tucker", "the same with one core for all layers; after Zhong et al. 2019", shared=True)
+SCADA_TUCKER = Codec(
+    name="scada_tucker", summary="the same with one core for all layers; after Zhong et al. 2019", shared=True
+)

@@ -30,7 +30,7 @@ __all__ = ["AUTO", "DECOMPOSITIONS", "Decomposition", "Factors", "Support"]
 
 def __getattr__(name: str) -> Any:
     if name == "AUTO":
-        return tuple(key for key, method in DECOMPOSITIONS.items() if method.automatic)
+        return tuple(name for name, automatic in DECOMPOSITIONS.facts("automatic").items() if automatic)
     if name in __all__:
         from edgecompress.decompositions import base
 

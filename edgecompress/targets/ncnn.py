@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
 """The numbers of an Input line's parameters (0 width, 1 height, 2 channels) for a tensor of so many dimensions."""
 
+BATCHED = frozenset({"AveragePool", "Conv", "ConvTranspose", "MaxPool"})
+"""Operators by which pnnx finds out that the first axis is the batch, which ncnn has not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ncnn(WeightsApart):
@@ -52,6 +55,9 @@ class Ncnn(WeightsApart):
         if kinds != {onnx.TensorProto.FLOAT}:
             raise ExportError("it takes float inputs only")
         strides_as_pooling(proto)
+        unsaid = not BATCHED & {node.op_type for node in proto.graph.node}
+        if unsaid:
+            pool_inputs(proto)
         onnx.save_model(proto, job.source)
         shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in job.shapes)
         half = int(job.precision == "fp16")
@@ -61,7 +67,9 @@ class Ncnn(WeightsApart):
         made = job.source.with_suffix(self.suffix)
         if code or not made.is_file():
             raise ExportError(f"pnnx ended with {code}" if code else "pnnx wrote no file")
-        path.write_text(_with_shapes(made.read_text(encoding="utf-8"), job.shapes), encoding="utf-8")
+        param = made.read_text(encoding="utf-8")
+        param = without_pooled_inputs(param) if unsaid else param
+        path.write_text(_with_shapes(param, job.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}
 
@@ -120,3 +128,41 @@ def strides_as_pooling(proto: onnx.ModelProto) -> None:
                 kernel_shape=[1, 1], strides=[step.get(2, 1), step.get(3, 1)],
             )  # fmt: skip
             node.CopyFrom(kept)
+
+
+def pool_inputs(proto: onnx.ModelProto) -> None:
+    """Put a max pooling of one pixel, which is nothing, behind each input with positions; in place.
+
+    Where no layer says which axis is the batch, pnnx keeps it: a flattened image is (1, 784) and not 784 numbers, and
+    axes are counted from it. :func:`without_pooled_inputs` takes the poolings away again.
+    """
+    import onnx
+
+    for value in proto.graph.input:
+        positions = len(value.type.tensor_type.shape.dim) - 2
+        if positions not in (1, 2):
+            continue
+        pooled = f"{value.name}/pooled"
+        for node in proto.graph.node:
+            node.input[:] = [pooled if name == value.name else name for name in node.input]
+        pooling = onnx.helper.make_node("MaxPool", [value.name], [pooled], pooled, kernel_shape=[1] * positions)
+        proto.graph.node.insert(0, pooling)
+
+
+def without_pooled_inputs(param: str) -> str:
+    """A .param without the poolings that read an input: those of :func:`pool_inputs`."""
+    magic, counts, *lines = param.splitlines()
+    inputs: set[str] = set()
+    renamed: dict[str, str] = {}
+    left = []
+    for line in lines:
+        kind, name, below, above, *rest = line.split()
+        blobs, parameters = rest[: int(below) + int(above)], rest[int(below) + int(above) :]
+        if kind == "Input":
+            inputs.update(blobs)
+        if kind.startswith("Pooling") and blobs[0] in inputs:
+            renamed[blobs[1]] = blobs[0]
+        else:
+            left.append(" ".join([kind, name, below, above, *(renamed.get(blob, blob) for blob in blobs), *parameters]))
+    layers, blobs_in_all = (int(count) - len(renamed) for count in counts.split())
+    return "\n".join([magic, f"{layers} {blobs_in_all}", *left]) + "\n"

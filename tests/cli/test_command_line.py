@@ -62,10 +62,13 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 
 NAMING_IMPORTS_NOTHING_HEAVY = """
 import sys
+from click import Context
 from click.shell_completion import ShellComplete
 from edgecompress.cli import group, run_command_line
-for name in group.commands:
+for name, command in group.commands.items():
     assert run_command_line([name, "--help"]) == 0
+    if "--help-all" in command.get_help(Context(command)):
+        assert run_command_line([name, "--help-all"]) == 0
 complete = ShellComplete(group, {}, "edgecompress", "_EDGECOMPRESS_COMPLETE")
 known = {"compress": ([], "comp"), "--penalty": (["run"], "--pen"), "ort": (["run", "--target"], "o")}
 for found, (words, start) in known.items():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -425,6 +426,22 @@ def test_layers_that_hold_several_products_arrive_in_ncnn(tmp_path: Path) -> Non
     assert artifact.graph["operators"]["MultiHeadAttention"] == 1
     assert artifact.graph["operators"]["Deconvolution1D"] == 1
     assert artifact.sqnr_db > 90
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 8), (2, 4, 12)], ids=["image", "sequence"])
+def test_a_net_without_convolutions_arrives_in_ncnn_without_its_batch_axis(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """No layer says which axis is the batch."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(shape[-1], 6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * math.prod(shape[1:-1]), 5), nn.Softmax(1))
+    model = nn.Sequential(*layers).eval()
+    artifact = export(model, Sample("net", "net", lambda: model, (torch.randn(shape),)), tmp_path, target=there("ncnn"))
+    assert artifact.max_abs_error < 1e-5
+    assert not any(kind.startswith("Pooling") for kind in artifact.graph["operators"])
+    given = np.ascontiguousarray(torch.randn(1, *shape[1:]).numpy())
+    (found,) = TARGETS["ncnn"].load(artifact.path)({artifact.inputs[0].name: given}).values()
+    assert found.shape == (1, 5)
 
 
 def test_channels_last_needs_an_image(tmp_path: Path) -> None:
