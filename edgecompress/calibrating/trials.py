@@ -58,6 +58,57 @@ def _of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, class
     return losses
 
 
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Divergences of the outputs that several changes cause.
+
+    ``together`` (inputs,) by all of them, ``without`` (trials, inputs) by all but one.
+    """
+
+    together: Tensor
+    without: Tensor
+
+
+def joint_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool = True) -> Joint:
+    """What all of ``trials`` together cost, and what they cost without each of them.
+
+    Raises:
+        ModelError: the model does not run on the inputs.
+    """
+    found = list[Joint]()
+    with evaluating(model), torch.no_grad():
+        for part in in_parts(inputs, _at_once(model, inputs)):
+            found.append(_joint_of_part(model, part, trials, classes=classes))
+    return Joint(torch.cat([each.together for each in found]), torch.cat([each.without for each in found], 1))
+
+
+def together_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool = True) -> Tensor:
+    """(inputs,): what all of ``trials`` together cost.
+
+    Raises:
+        ModelError: the model does not run on the inputs.
+    """
+    losses = list[Tensor]()
+    with evaluating(model), torch.no_grad():
+        for part in in_parts(inputs, inputs_at_once(model, inputs)):
+            dense = as_outputs(calibrated(model, part))
+            with all_changed(model, trials):
+                losses.append(divergences(dense, as_outputs(calibrated(model, part)), classes=classes))
+    return torch.cat(losses)
+
+
+def _joint_of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Joint:
+    dense = as_outputs(calibrated(model, inputs))
+    with all_changed(model, trials):
+        cache = _Cache.of(model, inputs)
+    without = torch.zeros(len(trials), len(inputs[0]), dtype=torch.float64)
+    for index, trial in enumerate(trials):
+        later = [other for other in trials if other is not trial and not cache.knows(other.name, before=trial.name)]
+        with all_changed(model, later), cache.before(trial.name):
+            without[index] = divergences(dense, as_outputs(calibrated(model, inputs)), classes=classes)
+    return Joint(divergences(dense, cache.outputs, classes=classes), without)
+
+
 def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
     """(inputs,): what sets the outputs of each input apart, in the unit of :func:`sensitivity.change_losses`.
 
@@ -119,13 +170,16 @@ class _Cache:
             cache.given.pop(name, None)
         return cache
 
+    def knows(self, name: str, *, before: str) -> bool:
+        """Did the layer ``name`` run once, and earlier than the other, so that what it gave is known?"""
+        return name in self.given and self.order[name] < self.order.get(before, 0)
+
     @contextmanager
     def before(self, name: str) -> Iterator[None]:
         """While this is open, the layers that ran before ``name`` give what they gave."""
-        limit = self.order.get(name, 0)
         with ExitStack() as stack:
             for earlier, output in self.given.items():
-                if self.order[earlier] < limit:
+                if self.knows(earlier, before=name):
                     stack.enter_context(_giving(self.model.get_submodule(earlier), output))
             yield
 
@@ -163,3 +217,12 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
             yield
     finally:
         weight.data = dense
+
+
+@contextmanager
+def all_changed(model: nn.Module, trials: Sequence[Trial]) -> Iterator[None]:
+    """While this is open, layers of ``model`` have the kernels of ``trials``, one a layer."""
+    with ExitStack() as stack:
+        for trial in trials:
+            stack.enter_context(changed(model, trial))
+        yield

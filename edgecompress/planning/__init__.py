@@ -23,8 +23,8 @@ from edgecompress.layers import Found, describe, weighted_layers, without_number
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
-from edgecompress.planning.measuring import settled
 from edgecompress.planning.outlook import outlook
+from edgecompress.planning.settling import settled
 from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget

@@ -3,8 +3,7 @@
 The second-order estimate of a loss (``sensitivity``) is blind where outputs are silent, and off by factors elsewhere.
 Here the chosen candidate of each layer, or one of half its cost where it stays dense, is tried on inputs that nothing
 was fitted to; the estimates of the layer's other candidates are multiplied by what the measured ones were off by,
-interpolated between measured points in the logarithm. Then the selector chooses again, until all it chooses is
-measured or the rounds are over.
+interpolated between measured points in the logarithm.
 """
 
 from __future__ import annotations
@@ -21,18 +20,14 @@ from torch import Tensor, nn
 from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
 from edgecompress.calibrating.sensitivity import Metric
-from edgecompress.calibrating.trials import Trial, trial_losses
+from edgecompress.calibrating.trials import Trial, joint_losses, together_losses, trial_losses
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import SCORED_INPUTS, collected_inputs
 from edgecompress.planning.fits import Fits
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
-from edgecompress.selectors.budget import typical_loss
-
-ROUNDS = 4
-"""Of choosing and measuring; most nets settle in three."""
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
 MOST_MACS = 2e11
 """Of one round's trials: with more to run, fewer inputs are used."""
@@ -50,8 +45,11 @@ LEAST_LOSS = 1e-9
 NOTHING = -60.0
 """Stands for the logarithm of a loss of 0."""
 
-BLIND = 0.01
-"""An estimate counts as at least this share of what an error of its size costs in the model's other layers."""
+MOST_KEPT_BYTES = 1 << 28
+"""Of kernels that were tried: larger models are not run with all that is chosen together."""
+
+Place = tuple[str, str, Ranks]
+"""A candidate: layer, method and ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,78 +75,73 @@ class Point:
         return cls(candidate, math.log(estimate), math.log(mean / estimate), variance)
 
 
-def settled(
-    model: nn.Module,
-    layers: Sequence[LayerCandidates],
-    total: Cost,
-    selector: Selector,
-    calibration: Calibration,
-    progress: Progress,
-) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
-    """The layers with corrected losses, and what ``selector`` chooses by them.
-
-    Raises:
-        BudgetError: no choice meets the selector's budget.
-        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
-    """
-    typical = typical_loss(layers)
-    if typical is None:
-        return layers, selector.select(layers, total)
-    estimated = [_not_blind(layer, typical) for layer in layers]
-    trials, corrected = _Trials(model, calibration, total, progress), estimated
-    for _ in range(ROUNDS):
-        if not trials.measure(estimated, selector.select(corrected, total)):
-            break
-        corrected = [trials.corrected(layer) for layer in estimated]
-    return corrected, selector.select(corrected, total)
+def place(name: str, candidate: Candidate) -> Place:
+    """Of a layer's candidate."""
+    return name, candidate.method, candidate.ranks
 
 
-def _not_blind(layer: LayerCandidates, typical: float) -> LayerCandidates:
-    """The layer with every loss that is known at least ``BLIND`` of what its error costs elsewhere.
-
-    Where no gradient tells of any, all candidates are estimated by what their errors cost elsewhere.
-    """
-    unknown = all(candidate.loss is None for candidate in layer.candidates)
-
-    def estimate(candidate: Candidate) -> float | None:
-        usual = max(typical * candidate.error, LEAST_LOSS)
-        return usual if unknown else None if candidate.loss is None else max(candidate.loss, BLIND * usual, LEAST_LOSS)
-
-    return _with_losses(layer, [estimate(candidate) for candidate in layer.candidates])
-
-
-def _with_losses(layer: LayerCandidates, losses: Sequence[float | None]) -> LayerCandidates:
+def with_losses(layer: LayerCandidates, losses: Sequence[float | None]) -> LayerCandidates:
+    """The layer, its candidates with these ``losses``."""
     pairs = zip(layer.candidates, losses, strict=True)
     return replace(layer, candidates=tuple(replace(candidate, loss=loss) for candidate, loss in pairs))
 
 
 @dataclass(slots=True)
-class _Trials:
-    """What was measured so far: ``points`` by layer."""
+class Trials:
+    """What was measured so far: ``points`` by layer, and the changes that were tried, for running them together."""
 
     model: nn.Module
     calibration: Calibration
     total: Cost
     progress: Progress
     points: dict[str, list[Point]] = field(default_factory=dict)
-    failed: dict[str, set[tuple[str, Ranks]]] = field(default_factory=dict)
-    """By layer, method and ranks of candidates whose numbers have no answer: not tried again."""
+    made: dict[Place, Trial] = field(default_factory=dict)
+    failed: set[Place] = field(default_factory=set)
+    """Candidates whose numbers have no answer: not tried again."""
 
     def measure(self, layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> bool:
         """Try what is chosen and was not tried yet, and one candidate of each other layer; was there any?"""
         found = {layer.name: self._untried(layer, choices[layer.name]) for layer in layers}
         wanted = {name: candidate for name, candidate in found.items() if candidate is not None}
-        count = int(MOST_MACS / max(1.0, len(wanted) * self.total.macs / 2))
-        inputs = self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
+        inputs = self._inputs(len(wanted))
         by_name, modules = {layer.name: layer for layer in layers}, {n: self.model.get_submodule(n) for n in wanted}
         for part in in_passes(modules):
             self._try([by_name[name] for name in part], wanted, inputs)
         return bool(wanted)
 
+    def together(self, choices: Mapping[str, Choice]) -> Tensor | None:
+        """(inputs,): what all that is chosen costs together; None where nothing is, or a trial of it is not at hand."""
+        trials = self._made_for(choices)
+        if trials is None:
+            return None
+        inputs = self.calibration.held(MOST_INPUTS)
+        return together_losses(self.model, inputs, trials, classes=self.calibration.classes)
+
+    def each_in_context(self, choices: Mapping[str, Choice]) -> dict[str, float]:
+        """What each layer costs beside all others that are chosen: without it outputs would be so much nearer."""
+        trials = self._made_for(choices) or ()
+        joint = joint_losses(self.model, self._inputs(len(trials)), trials, classes=self.calibration.classes)
+        costs = (joint.together - joint.without).mean(1).tolist()
+        return {trial.name: cost for trial, cost in zip(trials, costs, strict=True)}
+
+    def _inputs(self, trials: int) -> Inputs:
+        """That so many trials run on."""
+        count = int(MOST_MACS / max(1.0, trials * self.total.macs / 2))
+        return self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
+
+    def _made_for(self, choices: Mapping[str, Choice]) -> list[Trial] | None:
+        places = [place(name, choice) for name, choice in choices.items() if not isinstance(choice, str)]
+        return [self.made[at] for at in places] if places and all(at in self.made for at in places) else None
+
+    def _keep(self, at: Place, trial: Trial) -> None:
+        kept = sum(known.kernels.nbytes for known in self.made.values())
+        if kept + trial.kernels.nbytes <= MOST_KEPT_BYTES:
+            self.made[at] = trial
+
     def _untried(self, layer: LayerCandidates, choice: Choice) -> Candidate | None:
         tried = [point.candidate for point in self.points.get(layer.name, ())]
-        known = {(c.method, c.ranks) for c in tried} | self.failed.get(layer.name, set())
-        scored = [c for c in layer.candidates if c.loss is not None and (c.method, c.ranks) not in known]
+        known = {place(layer.name, candidate) for candidate in tried} | self.failed
+        scored = [c for c in layer.candidates if c.loss is not None and place(layer.name, c) not in known]
         if isinstance(choice, Candidate):
             return next((c for c in scored if (c.method, c.ranks) == (choice.method, choice.ranks)), None)
         return min(scored, key=lambda c: abs(2 * c.cost.macs - layer.dense.macs)) if scored and not tried else None
@@ -161,6 +154,7 @@ class _Trials:
             loss = wanted[name].loss
             assert loss is not None
             self.points.setdefault(name, []).append(Point.of(wanted[name], loss, of_inputs))
+            self._keep(place(name, wanted[name]), trials[name])
             self.progress("plan: measured losses", done, len(trials), name)
 
     def _fitted(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate]) -> dict[str, Trial]:
@@ -176,7 +170,7 @@ class _Trials:
                 with suppress(*NUMERICAL):
                     trials[layer.name] = _trial(layer, own, moments[layer.name], metrics.get(layer.name))
             if layer.name not in trials:
-                self.failed.setdefault(layer.name, set()).add((own.method, own.ranks))
+                self.failed.add(place(layer.name, own))
         return trials
 
     def corrected(self, layer: LayerCandidates) -> LayerCandidates:
@@ -184,10 +178,10 @@ class _Trials:
         usual, spread = self._usual()
         points = sorted(self.points.get(layer.name, ()), key=lambda point: point.estimate)
         if points and all(point.off == NOTHING for point in points):
-            return _with_losses(layer, [None if c.loss is None else 0.0 for c in layer.candidates])
+            return with_losses(layer, [None if c.loss is None else 0.0 for c in layer.candidates])
         known = [(point.estimate, drawn_towards(usual, spread, point)) for point in points]
         losses = [None if c.loss is None else corrected_loss(c.loss, known or [(0.0, usual)]) for c in layer.candidates]
-        return _with_losses(layer, losses)
+        return with_losses(layer, losses)
 
     def _usual(self) -> tuple[float, float]:
         """The median of what estimates are off by, in the logarithm, and how that varies between layers."""

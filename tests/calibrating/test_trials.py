@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.trials import Trial, divergences, trial_losses
+from edgecompress.calibrating.trials import Trial, divergences, joint_losses, together_losses, trial_losses
 from edgecompress.decompositions.kernels import kernels, weight_from, weight_of
 from edgecompress.models import as_outputs
 
@@ -31,13 +32,14 @@ class Awkward(nn.Module):
         return self.head(up.mean((2, 3))), up
 
 
-def changed_alone(model: nn.Module, trial: Trial, inputs: Tensor) -> Tensor:
+def with_changes(model: nn.Module, trials: Sequence[Trial], inputs: Tensor) -> Tensor:
     """The losses by a whole run of a changed copy."""
     other = copy.deepcopy(model)
-    layer = other.get_submodule(trial.name)
-    weight_of(layer).data = weight_from(layer, trial.kernels).float()
-    assert isinstance(layer.bias, Tensor)
-    layer.bias.data += trial.shift.flatten().float()
+    for trial in trials:
+        layer = other.get_submodule(trial.name)
+        weight_of(layer).data = weight_from(layer, trial.kernels).float()
+        assert isinstance(layer.bias, Tensor)
+        layer.bias.data += trial.shift.flatten().float()
     with torch.no_grad():
         return divergences(as_outputs(model(inputs)), as_outputs(other(inputs)), classes=False)
 
@@ -61,9 +63,24 @@ def test_a_trial_is_a_run_with_that_layer_alone_changed(model: nn.Module) -> Non
     trials = [trial_of(model, name) for name in ("head", "stem", "twice", "grouped", "up", "never", "stem")]
     found = trial_losses(model, (inputs,), trials, classes=False)
     for trial, losses in zip(trials, found, strict=True):
-        wanted = changed_alone(model, trial, inputs)
+        wanted = with_changes(model, [trial], inputs)
         assert torch.allclose(losses, wanted, rtol=1e-4, atol=1e-9), trial.name
         assert bool(losses.any()) is (trial.name != "never"), trial.name
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_trials_together_and_without_each_are_runs_with_those_layers_changed(model: nn.Module) -> None:
+    inputs = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trials = [trial_of(model, name) for name in ("head", "stem", "twice", "grouped", "up", "never")]
+    found, wanted = joint_losses(model, (inputs,), trials, classes=False), with_changes(model, trials, inputs)
+    assert torch.allclose(found.together, wanted, rtol=1e-4)
+    assert torch.allclose(together_losses(model, (inputs,), trials, classes=False), wanted, rtol=1e-4)
+    for trial, losses in zip(trials, found.without, strict=True):
+        others = [other for other in trials if other is not trial]
+        assert torch.allclose(losses, with_changes(model, others, inputs), rtol=1e-4), trial.name
+        assert torch.allclose(losses, found.together, rtol=1e-5) is (trial.name == "never"), trial.name
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all("forward" not in module.__dict__ for module in model.modules())
 
