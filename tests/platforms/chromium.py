@@ -17,8 +17,8 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LAUNCHER = """
-import os, sys
-commands, answers = (os.dup(int(number)) for number in sys.argv[1:3])
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
 os.dup2(commands, 3)
 os.dup2(answers, 4)
 os.execvp(sys.argv[3], sys.argv[3:])
