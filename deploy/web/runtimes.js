@@ -21,11 +21,18 @@ export async function start(manifest, read) {
   }
 }
 
-/** ONNX Runtime Web, one thread: several need a page of two more headers, and gain little on small models. */
-async function onnxRuntime(manifest, read) {
+const libraries = {};
+
+async function loadedOrt(read) {
   const ort = await import(addressOf(read(`${FOLDER}ort.wasm.bundle.min.mjs`)));
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = read(`${FOLDER}ort-wasm-simd-threaded.wasm`);
+  return ort;
+}
+
+/** ONNX Runtime Web, one thread: several need a page of two more headers, and gain little on small models. */
+async function onnxRuntime(manifest, read) {
+  const ort = await (libraries.ort ??= loadedOrt(read));
   const session = await ort.InferenceSession.create(read(manifest.model_file), { executionProviders: ['wasm'] });
   const native = ({ dtype, shape, data }) => new ort.Tensor(dtype, new ORT_ARRAYS[dtype](data.buffer, data.byteOffset, data.length), shape);
   return {
@@ -33,6 +40,7 @@ async function onnxRuntime(manifest, read) {
     version: ort.env.versions.web ?? ort.env.versions.common,
     inputs: session.inputNames,
     outputs: session.outputNames,
+    close: () => session.release(),
     async run(feed) {
       const given = Object.entries(feed).map(([name, tensor]) => [name, native(tensor)]);
       const found = await session.run(Object.fromEntries(given));
@@ -44,14 +52,19 @@ async function onnxRuntime(manifest, read) {
   };
 }
 
-/** LiteRT.js, one thread, without relaxed SIMD, whose numbers would depend on the processor. */
-async function liteRt(manifest, read) {
+async function loadedLiteRt(read) {
   const text = path => new TextDecoder().decode(read(FOLDER + path));
   const helper = addressOf(text('wasm-utils.js'));
   const core = text('litert.js').replace('"@litertjs/wasm-utils"', JSON.stringify(helper));
-  const { loadLiteRt, loadAndCompile, Tensor } = await import(addressOf(core));
+  const library = await import(addressOf(core));
   globalThis.Module = { wasmBinary: read(`${FOLDER}litert_wasm_compat_internal.wasm`) };
-  await loadLiteRt(`${addressOf(text('litert_wasm_compat_internal.js'))}#.js`); // it looks at the ending
+  await library.loadLiteRt(`${addressOf(text('litert_wasm_compat_internal.js'))}#.js`); // it looks at the ending
+  return library;
+}
+
+/** LiteRT.js, one thread, without relaxed SIMD, whose numbers would depend on the processor. */
+async function liteRt(manifest, read) {
+  const { loadAndCompile, Tensor } = await (libraries.litert ??= loadedLiteRt(read));
   const model = await loadAndCompile(read(manifest.model_file), { accelerator: 'wasm' });
   const inputs = inOrder(manifest.inputs, model.getInputDetails());
   const outputs = inOrder(manifest.outputs, model.getOutputDetails());
@@ -60,6 +73,7 @@ async function liteRt(manifest, read) {
     version: manifest.runtime.tested,
     inputs,
     outputs,
+    close: async () => model.delete(),
     async run(feed) {
       const given = Object.fromEntries(inputs.map(name => [name, native(feed[name], Tensor)]));
       const found = await model.run(given);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Kind, Session
+from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Kind, PageSession, Session
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
 from edgecompress.settings import DeviceOptions
@@ -14,6 +14,7 @@ DEVICES: Table[Kind] = Table(
     ssh="ssh:KIND",
     adb="adb:KIND",
     emulated="emulated:KIND",
+    web="web:KIND",
 )
 
 
@@ -26,7 +27,7 @@ def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
     """The device that a ``--device`` value names; nothing is connected to yet.
 
     Args:
-        name: ``local``, ``ssh:USER@HOST[:PORT]``, ``adb:SERIAL`` or ``emulated:CPU``, as ``ssh:pi@board``.
+        name: ``local``, ``ssh:USER@HOST[:PORT]``, ``adb:SERIAL``, ``emulated:CPU`` or ``web``, as ``ssh:pi@board``.
         options: what only some kinds of device take: an interpreter, keys, programs.
 
     Returns:
@@ -43,4 +44,14 @@ def device_named(name: str, options: DeviceOptions = NO_OPTIONS) -> Device:
     return kind.parse(rest, options)
 
 
-__all__ = ["DEVICES", "CountingSession", "Device", "DeviceOptions", "Kind", "Local", "Session", "device_named"]
+__all__ = [
+    "DEVICES",
+    "CountingSession",
+    "Device",
+    "DeviceOptions",
+    "Kind",
+    "Local",
+    "PageSession",
+    "Session",
+    "device_named",
+]

@@ -96,6 +96,18 @@ class CountingSession(Session, Protocol):
         """
 
 
+@runtime_checkable
+class PageSession(Session, Protocol):
+    """A browser: pages run there instead of commands."""
+
+    def opened(self, page: Path, *, timeout_s: float) -> Json:
+        """Serve the folder of ``page`` and open it there; returns the JSON object that it posts.
+
+        Raises:
+            DeviceError: the browser does not start, or the page reports nothing in time.
+        """
+
+
 class Device(Protocol):
     """A machine that measurements are taken on."""
 

@@ -62,7 +62,7 @@ def run_command(
             process = subprocess.Popen(argv, stdin=fed, stdout=out, stderr=err, start_new_session=True, env=environment)
         except OSError as error:
             raise failed(device, argv, None, f"cannot be started: {error.strerror or error}") from error
-        with _ended(process):
+        with ended(process):
             why = _wait(process, time.monotonic() + timeout_s, (out, err))
         stdout, stderr = _text(out), _text(err)
     if why:
@@ -83,7 +83,7 @@ def _wait(process: subprocess.Popen[bytes], end: float, streams: Sequence[IO[byt
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Leave no process of the group behind, whatever happens."""
     try:
         yield

@@ -116,6 +116,11 @@ def _identity(folder: Path, contents: Contents) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def version_of(target: str) -> str:
+    """Of the library that runs a target in a browser."""
+    return LIBRARIES[target][0].version
+
+
 def library_files(target: str, to: Path) -> None:
     """Write what runs a target in a browser, and the modules that use it, into the folder ``to``."""
     for name in ("manifest.js", "tensors.js", "measuring.js", "runtimes.js"):

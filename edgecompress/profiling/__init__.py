@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.artifacts import Artifact, facts_path
-from edgecompress.devices import CountingSession, Device
+from edgecompress.devices import CountingSession, Device, PageSession
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import (
     AnyComparison,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling.bench import Bench
     from edgecompress.profiling.operators import ComparedLayer
     from edgecompress.profiling.vendor_bench import VendorBench
+    from edgecompress.profiling.web_bench import WebBench
 
 
 def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
@@ -152,7 +153,7 @@ MOST_ABLATIONS = 8
 
 
 def _with_ablations(
-    there: Bench | VendorBench,
+    there: Bench | VendorBench | WebBench,
     pair: Comparison,
     ours: AnyProfile,
     theirs: AnyProfile,
@@ -178,15 +179,15 @@ def _names(profile: Profile) -> list[str]:
 
 
 def _more(
-    there: Bench | VendorBench,
+    there: Bench | VendorBench | WebBench,
     path: Path,
     baseline: Path | None,
     effort: Effort,
     threads: Sequence[int] | None,
     first: AnyProfile,
 ) -> tuple[Comparison | Profile, ...]:
-    """The same with other numbers of threads, without minutes under load."""
-    if isinstance(first, InstructionProfile):
+    """The same with other numbers of threads, without minutes under load; a page has one thread."""
+    if isinstance(first, InstructionProfile) or (threads is None and isinstance(there.session, PageSession)):
         return ()
     wanted = [len(first.device.more.get("cpus_allowed") or ()) or first.device.cores] if threads is None else threads
     others = [replace(effort, threads=number, minutes=0) for number in wanted if number != effort.threads]

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from edgecompress.artifacts import golden_path
-from edgecompress.devices import CountingSession, Device, Session
+from edgecompress.devices import CountingSession, Device, PageSession, Session
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json
 from edgecompress.profiling.ablation import with_dense_layer
@@ -30,6 +30,7 @@ from edgecompress.profiling.ratios import Ratio, paired_ratio
 from edgecompress.profiling.stability import unstable
 from edgecompress.profiling.vendor_bench import VendorBench
 from edgecompress.profiling.vendor_runners import runner_of
+from edgecompress.profiling.web_bench import WebBench
 from edgecompress.progress import Progress, silent
 from edgecompress.settings import Effort
 from edgecompress.targets import target_of
@@ -221,7 +222,7 @@ def _read_answer(device: Device, argv: Sequence[str], text: str, kind: Pass) -> 
 
 
 @contextmanager
-def bench(device: Device, path: Path) -> Iterator[Bench | VendorBench]:
+def bench(device: Device, path: Path) -> Iterator[Bench | VendorBench | WebBench]:
     """Use a device for files like ``path``.
 
     Raises:
@@ -239,4 +240,8 @@ def bench(device: Device, path: Path) -> Iterator[Bench | VendorBench]:
     modules = () if program else ("numpy", *module_of(path))
     with device.session(modules) as session:
         kernel = session.facts()
+        if isinstance(session, PageSession):
+            with TemporaryDirectory(prefix="edgecompress-") as folder:
+                yield WebBench(device, session, kernel, Path(folder))
+            return
         yield VendorBench(device, session, kernel, program) if program else Bench(device, session, kernel)

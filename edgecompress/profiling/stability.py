@@ -28,8 +28,8 @@ def unstable(answer: Json, latencies: Sequence[Latency]) -> tuple[str, ...]:
         *_throttled(answer),
         *_preempted(answer, latencies),
         *_too_few(walls),
-        *_unsettled(answer["models"]),
-        *_spread(walls),
+        *unsettled(answer["models"]),
+        *spread(walls),
     )
 
 
@@ -64,14 +64,16 @@ def _too_few(walls: Sequence[Sequence[float]]) -> Iterator[str]:
         yield f"too short: {seconds:.2f} s of runs, of at least about {SHORTEST_S:g} s"
 
 
-def _unsettled(models: Sequence[Json]) -> Iterator[str]:
+def unsettled(models: Sequence[Json]) -> Iterator[str]:
+    """Models that were not steady after warming up in most of their loads."""
     for model in models:
         loads, unsettled = len(model["settled"]), model["settled"].count(False)
         if 2 * unsettled > loads:
             yield f"did not settle: {model['role']} was not steady after warming up in {unsettled} of {loads} loads"
 
 
-def _spread(walls: Sequence[Sequence[float]]) -> Iterator[str]:
+def spread(walls: Sequence[Sequence[float]]) -> Iterator[str]:
+    """Times of which a tenth are far above the median."""
     widest = max(quantile(times, 0.9) / quantile(times, 0.5) for times in walls)
     if widest > SPREAD:
         yield f"spread: a tenth of the runs took {widest:.1f} times the median or more"

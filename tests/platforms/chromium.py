@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from edgecompress.devices.web import program, sandbox
+
 LAUNCHER = """
 import fcntl, os, sys
 commands, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
@@ -27,12 +27,6 @@ os.execvp(sys.argv[3], sys.argv[3:])
 OPTIONS = ("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run", "--disable-sync",
            "--disable-background-networking", "--disable-component-update", "--disable-quic")  # fmt: skip
 WAIT_S = 90.0
-
-
-def program() -> str | None:
-    """Where it is; None: not here."""
-    named = os.environ.get("EDGECOMPRESS_CHROMIUM")
-    return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Browser:
@@ -139,9 +133,8 @@ def browser(profile: Path) -> Iterator[Browser]:
     assert name is not None
     command_out, command_in = os.pipe()
     answer_out, answer_in = os.pipe()
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     argv = [sys.executable, "-c", LAUNCHER, str(command_out), str(answer_in)]
-    argv += [name, *sandbox, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    argv += [name, *sandbox(), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(argv, pass_fds=(command_out, answer_in), start_new_session=True, **quiet)
     os.close(command_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,16 +20,21 @@ import pytest
 from edgecompress.artifacts import Artifact
 from edgecompress.bundling import bundle
 from edgecompress.bundling.checking import check
+from edgecompress.devices import device_named
+from edgecompress.devices.web import program
 from edgecompress.errors import FileError
 from edgecompress.exporting import export
 from edgecompress.files import read_json
-from edgecompress.settings import BundleOptions
+from edgecompress.profiling import measure
+from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.profiles import Profile
+from edgecompress.settings import BundleOptions, Effort
 from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.targets.child_converter import missing
 from tests.bundling.small import small_artifact
 from tests.bundling.tampering import TAMPERINGS, rewrite
-from tests.platforms.chromium import Browser, Page, browser, program
+from tests.platforms.chromium import Browser, Page, browser
 
 pytestmark = pytest.mark.bundles
 
@@ -294,3 +300,28 @@ def test_everything_is_reached_by_keyboard_and_named(chromium: Browser, small: P
     ]
     assert [role for role in without if role != "table"] == []
     assert read_json(small / "manifest.json")["model"] in page.value("document.title")
+
+
+def test_two_files_are_measured_in_turns(chromium: Browser, small: Path, tmp_path: Path) -> None:
+    """By a browser of its own; ``small`` shows that the library can be had."""
+    artifact = small_artifact(tmp_path)
+    found = measure(artifact.path, artifact.path, device_named("web"), Effort(seconds=0.2, runs=50))
+    profile, pair = found.profile, found.comparison
+    assert isinstance(profile, Profile)
+    assert isinstance(pair, Comparison)
+    more = pair.device.more
+    assert re.fullmatch(r"(Chromium|Google Chrome) \d+(\.\d+)+", more["browser"])
+    assert pair.device.provenance == "measured"
+    assert pair.runtime["name"] == "onnxruntime-web"
+    assert more["figures"] == "means of blocks"
+    latencies = (pair.candidate_latency, pair.baseline_latency)
+    for latency, runs in zip(latencies, more["runs_in_block"], strict=True):
+        assert len(set(latency.loads)) == 8
+        assert len(latency.wall_ms) >= 50
+        assert runs * max(latency.all_wall_ms()) >= more["block_ms"] == 20
+    assert latencies[0].loads == latencies[1].loads
+    assert pair.wall.low <= 1.2
+    assert pair.wall.high >= 0.8
+    assert profile.load_ms > 0
+    assert found.more == ()
+    assert Profile.from_json(profile.to_json()) == profile
