@@ -99,10 +99,11 @@ function showModel({ manifest }) {
   const { model, target, precision, licences, runtime } = manifest;
   document.title = `${model} · model check`;
   $('title').textContent = model;
-  const licence = licences.model ? ` · ${licences.model}` : '';
-  $('facts').textContent = `${target} · ${precision} · ${report.runtime.name} ${report.runtime.version}${licence}`;
+  const library = `${report.runtime.name} ${report.runtime.version}`;
+  const facts = [target, precision, library, licences.model].filter(Boolean);
+  $('facts').replaceChildren(...facts.flatMap((fact, index) => [index ? ' · ' : '', element('span', fact, 'fact')]));
   const own = manifest.files.filter(file => file.role === 'model').reduce((sum, file) => sum + file.size_bytes, 0);
-  const rows = [['the model', own, null], [`${runtime.name}, which runs it`, runtime.library_bytes, runtime.library_bytes_compressed]];
+  const rows = [['the model', own, null], [library, runtime.library_bytes, runtime.library_bytes_compressed]];
   $('sizes').replaceChildren(...rows.map(([name, size, packed]) => {
     const row = element('tr', '');
     const head = element('th', name);
@@ -123,7 +124,10 @@ function showAnswer(model, { outputs, tensor, ms, ranked }) {
   $('answer').hidden = false;
 }
 
-const percent = share => (share > 0 && share < 0.0005 ? '< 0.1 %' : `${(100 * share).toFixed(1)} %`);
+function percent(share) {
+  if (share > 0 && share < 0.0005) return '< 0.1 %';
+  return share < 1 && share >= 0.9995 ? '> 99.9 %' : `${(100 * share).toFixed(1)} %`;
+}
 
 function shareRow({ label, share }) {
   const row = element('li', '', 'share');
