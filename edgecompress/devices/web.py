@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edgecompress.devices.base import NO_OPTIONS, Kind, Provenance
 from edgecompress.devices.commands import checked, ended, failed, last_lines, run_command
 from edgecompress.errors import DeviceError
 from edgecompress.files import Json
 from edgecompress.settings import DeviceOptions
+
+if TYPE_CHECKING:
+    from edgecompress.devices.page_server import Server
 
 VARIABLE = "EDGECOMPRESS_CHROMIUM"
 PROGRAMS = (
@@ -37,11 +37,6 @@ QUIET = ("--headless=new", "--disable-gpu", "--no-first-run", "--disable-sync", 
          "--disable-component-update", "--disable-quic", "--disable-renderer-backgrounding",
          "--disable-background-timer-throttling")  # fmt: skip
 """No window, and nothing that it does on its own."""
-MOST_BYTES = 64 << 20
-"""Of what a page reports."""
-ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
-"""Pages with these headers are given a finer clock."""
-TYPES = {".html": "text/html", ".js": "text/javascript", "": "application/octet-stream"}
 POLL_S = 0.05
 
 
@@ -84,17 +79,19 @@ class WebSession:
         Raises:
             DeviceError: the browser does not start, or the page reports nothing in time.
         """
+        from edgecompress.devices.page_server import served
+
         token = f"/report-{secrets.token_hex(16)}"
         job = page.parent / "job.json"
         job.write_text(json.dumps({**json.loads(job.read_text()), "report": token}))
-        with _served(page.parent, token) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        with served(page.parent, token) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             address = f"http://127.0.0.1:{server.server_port}/{page.name}"
             argv = [self.program, *QUIET, *sandbox(), f"--user-data-dir={profile}", address]
             with tempfile.TemporaryFile() as errors:
                 self._wait(argv, server, errors, timeout_s)
         return self._answer(server)
 
-    def _wait(self, argv: Sequence[str], server: _Server, errors: IO[bytes], timeout_s: float) -> None:
+    def _wait(self, argv: Sequence[str], server: Server, errors: IO[bytes], timeout_s: float) -> None:
         try:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
@@ -109,11 +106,11 @@ class WebSession:
                 return
             code = process.poll()
         errors.seek(0)
-        last = last_lines(errors.read(MOST_BYTES).decode(errors="replace"))
+        last = last_lines(errors.read().decode(errors="replace"))
         what = f"gave no answer within {timeout_s:g} s" if code is None else f"ended with {code}"
         raise failed(self.name, argv, code, f"{what}; last: {last}")
 
-    def _answer(self, server: _Server) -> Json:
+    def _answer(self, server: Server) -> Json:
         try:
             answer: Any = json.loads(server.report)
         except (ValueError, RecursionError):
@@ -123,52 +120,6 @@ class WebSession:
         if "error" in answer:
             raise DeviceError.of(self.name, f"the page: {last_lines(str(answer['error']))}", command=self.program)
         return answer
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    """A folder for one page, and what that posts."""
-
-    daemon_threads = True
-    token, report = "", b""
-
-    def __init__(self, folder: Path, token: str) -> None:
-        super().__init__(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
-        self.token, self.reported = token, threading.Event()
-
-
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = TYPES
-    server: _Server
-
-    def end_headers(self) -> None:
-        for name, value in ISOLATED.items():
-            self.send_header(name, value)
-        super().end_headers()
-
-    def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        fine = self.path == self.server.token and length <= MOST_BYTES
-        if fine:
-            self.server.report = self.rfile.read(length)
-        self.send_response(204 if fine else 404)
-        self.end_headers()
-        if fine:
-            self.server.reported.set()
-
-    def log_message(self, *_args: object) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def _served(folder: Path, token: str) -> Iterator[_Server]:
-    with _Server(folder, token) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL_S}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
