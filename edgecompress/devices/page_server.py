@@ -35,11 +35,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     server: Server
 
     def end_headers(self) -> None:
+        """Isolated, as every page here."""
         for name, value in ISOLATED.items():
             self.send_header(name, value)
         super().end_headers()
 
     def do_POST(self) -> None:
+        """Keep what the page reports; 404 for anything else."""
         length = int(self.headers.get("Content-Length") or 0)
         fine = self.path == self.server.token and length <= MOST_BYTES
         if fine:
@@ -55,6 +57,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path, token: str) -> Iterator[Server]:
+    """A folder's server, which takes a report at the path ``token``."""
     with Server(folder, token) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL_S}, daemon=True)
         thread.start()
