@@ -9,6 +9,7 @@ from edgecompress.tables import Table
 PLATFORMS: Table[Platform] = Table(
     "edgecompress.platforms",
     android="android:Android",
+    ios="ios:Ios",
     native="native:Native",
     pi="pi:Pi",
     web="web:Web",
