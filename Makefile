@@ -2,6 +2,7 @@
 # make test    lint, and types beside the whole fast suite; make unit: the suite alone
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
 # make test-bundles    bundles compiled and run for real, whatever toolchains are here; others are named and skipped
+# make test-ios    the Swift package built and tested on Linux; sets up Debian 13's Swift in the cache: root, 2.8 GB
 # make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, real, scale, training, runtimes, trust, ...)
 # make docs    the reference of the Python API, out/api/index.html
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test unit test-all test-bundles lint format types slow bench docs clean
+.PHONY: demo test unit test-all test-bundles test-ios lint format types slow bench docs clean
 
 demo: $(VENV)/demo.stamp
 	env -u EDGECOMPRESS_DATA $(BIN)/edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 5 -o out/demo
@@ -27,6 +28,10 @@ test-all: $(VENV)-all/all.stamp
 
 test-bundles: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m bundles -rs
+
+test-ios: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.platforms.swift
+	$(BIN)/python -m pytest -rs tests/platforms/test_ios.py
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

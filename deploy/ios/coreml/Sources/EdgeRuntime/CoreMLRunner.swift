@@ -44,7 +44,8 @@ final class CoreMLRunner: Runner {
                 throw Refusal("\(port.name) did not come out")
             }
             guard port.dtype == .float32 else { throw Refusal("\(port.name): Core ML's outputs are read as float32") }
-            let floats = (0..<found.count).map { found[$0].floatValue }  // in the order of its axes, whatever the strides
+            // In the order of its axes, whatever the strides.
+            let floats = (0..<found.count).map { found[$0].floatValue }
             return Tensor(name: port.name, floats: floats, shape: found.shape.map(\.intValue))
         }
     }
