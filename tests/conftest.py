@@ -19,7 +19,12 @@ settings.register_profile("any load", deadline=None)
 settings.load_profile("any load")
 
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
-LONGEST = ["test_readme.py", "test_targets.py", "test_running.py", "test_planning.py", "test_random_networks.py"]
+LONGEST = [
+    "test_readme.py", "test_running.py", "test_targets.py", "test_random_networks.py", "test_planning.py",
+    "test_storing.py", "test_command_line.py", "test_adb.py", "test_ssh.py", "test_selectors.py", "test_profiling.py",
+    "test_exporting.py", "test_refitting.py", "test_workers.py", "test_operators.py", "test_continuous.py",
+    "test_package.py", "test_contributing.py",
+]  # fmt: skip
 TINY_MODEL = dedent(
     '''
     """Four classes of 12 x 12 images: a bright bar at the top, bottom, left or right, in noise."""

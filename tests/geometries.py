@@ -1,8 +1,10 @@
 """Layers of every geometry that laws are about: kind, channels and options, the layer and an input for it."""
 
 import random
+from collections import defaultdict
 from itertools import product
 
+import pytest
 import torch
 from torch import nn
 
@@ -79,3 +81,29 @@ def label(geometry):
 
 
 GEOMETRIES = list(filter(exists, geometries()))
+
+
+def groups():
+    """By kind, stride and padding mode: a test costs more than most laws of one layer."""
+    found = defaultdict(list)
+    for geometry in GEOMETRIES:
+        kind, _, options = geometry
+        own = (f"{option}={options[option]}" for option in ("stride", "padding_mode") if option in options)
+        found[" ".join([kind, *own])].append(geometry)
+    return found
+
+
+def everywhere(law):
+    """A test of each group, of a law of a geometry; one that breaks it is named."""
+
+    @pytest.mark.parametrize("group", groups().values(), ids=groups())
+    def test(group):
+        for geometry in group:
+            try:
+                law(geometry)
+            except Exception as error:
+                error.add_note(label(geometry))
+                raise
+
+    test.__doc__ = law.__doc__
+    return test

@@ -10,7 +10,7 @@ from edgecompress.calibrating.moments import collect, in_passes, moment_bytes
 from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.errors import ModelError
-from tests.geometries import GEOMETRIES, build, input_for, label
+from tests.geometries import build, everywhere, input_for
 
 
 def outputs_without_bias(layer, x):
@@ -20,7 +20,7 @@ def outputs_without_bias(layer, x):
     return out - (layer.bias if isinstance(layer, nn.Linear) else layer.bias.reshape(-1, *[1] * (out.dim() - 2)))
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=label)
+@everywhere
 def test_kernels_times_patches_are_the_outputs_and_all_positions_are_all_of_them(geometry):
     layer, x = build(geometry), input_for(geometry)
     out, linear = layer(x), outputs_without_bias(layer, x)

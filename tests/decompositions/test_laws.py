@@ -22,6 +22,7 @@ from tests.geometries import (
     PADDINGS,
     STRIDES,
     build,
+    everywhere,
     input_for,
     label,
 )
@@ -55,7 +56,6 @@ SIZES = [
 SPECTRAL = ("svd", "spatial_svd")
 """What is cut off a spectrum is known exactly; the other methods alternate, and predict a bound."""
 
-everywhere = pytest.mark.parametrize("geometry", GEOMETRIES, ids=label)
 at_all_sizes = pytest.mark.parametrize(("method", "geometry"), pairs(SIZES))
 for_every_method = pytest.mark.parametrize("method", DECOMPOSITIONS.values(), ids=DECOMPOSITIONS)
 

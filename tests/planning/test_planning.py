@@ -60,7 +60,7 @@ some_plans = st.builds(
 
 
 @given(some_plans)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_a_plan_round_trips_through_json(made):
     assert CompressionPlan.from_json(json.loads(dump_json(made.to_json()))) == made
 

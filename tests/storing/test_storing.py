@@ -72,7 +72,7 @@ def run_json(*arguments: str) -> Any:
 
 def test_the_line_ends_in_a_small_file_that_scores(tiny_file: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "small", tmp_path / "onnx"
-    options = ["--method", "scada_tucker", "--rank", "4", "--epochs", "4", "--round-epochs", "4", "--batch-size", "16"]
+    options = ["--method", "scada_tucker", "--rank", "4", "--epochs", "3", "--round-epochs", "3", "--batch-size", "16"]
     made = run_json("compress", str(tiny_file), *options, "--bias-levels", "7", "--trust", "-o", str(folder))
     storage, cost = made["storage"], made["cost"]
     assert storage["payload_bytes"] == (folder / "model.ectk").stat().st_size
@@ -111,7 +111,7 @@ def test_a_stopped_storing_goes_on_to_the_same_codes(sample: Sample, tmp_path: P
 def test_what_is_stored_scores_as_what_was_trained(
     sample: Sample, tiny_file: Path, tmp_path: Path, biases: int
 ) -> None:
-    options = ["--method", "ada_tucker", "--rank", "3", "--epochs", "3", "--round-epochs", "3", "--batch-size", "16"]
+    options = ["--method", "ada_tucker", "--rank", "3", "--epochs", "1", "--round-epochs", "1", "--batch-size", "16"]
     kept = ["--bias-levels", str(biases)] if biases else []
     run_json("compress", str(tiny_file), *options, *kept, "--trust", "-o", str(tmp_path))
     last = json.loads((tmp_path / "stages" / "store.json").read_text())["result"]["history"][-1]["score"]
