@@ -51,7 +51,7 @@ class Android(TemplatePlatform):
         others = "; ".join(f"{abi} {one:,} / {packed:,}" for abi, (one, packed) in LIBRARIES.items() if abi != PHONES)
         return Runtime(
             name="onnxruntime-android",
-            minimum="1.23",
+            minimum="1.20",
             tested=ONNX_RUNTIME,
             library_bytes=size,
             library_bytes_compressed=compressed,

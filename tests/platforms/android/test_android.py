@@ -20,7 +20,6 @@ from edgecompress.exporting import export
 from edgecompress.files import files_in, read_json
 from edgecompress.manifests.reading import manifest_from
 from edgecompress.platforms.android import LIBRARIES, ONNX_RUNTIME, PAGE, Android
-from tests.bundling.small import small_artifact
 from tests.bundling.tampering import TAMPERINGS
 from tests.bundling.test_bad_manifests import CASES, SET, text_of
 from tests.platforms.android.toolchain import (
@@ -35,23 +34,8 @@ from tests.platforms.android.toolchain import (
 )
 from tests.platforms.test_pi import _without_data
 
-HERE = Path(__file__).parent
 NAMESPACE = "{http://schemas.android.com/apk/res/android}"
 TOOLS = "{http://schemas.android.com/tools}"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small model that takes images."""
-    folder = tmp_path_factory.mktemp("android")
-    bundle(small_artifact(folder).path, folder / "app", platform="android")
-    return folder / "app"
-
-
-@pytest.fixture(scope="module")
-def payload(made: Path) -> Path:
-    """What of it lies in the app."""
-    return made / Android.payload
 
 
 def test_an_app_ships_model_golden_files_and_a_manifest_of_these_alone(made: Path, payload: Path) -> None:
@@ -75,10 +59,13 @@ def test_the_core_class_has_nothing_of_android() -> None:
 
 def test_telemetry_is_off_before_the_library_loads() -> None:
     glue = (MODULE / KOTLIN_FILES / "OnAndroid.kt").read_text()
-    for opening in ("EdgeModel.open(", "EdgeModel.check("):
-        assert "Os.setenv(EdgeModel.QUIET" in glue[: glue.index(opening)].rsplit("fun ", 1)[1]
+    opening = glue[: glue.index("EdgeModel.open(")].rsplit("fun ", 1)[1]
+    assert "silence(context)" in opening
+    assert "Os.setenv(EdgeModel.QUIET" in glue.split("private fun silence", 1)[1]
     core = (MODULE / KOTLIN_FILES / "EdgeModel.kt").read_text()
-    assert core.index("if (variable(QUIET)") < core.index("OrtEnvironment.getEnvironment()")
+    assert core.index("if (variable(QUIET)") < core.index("Session(manifest")
+    for file in (MODULE / KOTLIN_FILES).glob("*.kt"):
+        assert ("OrtEnvironment.getEnvironment" in file.read_text()) is (file.name == "Session.kt")
 
 
 def test_the_manifest_takes_the_network_and_the_telemetry_away() -> None:
@@ -116,16 +103,6 @@ def test_the_bundle_states_what_the_library_takes(made: Path) -> None:
 
 
 # -- with Kotlin's compiler, Android's classes and ONNX Runtime ----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole module, its tests and what these tests ask, compiled against the real AAR and Android."""
-    to = tmp_path_factory.mktemp("classes") / "all"
-    done = compile_kotlin([*sorted(MODULE.rglob("*.kt")), *sorted(HERE.glob("*.kt"))], libraries(), to)
-    assert done.returncode == 0, done.stderr
-    assert (to / "edge/model/CheckActivity.class").is_file()
-    return to
 
 
 @pytest.mark.bundles

@@ -33,6 +33,21 @@ ON_PHONES = (
     "androidx.test:monitor:1.8.0:aar",
     "androidx.test.ext:junit:1.3.0:aar",
 )
+ROBOLECTRIC = "org.robolectric:robolectric:4.16.1"
+IMITATED = "org.robolectric:android-all-instrumented:14-robolectric-10818077-i7"
+"""Android 14 as Robolectric runs it: the newest that Java 17 does."""
+IMITATED_API = 34
+BESIDE_ROBOLECTRIC = (
+    "androidx.test.espresso:espresso-idling-resource:3.7.0:aar",
+    "androidx.tracing:tracing:1.1.0:aar",
+    "androidx.lifecycle:lifecycle-common:2.3.1",
+)
+"""What androidx.test needs when it runs."""
+MERGER = "com.android.tools.build:manifest-merger:31.13.2"
+"""Of the Android Gradle plugin 8.13.2."""
+SHRINKER = "com.android.tools:r8:8.13.19"
+OLDEST_API = ("com.toasttab.android:gummy-bears-api-24:0.5.1:signature", "org.codehaus.mojo:animal-sniffer:1.27")
+HERE = Path(__file__).parent
 MODULE = resource("deploy") / "android"
 KOTLIN_FILES = "src/main/kotlin/edge/model"
 ON_ANDROID = ("OnAndroid.kt", "CheckActivity.kt")
@@ -155,10 +170,15 @@ def compile_kotlin(sources: Sequence[Path], against: Iterable[Path], to: Path) -
 
 
 def run_kotlin(
-    classes: Path, *arguments: str | Path, main: str = "edge.model.HarnessKt", **options: object
+    classes: Path,
+    *arguments: str | Path,
+    main: str = "edge.model.HarnessKt",
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    within: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """A program on the JVM with ONNX Runtime's Java API, telemetry off."""
-    libraries_here = [classes, *jars(RUNTIME), *jars(STANDARD), *jars(JUNIT)]
-    argv = [java(), "-Xmx600m", "-cp", classpath(libraries_here), main, *map(str, arguments)]
-    settings: dict[str, object] = {"env": {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}, **options}
-    return subprocess.run(argv, capture_output=True, text=True, check=False, **settings)  # type: ignore[call-overload]
+    """A program on the JVM with ONNX Runtime's Java API; telemetry is off unless ``env`` says otherwise."""
+    files = [classes, *jars(RUNTIME), *jars(STANDARD), *jars(JUNIT)]
+    argv = [*within, java(), "-Xmx600m", "-cp", classpath(files), main, *map(str, arguments)]
+    quiet = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=cwd, env=quiet if env is None else env)

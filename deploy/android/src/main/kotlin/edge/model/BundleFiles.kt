@@ -37,7 +37,7 @@ class FolderFiles(folder: File) : BundleFiles {
 private val IGNORED = listOf("__pycache__", ".DS_Store", "Thumbs.db", "desktop.ini")
 private const val CHUNK = 1 shl 16
 
-/** A bundle of which every file was found listed and whole, and no other: its manifest, and the bytes of what it uses. */
+/** A bundle of which every file was found listed and whole, and no other: its manifest, and the bytes that are used. */
 internal class WholeBundle private constructor(val manifest: Manifest, private val kept: Map<String, ByteArray>) {
     fun bytes(path: String): ByteArray = kept[path] ?: throw BundleException("$path is no file of the bundle")
 
@@ -78,7 +78,8 @@ internal class WholeBundle private constructor(val manifest: Manifest, private v
                 count <= file.sizeBytes
             }
             if (count != file.sizeBytes || hex(digest.digest()) != file.sha256) {
-                throw BundleException("${file.path} was changed or damaged: its size or sha256 differs from the manifest's")
+                val why = "its size or sha256 differs from the manifest's"
+                throw BundleException("${file.path} was changed or damaged: $why")
             }
             return if (keep) bytes.toByteArray() else null
         }

@@ -37,7 +37,8 @@ class CheckActivity : Activity() {
         }
         Log.i(TAG, report.line)
         Log.i(TAG, report.toJson())
-        val phone = "${Build.MANUFACTURER} ${Build.MODEL}, Android ${Build.VERSION.RELEASE}, ${Build.SUPPORTED_ABIS.firstOrNull()}"
+        val system = "Android ${Build.VERSION.RELEASE}, ${Build.SUPPORTED_ABIS.firstOrNull()}"
+        val phone = "${Build.MANUFACTURER} ${Build.MODEL}, $system"
         return "${report.line}\n\n${report.toJson()}\n\n$phone"
     }
 

@@ -77,7 +77,8 @@ private fun checkSpecs(side: String, specs: List<Spec>, tensors: List<TensorFile
 
 /** Whether a tensor has the dtype and the sizes of an input or output. */
 internal fun fits(dtype: String, shape: List<Long>, spec: Spec): Boolean =
-    dtype == spec.dtype && shape.size == spec.shape.size && shape.zip(spec.shape).all { (own, one) -> one == null || own == one }
+    dtype == spec.dtype && shape.size == spec.shape.size &&
+        shape.zip(spec.shape).all { (own, one) -> one == null || own == one }
 
 private fun checkImageInput(one: Input) {
     val size = one.preprocessing!!.size

@@ -23,8 +23,8 @@ internal class JsonError(message: String) : Exception(message)
 /**
  * JSON as RFC 8259 has it and no more: no NaN, no comments, no key twice, nothing after the document.
  *
- * Objects become maps, lists lists, whole numbers Long, other numbers Double. (Android's own reader takes more, of which
- * others would read something else; and there is none on a plain JVM.)
+ * Objects become maps, lists lists, whole numbers Long, other numbers Double. (Android's own reader takes more, which
+ * others would read as something else; and a plain JVM has none.)
  */
 internal class Json private constructor(private val text: CharSequence) {
     private var at = 0
@@ -158,7 +158,7 @@ internal class Json private constructor(private val text: CharSequence) {
         /** The inverse, on one line; a number that is none becomes text. */
         fun write(value: Any?): String = when (value) {
             null -> "null"
-            is Map<*, *> -> value.entries.joinToString(", ", "{", "}") { (key, one) -> "${write("$key")}: ${write(one)}" }
+            is Map<*, *> -> value.entries.joinToString(", ", "{", "}") { "${write("${it.key}")}: ${write(it.value)}" }
             is List<*> -> value.joinToString(", ", "[", "]") { write(it) }
             is Double -> if (value.isFinite()) value.toString() else "\"$value\""
             is Number, is Boolean -> value.toString()

@@ -19,7 +19,7 @@ class Input(
     }
 }
 
-/** An output; [kind] is logits, probabilities, classes, ...; [labels] the path of a text with a name of a class a line. */
+/** An output; [kind] is logits, probabilities, ...; [labels] the path of a text with the name of a class a line. */
 class Output(name: String, dtype: String, shape: List<Long?>, val kind: String, val labels: String?) :
     Spec(name, dtype, shape)
 

@@ -65,7 +65,8 @@ private class Node(private val value: Any?, private val at: String) {
 
     fun digest(): String = text().also { if (!DIGEST.matches(it)) bad("is none") }
 
-    fun count(least: Long = 0): Long = (value as? Long)?.takeIf { it >= least } ?: bad("is no whole number from $least on")
+    fun count(least: Long = 0): Long =
+        (value as? Long)?.takeIf { it >= least } ?: bad("is no whole number from $least on")
 
     fun number(): Double = when (value) {
         is Long -> value.toDouble()
@@ -133,7 +134,8 @@ private fun preprocessing(of: Node): Preprocessing {
         std = of["std"].list().map { it.number() },
     )
     for (key in listOf("mean", "std")) {
-        if (of[key].list().size != found.channels) of[key].bad("has not ${found.channels} numbers, one for each channel")
+        val count = of[key].list().size
+        if (count != found.channels) of[key].bad("has $count numbers, and not one for each channel")
     }
     if (found.scale == 0.0) of["scale"].bad("is 0")
     if (0.0 in found.std) of["std"].bad("holds 0")
@@ -156,10 +158,13 @@ private fun image(of: Node) = GoldenImage(
     png = of["png"].path(),
     prepared = tensorFile(of["prepared"]),
     outputs = of["outputs"].list().map(::tensorFile),
-    resized = of["resized"].orNull { Resized(it["size"].size(), tensorFile(it["pixels"]), tensorFile(it["prepared"])) },
+    resized = of["resized"].orNull(::resized),
     tolerance = of["tolerance"].fraction(),
     pngTolerance = of["png_tolerance"].count(),
 )
+
+private fun resized(of: Node) =
+    Resized(of["size"].size(), tensorFile(of["pixels"]), tensorFile(of["prepared"]))
 
 private fun file(of: Node): ListedFile {
     of.isObject()

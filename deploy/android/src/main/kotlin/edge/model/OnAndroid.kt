@@ -1,6 +1,7 @@
 package edge.model
 
 import android.content.Context
+import android.content.pm.PackageManager
 import android.content.res.AssetManager
 import android.graphics.Bitmap
 import android.graphics.BitmapFactory
@@ -28,29 +29,44 @@ class AssetFiles(private val assets: AssetManager, private val folder: String = 
     }
 }
 
+/** What the AAR of ONNX Runtime 1.29 and newer adds to an app's manifest, and this module's manifest removes. */
+private const val INITIALIZER = "ai.onnxruntime.TelemetryInitializer"
+
 /**
  * The model in this app's assets, once all is proved; not on the main thread.
  *
  * Telemetry is off before ONNX Runtime loads, in the whole process. Throws [BundleException].
  */
 fun openEdgeModel(context: Context, threads: Int = 0): EdgeModel {
-    Os.setenv(EdgeModel.QUIET, "1", true)
+    silence(context)
     return EdgeModel.open(AssetFiles(context.assets), ::decodeImage, threads, Os::getenv)
 }
 
 /** What [openEdgeModel] finds, whatever it is. */
-fun checkEdgeModel(context: Context): Report {
-    Os.setenv(EdgeModel.QUIET, "1", true)
-    return EdgeModel.check(AssetFiles(context.assets), ::decodeImage, Os::getenv)
+fun checkEdgeModel(context: Context): Report = try {
+    openEdgeModel(context).use { it.report }
+} catch (error: BundleException) {
+    Report(null, error.message)
 }
 
-/** A picture in a file's bytes (PNG, JPEG, WebP), in its own size; a photo's orientation in EXIF is not looked at. */
+private fun silence(context: Context) {
+    Os.setenv(EdgeModel.QUIET, "1", true)
+    val own = context.packageManager.getPackageInfo(context.packageName, PackageManager.GET_PROVIDERS)
+    if (own.providers.orEmpty().any { it.name == INITIALIZER }) {
+        val why = "which starts telemetry before any code: USE.md says how to remove it"
+        throw BundleException("the app's manifest has $INITIALIZER, $why")
+    }
+}
+
+/** A picture in a file's bytes (PNG, JPEG, WebP), in its own size; orientation in EXIF is not looked at. */
 fun decodeImage(bytes: ByteArray): Pixels {
     val options = BitmapFactory.Options().apply {
         inScaled = false
         inPremultiplied = false
         inPreferredConfig = Bitmap.Config.ARGB_8888
-        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.O) inPreferredColorSpace = ColorSpace.get(ColorSpace.Named.SRGB)
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.O) {
+            inPreferredColorSpace = ColorSpace.get(ColorSpace.Named.SRGB)
+        }
     }
     val bitmap = BitmapFactory.decodeByteArray(bytes, 0, bytes.size, options)
         ?: throw BundleException("an image of ${bytes.size} bytes cannot be decoded")

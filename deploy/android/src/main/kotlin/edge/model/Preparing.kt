@@ -27,7 +27,8 @@ private const val HALF = 32768
  * Throws [BundleException] where the input takes no image, or one of another size that is not resized.
  */
 fun prepare(pixels: Pixels, input: Input, size: Size? = null): FloatArray {
-    val steps = input.preprocessing ?: throw BundleException("${input.name} takes no image: the manifest has no preprocessing")
+    val steps = input.preprocessing
+        ?: throw BundleException("${input.name} takes no image: the manifest has no preprocessing")
     val wanted = size ?: steps.size
     val channels = steps.channels
     val image = resized(pixels, wanted, steps)

@@ -5,7 +5,8 @@ import java.util.Locale
 /**
  * What a check of the bundle found where it ran; errors are fractions of the largest expected number.
  *
- * [imageError] is null of a model without images, [pngError] (bytes) where there is no decoder, [reason] of what passed.
+ * [imageError] is null of a model without images, [pngError] (of a byte) where there is no decoder, [reason] of what
+ * passed.
  */
 data class Report(
     val model: String?,
@@ -27,8 +28,6 @@ data class Report(
         pngError?.let { "PNG off by $it" },
     ).joinToString()
 
-    private fun short(error: Double) = String.format(Locale.ROOT, "%.1e", error)
-
     /** The same as a JSON object, on one line. */
     fun toJson(): String = Json.write(
         linkedMapOf(
@@ -44,3 +43,6 @@ data class Report(
         ),
     )
 }
+
+/** Two digits. */
+internal fun short(error: Double): String = String.format(Locale.ROOT, "%.1e", error)

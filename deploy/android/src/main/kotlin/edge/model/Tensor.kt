@@ -46,9 +46,11 @@ class Tensor(val dtype: String, val shape: List<Long>, data: ByteBuffer) {
         /** The numbers of a golden file; throws [BundleException] if one is NaN, which proves nothing. */
         internal fun of(file: TensorFile, bytes: ByteArray): Tensor {
             val data = memory(bytes.size)
-            data.put(bytes).rewind()
+            data.duplicate().put(bytes)
             val found = Tensor(file.dtype, file.shape, data)
-            if (found.doubles().any { it.isNaN() }) throw BundleException("${file.path} holds NaN, which proves nothing")
+            if (found.doubles().any { it.isNaN() }) {
+                throw BundleException("${file.path} holds NaN, which proves nothing")
+            }
             return found
         }
 
