@@ -35,8 +35,12 @@ class Android(TemplatePlatform):
             f"the classes of onnxruntime-android {ONNX_RUNTIME}",
             "the classes of Android 16 (Robolectric's android-all) and OpenJDK 17",
             "androidx.test 1.7.0",
+            "R8 8.13.19 (API 24), and the manifests by the merger of the Android Gradle plugin 8.13.2",
         ),
-        run_on=(f"OpenJDK 17 on x86-64 Linux with the Java API of onnxruntime {ONNX_RUNTIME}: the core class",),
+        run_on=(
+            f"OpenJDK 17 on x86-64 Linux with the Java API of onnxruntime {ONNX_RUNTIME}: the core class",
+            "Robolectric 4.16.1 (Android 14 on that JVM): assets, bitmaps, the check activity, the phone's own test",
+        ),
         not_run=(
             "the Gradle build",
             "a phone or an emulator, and with it the AAR's own native libraries",
@@ -61,7 +65,8 @@ class Android(TemplatePlatform):
 
     def check(self, folder: Path) -> str:
         """By Gradle, here and on a phone."""
+        place = "FOLDER" if folder.suffix == ".zip" else folder
         return (
-            f"check it with Gradle 8.13 and the Android SDK: gradle -p {folder} testDebugUnitTest here, and on a phone "
-            f"gradle -p {folder} connectedDebugAndroidTest"
+            f"{'unpack it, and ' if folder.suffix == '.zip' else ''}check it with Gradle 8.13 and the Android SDK: gradle "
+            f"-p {place} testDebugUnitTest here, gradle -p {place} connectedDebugAndroidTest on a phone"
         )

@@ -166,10 +166,10 @@ def test_every_tampering_is_refused(classes: Path, payload: Path, tmp_path: Path
 
 
 @pytest.mark.bundles
-@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
-def test_the_core_class_answers_as_pytorch(name: str, classes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "target"), [("lenet5", "onnx"), ("resnet20", "onnx"), ("lenet5", "ort")])
+def test_the_core_class_answers_as_pytorch(name: str, target: str, classes: Path, tmp_path: Path) -> None:
     sample = _without_data(name)
-    bundle(export(sample.model(), sample, tmp_path).path, tmp_path / "app", platform="android")
+    bundle(export(sample.model(), sample, tmp_path, target=target).path, tmp_path / "app", platform="android")
     done = run_kotlin(classes, "check", tmp_path / "app" / Android.payload)
     said = json.loads(done.stdout)
     assert said["ok"], said
