@@ -65,8 +65,9 @@ class Android(TemplatePlatform):
 
     def check(self, folder: Path) -> str:
         """By Gradle, here and on a phone."""
-        place = "FOLDER" if folder.suffix == ".zip" else folder
+        zipped = folder.suffix == ".zip"
+        place, first = ("FOLDER", "unpack it, and ") if zipped else (folder, "")
         return (
-            f"{'unpack it, and ' if folder.suffix == '.zip' else ''}check it with Gradle 8.13 and the Android SDK: gradle "
-            f"-p {place} testDebugUnitTest here, gradle -p {place} connectedDebugAndroidTest on a phone"
+            f"{first}check it with Gradle 8.13 and the Android SDK: gradle -p {place} testDebugUnitTest here, "
+            f"gradle -p {place} connectedDebugAndroidTest on a phone"
         )
