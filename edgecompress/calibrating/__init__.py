@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from edgecompress.calibrating.batching import affordable
-from edgecompress.calibrating.sensitivity import METRIC_INPUTS, METRIC_MACS, Metric, output_metrics
+from edgecompress.calibrating.sensitivity import (
+    FEWEST_METRIC_INPUTS,
+    METRIC_INPUTS,
+    METRIC_MACS,
+    Metric,
+    output_metrics,
+)
 from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, calibrated, check_runs, copied, evaluating, state_digest
@@ -23,6 +29,9 @@ MOST_REMEMBERED = 1 << 28
 
 RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
+
+RECALIBRATED_MACS = 1e11
+"""Multiply-accumulates of the dense model's runs over them: of large models fewer are used."""
 
 MOST_HELD, HELD_PART, FEWEST_TO_HOLD = 64, 4, 16
 """Inputs that are held back for what is measured: every fourth, at most so many, none of fewer than 16."""
@@ -73,7 +82,7 @@ class Calibration:
     def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
         """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""
         inputs, digest = first(self.inputs, min(most, METRIC_INPUTS)), state_digest(model)
-        count = affordable(model, inputs, METRIC_MACS)
+        count = affordable(model, inputs, METRIC_MACS, FEWEST_METRIC_INPUTS)
         for known in self._last:
             if known.model() is model and (known.digest, known.count) == (digest, count) and known.names >= set(names):
                 return {name: known.metrics[name] for name in names if name in known.metrics}
@@ -136,8 +145,7 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
         ModelError: the model fails on the inputs.
     """
     changed = copied(model).eval()
-    norms = [layer for layer in changed.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    norms = [layer for layer in norms if layer.track_running_stats]
+    norms = _norms(changed)
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
@@ -149,6 +157,12 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return changed.eval()
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that keep statistics."""
+    norms = (layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+    return [layer for layer in norms if layer.track_running_stats]
 
 
 def _equal_parts(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
@@ -165,8 +179,8 @@ def recalibrate_if_better(model: nn.Module, dense: nn.Module, calibration: Calib
     has no statistics.
     """
     inputs, held = first(calibration.fitting, RECALIBRATED), calibration.held(MOST_HELD)
-    if len(inputs[0]) < 2:
+    if len(inputs[0]) < 2 or not _norms(model):
         return model, False
-    candidate = recalibrate(model, inputs)
-    apart = [outputs_apart(dense, one, held, classes=calibration.classes) for one in (candidate, model)]
+    candidate = recalibrate(model, first(inputs, affordable(dense, inputs, RECALIBRATED_MACS)))
+    apart = outputs_apart(dense, (candidate, model), held, classes=calibration.classes)
     return (candidate, True) if apart[0] < apart[1] else (model, False)

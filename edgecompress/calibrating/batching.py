@@ -84,8 +84,8 @@ def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False)
     return max(1, min(MOST_AT_ONCE, int(MOST_RUN_BYTES / max(1, taken))))
 
 
-def affordable(model: nn.Module, inputs: Inputs, most_macs: float) -> int:
-    """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``LEAST_INPUTS``, if there."""
+def affordable(model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS) -> int:
+    """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``least``, if there."""
     seen = rehearsed(model, inputs)
     within = len(inputs[0]) if seen is None else int(most_macs / max(1, seen.macs))
-    return min(len(inputs[0]), max(LEAST_INPUTS, within))
+    return min(len(inputs[0]), max(least, within))

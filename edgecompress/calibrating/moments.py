@@ -38,8 +38,9 @@ LEAST_SPREAD = 1e-3
 STEADY = 1e-10
 """A spread below this share of the squared mean is rounding: the inputs do not vary."""
 
-MOST_PRODUCTS = 5e10
-"""Multiplications for the moments of a layer, a second: wide patches are taken at fewer positions."""
+MOST_PRODUCTS, PATCHES = 2e10, 0.5
+"""Multiplications for the moments of a layer, half a second: wide patches are taken at fewer positions, but not at so
+few that there are fewer of them than this share of their length."""
 
 MOST_MATRIX = 2048
 """Patches of a Linear layer longer than this are kept as they are where they are fewer than their length."""
@@ -258,11 +259,12 @@ class _Sums:
         return Moments(second, self.pivot.double().cpu() + off, self.count, noise)
 
 
-def positions_at_most(layer: nn.Module, inputs: int) -> int:
-    """Positions of an input that are taken: as many as ``MOST_PRODUCTS`` for all of ``inputs`` allow."""
+def positions_at_most(layer: nn.Module, inputs: int, most: float = MOST_PRODUCTS, least: float = PATCHES) -> int:
+    """Positions of an input that are taken: as many as ``most`` products and ``least`` patches for all inputs allow."""
     _, *rest = kernel_shape(layer)
-    work = inputs * groups_of(layer) * prod(rest) ** 2
-    return max(1, min(MOST_POSITIONS, ceil(MOST_PRODUCTS / work)))
+    size = prod(rest)
+    wanted = max(most / (groups_of(layer) * size**2), least * size)
+    return max(1, min(MOST_POSITIONS, ceil(wanted / inputs)))
 
 
 def summable(*rows: Tensor) -> tuple[Tensor, ...]:

@@ -39,7 +39,7 @@ DAMPING = 0.1
 METRIC_INPUTS = 128
 """Enough inputs for output metrics: every position of each adds to them."""
 
-METRIC_MACS = 6e10
+METRIC_MACS, FEWEST_METRIC_INPUTS = 6e10, 12
 """Multiply-accumulates of the runs that a metric is taken from: large models get fewer inputs, of more positions."""
 
 FEW_INPUTS = 16
@@ -134,7 +134,7 @@ def change_losses(
             u = (patches(layer, few, most=everywhere) - mean).unflatten(2, (len(few), -1))
             g = output_rows(layer, theirs, most=everywhere).unflatten(2, (len(few), -1))
             of_each = torch.einsum("gtnl,gdnl->ngtd", g, u).flatten(1)
-            sums[name] = sums.get(name, 0) + (of_each @ change.flatten(1).T).double().square().sum(0)
+            sums[name] = sums.get(name, 0) + (of_each @ change.flatten(1).to(of_each.dtype).T).double().square().sum(0)
 
     if not _run_backward(model, inputs, tuple(changes), add, classes=classes) or not any(map(_tells, sums.values())):
         return {}

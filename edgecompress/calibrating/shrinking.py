@@ -21,6 +21,9 @@ from torch import Tensor
 GROUPS = 16
 """Of inputs, at least, where there are as many: their spread tells how sure their average is. Half for wide patches."""
 
+SURE = (1e-12, 1e18)
+"""Between these the squares that a norm in float32 is made of neither vanish nor overflow."""
+
 
 class Spread:
     """How much the second moments of groups of inputs differ from each other; one number a layer's group.
@@ -47,8 +50,17 @@ class Spread:
 
 
 def squared(stacked: Tensor) -> Tensor:
-    """(groups,): the squared Frobenius norm of each of (groups, D, D), in float64."""
-    return torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in stacked]).square().cpu()
+    """(groups,): the squared Frobenius norm of each of (groups, D, D), float64 where float32 has no digits for it."""
+    return torch.stack([_norm(matrix) for matrix in stacked]).square().cpu()
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    """In the precision of ``matrix``, whose squares may be too large or too small for it."""
+    norm: Tensor = torch.linalg.vector_norm(matrix).double()
+    sure = matrix.dtype == torch.float64 or SURE[0] < float(norm) < SURE[1]
+    if not sure:
+        norm = torch.linalg.vector_norm(matrix, dtype=torch.float64)
+    return norm
 
 
 def shrinkage(second: Tensor, noise: Tensor) -> Tensor:

@@ -14,25 +14,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.batching import inputs_at_once, leaves, rehearsed
+from edgecompress.calibrating.batching import affordable, inputs_at_once, leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE
-from edgecompress.decompositions.kernels import weight_from
+from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
-from edgecompress.models.datasets import Inputs, in_parts
+from edgecompress.models.datasets import Inputs, first, in_parts
 
 MOST_CACHED_BYTES = 1 << 28
 """Of outputs of the dense model in memory at once."""
+
+
+COMPARED_MACS, FEWEST_COMPARED = 3e10, 8
+"""Multiply-accumulates of the dense model's runs over the inputs that whole models are compared on; fewer inputs than
+the latter tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A change of the layer ``name``.
 
-    Its ``kernels`` are (groups, T, C, *taps); ``shift`` (groups, T) is what its outputs gain on average.
+    Its kernels change by ``change`` (groups, T, D); ``shift`` (groups, T) is what its outputs gain on average.
     """
 
     name: str
-    kernels: Tensor
+    change: Tensor
     shift: Tensor
 
 
@@ -123,14 +128,22 @@ def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
     return losses
 
 
-def outputs_apart(dense: nn.Module, other: nn.Module, inputs: Inputs, *, classes: bool) -> float:
-    """The mean divergence per input of the outputs of two models: see :func:`divergences`."""
-    total, size = 0.0, inputs_at_once(dense, inputs)
-    with evaluating(dense), evaluating(other), torch.no_grad():
+def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs, *, classes: bool) -> list[float]:
+    """The mean divergence per input of the outputs of each of ``others`` from the dense ones: see :func:`divergences`.
+
+    Of large models (``COMPARED_MACS``) on fewer of the inputs.
+    """
+    inputs = first(inputs, affordable(dense, inputs, COMPARED_MACS, FEWEST_COMPARED))
+    totals, size = [0.0] * len(others), inputs_at_once(dense, inputs)
+    with ExitStack() as stack, torch.no_grad():
+        for model in (dense, *others):
+            stack.enter_context(evaluating(model))
         for part in in_parts(inputs, size):
-            ours, theirs = (as_outputs(calibrated(model, part)) for model in (other, dense))
-            total += float(divergences(theirs, ours, classes=classes).sum())
-    return total / len(inputs[0])
+            wanted = as_outputs(calibrated(dense, part))
+            for index, model in enumerate(others):
+                ours = as_outputs(calibrated(model, part))
+                totals[index] += float(divergences(wanted, ours, classes=classes).sum())
+    return [total / len(inputs[0]) for total in totals]
 
 
 def _softened(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -199,7 +212,7 @@ def _giving(layer: nn.Module, output: Tensor) -> Iterator[None]:
 
 @contextmanager
 def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
-    """While this is open, a layer of ``model`` has the kernels of ``trial``."""
+    """While this is open, a layer of ``model`` is changed as ``trial`` says."""
     layer = model.get_submodule(trial.name)
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -211,7 +224,8 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
         shape[axis] = -1
         return call.output + trial.shift.flatten().to(call.output).reshape(shape)
 
-    weight.data = weight_from(layer, trial.kernels).to(dense)
+    own = kernels(layer)
+    weight.data = weight_from(layer, own + trial.change.reshape(own.shape).to(own)).to(dense)
     try:
         with observing(named_layers(model, (trial.name,)), after=shifted):
             yield

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from edgecompress.decomposing.dry_run import noticed_by_trace
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
+from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import PlanError, first_line
 from edgecompress.layers import put, refuse_unusable, weighted_layers
 from edgecompress.models import copied
@@ -201,7 +203,11 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
 
 
 def fitted(
-    method: Decomposition, ranks: Ranks, stacked: Tensor, moments: Tensor | None = None, metric: Metric | None = None
+    method: Decomposition,
+    ranks: Ranks,
+    stacked: Tensor,
+    moments: Tensor | Sequence[Sketch] | None = None,
+    metric: Metric | None = None,
 ) -> tuple[Factors, Tensor]:
     """Each link's kernels (groups, ...) for the kernels (groups, T, C, *taps) of a layer, and those they stand for.
 
@@ -218,22 +224,27 @@ def fitted(
         each.append(_fitted(method, kernel, ranks, own, roots))
     if not all(bool(factor.isfinite().all()) for factors in each for factor in factors):
         raise FloatingPointError(f"the factors of {method.name} are not finite")
-    return _stacked(each), torch.stack([method.reconstruct(factors) for factors in each])
+    return _stacked(each), _stack([method.reconstruct(factors) for factors in each])
 
 
 def _fitted(
-    method: Decomposition, kernel: Tensor, ranks: Ranks, moments: Tensor | None, roots: tuple[Tensor, Tensor] | None
+    method: Decomposition, kernel: Tensor, ranks: Ranks, moments: Any, roots: tuple[Tensor, Tensor] | None
 ) -> Factors:
     """In the metric of the outputs: the last link's outputs are those of the layer, so it takes the metric's root."""
     if roots is None:
         return method.factors(kernel, ranks, moments)
     root, inverse = roots
     *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel.double()), ranks, moments)
-    return *first, torch.einsum("ts,s...->t...", inverse, last)
+    return *first, torch.einsum("ts,s...->t...", inverse.to(last.dtype), last)
 
 
 def _stacked(each: Sequence[Factors]) -> Factors:
-    return tuple(torch.stack(of_link) for of_link in zip(*each, strict=True))
+    return tuple(map(_stack, zip(*each, strict=True)))
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """As ``torch.stack``; of a single one no copy is made."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
 
 
 def fill(chain: nn.Module, plan: LayerPlan, factors: Factors) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.trials import outputs_apart
-from edgecompress.decomposing.refitting import MOST_INPUTS, refit
+from edgecompress.decomposing.refitting import refit, refit_both_ways, used_inputs
 from edgecompress.models.accepting import unwrapped
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
@@ -33,7 +33,7 @@ def refit_nearest(
         dense: the model that ``plan`` was made for; it stays as it is.
         plan: with decompositions.
         calibration: unlabelled inputs.
-        progress: is called for each layer of each refit.
+        progress: is called for each layer, of each run over the inputs.
 
     Returns:
         The new model, and whether it is the asymmetric one.
@@ -46,10 +46,10 @@ def refit_nearest(
     if len(fitting[0]) == len(calibration.inputs[0]):
         return refit(dense, plan, calibration, progress=progress), True
     few = Calibration(fitting, classes=calibration.classes)
-    models = {way: refit(dense, plan, few, asymmetric=way, progress=progress) for way in (True, False)}
+    models = refit_both_ways(dense, plan, few, progress=progress)
     dense = unwrapped(dense)
-    apart = {way: outputs_apart(dense, model, held, classes=calibration.classes) for way, model in models.items()}
-    nearer = not apart[False] < apart[True]
-    if len(fitting[0]) >= MOST_INPUTS:
+    asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)
+    nearer = not symmetric < asymmetric
+    if len(fitting[0]) >= len(used_inputs(dense, calibration)[0]):
         return models[nearer], nearer
     return refit(dense, plan, calibration, asymmetric=nearer, progress=progress), nearer

@@ -8,22 +8,22 @@ the weight is the dense one and a share of the way from it to that of ridge regr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, summable
+from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, positions_at_most, summable
 from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.calibrating.shrinking import shrinkage, squared
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved
-from edgecompress.decompositions.sketch import products
+from edgecompress.decompositions.sketch import WIDE, Sketch, products
 
 RIDGE = 1e-3
 """Least pull towards the dense weight, as a share of the mean second moment of the inputs."""
@@ -34,6 +34,9 @@ FEW = 0.1
 PULLS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Pulls that are tried, likewise."""
 
+HOLDS = 0.8
+"""Share of a step from which on it is worth trying to go further."""
+
 PARTS = 4
 """Of the inputs: each is held out once."""
 
@@ -43,13 +46,20 @@ WIDE_BYTES = 1 << 25
 TOGETHER = 4
 """Inputs whose patches are taken at the same positions, and that lie in the same part."""
 
+WORK, OWN_WORK = (6e10, 1.0), (2e10, 0.5)
+"""Multiplications for the sums of a layer, and the least number of patches as a share of their length: those that tell
+of a new weight, and those that tell how errors of its own count."""
+
 SILENT = 1e-2
 """A batch norm's scale below this share of its largest is taken for that: no channel may ask for huge weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Over n patches x and targets y: the sums of x x^T, y x^T, x, y, by group, float64."""
+    """Over n patches x and targets y: the sums of x x^T, y x^T, x, y, by group.
+
+    In float64; of patches wider than ``WIDE`` in float32, where that holds them.
+    """
 
     second: Tensor
     cross: Tensor
@@ -58,11 +68,12 @@ class Totals:
     count: int = 0
 
     @classmethod
-    def none(cls, kernels: Tensor) -> Totals:
-        """Sums over nothing, for a layer of ``kernels`` (groups, T, C, *taps)."""
-        groups, outputs, size = kernels.flatten(2).shape
+    def none(cls, patches: Tensor, rows: Tensor) -> Totals:
+        """Sums over nothing, for patches (groups, D, n) and rows (groups, T, n)."""
+        groups, size, _ = patches.shape
+        outputs, dtype = rows.shape[1], torch.float32 if size > WIDE and _single(patches, rows) else torch.float64
         shapes = (groups, size, size), (groups, outputs, size), (groups, size), (groups, outputs)
-        second, cross, mean, mean_rows = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
+        second, cross, mean, mean_rows = (torch.zeros(shape, dtype=dtype) for shape in shapes)
         return cls(second, cross, mean, mean_rows)
 
     def plus(self, patches: Tensor, rows: Tensor) -> Totals:
@@ -87,16 +98,16 @@ class Totals:
         """Averages about means (groups, D) and (groups, T)."""
         own = self.averages()
         off, off_rows = own.mean - mean, own.mean_rows - mean_rows
-        second = own.second - _outer(own.mean, own.mean) + _outer(off, off)
-        cross = own.cross - _outer(own.mean_rows, own.mean) + _outer(off_rows, off)
+        second = _moved(own.second, (own.mean, own.mean), (off, off))
+        cross = _moved(own.cross, (own.mean_rows, own.mean), (off_rows, off))
         return Totals(second, cross, off, off_rows, own.count)
 
     def without(self, part: Totals) -> Totals:
         """The averages of all but a part, both given as averages about the same means."""
         n = self.count - part.count
         share = part.count / n
-        second = (1 + share) * self.second - share * part.second
-        cross = (1 + share) * self.cross - share * part.cross
+        second = torch.lerp(self.second, part.second, -share)
+        cross = torch.lerp(self.cross, part.cross, -share)
         mean, mean_rows = (
             self.mean - share * (part.mean - self.mean),
             self.mean_rows - share * (part.mean_rows - self.mean_rows),
@@ -104,8 +115,22 @@ class Totals:
         return Totals(second, cross, mean, mean_rows, n)
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    return left[:, :, None] * right[:, None]
+def _single(*rows: Tensor) -> bool:
+    return all(of.dtype == torch.float32 for of in summable(*rows))
+
+
+def _moved(averages: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
+    """``averages`` (groups, T, D), in place, without the products of the means ``before`` and with those ``after``."""
+    for matrix, *vectors in zip(averages, *before, *after, strict=True):
+        matrix.addr_(vectors[0], vectors[1], alpha=-1).addr_(vectors[2], vectors[3])
+    return averages
+
+
+def _plus_diagonal(stacked: Tensor, level: Tensor) -> Tensor:
+    """A copy of ``stacked`` (groups, D, D) with ``level`` (groups, 1, 1) added to the diagonal."""
+    changed = stacked.clone()
+    changed.diagonal(dim1=1, dim2=2).add_(level[:, :, 0])
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +138,20 @@ class Solution:
     """A weight (groups, T, D), the metric (groups, D, D) it is best in, and the means of inputs and targets."""
 
     weight: Tensor
-    second: Tensor
+    second: Tensor | tuple[Sketch, ...]
     mean: Tensor
     mean_rows: Tensor
 
 
 class Parts:
-    """What a layer is given and has to give, summed up in parts of the inputs."""
+    """What a layer is given and has to give, summed up in parts of the inputs.
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+    ``own``: it has to give what it gives, so that its weight is the answer, and targets count by their means alone.
+    """
+
+    def __init__(self, layer: nn.Module, inputs: int, *, own: bool = False) -> None:
+        self.layer, self.own = layer, own
+        self.most = positions_at_most(layer, inputs, *(OWN_WORK if own else WORK))
         self.of: dict[int, Totals] = {}
         self._parts = PARTS if moment_bytes(layer) < WIDE_BYTES else 2
 
@@ -132,30 +161,35 @@ class Parts:
         pairs: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for index, (some, wanted) in enumerate(zip(given.split(each), target.split(each), strict=True)):
             offset = start // TOGETHER + index
-            rows = output_rows(self.layer, wanted, offset=offset)
-            pairs.setdefault(offset % self._parts, []).append((patches(self.layer, some, offset=offset), rows))
+            x = patches(self.layer, some, offset=offset, most=self.most)
+            y = output_rows(self.layer, wanted, offset=offset, most=self.most)
+            pairs.setdefault(offset % self._parts, []).append((x, y))
         for part, of_part in pairs.items():
             x, y = (torch.cat(rows, 2) for rows in zip(*of_part, strict=True))
-            self.of[part] = self.of[part].plus(x, y) if part in self.of else Totals.none(kernels(self.layer)).plus(x, y)
+            self.of[part] = (self.of[part] if part in self.of else Totals.none(x, y)).plus(x, y)
 
     def solution(self, metric: Metric | None, *, centred: bool) -> Solution:
         """The weight that is best on inputs that it was not fitted to; ``centred``: its mean error is corrected.
 
         A group whose inputs do not vary keeps its weight.
         """
-        dense, total = kernels(self.layer).flatten(2).double().cpu(), reduce(add, self.of.values())
-        own = total.averages()
+        total = reduce(add, self.of.values())
+        dense, own = kernels(self.layer).flatten(2).to("cpu", total.second.dtype), total.averages()
         mean, mean_rows = (own.mean, own.mean_rows) if centred else (0 * own.mean, 0 * own.mean_rows)
         about = total.about(mean, mean_rows)
         scale = mean_diagonal(about.second)[:, None, None]
-        pull, share = _chosen(self.of.values(), about, (mean, mean_rows), dense, metric)
         unsure = FEW * dense.shape[-1] / about.count**2 * mean.square().mean(1)[:, None, None]
-        weight = dense + share * _step(about, _unexplained(about, dense), pull * scale + unsure)
-        eye = torch.eye(dense.shape[-1], dtype=torch.float64)
         still = ~(scale > STEADY * mean.square().mean(1)[:, None, None])
+        weight = dense
+        if not self.own:
+            pull, share = _chosen(list(self.of.values()), about, (mean, mean_rows), dense, metric)
+            step = _step(about, _unexplained(about, dense), pull * scale + unsure)
+            weight = torch.where(still, dense, dense + share * step)
         trusted = self._trusted(about, mean, mean_rows)
-        second = trusted + (max(RIDGE, FEW * dense.shape[-1] / about.count) * scale + unsure) * eye
-        return Solution(torch.where(still, dense, weight), torch.where(still, eye, second), own.mean, own.mean_rows)
+        second = _plus_diagonal(trusted, max(RIDGE, FEW * dense.shape[-1] / about.count) * scale + unsure)
+        for group in still.flatten().nonzero():
+            second[group] = torch.eye(dense.shape[-1], dtype=second.dtype)
+        return Solution(weight, second, own.mean, own.mean_rows)
 
     def _trusted(self, about: Totals, mean: Tensor, mean_rows: Tensor) -> Tensor:
         """The second moments; of no more patches than inputs, drawn towards a multiple of the identity.
@@ -169,44 +203,79 @@ class Parts:
         each = [squared(part.about(mean, mean_rows).second - about.second) for part in self.of.values()]
         off = torch.stack(each).sum(0)
         share = shrinkage(about.second, off / (count * (count - 1)))[:, None, None]
-        even = mean_diagonal(about.second)[:, None, None] * torch.eye(about.second.shape[-1], dtype=torch.float64)
-        return (1 - share) * about.second + share * even
+        shrunk = ((1 - share) * about.second).to(about.second.dtype)
+        return _plus_diagonal(shrunk, share * mean_diagonal(about.second)[:, None, None])
 
 
 def _step(averages: Totals, unexplained: Tensor, pull: Tensor) -> Tensor:
     """From the dense weight to that of least squares, pulled back by ``pull`` (groups, 1, 1)."""
-    own = averages.second + pull * torch.eye(unexplained.shape[-1], dtype=torch.float64)
+    own = _plus_diagonal(averages.second, pull)
     return torch.stack([solved(*of_group) for of_group in zip(own, unexplained, strict=True)])
 
 
 def _unexplained(averages: Totals, dense: Tensor) -> Tensor:
-    """(groups, T, D): what the dense weight leaves of the targets, times the inputs."""
+    """(groups, T, D): what the dense weight leaves over of the products with the patches."""
     return averages.cross - dense @ averages.second
 
 
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """A part that was left out, what the dense weight leaves unexplained of it and of the others, and the others."""
+
+    second: Tensor
+    unexplained: Tensor
+    others: Totals
+    of_others: Tensor
+
+    @classmethod
+    def of(cls, part: Totals, whole: Totals, dense: Tensor) -> _LeftOut:
+        """``part`` and ``whole`` are averages about the same means."""
+        others = whole.without(part)
+        return cls(part.second, _unexplained(part, dense), others, _unexplained(others, dense))
+
+    def slope_and_curve(self, pull: float, costs: Tensor | None) -> Tensor:
+        """(2,): <D, R> and <D, D S> of the step D to the weight of the others."""
+        step = _step(self.others, self.of_others, pull * mean_diagonal(self.others.second)[:, None, None])
+        weighed = step if costs is None else costs @ step
+        products = (weighed * self.unexplained).sum(), (weighed * (step @ self.second)).sum()
+        return torch.stack(products).double()
+
+
 def _chosen(
-    parts: Collection[Totals], whole: Totals, means: tuple[Tensor, Tensor], dense: Tensor, metric: Metric | None
+    parts: Sequence[Totals], whole: Totals, means: tuple[Tensor, Tensor], dense: Tensor, metric: Metric | None
 ) -> tuple[float, float]:
     """The pull and the share of the step that are best on the parts, each left out in turn; ``whole`` is their average.
 
     The square error on a part falls by 2 a <D, R> - a^2 <D, D S> for the share a of a step D, where R is what the dense
-    weight leaves unexplained there: the best share is known exactly.
+    weight leaves unexplained there: the best share is known exactly. Of wide patches one part alone is left out.
     """
     if len(parts) < 2:
         return RIDGE, 1.0
-    slope, curve = torch.zeros(2, len(PULLS), dtype=torch.float64)
-    for part in parts:
-        held = part.about(*means)
-        others = whole.without(held)
-        left, left_there, scale = _unexplained(others, dense), _unexplained(held, dense), mean_diagonal(others.second)
-        for index, pull in enumerate(PULLS):
-            step = _step(others, left, pull * scale[:, None, None])
-            costly = step if metric is None else metric.matrix @ step
-            slope[index] += (costly * left_there).sum()
-            curve[index] += (costly * (step @ held.second)).sum()
-    share = (slope / curve.clamp_min(torch.finfo(torch.float64).tiny)).clamp(0, 1)
-    best = int((2 * share * slope - share**2 * curve).argmax())
-    return PULLS[best], float(share[best])
+    costs = None if metric is None else metric.matrix.to(dense.dtype)
+    wide = dense.shape[-1] > WIDE
+    left = [_LeftOut.of(part.about(*means), whole, dense) for part in (parts[:1] if wide else parts)]
+
+    @cache
+    def tried(index: int) -> tuple[float, float]:
+        return best_share(*torch.stack([of.slope_and_curve(PULLS[index], costs) for of in left]).sum(0).tolist())
+
+    best = _climbed(tried) if wide else max(range(len(PULLS)), key=tried)
+    return PULLS[best], tried(best)[1]
+
+
+def best_share(slope: float, curve: float) -> tuple[float, float]:
+    """What the best share of a step brings, and that share."""
+    share = min(1.0, max(0.0, slope / max(curve, torch.finfo(torch.float64).tiny)))
+    return 2 * share * slope - share**2 * curve, share
+
+
+def _climbed(tried: Callable[[int], tuple[float, float]]) -> int:
+    """From the middle one of the pulls on, to less where its step holds on what was left out, as far as that helps."""
+    at = len(PULLS) // 2
+    step = -1 if tried(at)[1] > HOLDS else 1
+    while at + step in range(len(PULLS)) and tried(at + step) > tried(at):
+        at += step
+    return at
 
 
 def affine(norm: nn.Module, dims: int) -> tuple[Tensor, Tensor]:

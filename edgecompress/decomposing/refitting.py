@@ -15,7 +15,7 @@ Both models run over the calibration inputs a few at a time, all of them stopped
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -23,19 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.calibrating.batching import REHEARSED
-from edgecompress.calibrating.moments import moment_bytes
+from edgecompress.calibrating.batching import REHEARSED, affordable
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
+from edgecompress.decomposing.few_rows import FewRows, fits, sums_of
 from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
-from edgecompress.decomposing.least_squares import Parts, affine
+from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
 from edgecompress.decomposing.rehearsing import rehearsed
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import kernels
+from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
+from edgecompress.memory import give_back
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.datasets import Inputs, first, in_parts
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -45,14 +47,14 @@ from edgecompress.threads import one_thread
 MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
 
-CHUNK = 32
-"""Inputs that run together."""
+MOST_MACS = 2e11
+"""Multiply-accumulates of the dense model's runs: large models get fewer inputs."""
 
-MOST_BYTES = 1 << 30
+CHUNK, CHUNK_BYTES = 32, 1 << 27
+"""Inputs that run together, at most, and what they may hold."""
+
+MOST_BYTES = 1 << 29
 """Of what all runs hold while they wait; early layers are fitted on fewer inputs where that would be exceeded."""
-
-MOST_MOMENT_BYTES = 1 << 27
-"""Of the second moments of one layer's inputs, 5,792 numbers wide: wider layers get the factors of their weight."""
 
 
 def refit(
@@ -65,13 +67,13 @@ def refit(
 ) -> nn.Module:
     """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
 
-    Layers that run several times for one input, or never, and those with very many inputs (``MOST_MOMENT_BYTES``), get
-    the factors of their weight.
+    Layers that run several times for one input, or never, and those with too wide inputs (``few_rows.fits``), get the
+    factors of their weight.
 
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
         plan: with decompositions; what a codec stores has nothing to fit.
-        calibration: unlabelled inputs, of which at most ``MOST_INPUTS`` are used.
+        calibration: unlabelled inputs, of which at most ``MOST_INPUTS`` are used, of large models fewer.
         asymmetric: fit each layer on what the layers before it deliver in the compressed model; False: on the dense
             model's own inputs.
         progress: is called for each layer.
@@ -83,6 +85,29 @@ def refit(
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
+    return _refitted(dense, plan, calibration, (asymmetric,), progress)[asymmetric]
+
+
+def refit_both_ways(
+    dense: nn.Module, plan: CompressionPlan, calibration: Calibration, *, progress: Progress = silent
+) -> dict[bool, nn.Module]:
+    """What :func:`refit` gives for ``asymmetric`` and for not, in one run over the inputs.
+
+    Raises:
+        PlanError, ModelError: as of :func:`refit`.
+    """
+    return _refitted(dense, plan, calibration, (True, False), progress)
+
+
+def used_inputs(dense: nn.Module, calibration: Calibration) -> Inputs:
+    """Those that :func:`refit` uses."""
+    inputs = first(calibration.inputs, MOST_INPUTS)
+    return first(inputs, affordable(unwrapped(dense), inputs, MOST_MACS))
+
+
+def _refitted(
+    dense: nn.Module, plan: CompressionPlan, calibration: Calibration, ways: tuple[bool, ...], progress: Progress
+) -> dict[bool, nn.Module]:
     dense = unwrapped(dense)
     calibration.check(dense)
     if uses_codec(plan):
@@ -90,35 +115,50 @@ def refit(
     few = first(calibration.inputs, REHEARSED)
     if not plan.rehearsed:
         refuse_noticed(noticed(dense, few, replaced(plan)))
-    changed, planned = decompose(dense, plan, fill=False), {layer.name: layer for layer in plan.layers}
-    names = tuple(planned)
-    inputs = first(calibration.inputs, MOST_INPUTS)
+    changed, planned = {way: decompose(dense, plan, fill=False) for way in ways}, {of.name: of for of in plan.layers}
+    names, inputs = tuple(planned), used_inputs(dense, calibration)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
-    known = {name: of for name, of in rehearsed(dense, few, names).items() if _fits(dense.get_submodule(name))}
-    models, by_weight = Models(dense, changed, known, done, asymmetric), planned.keys() - known.keys()
-    for name in by_weight:
-        fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
+    runs = rehearsed(dense, few, names)
+    known = {name: of for name, of in runs.items() if fits(dense.get_submodule(name), planned[name].method)}
+    models = Models(dense, changed[ways[0]], known, done, ways[0])
+    for name in runs.keys() - known.keys():
+        progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
+    _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name not in known])
     with torch.no_grad():
-        _Refit(models, planned, metrics, progress, done).run(inputs)
-    for name in known.keys() - set(done):
-        fill_from(changed.get_submodule(name), dense.get_submodule(name), planned[name])
+        _Refit(models, planned, metrics, progress, done, changed).run(inputs)
+    _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name in known.keys() - set(done)])
     return changed
+
+
+def _fill_by_weights(dense: nn.Module, changed: Collection[nn.Module], layers: Sequence[LayerPlan]) -> None:
+    """Fill the chains of ``layers`` with the factors of their weight, worked out once."""
+    for layer in layers:
+        chains = [model.get_submodule(layer.name) for model in changed]
+        for chain in chains[:1]:
+            fill_from(chain, dense.get_submodule(layer.name), layer)
+        for chain in chains[1:]:
+            chain.load_state_dict(chains[0].state_dict())
 
 
 @dataclass(slots=True)
 class _Refit:
-    """The chains of ``models.compressed``, each fitted when the input of its layer has arrived everywhere."""
+    """The chains of ``changed``, each fitted when the input of its layer has arrived everywhere.
+
+    Asymmetrically those of the key True, symmetrically those of False.
+    """
 
     models: Models
     planned: Mapping[str, LayerPlan]
     metrics: Mapping[str, Metric]
     progress: Progress
     done: list[str]
+    changed: Mapping[bool, nn.Module]
 
     def run(self, inputs: Inputs) -> None:
         """Fit all layers that run once."""
-        todo = [Journey(self.models, part, CHUNK * index) for index, part in enumerate(in_parts(inputs, CHUNK))]
+        size = self._together()
+        todo = [Journey(self.models, part, size * index) for index, part in enumerate(in_parts(inputs, size))]
         on_the_way: list[Journey] = []
         with self.models.watched(), ExitStack() as stack:
             for journey in todo:
@@ -130,10 +170,16 @@ class _Refit:
             for layer in {layer: None for journey in on_the_way for layer in journey.waiting}:
                 self._fit_on(layer, {journey: journey.waiting.get(layer) for journey in on_the_way})
 
+    def _together(self) -> int:
+        """Inputs that run together, so many that all have company in their part of the inputs."""
+        most = max((known.held for known in self.models.layers.values()), default=0)
+        return max(2 * TOGETHER, min(CHUNK, CHUNK_BYTES // max(1, most))) // TOGETHER * TOGETHER
+
     def _set_out(self, todo: list[Journey], on_the_way: list[Journey]) -> None:
         """Let so many begin as may be under way from here on: early layers hold most."""
         held = [2 * known.held for layer, known in self.models.layers.items() if layer not in self.done]
-        while todo and (not on_the_way or (len(on_the_way) + 1) * CHUNK * max(held, default=0) <= MOST_BYTES):
+        size = max(held, default=0) * len(todo[0].inputs[0]) if todo else 0
+        while todo and (not on_the_way or (len(on_the_way) + 1) * size <= MOST_BYTES):
             on_the_way.append(todo.pop(0))
             on_the_way[-1].go_on()
 
@@ -147,20 +193,32 @@ class _Refit:
             journey.go_on()
 
     def _fit_on(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> None:
-        layer, parts = self.models.dense.get_submodule(name), Parts(self.models.dense.get_submodule(name))
+        self.progress("refit", len(self.done) + 1, len(self.models.layers), name)
+        unseen = [way for way in self.changed if not self._fit_one(name, arrivals, asymmetric=way)]
+        _fill_by_weights(self.models.dense, [self.changed[way] for way in unseen], [self.planned[name]])
+        for journey in arrivals:
+            journey.forget(name)
+        self.done.append(name)
+        give_back()
+
+    def _fit_one(self, name: str, arrivals: Mapping[Journey, Arrival | None], *, asymmetric: bool) -> bool:
+        """Fit the chain of one model, if anything arrived."""
+        count = sum(len(journey.inputs[0]) for journey in arrivals)
+        rows = sum(arrival.given.shape[:-1].numel() for arrival in arrivals.values() if arrival is not None)
+        layer = self.models.dense.get_submodule(name)
+        parts = sums_of(layer, self.planned[name].method, count, rows, own=not asymmetric)
         for journey, arrival in arrivals.items():
             gave = journey.gave(name)
             if gave is not None and arrival is not None:
                 _refuse_infinite(name, gave.output)
-                wanted = gave.output if arrival.shortcut is None else self._without(journey, arrival, gave)
-                parts.add(journey.start, len(journey.inputs[0]), arrival.given, wanted)
-            journey.forget(name)
-        self.done.append(name)
-        self.progress("refit", len(self.done), len(self.models.layers), name)
+                given, wanted = gave.given, gave.output
+                if asymmetric:
+                    given = arrival.given
+                    wanted = wanted if arrival.shortcut is None else self._without(journey, arrival, gave)
+                parts.add(journey.start, len(journey.inputs[0]), given, wanted)
         if parts.of:
-            self._refit(name, parts)
-        else:
-            fill_from(self.models.compressed.get_submodule(name), layer, self.planned[name])
+            self._refit(self.changed[asymmetric], name, parts)
+        return bool(parts.of)
 
     def _without(self, journey: Journey, arrival: Arrival, gave: Gave) -> Tensor:
         """What the layer has to give so that its sum with the shortcut is the dense one."""
@@ -173,43 +231,39 @@ class _Refit:
         scale, shift = affine(self.models.compressed.get_submodule(norm), missing.dim())
         return (missing - shift) / scale if bool(scale.any()) else gave.output
 
-    def _refit(self, name: str, parts: Parts) -> None:
+    def _refit(self, changed: nn.Module, name: str, parts: Parts | FewRows) -> None:
         """Fit one chain, to its weight where the numbers have no answer."""
         layer, norm = self.models.dense.get_submodule(name), self.models.layers[name].norm
-        takes_mean, dense = isinstance(layer.bias, Tensor) or bool(norm), kernels(layer).double()
+        takes_mean, dense = isinstance(layer.bias, Tensor) or bool(norm), kernels(layer)
         solution = parts.solution(self.metrics.get(name), centred=takes_mean)
         try:
-            reached = self._put(name, solution.weight.reshape(dense.shape), solution.second)
+            reached = self._put(changed, name, solution.weight.reshape(dense.shape), solution.second)
         except NUMERICAL:
             refuse_unusable(name, dense)
-            reached = self._put(name, dense, None)
+            reached = self._put(changed, name, dense, None)
         if takes_mean:
-            mean = solution.mean_rows - torch.einsum("gtd,gd->gt", reached.flatten(2), solution.mean)
-            self._put_mean(name, mean.flatten())
+            rows = torch.einsum("gtd,gd->gt", reached.flatten(2), solution.mean.to(reached.dtype))
+            mean = solution.mean_rows - rows
+            self._put_mean(changed, name, mean.flatten())
 
-    def _put(self, name: str, weight: Tensor, second: Tensor | None) -> Tensor:
+    def _put(self, changed: nn.Module, name: str, weight: Tensor, second: Tensor | Sequence[Sketch] | None) -> Tensor:
         """Fit the chain to the weight; returns the kernels it now stands for."""
         plan = self.planned[name]
         with one_thread():
             factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
-        fill(self.models.compressed.get_submodule(name), plan, factors)
+        fill(changed.get_submodule(name), plan, factors)
         return reached
 
-    def _put_mean(self, name: str, mean: Tensor) -> None:
+    def _put_mean(self, changed: nn.Module, name: str, mean: Tensor) -> None:
         """What the outputs lack on average goes into the bias or into the batch norm behind."""
         links = DECOMPOSITIONS[self.planned[name].method].links
-        bias = self.models.compressed.get_submodule(f"{name}.{links[-1]}" if name else links[-1]).bias
+        bias = changed.get_submodule(f"{name}.{links[-1]}" if name else links[-1]).bias
         if isinstance(bias, Tensor):
             bias.data.copy_(mean)
         else:
-            running_mean = self.models.compressed.get_submodule(self.models.layers[name].norm).running_mean
+            running_mean = changed.get_submodule(self.models.layers[name].norm).running_mean
             assert isinstance(running_mean, Tensor)
             running_mean.sub_(mean)
-
-
-def _fits(layer: nn.Module) -> bool:
-    """Are the second moments of a layer's inputs small enough?"""
-    return moment_bytes(layer) <= MOST_MOMENT_BYTES
 
 
 def _refuse_infinite(name: str, output: Tensor) -> None:

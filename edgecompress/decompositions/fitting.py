@@ -50,10 +50,13 @@ def quick(method: Decomposition, largest: Ranks) -> bool:
     return method.nest(largest) == () if isinstance(method, _Nested) else hasattr(method, "problem")
 
 
-def fitting(method: Decomposition, kernel: Tensor, moments: Tensor | Sketch) -> Fitting:
-    """Fits of ``kernel`` by ``method`` in the metric of ``moments``, sharing what ranks have in common."""
+def fitting(method: Decomposition, kernel: Tensor, moments: Tensor | Sketch, target: Tensor | None = None) -> Fitting:
+    """Fits of ``kernel`` by ``method`` in the metric of ``moments``, sharing what ranks have in common.
+
+    ``target`` (T, D) is the kernel times the moments, where that is known.
+    """
     if isinstance(method, _Nested) and isinstance(moments, Tensor):
-        return Problem(method, kernel, moments)
+        return Problem(method, kernel, moments, target)
     own = getattr(method, "problem", None)
-    made: Fitting = _Alone(method, kernel, moments) if own is None else own(kernel, moments)
+    made: Fitting = _Alone(method, kernel, moments) if own is None else own(kernel, moments, target)
     return made

@@ -73,14 +73,16 @@ class Svd:
         With moments: ``expand`` spans the principal components of the outputs, the best rank-r answer in their
         metric (whitened SVD; Yu & Wu 2023, SVD-LLM 2025, BALF arXiv 2509.25136).
         """
-        matrix, (rank,) = kernel.double().flatten(1), ranks
+        (rank,) = ranks
         if moments is None:
+            matrix = kernel.double().flatten(1)
             left, values, right = thin_svd(matrix)
             root = values[:rank].sqrt()
             left, right = left[:, :rank] * root, root[:, None] * right[:rank]
         else:
-            basis = Principal(kernel, moments).basis_of(rank).double()
-            left, right = evenly_scaled(basis, basis.T @ matrix)
+            known = Principal(kernel, moments)
+            basis = known.basis_of(rank).to(known.matrix.dtype)
+            left, right = evenly_scaled(basis, basis.T @ known.matrix)
         return right.reshape(rank, *kernel.shape[1:]), left.reshape(-1, rank, *(1 for _ in kernel.shape[2:]))
 
     def reconstruct(self, factors: Factors) -> Tensor:
@@ -96,9 +98,9 @@ class Svd:
         kept = kept_energy(matrix) / squared_norm(matrix)
         return [max(0.0, 1 - float(kept[rank - 1])) for (rank,) in candidates]
 
-    def problem(self, kernel: Tensor, moments: Tensor) -> Principal:
+    def problem(self, kernel: Tensor, moments: Tensor, target: Tensor | None = None) -> Principal:
         """All ranks share one spectrum."""
-        return Principal(kernel, moments)
+        return Principal(kernel, moments, target)
 
     def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
         """The matrix itself."""
@@ -108,8 +110,8 @@ class Svd:
 class Principal:
     """The principal components of a kernel's outputs: the best answer of every rank, from one spectrum."""
 
-    def __init__(self, kernel: Tensor, moments: Tensor | Sketch) -> None:
-        self.moments, self.matrix = moments, kernel.to(moments.dtype).flatten(1)
+    def __init__(self, kernel: Tensor, moments: Tensor | Sketch, target: Tensor | None = None) -> None:
+        self.moments, self.matrix, self.target = moments, kernel.to(moments.dtype).flatten(1), target
 
     @property
     def basis(self) -> Tensor:
@@ -142,7 +144,8 @@ class Principal:
         if isinstance(self.moments, Sketch):
             second = self.moments.of_outputs(self.matrix)
         else:
-            second = self.matrix @ self.moments @ self.matrix.T
+            target = self.matrix @ self.moments if self.target is None else self.target
+            second = target @ self.matrix.T
         return second if len(second) > WIDE else second.double()
 
     @cached_property

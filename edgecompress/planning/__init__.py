@@ -216,6 +216,8 @@ def _assemble(
 
 def rejected(layer: LayerCandidates, choice: Choice) -> Iterator[Alternative]:
     """For each method but the chosen one what it would have done at about the same MACs, and why that lost."""
+    for method, why in layer.left_out.items():
+        yield Alternative(layer.name, method, why)
     for method in layer.methods:
         own = [c for c in layer.candidates if c.method == method]
         if isinstance(choice, Candidate) and method == choice.method:

@@ -25,6 +25,7 @@ from edgecompress.decompositions.kernels import kernel_shape, kernels, weight_of
 from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
+from edgecompress.memory import give_back
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
 from edgecompress.planning.scoring import Fitted, Scoring
@@ -41,8 +42,9 @@ MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-COLLECTED_MACS, SCORED_MACS = 3e11, 1.2e11
-"""Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs."""
+COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 8e10, 12
+"""Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs; losses
+come from no fewer than so many."""
 
 MOST_SLOW = 6
 """Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
@@ -193,7 +195,8 @@ def calibrated_candidates(
     """
     calibration.check(model)
     inputs = collected_inputs(model, calibration)
-    scored = Scoring(model, first(inputs, affordable(model, inputs, SCORED_MACS)), classes=calibration.classes)
+    few = first(inputs, affordable(model, inputs, SCORED_MACS, FEWEST_SCORED))
+    scored = Scoring(model, few, classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
     progress("plan: effect of each output on the loss", 0, 1, "")
@@ -201,6 +204,7 @@ def calibrated_candidates(
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
         moments = collect(model, inputs, part)
+        give_back()
 
         def candidates(name: str) -> Fitted:
             return _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
@@ -209,6 +213,7 @@ def calibrated_candidates(
             found[name] = of_layer.layer
             progress("plan: ranks that fit each layer", len(found), len(items), name)
             scored.add(name, of_layer)
+            give_back()
     progress("plan: expected loss of each choice", 0, 1, "")
     return [scored.priced(found[name]) for name in names]
 
@@ -227,13 +232,16 @@ def _calibrated(
     bare = candidates_of(item, (), multiple)
     try:
         fits = Fits(bare.kernels, moments.centred, metric)
-        bare = replace(bare, methods=_affordable(item, supported(item, methods)))
+        tried = _affordable(item, all_methods := supported(item, methods))
+        left_out = {name: _too_wide(item) for name in all_methods if name not in tried}
+        bare = replace(bare, methods=tried, left_out=left_out)
         layer = replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)), note=note)
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
     chosen = fits.scored(pareto_front(layer.candidates, fits.most_scored))
-    return Fitted(layer, chosen, _changes(fits, chosen), moments.mean)
+    again = fits.change if isinstance(moments, FewMoments) else None
+    return Fitted(layer, chosen, _changes(fits, chosen), moments.mean, again)
 
 
 def _affordable(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:
@@ -244,12 +252,22 @@ def _affordable(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:
     return few or tuple(methods)
 
 
+def _too_wide(item: Replaceable) -> str:
+    return f"not tried: it takes minutes with {prod(kernel_shape(item.layer)[1:])} inputs a patch, over {WIDEST}"
+
+
 def _changes(fits: Fits, chosen: Sequence[Candidate]) -> Tensor | Components | None:
     """What each candidate changes of the kernels, fitted to the weight alone where nothing else can be; else None."""
     for known in (fits, Fits(fits.kernels)):
         with suppress(*NUMERICAL):
-            return known.changes(chosen) if chosen else None
+            return _compact(known.changes(chosen)) if chosen else None
     return None
+
+
+def _compact(changes: Tensor | Components) -> Tensor | Components:
+    """Changes of wide kernels in half the bytes: three digits tell what they cost."""
+    wide = isinstance(changes, Tensor) and changes.shape[-1] > WIDE
+    return changes.bfloat16() if isinstance(changes, Tensor) and wide else changes
 
 
 def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCandidates:

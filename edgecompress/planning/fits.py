@@ -41,6 +41,8 @@ class Fits:
     moments: Tensor | tuple[Sketch, ...] | None = None
     metric: Metric | None = None
     _made: dict[tuple[str, int], Fitting] = field(default_factory=dict, init=False, repr=False)
+    _sizes: dict[int, float] = field(default_factory=dict, init=False, repr=False)
+    _targets: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         whole = self.kernels if self.kernels[0, 0].numel() > WIDE else self.kernels.double()
@@ -103,13 +105,33 @@ class Fits:
         return self._fitting(method, group).errors(candidates)
 
     def _size(self, group: int) -> float:
-        kernel = self.scaled[group]
-        return squared_norm(kernel) if self.moments is None else float(squared_outputs(kernel, self.moments[group]))
+        if group not in self._sizes:
+            kernel = self.scaled[group]
+            size = squared_norm(kernel) if self.moments is None else float(self._squared_outputs(group))
+            self._sizes[group] = size
+        return self._sizes[group]
+
+    def _squared_outputs(self, group: int) -> Tensor:
+        assert self.moments is not None
+        kernel, moments = self.scaled[group], self.moments[group]
+        if isinstance(moments, Sketch):
+            return squared_outputs(kernel, moments)
+        return (self._target(group) * kernel.flatten(1).to(moments.dtype)).sum()
+
+    def _target(self, group: int) -> Tensor:
+        """(T, D): W S, which all methods need."""
+        if group not in self._targets:
+            assert self.moments is not None
+            moments = self.moments[group]
+            self._targets[group] = self.scaled[group].flatten(1).to(moments.dtype) @ moments
+        return self._targets[group]
 
     def _fitting(self, method: str, group: int) -> Fitting:
         if (method, group) not in self._made:
             assert self.moments is not None
-            made = fitting(DECOMPOSITIONS[method], self.scaled[group], self.moments[group])
+            moments = self.moments[group]
+            target = None if isinstance(moments, Sketch) else self._target(group)
+            made = fitting(DECOMPOSITIONS[method], self.scaled[group], moments, target)
             self._made[method, group] = made
         return self._made[method, group]
 

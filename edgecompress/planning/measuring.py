@@ -208,15 +208,15 @@ def corrected_loss(loss: float, known: Sequence[tuple[float, float]]) -> float:
 def _known(layer: LayerCandidates, candidate: Candidate) -> Trial | None:
     """The trial of a candidate whose change of the kernels is still in memory."""
     known = None if layer.changed is None else layer.changed(candidate)
-    return None if known is None else _of_change(layer, *known)
+    return None if known is None else _of_change(layer.name, *known)
 
 
-def _of_change(layer: LayerCandidates, change: Tensor, mean: Tensor) -> Trial:
+def _of_change(name: str, change: Tensor, mean: Tensor) -> Trial:
     """Kernels moved by ``change`` (groups, T, D), the mean error of the outputs for patches of this mean corrected."""
-    dense, double = layer.kernels.double(), change.double()
-    return Trial(layer.name, dense + double.reshape(dense.shape), -torch.einsum("gtd,gd->gt", double, mean))
+    shifts = [(of_group.float() @ own.float()).double() for of_group, own in zip(change, mean, strict=True)]
+    return Trial(name, change, -torch.stack(shifts))
 
 
 def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments | FewMoments, metric: Metric | None) -> Trial:
     """The layer with what ``candidate`` makes of its weight, the mean error of its outputs corrected."""
-    return _of_change(layer, Fits(layer.kernels, moments.centred, metric).change(candidate), moments.mean)
+    return _of_change(layer.name, Fits(layer.kernels, moments.centred, metric).change(candidate), moments.mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from edgecompress.calibrating.sensitivity import Components, change_losses
 from edgecompress.models.datasets import Inputs
 from edgecompress.selectors.base import Candidate, LayerCandidates
 
-MOST_CHANGE_BYTES = 1 << 30
+MOST_CHANGE_BYTES = 1 << 29
 """Of what scored candidates change, in memory at once: beyond it losses take several passes."""
 
 MOST_KEPT_BYTES = 1 << 28
@@ -23,12 +23,16 @@ UNSEEN_NOTE = "no change of it reaches the model's output on the calibration inp
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A layer's candidates, those to be scored, and what each of them changes of its kernels, if that is known."""
+    """A layer's candidates, those to be scored, and what each of them changes of its kernels, if that is known.
+
+    ``again`` works out what one candidate changes, where that takes little time and memory.
+    """
 
     layer: LayerCandidates
     chosen: Sequence[Candidate] = ()
     changes: Tensor | Components | None = None
     mean: Tensor | None = None
+    again: Callable[[Candidate], Tensor] | None = None
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Scoring:
     _changes: dict[str, Tensor | Components] = field(default_factory=dict, init=False)
     _means: dict[str, Tensor] = field(default_factory=dict, init=False)
     _kept: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _again: dict[str, Callable[[Candidate], Tensor]] = field(default_factory=dict, init=False)
     _losses: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def add(self, name: str, of_layer: Fitted) -> None:
@@ -51,12 +56,15 @@ class Scoring:
         if sum(changes.nbytes for changes in (*self._changes.values(), of_layer.changes)) > MOST_CHANGE_BYTES:
             self._run()
         self._chosen[name], self._changes[name], self._means[name] = of_layer.chosen, of_layer.changes, of_layer.mean
+        if of_layer.again is not None:
+            self._again[name] = of_layer.again
 
     def priced(self, layer: LayerCandidates) -> LayerCandidates:
         """The layer with the loss of the candidates that no other beats."""
         self._run()
         priced = _with_losses(layer, self._chosen.get(layer.name, ()), self._losses.get(layer.name))
-        return replace(priced, changed=partial(self._changed, layer.name)) if layer.name in self._kept else priced
+        known = layer.name in self._kept or layer.name in self._again
+        return replace(priced, changed=partial(self._changed, layer.name)) if known else priced
 
     def _run(self) -> None:
         if self._changes:
@@ -71,6 +79,8 @@ class Scoring:
 
     def _changed(self, name: str, candidate: Candidate) -> tuple[Tensor, Tensor] | None:
         """What one candidate changes, and the mean patch."""
+        if name in self._again:
+            return self._again[name](candidate), self._means[name]
         places = [(c.method, c.ranks) for c in self._chosen[name]]
         if name not in self._kept or (candidate.method, candidate.ranks) not in places:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,8 +39,9 @@ class LayerCandidates:
     """A layer, what it costs dense, and every candidate with fewer parameters and fewer MACs.
 
     ``kernels`` (groups, T, C, *taps) are its weight and ``at`` prices any other ranks of one of ``methods``, for
-    rules that read ranks off the weight; ``note`` says what was out of the ordinary. ``changed`` gives what a scored
-    candidate changes of the kernels, (groups, T, D), and the mean patch, (groups, D), where that is still in memory.
+    rules that read ranks off the weight; ``note`` says what was out of the ordinary, ``left_out`` why methods were not
+    tried. ``changed`` gives what a scored candidate changes of the kernels, (groups, T, D), and the mean patch,
+    (groups, D), where that is still in memory.
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerCandidates:
     kernels: Tensor = field(default_factory=_nothing, compare=False)
     at: Callable[[str, Ranks], Candidate] | None = field(default=None, compare=False)
     note: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict, compare=False)
     changed: Callable[[Candidate], tuple[Tensor, Tensor] | None] | None = field(default=None, compare=False)
 
 

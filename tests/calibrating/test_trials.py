@@ -37,7 +37,8 @@ def with_changes(model: nn.Module, trials: Sequence[Trial], inputs: Tensor) -> T
     other = copy.deepcopy(model)
     for trial in trials:
         layer = other.get_submodule(trial.name)
-        weight_of(layer).data = weight_from(layer, trial.kernels).float()
+        own = kernels(layer).double()
+        weight_of(layer).data = weight_from(layer, own + trial.change.reshape(own.shape)).float()
         assert isinstance(layer.bias, Tensor)
         layer.bias.data += trial.shift.flatten().float()
     with torch.no_grad():
@@ -54,7 +55,7 @@ def trial_of(model: nn.Module, name: str) -> Trial:
     own = kernels(model.get_submodule(name)).double()
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(own.shape, generator=generator, dtype=torch.float64)
-    return Trial(name, own + 0.1 * noise, torch.randn(own.shape[:2], generator=generator, dtype=torch.float64))
+    return Trial(name, 0.1 * noise.flatten(2), torch.randn(own.shape[:2], generator=generator, dtype=torch.float64))
 
 
 def test_a_trial_is_a_run_with_that_layer_alone_changed(model: nn.Module) -> None:

@@ -26,13 +26,11 @@ def test_it_is_the_one_whose_outputs_are_nearer_on_others(count: int) -> None:
     calibration = Calibration(inputs, classes=False)
     made = plan(model, inputs, Budget(0.5), multiple=2)
     few = Calibration(calibration.fitting, classes=False)
-    apart = {
-        way: outputs_apart(model, refit(model, made, few, asymmetric=way), calibration.held(HELD), classes=False)
-        for way in (True, False)
-    }
-    assert apart[True] != apart[False]
+    each = [refit(model, made, few, asymmetric=way) for way in (True, False)]
+    asymmetric_apart, symmetric_apart = outputs_apart(model, each, calibration.held(HELD), classes=False)
+    assert asymmetric_apart != symmetric_apart
     chosen, asymmetric = refit_nearest(model, made, calibration)
-    assert asymmetric is (apart[True] < apart[False])
+    assert asymmetric is (asymmetric_apart < symmetric_apart)
     wanted = refit(model, made, calibration if count < MOST_INPUTS else few, asymmetric=asymmetric)
     assert all(map(torch.equal, chosen.state_dict().values(), wanted.state_dict().values()))
 
