@@ -4,8 +4,9 @@
 
     EdgeCompressError          exit
      ├ ModelError               2    MODEL could not be resolved, built or run
-     │  └ DataError             2    a split of the sample's data is missing or malformed
-     ├ PlanError                2    the plan does not fit the model        (also a ValueError)
+     │  ├ DataError             2    a split of the sample's data is missing or malformed
+     │  └ OutOfMemory           2    memory ran out; names the layer or the stage
+ ├ PlanError                2    the plan does not fit the model        (also a ValueError)
      ├ FileError                2    a file cannot be read, trusted or written
      ├ BudgetError              1    no plan meets the budget; carries the nearest feasible point
      ├ TrainingError            1    training diverged
@@ -46,6 +47,10 @@ class ModelError(EdgeCompressError):
 
 class DataError(ModelError):
     """A split of the sample's data is missing or malformed."""
+
+
+class OutOfMemory(ModelError):  # noqa: N818 - reads better at the raise
+    """Memory ran out; the message names the layer or the stage, and the way out."""
 
 
 class PlanError(EdgeCompressError, ValueError):

@@ -1,10 +1,63 @@
-"""Memory: what was freed is given back to the system."""
+"""Memory: what was freed is given back to the system, and running out of it is one error that says where."""
 
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+from edgecompress.errors import OutOfMemory, first_line
+
+NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "unable to allocate", "bad_alloc")
+"""What libraries say, in lower case, that have no MemoryError of their own."""
+
+WANTED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)")
+
+SMALLER = "use fewer or smaller inputs (--calibrate, --batch-size), or a machine with more memory"
+"""What takes less memory where a model runs."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Did memory run out, whatever the type of the error is?"""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
+@contextmanager
+def naming_shortage(what: str, way_out: str) -> Iterator[None]:
+    """Raise one clear error where memory runs out.
+
+    Args:
+        what: a layer, or a stage.
+        way_out: what takes less memory.
+
+    Raises:
+        OutOfMemory: memory ran out; an error that says so already goes on as it is.
+    """
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        raise OutOfMemory(f"{what}: out of memory{_wanted(error)}; {way_out}") from error
+
+
+def without(layer: str) -> str:
+    """The way out where a layer takes too much."""
+    return f"leave it dense (--exclude {layer}), or use fewer calibration inputs (--calibrate)"
+
+
+def _wanted(error: BaseException) -> str:
+    """How much was asked for, if that is known."""
+    found = WANTED.search(first_line(error, "no message"))
+    if found is None:
+        return ""
+    size = f"{float(found[1]) / 1e9:.2g} GB" if found[2] == "bytes" else f"{found[1]} {found[2]}"
+    return f" ({size} more were wanted)"
 
 
 def give_back() -> None:

@@ -23,11 +23,19 @@ from edgecompress.calibrating.shrinking import GROUPS, Spread, share, shrinkage,
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.decompositions.sketch import WIDE, Sketch, products
 from edgecompress.errors import ModelError
+from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, in_parts
 
-MOST_BYTES = 1 << 30
+MOST_BYTES = 3 << 28
 """Of moments in memory at once."""
+
+MOST_MATRIX_BYTES, MOST_CONV_BYTES = 1 << 27, 1 << 29
+"""Of the moments of one Linear layer, 5,792 inputs wide, beyond which patches stand for them; and of a convolution,
+11,585 wide, beyond which nothing does."""
+
+MOST_ROWS = 2048
+"""Patches that stand for the moments of a layer, at most."""
 
 LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e30
 """Sums of squares that float32 holds, products of two rows included."""
@@ -142,11 +150,22 @@ def moment_bytes(layer: nn.Module) -> int:
     return (4 if size > WIDE else 8) * groups_of(layer) * size**2
 
 
+def measurable(layer: nn.Module) -> bool:
+    """Do the moments of a layer's inputs, or patches that stand for them, fit into memory?"""
+    return type(layer) is nn.Linear or moment_bytes(layer) <= MOST_CONV_BYTES
+
+
+def _held_bytes(layer: nn.Module) -> int:
+    size = moment_bytes(layer)
+    by_rows = type(layer) is nn.Linear and size > MOST_MATRIX_BYTES
+    return 4 * MOST_ROWS * kernel_shape(layer)[1] if by_rows else size
+
+
 def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> Iterator[tuple[str, ...]]:
     """The names of ``layers`` in runs whose moments take at most ``most_bytes`` together (one layer always fits)."""
     taken, names = 0, list[str]()
     for name, layer in layers.items():
-        more = moment_bytes(layer)
+        more = _held_bytes(layer)
         if names and taken + more > most_bytes:
             yield tuple(names)
             taken, names = 0, []
@@ -165,9 +184,10 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     sums: dict[str, _Sums | _Rows] = {}
 
     def begun(call: Call) -> None:
-        if call.name not in sums:
-            sums[call.name] = _sums_of(call, count)
-        sums[call.name].add(call.given)
+        with naming_shortage(f"{call.name}: the moments of its inputs", without(call.name)):
+            if call.name not in sums:
+                sums[call.name] = _sums_of(call, count)
+            sums[call.name].add(call.given)
 
     size = inputs_at_once(model, inputs)
     with evaluating(model), torch.no_grad(), observing(named_layers(model, names), before=begun):
@@ -179,14 +199,19 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
 def _sums_of(call: Call, inputs: int) -> _Sums | _Rows:
     """Products of wide patches where there are enough of them, else the patches."""
     (_, size, *rest), given = kernel_shape(call.layer), call.given
-    fewer = given.numel() // max(1, size) // len(given) * inputs < size
-    return _Rows(inputs) if not rest and size > MOST_MATRIX and fewer else _Sums(call.layer, inputs)
+    count = given.numel() // max(1, size) // len(given) * inputs
+    if not rest and size > MOST_MATRIX and count < size:
+        return _Rows(inputs, 1)
+    if not rest and moment_bytes(call.layer) > MOST_MATRIX_BYTES:
+        return _Rows(inputs, ceil(count / MOST_ROWS))
+    return _Sums(call.layer, inputs)
 
 
 class _Rows:
-    """All patches of a Linear layer whose inputs are longer than they are many."""
+    """Patches of a Linear layer whose inputs are longer than they are many, or one of every ``apart``."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, apart: int) -> None:
+        self.apart = apart
         self.at_once, self.parts, self.inputs = ceil(inputs / GROUPS), list[Tensor](), list[int]()
 
     @property
@@ -195,7 +220,7 @@ class _Rows:
 
     def add(self, given: Tensor) -> None:
         for part in torch.split(given, self.at_once):
-            self.parts.append(part.detach().reshape(-1, part.shape[-1]).cpu())
+            self.parts.append(part.detach().reshape(-1, part.shape[-1])[:: self.apart].cpu())
             self.inputs.append(len(part))
 
     def moments(self, name: str) -> FewMoments:

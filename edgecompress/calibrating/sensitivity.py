@@ -25,6 +25,7 @@ from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.decompositions.kernels import groups_of, kernel_shape, weight_of
 from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.errors import ModelError
+from edgecompress.memory import SMALLER, is_shortage, naming_shortage
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, first, in_parts
 
@@ -211,8 +212,12 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
         with evaluating(model), torch.enable_grad(), watched:
             for part in in_parts(inputs, at_once):
                 outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
-                torch.autograd.backward(outputs, [_direction(output, generator, classes=classes) for output in outputs])
-    except (RuntimeError, ModelError):
+                with naming_shortage(f"{type(model).__name__}: gradients of its outputs", SMALLER):
+                    given = [_direction(output, generator, classes=classes) for output in outputs]
+                    torch.autograd.backward(outputs, given)
+    except (RuntimeError, ModelError) as error:
+        if is_shortage(error):
+            raise
         return False
     finally:
         for parameter, wanted in before:

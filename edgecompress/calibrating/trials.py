@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgecompress.calibrating.batching import affordable, inputs_at_once, leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE
 from edgecompress.decompositions.kernels import kernels, weight_from
+from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, first, in_parts
 
@@ -58,7 +59,8 @@ def _of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, class
     cache = _Cache.of(model, inputs)
     losses = torch.zeros(len(trials), len(inputs[0]), dtype=torch.float64)
     for index, trial in enumerate(trials):
-        with cache.before(trial.name), changed(model, trial):
+        shortage = naming_shortage(f"{trial.name}: trying what replaces it", without(trial.name))
+        with shortage, cache.before(trial.name), changed(model, trial):
             losses[index] = divergences(cache.outputs, as_outputs(calibrated(model, inputs)), classes=classes)
     return losses
 

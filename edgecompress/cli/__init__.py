@@ -18,12 +18,11 @@ from edgecompress.cli import bundling, compressing, doctor, exporting, inspectin
 from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
+from edgecompress.memory import is_shortage
 
 INTERRUPTED = 130
 DEFECT = 70
 """Of this package: neither the user's code nor the input is to blame."""
-
-OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate", "unable to allocate")
 
 EPILOG = """\b
 Exit codes: 0 done, 1 a check failed (parity, budget), 2 usage or bad input, 3 a missing extra,
@@ -83,7 +82,7 @@ for heading, commands in SECTIONS.items():
 def _unexpected(error: Exception) -> int:
     """Out of memory in words, anything else as a defect with its place."""
     said = first_line(error, "no message")
-    if isinstance(error, MemoryError) or any(words in said.lower() for words in OUT_OF_MEMORY):
+    if is_shortage(error):
         click.echo(
             f"error: out of memory ({said[:200]}); use fewer --calibrate inputs, a smaller --batch-size, or a machine "
             "with more memory",

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import MOST_MATRIX, STEADY, moment_bytes
+from edgecompress.calibrating.moments import MOST_MATRIX, MOST_MATRIX_BYTES, MOST_ROWS, STEADY, moment_bytes
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shrinking import share as shrunk_share
 from edgecompress.decomposing.least_squares import (
@@ -28,16 +28,10 @@ from edgecompress.decomposing.least_squares import (
 from edgecompress.decompositions.kernels import kernel_shape, weight_of
 from edgecompress.decompositions.sketch import Sketch
 
-MOST_ROWS = 2048
-"""Patches that are kept of a layer whose moments would not fit into memory."""
 
-MOST_MOMENT_BYTES = 1 << 27
-"""Of the second moments of one layer's inputs, 5,792 numbers wide."""
-
-
-def fits(layer: nn.Module, method: str) -> bool:
+def fittable(layer: nn.Module, method: str) -> bool:
     """Can a chain of ``method`` be fitted to the inputs of ``layer``? If not, it gets the factors of its weight."""
-    return moment_bytes(layer) <= MOST_MOMENT_BYTES or _by_rows(layer, method)
+    return moment_bytes(layer) <= MOST_MATRIX_BYTES or _by_rows(layer, method)
 
 
 def sums_of(layer: nn.Module, method: str, inputs: int, patches: int, *, own: bool) -> Parts | FewRows:
@@ -48,7 +42,7 @@ def sums_of(layer: nn.Module, method: str, inputs: int, patches: int, *, own: bo
     if _by_rows(layer, method):
         if patches < kernel_shape(layer)[1]:
             return FewRows(layer, 1, own=own)
-        if moment_bytes(layer) > MOST_MOMENT_BYTES:
+        if moment_bytes(layer) > MOST_MATRIX_BYTES:
             return FewRows(layer, -(-patches // MOST_ROWS), own=own)
     return Parts(layer, inputs, own=own)
 

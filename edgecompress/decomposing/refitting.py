@@ -27,7 +27,7 @@ from edgecompress.calibrating.batching import REHEARSED, affordable
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
-from edgecompress.decomposing.few_rows import FewRows, fits, sums_of
+from edgecompress.decomposing.few_rows import FewRows, fittable, sums_of
 from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
 from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
 from edgecompress.decomposing.rehearsing import rehearsed
@@ -37,7 +37,7 @@ from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
-from edgecompress.memory import give_back
+from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.datasets import Inputs, first, in_parts
 from edgecompress.plans import CompressionPlan, LayerPlan
@@ -67,8 +67,8 @@ def refit(
 ) -> nn.Module:
     """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
 
-    Layers that run several times for one input, or never, and those with too wide inputs (``few_rows.fits``), get the
-    factors of their weight.
+    Layers that run several times for one input, or never, and those with too many inputs (``few_rows.fittable``), get
+    the factors of their weight.
 
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
@@ -120,7 +120,7 @@ def _refitted(
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
     runs = rehearsed(dense, few, names)
-    known = {name: of for name, of in runs.items() if fits(dense.get_submodule(name), planned[name].method)}
+    known = {name: of for name, of in runs.items() if fittable(dense.get_submodule(name), planned[name].method)}
     models = Models(dense, changed[ways[0]], known, done, ways[0])
     for name in runs.keys() - known.keys():
         progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
@@ -194,7 +194,8 @@ class _Refit:
 
     def _fit_on(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> None:
         self.progress("refit", len(self.done) + 1, len(self.models.layers), name)
-        unseen = [way for way in self.changed if not self._fit_one(name, arrivals, asymmetric=way)]
+        with naming_shortage(f"{name}: fitting it", without(name)):
+            unseen = [way for way in self.changed if not self._fit_one(name, arrivals, asymmetric=way)]
         _fill_by_weights(self.models.dense, [self.changed[way] for way in unseen], [self.planned[name]])
         for journey in arrivals:
             journey.forget(name)

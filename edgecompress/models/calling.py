@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from edgecompress.errors import EdgeCompressError, ModelError, first_line, is_installed, user_line
+from edgecompress.memory import SMALLER, naming_shortage
 
 
 def call(name: str, what: str, function: Callable[[], Any], error: type[ModelError] = ModelError) -> Any:
@@ -19,9 +20,10 @@ def call(name: str, what: str, function: Callable[[], Any], error: type[ModelErr
 
     Raises:
         ModelError: or the given ``error``, with the first line of the original one and where it was raised.
+        OutOfMemory: memory ran out.
     """
     try:
-        with _settings_kept():
+        with _settings_kept(), naming_shortage(f"{name}: {what}", SMALLER):
             return function()
     except (EdgeCompressError, KeyboardInterrupt):
         raise

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.batching import affordable
-from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
+from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes, measurable
 from edgecompress.calibrating.sensitivity import Components, Metric
 from edgecompress.costs import Shape, chain_cost
+from edgecompress.decomposing.few_rows import fittable
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.fitting import quick
@@ -25,7 +26,7 @@ from edgecompress.decompositions.kernels import kernel_shape, kernels, weight_of
 from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import first_line
 from edgecompress.layers import refuse_unusable
-from edgecompress.memory import give_back
+from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
 from edgecompress.planning.scoring import Fitted, Scoring
@@ -203,11 +204,12 @@ def calibrated_candidates(
     metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
     for part in in_passes({item.name: item.layer for item in items}):
-        moments = collect(model, inputs, part)
+        moments = collect(model, inputs, [name for name in part if measurable(by_name[name].layer)])
         give_back()
 
         def candidates(name: str) -> Fitted:
-            return _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
+            with naming_shortage(f"{name}: its candidates", without(name)):
+                return _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
             found[name] = of_layer.layer
@@ -227,8 +229,9 @@ def _calibrated(
 ) -> Fitted:
     """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
     if moments is None:
-        return Fitted(weighed(item, methods, multiple))
-    note = STEADY_NOTE if bool(moments.steady().all()) else FEW_NOTE if isinstance(moments, FewMoments) else ""
+        layer = weighed(item, methods, multiple)
+        return Fitted(replace(layer, note=layer.note or _note(item, None)))
+    note = _note(item, moments)
     bare = candidates_of(item, (), multiple)
     try:
         fits = Fits(bare.kernels, moments.centred, metric)
@@ -242,6 +245,18 @@ def _calibrated(
     chosen = fits.scored(pareto_front(layer.candidates, fits.most_scored))
     again = fits.change if isinstance(moments, FewMoments) else None
     return Fitted(layer, chosen, _changes(fits, chosen), moments.mean, again)
+
+
+def _note(item: Replaceable, moments: Moments | FewMoments | None) -> str:
+    """What is out of the ordinary about how the layer is scored, or will be fitted."""
+    size = prod(kernel_shape(item.layer)[1:])
+    if moments is None:
+        return "" if measurable(item.layer) else f"{BY_WEIGHT}: {size} inputs a patch are too many to measure"
+    if bool(moments.steady().all()):
+        return STEADY_NOTE
+    if isinstance(moments, FewMoments):
+        return FEW_NOTE
+    return "" if fittable(item.layer, "svd") else f"fitted to its weight alone: {size} inputs a patch are too many"
 
 
 def _affordable(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgecompress.errors import BatchError, EdgeCompressError, ExportError, FileError, first_line
-
-NO_MEMORY = ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
-"""What libraries say, in lower case, that have no MemoryError of their own."""
+from edgecompress.memory import is_shortage
 
 
 @contextmanager
@@ -46,6 +44,6 @@ def naming(target: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {first_line(error)[:300]}"
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+    if is_shortage(error):
         return f"ran out of memory ({text}); export a smaller model or batch, or on a larger machine"
     return f"failed: {text}; {WAY_OUT}"
