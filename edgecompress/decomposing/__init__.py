@@ -54,7 +54,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
     check_plan(model, plan)
     if fill and not plan.rehearsed:
         refuse_noticed(noticed_by_trace(model, replaced(plan)))
-    changed = copied(model)
+    changed = copied(model, replaced(plan))
     if uses_codec(plan):
         install(changed, plan.layers, shared=CODECS[plan.layers[0].method].shared, fill=fill)
         return changed

@@ -53,7 +53,7 @@ MOST_MACS = 2e11
 CHUNK, CHUNK_BYTES = 32, 1 << 27
 """Inputs that run together, at most, and what they may hold."""
 
-MOST_BYTES = 1 << 29
+MOST_BYTES = 3 << 27
 """Of what all runs hold while they wait; early layers are fitted on fewer inputs where that would be exceeded."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,10 +12,17 @@ from torch import Tensor, nn
 from edgecompress.models.datasets import raw_bytes
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as numbers."""
-    computed = {id(tensor): tensor.detach().clone() for tensor in _loose_tensors(model) if not tensor.is_leaf}
-    return copy.deepcopy(model, computed)
+def copied(model: nn.Module, replaced: Collection[str] = ()) -> nn.Module:
+    """A deep copy; tensors that a hook computed from parameters, which ``deepcopy`` refuses, as numbers.
+
+    Layers ``replaced``, by name, keep the parameters of ``model`` that nothing else has: they are not to stay.
+    """
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _loose_tensors(model) if not t.is_leaf}
+    named = model.named_parameters(remove_duplicate=False)
+    kept = {id(parameter) for name, parameter in named if name.rpartition(".")[0] not in replaced}
+    layers = (model.get_submodule(name) for name in replaced)
+    own = (parameter for layer in layers for parameter in layer.parameters(recurse=False))
+    return copy.deepcopy(model, memo | {id(one): one for one in own if id(one) not in kept})
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
