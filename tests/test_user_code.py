@@ -96,7 +96,7 @@ BAD = {
     "model that ends": ("def model(): sys.exit('bye')", r"model\(\) called sys.exit\('bye'\)"),
     "model of nothing": ("def model(): pass", r"model\(\) \(defined at own.py:9\) gave a NoneType"),
     "model without end": ("def model(): return model()", r"model\(\) failed: RecursionError.*\(at own.py:9\)"),
-    "model too large": ("def model(): raise MemoryError", r"model\(\) failed: MemoryError"),
+    "model too large": ("def model(): raise MemoryError", r"model\(\): out of memory; use fewer"),
     "an odd error": ("class Odd(BaseException): pass\ndef model(): raise Odd('?')", r"model\(\) failed: Odd: \? \(at own.py:10\)"),
     "a warning": ("import warnings\ndef model():\n    warnings.simplefilter('error'); warnings.warn('old')", r"UserWarning: old \(at own.py:11\)"),
     "gradient that fails": (
