@@ -47,7 +47,7 @@ from edgecompress.threads import one_thread
 MOST_INPUTS = 256
 """Calibration inputs used: with 512 or 1,024 ResNet-20 ends no nearer to the dense net, with 128 less near."""
 
-MOST_MACS = 2e11
+MOST_MACS = 1.5e11
 """Multiply-accumulates of the dense model's runs: large models get fewer inputs."""
 
 CHUNK, CHUNK_BYTES = 32, 1 << 27
@@ -217,9 +217,10 @@ class _Refit:
                     given = arrival.given
                     wanted = wanted if arrival.shortcut is None else self._without(journey, arrival, gave)
                 parts.add(journey.start, len(journey.inputs[0]), given, wanted)
-        if parts.of:
+        seen = bool(parts.of)
+        if seen:
             self._refit(self.changed[asymmetric], name, parts)
-        return bool(parts.of)
+        return seen
 
     def _without(self, journey: Journey, arrival: Arrival, gave: Gave) -> Tensor:
         """What the layer has to give so that its sum with the shortcut is the dense one."""
@@ -237,6 +238,7 @@ class _Refit:
         layer, norm = self.models.dense.get_submodule(name), self.models.layers[name].norm
         takes_mean, dense = isinstance(layer.bias, Tensor) or bool(norm), kernels(layer)
         solution = parts.solution(self.metrics.get(name), centred=takes_mean)
+        parts.of.clear()
         try:
             reached = self._put(changed, name, solution.weight.reshape(dense.shape), solution.second)
         except NUMERICAL:
