@@ -45,8 +45,12 @@ LEAST_LOSS = 1e-9
 NOTHING = -60.0
 """Stands for the logarithm of a loss of 0."""
 
+TOGETHER_MACS, MOST_JOINT_MACS = 5e10, 4e11
+"""Of the dense model where all that is chosen runs together; and of runs without each change in turn, on few inputs,
+where larger models are not run with all that is chosen."""
+
 MOST_KEPT_BYTES = 1 << 28
-"""Of kernels that were tried: larger models are not run with all that is chosen together."""
+"""Of changes that were tried: larger models are not run with all that is chosen together."""
 
 Place = tuple[str, str, Ranks]
 """A candidate: layer, method and ranks."""
@@ -110,11 +114,15 @@ class Trials:
         return bool(wanted)
 
     def together(self, choices: Mapping[str, Choice]) -> Tensor | None:
-        """(inputs,): what all that is chosen costs together; None where nothing is, or a trial of it is not at hand."""
+        """(inputs,): what all that is chosen costs together; None where nothing is, or a trial of it is not at hand.
+
+        Nor where all of them, each left out in turn, would take too long.
+        """
         trials = self._made_for(choices)
-        if trials is None:
+        if trials is None or len(trials) * FEWEST_INPUTS * self.total.macs / 2 > MOST_JOINT_MACS:
             return None
-        inputs = self.calibration.held(MOST_INPUTS)
+        count = int(TOGETHER_MACS / max(1, self.total.macs))
+        inputs = self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
         return together_losses(self.model, inputs, trials, classes=self.calibration.classes)
 
     def each_in_context(self, choices: Mapping[str, Choice]) -> dict[str, float]:
@@ -134,8 +142,8 @@ class Trials:
         return [self.made[at] for at in places] if places and all(at in self.made for at in places) else None
 
     def _keep(self, at: Place, trial: Trial) -> None:
-        kept = sum(known.kernels.nbytes for known in self.made.values())
-        if kept + trial.kernels.nbytes <= MOST_KEPT_BYTES:
+        kept = sum(known.change.nbytes for known in self.made.values())
+        if kept + trial.change.nbytes <= MOST_KEPT_BYTES:
             self.made[at] = trial
 
     def _untried(self, layer: LayerCandidates, choice: Choice) -> Candidate | None:

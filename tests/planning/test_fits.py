@@ -66,8 +66,10 @@ def test_the_widest_layers_are_fitted_by_methods_whose_ranks_share_a_factorizati
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten())
     calibration = Calibration((torch.randn(20, 3, 10, 10),), classes=False)
     made = plan(model, calibration.inputs, Budget(0.7), multiple=2, calibration=calibration)
-    tried = {name: {other.method for other in made.rejected if other.layer == name} for name in ("0", "2")}
-    assert {"cp3", "hierarchical_tucker2"} & tried["0"]
-    assert not {"cp3", "hierarchical_tucker2"} & tried["2"]
+    why = {name: {other.method: other.why for other in made.rejected if other.layer == name} for name in ("0", "2")}
+    assert {"cp3", "hierarchical_tucker2"} & why["0"].keys()
+    assert not any(reason.startswith("not tried") for reason in why["0"].values())
+    wide = "not tried: it takes minutes with 72 inputs a patch, over 50"
+    assert [why["2"][method] for method in ("cp3", "hierarchical_tucker2")] == [wide, wide]
     named = plan(model, calibration.inputs, Budget(0.7), methods=["cp3"], multiple=2, calibration=calibration)
     assert {layer.method for layer in named.layers} == {"cp3"}
