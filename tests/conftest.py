@@ -18,6 +18,8 @@ from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 settings.register_profile("any load", deadline=None)
 settings.load_profile("any load")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of workers and children: more would wait for each other by spinning
+
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
 LONGEST = [
     "test_readme.py", "test_running.py", "test_targets.py", "test_random_networks.py", "test_planning.py",

@@ -11,7 +11,7 @@ import torch
 from edgecompress.sources import resolve
 from tests.processes import ROOT
 
-SETTING = {"keep": 0.4, "calibration": 32, "seed": 0, "scored": 200}
+SETTING = {"keep": 0.4, "calibration": 12, "seed": 0, "scored": 200}
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ import pytest
 import edgecompress
 from tests.processes import ROOT
 
+ALONE = {"OMP_NUM_THREADS": "1"}
+"""The environment of a process that knows nothing of this one."""
 SOURCES = sorted((ROOT / "edgecompress").rglob("*.py"))
 
 
@@ -104,9 +106,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("edgecompress-*.whl")
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(install, check=True, capture_output=True)
     _share_dependencies(python)
     return folder
 
@@ -114,10 +117,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     script, python = (installed / "venv" / "bin" / name for name in ("edgecompress", "python"))
     done = subprocess.run(
-        [script, "export", "lenet5", "-o", "out"], cwd=tmp_path, capture_output=True, text=True, check=False, env={}
+        [script, "export", "lenet5", "-o", "out"], cwd=tmp_path, capture_output=True, text=True, check=False, env=ALONE
     )
     assert done.returncode == 0, done.stderr
-    bundled = subprocess.run([script, "bundle", "out/model.onnx", "-o", "app"], cwd=tmp_path, check=False, env={})
+    bundled = subprocess.run([script, "bundle", "out/model.onnx", "-o", "app"], cwd=tmp_path, check=False, env=ALONE)
     assert bundled.returncode == 0
     where = _output([python, "-c", "import edgecompress; print(edgecompress.__file__)"], tmp_path)
     assert str(installed) in where
@@ -144,7 +147,7 @@ def test_a_wheel_brings_its_types(installed: Path, tmp_path: Path) -> None:
 
 def _output(command: list[str | Path], folder: Path) -> str:
     """What it prints, away from the checkout: no ``PYTHONPATH``."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env={})
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

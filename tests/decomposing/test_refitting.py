@@ -150,7 +150,7 @@ def plan_at(model, share):
     return CompressionPlan(model="net", layers=tuple(layers), skipped=tuple(skipped))
 
 
-CALIBRATION = Calibration((images(128),))
+CALIBRATION = Calibration((images(64),))
 SHARES = (0.3, 0.7)
 
 
@@ -180,7 +180,7 @@ def distance(model, dense, x):
 @pytest.mark.parametrize("asymmetric", [True, False])
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str)
 def test_at_the_largest_ranks_the_outputs_are_the_dense_ones(name, dtype, within, asymmetric):
-    dense, x = built(name, dtype), images(128, dtype=dtype)
+    dense, x = built(name, dtype), images(64, dtype=dtype)
     small = refit(dense, plan_at(dense, 1), Calibration((x,)), asymmetric=asymmetric)
     with torch.no_grad():
         for inputs in (x, images(32, seed=5, dtype=dtype)):
