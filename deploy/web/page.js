@@ -111,7 +111,7 @@ function showModel({ manifest }) {
     row.append(head, element('td', bytesText(size)), element('td', packed === null ? '' : bytesText(packed)));
     return row;
   }));
-  const times = runtime.library_bytes === null ? '' : `The runtime takes ${(runtime.library_bytes / own).toFixed(1)} times the bytes of the model. `;
+  const times = runtime.library_bytes === null ? '' : `The runtime takes ${counted(Number((runtime.library_bytes / own).toPrecision(3)))} times the bytes of the model. `;
   $('weight-detail').textContent = `${times}${runtime.source ?? ''}`;
   for (const id of ['weight', 'speed']) $(id).hidden = false;
 }
@@ -175,6 +175,9 @@ async function ask(model, file) {
 
 function listen(model) {
   $('asking').hidden = !model.takesImages;
+  $('no-images').hidden = model.takesImages;
+  const inputs = model.manifest.inputs.map(({ name, dtype, shape }) => `${name}: ${dtype}, ${shape.join(' × ')}`);
+  $('inputs').textContent = `Inputs: ${inputs.join('; ')}.`;
   const given = list => list?.[0] && ask(model, list[0]);
   $('file').addEventListener('change', event => given(event.target.files));
   document.addEventListener('paste', event => given(event.clipboardData?.files));
@@ -245,7 +248,11 @@ function listenToReport() {
 }
 
 async function keepOffline() {
-  if (!('serviceWorker' in navigator) || location.protocol === 'file:') return;
+  if (location.protocol === 'file:') return;
+  if (!('serviceWorker' in navigator)) {
+    $('offline').textContent = 'This address is plain http of another machine, where browsers keep no page for offline use.';
+    return;
+  }
   try {
     await navigator.serviceWorker.register('sw.js');
     const { waiting } = await navigator.serviceWorker.ready;

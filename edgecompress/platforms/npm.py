@@ -13,7 +13,17 @@ from pathlib import Path
 from edgecompress.errors import FileError, printable
 
 TIMEOUT_S = 300.0
-COMMAND = ("npm", "pack", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--no-update-notifier")
+COMMAND = (
+    "npm",
+    "pack",
+    "--ignore-scripts",
+    "--prefer-offline",
+    "--no-audit",
+    "--no-fund",
+    "--no-update-notifier",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=2000",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +105,9 @@ def _packed(package: Package, folder: Path) -> Path:
 
 def _why(stderr: bytes) -> str:
     """The first line of npm's that says anything."""
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines()]
-    errors = [line for line in lines if line.startswith("npm error") and "code" not in line.split()[2:3]]
-    return printable(
-        next(iter(errors or [line for line in lines if line]), "it says nothing").removeprefix("npm error ")
-    )[:200]
+    lines = [line.strip().removeprefix("npm error ") for line in stderr.decode(errors="replace").splitlines()]
+    telling = [line for line in lines if line and line.split()[0] not in ("code", "syscall", "errno")]
+    return printable(next(iter(telling), "it says nothing"))[:200]
 
 
 def _member(archive: Path, path: str) -> bytes:

@@ -122,7 +122,8 @@ class WebBench:
         more.pop("numpy", None)
         more |= {"figures": "means of blocks", "runs_in_block": blocks}
         facts = DeviceFacts(self.device.name, self.device.provenance, **{**known, "python": "none", "more": more})
-        return {"device": facts, "runtime": answer["runtime"], "threads": 1, "batch": effort.batch}
+        runtime = answer["runtime"] | {"version": f"{answer['runtime']['version']}, {self.kernel['browser']}"}
+        return {"device": facts, "runtime": runtime, "threads": 1, "batch": effort.batch}
 
 
 def _placed(path: Path, role: str, folder: Path, effort: Effort) -> Json:

@@ -313,6 +313,7 @@ def test_two_files_are_measured_in_turns(chromium: Browser, small: Path, tmp_pat
     assert re.fullmatch(r"(Chromium|Google Chrome) \d+(\.\d+)+", more["browser"])
     assert pair.device.provenance == "measured"
     assert pair.runtime["name"] == "onnxruntime-web"
+    assert pair.runtime["version"] == f"1.30.0, {more['browser']}"
     assert more["figures"] == "means of blocks"
     latencies = (pair.candidate_latency, pair.baseline_latency)
     for latency, runs in zip(latencies, more["runs_in_block"], strict=True):
