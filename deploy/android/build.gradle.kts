@@ -1,6 +1,7 @@
 import org.jetbrains.kotlin.gradle.dsl.JvmTarget
 
 plugins {
+    id("com.android.application") apply false  // of the sample, so that both have one version
     id("com.android.library")
     id("org.jetbrains.kotlin.android")
 }

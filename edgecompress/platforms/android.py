@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from edgecompress.manifests import Runtime, Verified
-from edgecompress.platforms.base import TemplatePlatform
+from edgecompress.platforms.base import Contents, TemplatePlatform
+from edgecompress.targets import target_named
 
 ONNX_RUNTIME = "1.29.0"
 """Of the AAR in ``deploy/android/build.gradle.kts``."""
@@ -17,6 +19,8 @@ LIBRARIES = {
 }
 """By ABI: bytes of its native libraries (runtime and JNI), unpacked and as compressed in the AAR."""
 PHONES = "arm64-v8a"
+OPERATORS = "required_operators_and_types.config"
+"""What a ``.ort`` uses, for a build of ONNX Runtime with no more; it lies beside the module, not in the app."""
 PAGE = 16_384
 """Bytes that every segment of these libraries is aligned to, in each ABI, as Google Play demands of 64-bit ones."""
 
@@ -35,7 +39,8 @@ class Android(TemplatePlatform):
             f"the classes of onnxruntime-android {ONNX_RUNTIME}",
             "the classes of Android 16 (Robolectric's android-all) and OpenJDK 17",
             "androidx.test 1.7.0",
-            "R8 8.13.19 (API 24), and the manifests by the merger of the Android Gradle plugin 8.13.2",
+            "R8 8.13.19 (API 24)",
+            "the manifests by the merger, the build files against the types, of the Android Gradle plugin 8.13.2",
         ),
         run_on=(
             f"OpenJDK 17 on x86-64 Linux with the Java API of onnxruntime {ONNX_RUNTIME}: the core class",
@@ -47,6 +52,14 @@ class Android(TemplatePlatform):
             "a runtime of reduced operators",
         ),
     )
+
+    def fill(self, folder: Path, contents: Contents) -> None:
+        """The module, and beside it the operators that a ``.ort`` was exported with."""
+        super().fill(folder, contents)
+        artifact = contents.artifact
+        for file in target_named(artifact.target).companions(artifact.path):
+            if file.name.endswith(OPERATORS) and file.is_file():
+                shutil.copyfile(file, folder / OPERATORS)
 
     def runtime(self, target: str, folder: Path) -> Runtime:
         """What a 64-bit phone gets of the AAR; the other ABIs are in ``source``."""

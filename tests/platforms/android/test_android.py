@@ -19,7 +19,7 @@ from edgecompress.bundling.preparing import prepare
 from edgecompress.exporting import export
 from edgecompress.files import files_in, read_json
 from edgecompress.manifests.reading import manifest_from
-from edgecompress.platforms.android import LIBRARIES, ONNX_RUNTIME, PAGE, Android
+from edgecompress.platforms.android import LIBRARIES, ONNX_RUNTIME, OPERATORS, PAGE, Android
 from tests.bundling.tampering import TAMPERINGS
 from tests.bundling.test_bad_manifests import CASES, SET, text_of
 from tests.platforms.android.toolchain import (
@@ -170,6 +170,9 @@ def test_every_tampering_is_refused(classes: Path, payload: Path, tmp_path: Path
 def test_the_core_class_answers_as_pytorch(name: str, target: str, classes: Path, tmp_path: Path) -> None:
     sample = _without_data(name)
     bundle(export(sample.model(), sample, tmp_path, target=target).path, tmp_path / "app", platform="android")
+    operators = tmp_path / "app" / OPERATORS
+    assert operators.is_file() is (target == "ort")
+    assert target != "ort" or "Conv" in operators.read_text()
     done = run_kotlin(classes, "check", tmp_path / "app" / Android.payload)
     said = json.loads(done.stdout)
     assert said["ok"], said

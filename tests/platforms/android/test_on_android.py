@@ -17,6 +17,7 @@ from tests.bundling.tampering import TAMPERINGS
 from tests.platforms.android.toolchain import (
     ANDROID,
     BESIDE_ROBOLECTRIC,
+    GRADLE,
     HERE,
     IMITATED,
     IMITATED_API,
@@ -145,6 +146,24 @@ def test_r8_makes_dex_of_it_with_the_rules_that_an_app_gets(classes: Path, tmp_p
     assert b"Lai/onnxruntime/TensorInfo;" in dex
     assert b"Ledge/model/CheckActivity;" in dex
     assert b"Ledge/model/CoreTest;" not in dex
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("", ""), ("compileSdk = 36", 'compileSdk = "36"')])
+def test_build_files_say_what_gradle_and_its_plugins_take(right: str, wrong: str, tmp_path: Path) -> None:
+    """Each as the body of a class with Gradle's own types; nothing is built."""
+    files = {"Module": "build.gradle.kts", "Sample": "sample/build.gradle.kts", "Settings": "settings.gradle.kts"}
+    for kind, path in files.items():
+        lines = (MODULE / path).read_text().replace(right, wrong).splitlines()
+        above = ["package edge.gradle", *(line for line in lines if line.startswith("import "))]
+        above += ["import org.gradle.api.JavaVersion"] if kind != "Settings" else []
+        body = [line for line in lines if not line.startswith("import ")]
+        (tmp_path / f"{kind}.kt").write_text(
+            "\n".join([*above, f"class {kind} : {kind}File() {{", "init {", *body, "}", "}"])
+        )
+    sources = [*(HERE / "gradle").glob("*.kt"), *tmp_path.glob("*.kt")]
+    done = compile_kotlin(sources, [*jars(*GRADLE, alone=True), *jars(STANDARD)], tmp_path / "classes")
+    assert (done.returncode == 0) is (right == wrong), done.stderr
+    assert right == wrong or "mismatch" in done.stderr
 
 
 # -- Robolectric ---------------------------------------------------------------------------------------------------

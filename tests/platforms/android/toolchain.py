@@ -19,6 +19,7 @@ from edgecompress.files import resource
 from edgecompress.platforms.android import ONNX_RUNTIME
 
 KOTLIN = "2.2.21"
+GRADLE_PLUGIN = ("gradle-plugin", "gradle-plugin-api", "tooling-core")
 COMPILER = f"org.jetbrains.kotlin:kotlin-compiler-embeddable:{KOTLIN}"
 STANDARD = f"org.jetbrains.kotlin:kotlin-stdlib:{KOTLIN}"
 RUNTIME = f"com.microsoft.onnxruntime:onnxruntime:{ONNX_RUNTIME}"
@@ -46,6 +47,12 @@ BESIDE_ROBOLECTRIC = (
 MERGER = "com.android.tools.build:manifest-merger:31.13.2"
 """Of the Android Gradle plugin 8.13.2."""
 SHRINKER = "com.android.tools:r8:8.13.19"
+GRADLE = (
+    "com.android.tools.build:gradle-api:8.13.2",
+    "dev.gradleplugins:gradle-api:8.11.1",
+    *(f"org.jetbrains.kotlin:kotlin-{name}:{KOTLIN}" for name in GRADLE_PLUGIN),
+)
+"""The types of what build files say: Android's plugin, Gradle, Kotlin's plugin."""
 OLDEST_API = ("com.toasttab.android:gummy-bears-api-24:0.5.1:signature", "org.codehaus.mojo:animal-sniffer:1.27")
 HERE = Path(__file__).parent
 MODULE = resource("deploy") / "android"
