@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from edgecompress.files import write_text
 from edgecompress.manifests import Runtime, Verified
 from edgecompress.platforms.base import Contents, TemplatePlatform
 from edgecompress.targets import target_named
@@ -59,7 +59,8 @@ class Android(TemplatePlatform):
         artifact = contents.artifact
         for file in target_named(artifact.target).companions(artifact.path):
             if file.name.endswith(OPERATORS) and file.is_file():
-                shutil.copyfile(file, folder / OPERATORS)
+                lines = file.read_text(encoding="utf-8").splitlines()
+                write_text(folder / OPERATORS, "".join(f"{line}\n" for line in lines if not line.startswith("#")))
 
     def runtime(self, target: str, folder: Path) -> Runtime:
         """What a 64-bit phone gets of the AAR; the other ABIs are in ``source``."""
