@@ -1,7 +1,8 @@
 """What a bundle's model says of itself in its own file, for whoever opens it without the manifest.
 
 Written when a bundle is made, not when a model is exported: the exported file stays what was measured. Nothing of it is
-rewritten: formats of protocol buffers take further fields at their end, a .tflite an archive of further files.
+rewritten: formats of protocol buffers take further fields at their end, a .tflite an archive of further files. An .ort
+takes neither: the table of its model has no field for facts unless its .onnx had some, and could not point to the end.
 """
 
 from __future__ import annotations
