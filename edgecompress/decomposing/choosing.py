@@ -17,6 +17,9 @@ from edgecompress.models.accepting import unwrapped
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 
+ENOUGH = 160
+"""Inputs that were fitted to: with more it is not worth another run."""
+
 HELD = 64
 """Inputs that the two are compared on, at most."""
 
@@ -26,8 +29,8 @@ def refit_nearest(
 ) -> tuple[nn.Module, bool]:
     """:func:`~edgecompress.decomposing.refitting.refit`, asymmetric or symmetric, whichever keeps the outputs nearer.
 
-    Both are fitted to some of the inputs and compared on others. Where the former are fewer than a refit would use,
-    the nearer one is fitted again, to all. With so few inputs that none can be held back, it is the asymmetric one.
+    Both are fitted to some of the inputs and compared on others. Where the former are few, the nearer one is fitted
+    again, to all. With so few inputs that none can be held back, it is the asymmetric one.
 
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
@@ -50,6 +53,6 @@ def refit_nearest(
     dense = unwrapped(dense)
     asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)
     nearer = not symmetric < asymmetric
-    if len(fitting[0]) >= len(used_inputs(dense, calibration)[0]):
+    if len(fitting[0]) >= min(ENOUGH, len(used_inputs(dense, calibration)[0])):
         return models[nearer], nearer
     return refit(dense, plan, calibration, asymmetric=nearer, progress=progress), nearer

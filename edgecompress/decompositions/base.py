@@ -168,15 +168,17 @@ PART, SPARE, ROUNDS = 0.25, 32, 2
 """Of a large matrix's eigenvectors; more of them than are kept; how often they are multiplied by it."""
 
 
-def most_eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
+def most_eigenvectors(gram: Tensor, kept: int | None = None) -> tuple[Tensor, Tensor]:
     """:func:`leading_eigenvectors`, of large matrices only the first, by subspace iteration (Halko et al. 2011).
+
+    They are as many as are to be ``kept``, else ``PART`` of all.
 
     Each of the eigenvalues is at most the true one, and their sum is at most that of as many true ones.
     """
     size = len(gram)
-    if size <= MOST_EIGENVECTORS:
+    kept = kept or int(PART * size)
+    if size <= MOST_EIGENVECTORS or 2 * (kept + SPARE) > size:
         return leading_eigenvectors(gram)
-    kept = int(PART * size)
     start = torch.randn(size, kept + SPARE, generator=torch.Generator().manual_seed(0)).to(gram)
     for _ in range(ROUNDS + 1):
         start = torch.linalg.qr(gram @ start)[0]

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.decompositions.base import (
+    MOST_EIGENVECTORS,
     Factors,
     Support,
     decomposable,
     is_conv,
     kept_energy,
-    leading_eigenvectors,
     most_eigenvectors,
     placement,
     pointwise,
@@ -134,9 +134,11 @@ class Principal:
 
     def basis_of(self, rank: int) -> Tensor:
         """(T, rank): the leading components as columns."""
-        if rank <= self.basis.shape[1]:
+        outputs, inputs = self.matrix.shape
+        alone = MOST_EIGENVECTORS < outputs <= inputs and "_spectrum" not in self.__dict__
+        if not alone and rank <= self.basis.shape[1]:
             return self.basis[:, :rank]
-        return leading_eigenvectors(self._outputs)[1][:, :rank]
+        return most_eigenvectors(self._outputs, rank)[1][:, :rank]
 
     @property
     def _outputs(self) -> Tensor:
