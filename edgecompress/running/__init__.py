@@ -135,7 +135,7 @@ def _compressed(pipeline: Pipeline) -> tuple[Compression, Done, Done]:
 def _run(pipeline: Pipeline) -> Report:
     """All stages; returns the report."""
     compressed, dense, last = _compressed(pipeline)
-    files = Pair(export_files(pipeline, "dense", dense), export_files(pipeline, "compressed", last))
+    files = Pair(export_files(pipeline, "dense", dense, dense), export_files(pipeline, "compressed", dense, last))
     measured = profile_files(pipeline, files.dense, files.compressed)
     bundled = bundle_files(pipeline, measured)
     report = report_of(pipeline, compressed, files, measured, bundled)

@@ -23,15 +23,17 @@ from edgecompress.split_scores import SplitScore
 from edgecompress.targets import target_named
 
 
-def export_files(pipeline: Pipeline, role: str, upstream: Done) -> Done:
+def export_files(pipeline: Pipeline, role: str, dense: Done, upstream: Done) -> Done:
     """``dense.onnx`` or ``model.onnx`` for each target, equal to PyTorch in numbers and in the task score.
 
+    ``dense`` has the score of the dense model, ``upstream`` that of the one to export.
     A target may fail, unless it is the one that is measured or bundled; its result is then the reason.
     """
     files = {target: Path(pipeline.exported_file(role, target)) for target in pipeline.options.targets}
 
     def work() -> Json:
-        with _exporter(pipeline, role, SplitScore.from_json(upstream.result.get("scored"))) as exporter:
+        known, theirs = (SplitScore.from_json(done.result.get("scored")) for done in (upstream, dense))
+        with _exporter(pipeline, role, known, theirs) as exporter:
             return _all_exported(pipeline, role, exporter)
 
     written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
@@ -39,10 +41,12 @@ def export_files(pipeline: Pipeline, role: str, upstream: Done) -> Done:
     return pipeline.stages.do(f"export_{role}", [upstream.key, pipeline.options.targets], work, tuple(written))
 
 
-def _exporter(pipeline: Pipeline, role: str, known: SplitScore | None) -> AbstractContextManager[Exporter]:
+def _exporter(
+    pipeline: Pipeline, role: str, known: SplitScore | None, dense: SplitScore | None
+) -> AbstractContextManager[Exporter]:
     sample = pipeline.sample if role == "dense" else rebuilt(pipeline.sample, pipeline.folder)
     options = ExportOptions(replaces="anything" if pipeline.force else "ours")
-    return exporter_of(sample.model(), sample, pipeline.folder, STEMS[role], options, known)
+    return exporter_of(sample.model(), sample, pipeline.folder, STEMS[role], options, known, dense)
 
 
 def _all_exported(pipeline: Pipeline, role: str, exporter: Exporter) -> Json:

@@ -67,6 +67,8 @@ def test_the_score_has_an_interval_and_the_layers_add_up_to_the_latency(
     assert apart["items"] == 200
     assert apart["difference"] == pytest.approx(accuracy["artifact"] - accuracy["dense"])
     assert apart["ci95"][0] <= apart["difference"] <= apart["ci95"][1]
+    near = read_json(folder / "model.onnx.json")["approximation"]
+    assert (near["dense_score"], near["score"]) == (accuracy["dense"], pytest.approx(accuracy["artifact"]))
     lost, won = apart["flips"]
     assert (won - lost) / 2 == pytest.approx(apart["difference"])
     assert len(read_json(folder / "report.json")["scored"]["compressed"]["right"]) < 50
