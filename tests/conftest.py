@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -18,6 +19,7 @@ from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 settings.register_profile("any load", deadline=None)
 settings.load_profile("any load")
 
+sys.dont_write_bytecode = False  # while tests are collected: what is compiled then is read by the next run and children
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of workers and children: more would wait for each other by spinning
 
 DATA = os.environ.get("EDGECOMPRESS_DATA", "")
@@ -112,6 +114,8 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_collection_finish() -> None:
     """All modules of the tests, and torch with them, are imported, and know where the data sets are."""
     collect_garbage_rarely()
+    sys.dont_write_bytecode = True  # no folder of a test gets files that the test does not make
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.pop("EDGECOMPRESS_DATA", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores, and all it starts
 

@@ -238,8 +238,7 @@ for_every_model = pytest.mark.parametrize("name", MODELS)
 @for_every_model
 @pytest.mark.parametrize("selector", SELECTIONS.values(), ids=SELECTIONS)
 def test_the_built_model_costs_exactly_what_the_plan_says(name, selector):
-    model, inputs = model_and_inputs(name)
-    made = plan(model, inputs, selector, multiple=2)
+    (model, inputs), made = model_and_inputs(name), plan_of(name, selector)
     built, dense = cost(decompose(model, made), inputs), cost(model, inputs)
     assert (made.compressed.macs, made.compressed.params) == (built.macs, built.params)
     assert (made.dense.macs, made.dense.params) == (dense.macs, dense.params)
