@@ -45,9 +45,9 @@ LEAST_LOSS = 1e-9
 NOTHING = -60.0
 """Stands for the logarithm of a loss of 0."""
 
-TOGETHER_MACS, MOST_JOINT_MACS = 5e10, 4e11
-"""Of the dense model where all that is chosen runs together; and of runs without each change in turn, on few inputs,
-where larger models are not run with all that is chosen."""
+MOST_RUN_MACS, MOST_JOINT_MACS = 5e10, 1e11
+"""Of one run of the dense model on the inputs of a round; and of the runs without each change in turn, on the fewest
+inputs: models that take more are not run with all that is chosen."""
 
 MOST_KEPT_BYTES = 1 << 28
 """Of changes that were tried: larger models are not run with all that is chosen together."""
@@ -121,9 +121,7 @@ class Trials:
         trials = self._made_for(choices)
         if trials is None or len(trials) * FEWEST_INPUTS * self.total.macs / 2 > MOST_JOINT_MACS:
             return None
-        count = int(TOGETHER_MACS / max(1, self.total.macs))
-        inputs = self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
-        return together_losses(self.model, inputs, trials, classes=self.calibration.classes)
+        return together_losses(self.model, self._inputs(1), trials, classes=self.calibration.classes)
 
     def each_in_context(self, choices: Mapping[str, Choice]) -> dict[str, float]:
         """What each layer costs beside all others that are chosen: without it outputs would be so much nearer."""
@@ -134,7 +132,8 @@ class Trials:
 
     def _inputs(self, trials: int) -> Inputs:
         """That so many trials run on."""
-        count = int(MOST_MACS / max(1.0, trials * self.total.macs / 2))
+        macs = max(1, self.total.macs)
+        count = int(min(MOST_MACS / (max(1, trials) * macs / 2), MOST_RUN_MACS / macs))
         return self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
 
     def _made_for(self, choices: Mapping[str, Choice]) -> list[Trial] | None:
