@@ -226,7 +226,7 @@ def test_the_phones_own_test_passes_in_an_imitated_android(imitated: Path, tmp_p
     assets = (tmp_path / "app" / Android.payload).parent
     manifest = merged(tmp_path, of_module("sample/src/main/AndroidManifest.xml"), of_module(), LIBRARY_MANIFEST)
     said = robolectric(imitated, app(tmp_path, manifest, assets))
-    assert "OK (4 tests)" in said, said
+    assert "OK (5 tests)" in said, said
 
 
 def test_it_refuses_assets_that_were_tampered_with_and_an_app_that_reports(
@@ -238,14 +238,14 @@ def test_it_refuses_assets_that_were_tampered_with_and_an_app_that_reports(
     manifest = merged(tmp_path, of_module("sample/src/main/AndroidManifest.xml"), of_module(), LIBRARY_MANIFEST)
     said = robolectric(imitated, app(tmp_path, manifest, assets))
     assert "refused: model.onnx was changed or damaged" in said, said
-    assert "Tests run: 4,  Failures: 3" in said, said
+    assert "Tests run: 5,  Failures: 4" in said, said
     shutil.rmtree(tmp_path / "said")
     shutil.rmtree(assets)
     shutil.copytree(payload, assets / "edge_model")
     loud = merged(tmp_path, of_module("sample/src/main/AndroidManifest.xml").replace('tools:node="remove"', ""))
     said = robolectric(imitated, app(tmp_path, loud, assets))
     assert "refused: the app's manifest has ai.onnxruntime.TelemetryInitializer" in said, said
-    assert "Tests run: 4,  Failures: 4" in said, said
+    assert "Tests run: 5,  Failures: 5" in said, said
 
 
 # -- telemetry -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ import android.content.pm.PackageManager
 import androidx.test.core.app.ActivityScenario
 import androidx.test.ext.junit.runners.AndroidJUnit4
 import androidx.test.platform.app.InstrumentationRegistry
+import java.io.File
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -31,6 +33,22 @@ class CheckTest {
             val found = model.classify(decodeImage(AssetFiles(context.assets).open(image.png).readBytes()))
             assertEquals(1.0, found.sumOf { it.score }, 1e-6)
         }
+    }
+
+    @Test
+    fun aFolderIsABundleToo() {
+        val folder = File(context.cacheDir, ASSETS)
+        val assets = AssetFiles(context.assets)
+        for (path in assets.list()) {
+            val file = File(folder, path)
+            file.parentFile?.mkdirs()
+            assets.open(path).use { from -> file.outputStream().use { from.copyTo(it) } }
+        }
+        openEdgeModel(context, FolderFiles(folder)).use { assertTrue(it.report.line, it.report.ok) }
+        File(folder, "more.txt").writeText("this was not here")
+        val error = assertThrows(BundleException::class.java) { openEdgeModel(context, FolderFiles(folder)) }
+        assertTrue(error.message, "more.txt" in error.message.orEmpty())
+        folder.deleteRecursively()
     }
 
     @Test

@@ -33,13 +33,14 @@ class AssetFiles(private val assets: AssetManager, private val folder: String = 
 private const val INITIALIZER = "ai.onnxruntime.TelemetryInitializer"
 
 /**
- * The model in this app's assets, once all is proved; not on the main thread.
+ * The model in this app's assets, or in other [files], once all is proved; not on the main thread.
  *
- * Telemetry is off before ONNX Runtime loads, in the whole process. Throws [BundleException].
+ * Telemetry is off before ONNX Runtime loads, in the whole process. [threads] are those of one run, 0: as ONNX Runtime
+ * likes. Throws [BundleException].
  */
-fun openEdgeModel(context: Context, threads: Int = 0): EdgeModel {
+fun openEdgeModel(context: Context, files: BundleFiles = AssetFiles(context.assets), threads: Int = 0): EdgeModel {
     silence(context)
-    return EdgeModel.open(AssetFiles(context.assets), ::decodeImage, threads, Os::getenv)
+    return EdgeModel.open(files, ::decodeImage, threads, Os::getenv)
 }
 
 /** What [openEdgeModel] finds, whatever it is. */
