@@ -49,7 +49,8 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     print_table(f"Bundle {output}", ("file", "role", "size", "sha256"), rows)
     runtime, weight = ready.manifest.runtime, bytes_text(ready.manifest.bytes_of("model"))
     beside = "of unknown size" if runtime.library_bytes is None else f"of {bytes_text(runtime.library_bytes)}"
-    say(f"the model takes {weight}, beside its runtime {runtime.name} {runtime.tested or ''} {beside}")
+    library = " ".join(filter(None, (runtime.name, runtime.tested)))
+    say(f"the model takes {weight}, beside its runtime {library} {beside}")
     say(platform_named(platform).check(output))
 
 

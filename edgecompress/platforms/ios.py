@@ -23,8 +23,8 @@ class Ios(TemplatePlatform):
             "Swift 6.0.3 on Linux, against the C header of ONNX Runtime 1.21",
             "parsed for arm64-apple-ios15; the runner of Core ML checked against declarations of ours alone",
         ),
-        run_on=("x86-64 Linux, Swift 6.0.3, onnxruntime 1.31.1: swift test, edge-check",),
-        not_run=(*NOT_RUN, "Core ML itself", "onnxruntime-swift-package-manager"),
+        run_on=("the package for ONNX Runtime on x86-64 Linux, onnxruntime 1.31.1: swift test, edge-check",),
+        not_run=(*NOT_RUN, "the package for Core ML, anywhere", "onnxruntime-swift-package-manager"),
     )
 
     def fill(self, folder: Path, contents: Contents) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecompress.artifacts import Artifact
 from edgecompress.bundling import bundle
 from edgecompress.bundling.checking import check
 from edgecompress.bundling.golden_files import pattern
@@ -21,6 +22,8 @@ from edgecompress.exporting import export
 from edgecompress.files import files_in, read_json, resource
 from edgecompress.manifests.reading import manifest_from
 from edgecompress.platforms import PLATFORMS
+from edgecompress.platforms.base import Contents
+from edgecompress.settings import BundleOptions
 from edgecompress.sources import resolve
 from tests.bundling.small import small_artifact
 from tests.bundling.tampering import TAMPERINGS
@@ -67,8 +70,13 @@ def test_telemetry_is_off_before_an_environment_is_made() -> None:
     )
 
 
-def test_a_model_of_core_ml_gets_its_own_runner(tmp_path: Path) -> None:
-    platform = PLATFORMS["ios"]
+def test_a_model_of_core_ml_gets_its_own_runner(made: Path, tmp_path: Path) -> None:
+    platform, manifest = PLATFORMS["ios"], manifest_from(read_json(made / MODEL / "manifest.json"))
+    artifact = replace(Artifact.load(made.parent / "model.onnx"), target="coreml")
+    platform.fill(tmp_path, Contents(artifact, manifest, tmp_path / MODEL, BundleOptions()))
+    assert (tmp_path / "Sources" / "EdgeRuntime" / "CoreMLRunner.swift").exists()
+    assert not (tmp_path / "Sources" / "COnnxRuntime").exists()
+    assert "onnxruntime" not in (tmp_path / "Package.swift").read_text()
     assert platform.runtime("coreml", tmp_path).name == "Core ML"
     assert platform.runtime("ort", tmp_path).name == "onnxruntime"
     assert any("Core ML" in words for words in platform.verified.not_run)
