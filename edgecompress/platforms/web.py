@@ -62,8 +62,11 @@ class Web(TemplatePlatform):
     runner = "index.html"
     takes = ("single_file", "runtime_dir")
     verified = Verified(
-        run_on=("Chromium 156 headless, x86-64 Linux: served, offline and from file:// (onnxruntime-web 1.30.0)",),
-        not_run=("Safari", "Firefox", "a phone"),
+        run_on=(
+            "Chromium 156 headless on x86-64 Linux, onnxruntime-web 1.30.0: served, offline, from file://",
+            "Chromium 156 headless on x86-64 Linux, LiteRT.js 2.5.3: served, from file://",
+        ),
+        not_run=("Safari", "Firefox", "a phone", "several threads", "WebGPU"),
     )
 
     def fill(self, folder: Path, contents: Contents) -> None:

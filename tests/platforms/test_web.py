@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import product
@@ -168,6 +170,26 @@ def test_tampering_is_refused_by_server_or_core(modules: Path, made: Path, tmp_p
     for name in ("one file more", "a link", "a golden file is missing", "an emptied list of files"):
         assert TAMPERINGS[name][1] in served(folders[name])
     assert served(made) == ""
+
+
+def test_the_server_gives_out_what_is_listed_with_its_type(made: Path) -> None:
+    argv = [sys.executable, "-I", str(made / "serve.py"), "--port", "0"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            for path, kind in {"": "text/html; charset=utf-8", "runtime/ort.mjs": "text/javascript; charset=utf-8",
+                               "model.onnx": "application/octet-stream", "sw.js?x": "text/javascript; charset=utf-8",
+                               "manifest.json": "application/json"}.items():  # fmt: skip
+                with urllib.request.urlopen(address + path) as answer:
+                    assert answer.headers["Content-Type"] == kind
+                    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                    assert answer.read() == (made / (path.partition("?")[0] or "index.html")).read_bytes()
+            for path in ("golden/", "golden", "other", "../out", "%2e%2e/out", ".", "runtime//ort.mjs"):
+                with pytest.raises(urllib.error.HTTPError, match="404"):
+                    urllib.request.urlopen(address + path)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
