@@ -15,7 +15,7 @@ const small = number => (number ? number.toExponential(1) : '0');
  *
  * `files` has read(path), a Uint8Array or an error, and may have list(), the paths of all files that are there;
  * `start(manifest, read)` opens the model in a runtime: {name, version, inputs, outputs, run(feed)} with tensors
- * {dtype, shape, data} by name; `decode(bytes)`, if given, turns the golden PNG into pixels as the app's own decoder
+ * {dtype, shape, data} by name, inputs and outputs as {name, dtype, shape}; `decode(bytes)`, if given, turns the golden PNG into pixels as the app's own decoder
  * does; `report`, if given, is filled while the check proceeds.
  */
 export class EdgeModel {
@@ -47,7 +47,7 @@ export class EdgeModel {
     this.session = await start(this.manifest, path => this.#bytes(path));
     this.report.load_ms = performance.now() - began;
     this.report.runtime = { name: this.session.name, version: this.session.version };
-    checkNames(this.manifest, this.session);
+    checkSignature(this.manifest, this.session);
     await this.#checkGolden();
     await this.#checkImage(decode);
     this.labels = this.#labels();
@@ -225,10 +225,12 @@ async function wholeFiles(manifest, files) {
   return contents;
 }
 
-function checkNames(manifest, session) {
+/** The manifest declares the model's own inputs and outputs, all of them, in order. */
+function checkSignature(manifest, session) {
+  const sizes = shape => shape.map(size => (Number.isInteger(size) && size > 0 ? size : '?'));
+  const words = specs => specs.map(({ name, dtype, shape }) => `${name} ${dtype} ${sizes(shape).join(' x ')}`).join(', ');
   for (const side of ['inputs', 'outputs']) {
-    const [ours, theirs] = [session[side], manifest[side].map(spec => spec.name)];
-    const same = ours.length === theirs.length && ours.every((name, index) => name === theirs[index]);
-    if (!same) throw new BundleError(`${MANIFEST}: its ${side} ${theirs} are not the ${side} of the model, ${ours}`);
+    const [ours, theirs] = [words(session[side]), words(manifest[side])];
+    if (ours !== theirs) throw new BundleError(`${MANIFEST}: its ${side} (${theirs}) are not the ${side} of the model (${ours})`);
   }
 }

@@ -22,6 +22,8 @@ export async function start(manifest, read) {
 }
 
 const libraries = {};
+const specOf = ({ name, type, dtype = type, shape }) => ({ name, dtype, shape: [...shape] });
+const namesOf = specs => specs.map(spec => spec.name);
 
 async function loadedOrt(read) {
   const ort = await import(addressOf(read(`${FOLDER}ort.wasm.bundle.min.mjs`)));
@@ -38,8 +40,8 @@ async function onnxRuntime(manifest, read) {
   return {
     name: 'onnxruntime-web',
     version: ort.env.versions.web ?? ort.env.versions.common,
-    inputs: session.inputNames,
-    outputs: session.outputNames,
+    inputs: session.inputMetadata.map(specOf),
+    outputs: session.outputMetadata.map(specOf),
     close: () => session.release(),
     async run(feed) {
       const given = Object.entries(feed).map(([name, tensor]) => [name, native(tensor)]);
@@ -75,20 +77,20 @@ async function liteRt(manifest, read) {
     outputs,
     close: async () => model.delete(),
     async run(feed) {
-      const given = Object.fromEntries(inputs.map(name => [name, native(feed[name], Tensor)]));
+      const given = Object.fromEntries(namesOf(inputs).map(name => [name, native(feed[name], Tensor)]));
       const found = await model.run(given);
-      const answers = await Promise.all(outputs.map(async name => [name, await answerOf(found[name])]));
+      const answers = await Promise.all(namesOf(outputs).map(async name => [name, await answerOf(found[name])]));
       [...Object.values(given), ...Object.values(found)].forEach(tensor => tensor.delete());
       return Object.fromEntries(answers);
     },
   };
 }
 
-/** Names of a signature in the manifest's order, where they are the same: LiteRT sorts them. */
+/** A signature in the manifest's order, where the names are the same: LiteRT sorts them. */
 function inOrder(specs, details) {
-  const names = details.map(detail => detail.name);
-  const wanted = specs.map(spec => spec.name);
-  return names.length === wanted.length && wanted.every(name => names.includes(name)) ? wanted : names;
+  const found = details.map(specOf);
+  const sorted = specs.map(spec => found.find(one => one.name === spec.name));
+  return found.length === sorted.length && sorted.every(Boolean) ? sorted : found;
 }
 
 function native({ dtype, shape, data }, Tensor) {

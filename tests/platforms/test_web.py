@@ -142,6 +142,24 @@ def test_an_untouched_bundle_passes(modules: Path, made: Path) -> None:
     assert [one["name"] for one in report["checks"]] == ["manifest", "files", "golden pair", "golden image"]
 
 
+@pytest.mark.parametrize(
+    ("side", "fields"),
+    [("inputs", {"shape": ["batch", 3, "height", 7]}), ("inputs", {"name": "other"}), ("outputs", {"name": "other"})],
+)
+def test_a_signature_that_is_not_the_model_s_is_refused(
+    side: str, fields: dict[str, Any], modules: Path, made: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(made, tmp_path / "app")
+    manifest = read_json(folder / "manifest.json")
+    golden = manifest["golden"]
+    manifest[side][0].update(fields)
+    for tensor in (golden[side][0], *(golden["image"]["outputs"] if side == "outputs" else ())):
+        tensor["name"] = manifest[side][0]["name"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (found,) = node(modules, "check", {"folders": [str(folder)], "untouched": str(made)})
+    assert re.search(rf"its {side} \(.*\) are not the {side} of the model \(", found["message"])
+
+
 def served(folder: Path) -> str:
     """What ``serve.py --check`` says of a folder; empty: nothing."""
     done = subprocess.run(

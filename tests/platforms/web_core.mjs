@@ -34,8 +34,8 @@ function recorded(folder) {
   return async () => ({
     name: 'recorded',
     version: '0',
-    inputs: inputs.map(spec => spec.name),
-    outputs: outputs.map(spec => spec.name),
+    inputs,
+    outputs,
     run: async feed => answers(Object.values(feed)[0].shape[0] === 1 ? golden.image.outputs : golden.outputs),
   });
 }
