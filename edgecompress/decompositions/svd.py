@@ -140,7 +140,7 @@ class Principal:
             return self.basis[:, :rank]
         return most_eigenvectors(self._outputs, rank)[1][:, :rank]
 
-    @property
+    @cached_property
     def _outputs(self) -> Tensor:
         """(T, T): the second moments of the outputs; in float64 where they are few."""
         if isinstance(self.moments, Sketch):
