@@ -329,7 +329,7 @@ def test_what_cannot_work_is_refused_before_any_work(tiny_file: Path, tmp_path: 
 
 
 def test_a_full_disk_while_training_is_said(tiny_file: Path, tmp_path: Path) -> None:
-    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
     limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code = limited + "runpy.run_module('edgecompress', run_name='__main__')"
     argv = [sys.executable, "-c", code, "run", str(tiny_file), *OPTIONS, "-o", str(tmp_path)]
