@@ -35,7 +35,6 @@ from edgecompress.settings import USUAL_PLATFORM, BundleOptions
 def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bool, **given: Any) -> None:
     """Package an exported file for an app: manifest, golden files, and a runner that checks them anywhere."""
     from edgecompress.bundling import bundled
-    from edgecompress.platforms import platform_named
     from edgecompress.reporting.numbers import bytes_text
 
     options = made(BundleOptions, given)
@@ -51,7 +50,17 @@ def bundle(artifact: Path, platform: str, output: Path, force: bool, as_json: bo
     beside = "of unknown size" if runtime.library_bytes is None else f"of {bytes_text(runtime.library_bytes)}"
     library = " ".join(filter(None, (runtime.name, runtime.tested)))
     say(f"the model takes {weight}, beside its runtime {library} {beside}")
-    say(platform_named(platform).check(output))
+    say(_how_to_check(platform, output))
+
+
+def _how_to_check(platform: str, output: Path) -> str:
+    """In words and with the command; of an archive after unpacking it."""
+    from edgecompress.platforms import platform_named
+
+    if output.suffix != ".zip":
+        return platform_named(platform).check(output)
+    folder = output.with_suffix("")
+    return f"unzip {output} -d {folder}, and {platform_named(platform).check(folder)}"
 
 
 def check_bundle_at(path: Path, *, as_json: bool) -> None:

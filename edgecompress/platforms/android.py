@@ -79,9 +79,7 @@ class Android(TemplatePlatform):
 
     def check(self, folder: Path) -> str:
         """By Gradle, here and on a phone."""
-        zipped = folder.suffix == ".zip"
-        place, first = ("FOLDER", "unpack it, and ") if zipped else (folder, "")
         return (
-            f"{first}check it with Gradle 8.13 and the Android SDK: gradle -p {place} testDebugUnitTest here, "
-            f"gradle -p {place} connectedDebugAndroidTest on a phone"
+            f"check it with Gradle 8.13 and the Android SDK: gradle -p {folder} testDebugUnitTest here, "
+            f"gradle -p {folder} connectedDebugAndroidTest on a phone"
         )

@@ -28,7 +28,7 @@ class Pi(TemplatePlatform):
         del target, folder
         return Runtime(
             name="onnxruntime",
-            minimum="1.17",
+            minimum="1.18",
             tested="1.31.1",
             library_bytes=55_916_689,
             library_bytes_compressed=21_413_526,

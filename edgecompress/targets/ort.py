@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
-from edgecompress.files import Json
+from edgecompress.files import Json, write_text
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job, Run
 from edgecompress.targets.child_converter import ConversionJob, convert_onnx
@@ -57,10 +57,12 @@ class Ort(RuntimeFile):
                 target_platform=PLATFORM,
                 enable_type_reduction=True,
             )
-            for ending in (RUNTIME_STYLE, OPERATORS, self.suffix):
+            for ending in (RUNTIME_STYLE, self.suffix):
                 shutil.copyfile(made / f"{stem}{ending}", self._beside(path, ending))
-        needed = self._beside(path, OPERATORS).read_text(encoding="utf-8")
-        return {"required_operators": [line for line in needed.splitlines() if line and not line.startswith("#")]}
+            lines = (made / f"{stem}{OPERATORS}").read_text(encoding="utf-8").splitlines()
+        needed = [line for line in lines if line and not line.startswith("#")]  # comments name the temporary folder
+        write_text(self._beside(path, OPERATORS), "".join(f"{line}\n" for line in needed))
+        return {"required_operators": needed}
 
     def load(self, path: Path, *, threads: int = 0) -> Run:
         """A session on the CPU provider, as of a .onnx."""

@@ -228,7 +228,7 @@ def test_ort_writes_both_styles_and_the_operators_a_reduced_build_needs(made: di
     folder = made["ort"].path.parent
     assert (folder / "model.with_runtime_opt.ort").is_file()
     said = (folder / "model.required_operators_and_types.config").read_text()
-    assert said.splitlines()[-1] in made["ort"].graph["required_operators"]
+    assert said.splitlines() == made["ort"].graph["required_operators"]
     assert any("Conv" in line for line in made["ort"].graph["required_operators"])
 
 
