@@ -79,4 +79,4 @@ def sources(folder: Path, *names: str) -> Sequence[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(set_up())
+    sys.exit(set_up() or None)
