@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from edgecompress.artifacts import TensorSpec
-from edgecompress.errors import ExportError, FileError, first_line
+from edgecompress.errors import ExportError, FileError, MissingExtra, first_line
 from edgecompress.files import resource
 from edgecompress.targets.base import Run
 
@@ -55,14 +55,25 @@ def opened(path: Path, threads: int = 0) -> Any:
 
     Raises:
         FileError: it cannot be read.
+        MissingExtra: its runtime is not installed; the message holds the pip command.
     """
     try:
         with hushed():
             return _adapters().opened(str(path), threads)
+    except ImportError as error:
+        raise MissingExtra(f"{path}: its runtime is not installed; pip install '{_package_of(path)}'") from error
     except Exception as error:  # a runtime may raise anything for a file it cannot read
         raise FileError(
             f"{path}: not a whole {path.suffix} model, or not one its runtime can run ({first_line(error)[:200]})"
         ) from error
+
+
+def _package_of(path: Path) -> str:
+    """What brings the runtime of a file like ``path``, as pip takes it."""
+    from edgecompress.targets import target_of
+
+    extra = target_of(path).extra
+    return f"edgecompress[{extra}]" if extra else "edgecompress"
 
 
 def module_of(path: Path) -> tuple[str, ...]:

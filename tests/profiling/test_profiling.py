@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from edgecompress.artifacts import Artifact
 from edgecompress.devices import Local, device_named
 from edgecompress.devices.local import LocalSession
-from edgecompress.errors import DeviceError, FileError
+from edgecompress.errors import DeviceError, FileError, MissingExtra
 from edgecompress.exporting import export
 from edgecompress.files import Json
 from edgecompress.profiling import compare, layers_of, measure, profile
@@ -291,3 +291,11 @@ def test_wrong_files_and_devices_are_named(tmp_path: Path, files: dict[str, Arti
         profile(Path(__file__), Local())
     with pytest.raises(DeviceError, match=r"no device 'moon'; there are local, ssh:user@host\[:port\]"):
         device_named("moon")
+
+
+def test_a_file_whose_runtime_is_not_installed_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ai_edge_litert", "tflite_runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "model.tflite").write_bytes(b"TFL3")
+    with pytest.raises(MissingExtra, match=r"model\.tflite: its runtime is not installed.*edgecompress\[litert\]"):
+        runtimes.opened(tmp_path / "model.tflite")
