@@ -15,7 +15,7 @@
 #include <dlfcn.h>
 #endif
 
-enum { API = 17 }; /* of ONNX Runtime 1.17, the oldest that will do; later ones only add to it */
+enum { API = 18 }; /* of ONNX Runtime 1.18, the oldest that will do; later ones only add to it */
 #define MOST_LABEL_BYTES ((size_t)1 << 24)
 
 typedef struct {

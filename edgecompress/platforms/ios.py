@@ -39,7 +39,7 @@ class Ios(TemplatePlatform):
             return Runtime(name="Core ML", minimum="iOS 16", library_bytes=0, source="a part of iOS")
         return Runtime(
             name="onnxruntime",
-            minimum="1.17",
+            minimum="1.18",
             tested="1.31.1",
             source="onnxruntime-swift-package-manager; linked statically, what is left of its archive was not measured",
         )

@@ -35,7 +35,7 @@ class Native(TemplatePlatform):
         del target, folder
         return Runtime(
             name="onnxruntime",
-            minimum="1.17",
+            minimum="1.18",
             tested="1.31.1",
             library_bytes=25_265_040,
             source="PyPI: onnxruntime 1.31.1, libonnxruntime.so in the wheel for aarch64",

@@ -272,6 +272,6 @@ def test_it_runs_on_an_emulated_core(made: Path, model: Path, tmp_path: Path) ->
 def test_an_error_in_it_does_not_compile(made: Path, tmp_path: Path) -> None:
     app = shutil.copytree(made, tmp_path / "app")
     file = app / "edge_model.c"
-    file.write_text(file.read_text().replace("enum { API = 17 };", 'enum { API = 17 };\nstatic int wrong = "text";'))
+    file.write_text(file.read_text().replace("enum { API = 18 };", 'enum { API = 18 };\nstatic int wrong = "text";'))
     with pytest.raises(AssertionError, match="wrong"):
         built(tmp_path / "build", app)

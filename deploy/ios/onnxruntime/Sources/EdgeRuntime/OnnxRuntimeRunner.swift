@@ -23,8 +23,8 @@ final class OnnxRuntimeRunner: Runner {
     private let manifest: Manifest
     private var env: OpaquePointer?, session: OpaquePointer?, memory: OpaquePointer?
 
-    /// Of ONNX Runtime 1.17, the oldest that will do; later ones only add to it.
-    private static let version: UInt32 = 17
+    /// Of ONNX Runtime 1.18, the oldest that will do; later ones only add to it.
+    private static let version: UInt32 = 18
 
     init(_ file: URL, _ manifest: Manifest, _ threads: Int32) throws {
         setenv("ORT_DISABLE_TELEMETRY", "1", 1)  // before an environment is made, which from 1.29 on reports home
