@@ -77,7 +77,8 @@ PUBLIC_BEFORE = {
     "costs": "Cost cost",
     "decomposing": "decompose merge_back",
     "decompositions": "AUTO DECOMPOSITIONS Decomposition Factors Support",
-    "devices": "DEVICES CountingSession Device DeviceOptions Kind Local PageSession Session device_named",
+    "devices": "DEVICES CountingSession Device DeviceOptions Kind Local PageSession Session device_named "
+    "is_counting is_page",
     "errors": "EdgeCompressError",
     "exporting": "ExportOptions export",
     "finetuning": "FineTuning finetune",

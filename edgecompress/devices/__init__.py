@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from edgecompress.devices.base import NO_OPTIONS, CountingSession, Device, Kind, PageSession, Session
+from edgecompress.devices.base import (
+    NO_OPTIONS,
+    CountingSession,
+    Device,
+    Kind,
+    PageSession,
+    Session,
+    is_counting,
+    is_page,
+)
 from edgecompress.devices.local import Local
 from edgecompress.errors import DeviceError
 from edgecompress.settings import DeviceOptions
@@ -54,4 +63,6 @@ __all__ = [
     "PageSession",
     "Session",
     "device_named",
+    "is_counting",
+    "is_page",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard
 
 from edgecompress.files import Json
 from edgecompress.settings import DeviceOptions
@@ -80,7 +80,6 @@ class Session(Protocol):
         """What the device's own system reports: ``machine`` (its kernel's architecture) and what else it knows."""
 
 
-@runtime_checkable
 class CountingSession(Session, Protocol):
     """A device that counts instructions instead of taking time."""
 
@@ -96,7 +95,6 @@ class CountingSession(Session, Protocol):
         """
 
 
-@runtime_checkable
 class PageSession(Session, Protocol):
     """A browser: pages run there instead of commands."""
 
@@ -106,6 +104,19 @@ class PageSession(Session, Protocol):
         Raises:
             DeviceError: the browser does not start, or the page reports nothing in time.
         """
+
+
+# isinstance() would ask for every attribute, and some of them raise on devices that lack something.
+
+
+def is_counting(session: Session) -> TypeGuard[CountingSession]:
+    """Does the device count instructions?"""
+    return hasattr(session, "counted")
+
+
+def is_page(session: Session) -> TypeGuard[PageSession]:
+    """Is it a browser?"""
+    return hasattr(session, "opened")
 
 
 class Device(Protocol):

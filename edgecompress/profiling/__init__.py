@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.artifacts import Artifact, facts_path
-from edgecompress.devices import CountingSession, Device, PageSession
+from edgecompress.devices import Device, is_counting, is_page
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import (
     AnyComparison,
@@ -72,7 +72,7 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
     refuse_unlike(candidate, baseline)
     wanted = _for_batch_of([candidate, baseline], Effort(**effort))
     with bench(device, candidate) as there:
-        if isinstance(there.session, CountingSession):
+        if is_counting(there.session):
             ours, theirs = (there.profile(path, wanted) for path in (candidate, baseline))
             return instruction_comparison(ours, theirs)
         return there.compare(candidate, baseline, wanted)
@@ -187,7 +187,7 @@ def _more(
     first: AnyProfile,
 ) -> tuple[Comparison | Profile, ...]:
     """The same with other numbers of threads, without minutes under load; a page has one thread."""
-    if isinstance(first, InstructionProfile) or (threads is None and isinstance(there.session, PageSession)):
+    if isinstance(first, InstructionProfile) or (threads is None and is_page(there.session)):
         return ()
     wanted = [len(first.device.more.get("cpus_allowed") or ()) or first.device.cores] if threads is None else threads
     others = [replace(effort, threads=number, minutes=0) for number in wanted if number != effort.threads]

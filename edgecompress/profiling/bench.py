@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from edgecompress.artifacts import golden_path
-from edgecompress.devices import CountingSession, Device, PageSession, Session
+from edgecompress.devices import CountingSession, Device, Session, is_counting, is_page
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json
 from edgecompress.profiling.ablation import with_dense_layer
@@ -73,7 +73,7 @@ class Bench:
         """
         target = target_of(path)
         target.signature(path)
-        if isinstance(self.session, CountingSession):
+        if is_counting(self.session):
             return self._counted(path, effort, self.session)
         starts = [self.answer(path, None, "start", effort) for _ in range(COLD_STARTS)]
         operators, whole_ms = self._operators(path, effort)
@@ -240,7 +240,7 @@ def bench(device: Device, path: Path) -> Iterator[Bench | VendorBench | WebBench
     modules = () if program else ("numpy", *module_of(path))
     with device.session(modules) as session:
         kernel = session.facts()
-        if isinstance(session, PageSession):
+        if is_page(session):
             with TemporaryDirectory(prefix="edgecompress-") as folder:
                 yield WebBench(device, session, kernel, Path(folder))
             return

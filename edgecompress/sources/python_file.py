@@ -81,6 +81,8 @@ _IMPORTABLE: dict[Path, set[str]] = {}
 def _make_importable(folder: Path) -> None:
     """Let the files of ``folder`` be imported; forget those of the model folder before it, names may be the same."""
     if folder in _IMPORTABLE:
+        if str(folder) not in sys.path:  # whoever loaded a model before may have put it back as it was
+            sys.path.insert(0, str(folder))
         return
     for other, earlier in list(_IMPORTABLE.items()):
         for name in set(_loaded_under(other)) - earlier:

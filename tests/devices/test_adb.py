@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.devices.adb import Adb, parse
-from edgecompress.devices.base import DeviceOptions
+from edgecompress.devices.base import DeviceOptions, is_counting, is_page
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.exporting import export
 from edgecompress.profiling import measure
@@ -501,6 +501,16 @@ def perf_test(folder: Path) -> Path:
     cases = f"case \"$*\" in *lenet300*) cat <<'END'\n{printed}END\n;; *) cat <<'END'\n{slow}END\n;; esac\n"
     program.write_text("#!/bin/sh\n" + cases)
     return program
+
+
+def test_a_session_without_an_interpreter_is_told_from_a_browser_and_from_a_counter(
+    phone: Phone, tmp_path: Path
+) -> None:
+    with phone.device(DeviceOptions(runner=perf_test(tmp_path))).session(()) as session:
+        with pytest.raises(DeviceError, match="no Python"):
+            _ = session.python
+        assert not is_page(session)
+        assert not is_counting(session)
 
 
 def test_a_program_of_the_users_measures_two_files_in_turns(phone: Phone, tmp_path: Path) -> None:

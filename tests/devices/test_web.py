@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from edgecompress.devices import PageSession, device_named
+from edgecompress.devices import device_named, is_page
 from edgecompress.devices.web import VARIABLE
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.profiling import profile
@@ -62,7 +62,7 @@ def opened(site: Path, does: str, timeout_s: float = 30) -> dict:
     (site / "job.json").write_text(json.dumps({"does": does, "pid": str(pid)}))
     try:
         with device_named("web").session(()) as session:
-            assert isinstance(session, PageSession)
+            assert is_page(session)
             assert session.facts()["browser"] == "Browser 1.2.3"
             return session.opened(site / "page.html", timeout_s=timeout_s)
     finally:

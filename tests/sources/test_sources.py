@@ -296,3 +296,20 @@ def test_a_model_file_says_that_its_weights_have_seen_the_validation_split(tiny_
     assert tuning_from(sample, {"pick": None}).pick == "last"
     assert tuning_from(sample, {"pick": "best"}).pick == "best"
     assert tuning_from(resolve(str(tiny_file)), {}).pick == "best"
+
+
+def test_neighbours_of_a_model_are_found_again_after_the_path_was_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "neighbour_of_it.py").write_text("WIDTH = 3\n")
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom neighbour_of_it import WIDTH\ndef example():\n    return torch.zeros(1, WIDTH)\n"
+        "def model():\n    return torch.nn.Linear(WIDTH, 2)\n"
+    )
+    before = list(sys.path)
+    resolve(str(tmp_path / "own.py")).model()
+    monkeypatch.setattr(sys, "path", before)
+    monkeypatch.delitem(sys.modules, "neighbour_of_it")
+    again = resolve(str(tmp_path / "own.py")).model()
+    assert isinstance(again, nn.Linear)
+    assert again.in_features == 3
