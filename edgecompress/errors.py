@@ -6,7 +6,7 @@
      ├ ModelError               2    MODEL could not be resolved, built or run
      │  ├ DataError             2    a split of the sample's data is missing or malformed
      │  └ OutOfMemory           2    memory ran out; names the layer or the stage
- ├ PlanError                2    the plan does not fit the model        (also a ValueError)
+     ├ PlanError                2    the plan does not fit the model        (also a ValueError)
      ├ FileError                2    a file cannot be read, trusted or written
      ├ BudgetError              1    no plan meets the budget; carries the nearest feasible point
      ├ TrainingError            1    training diverged

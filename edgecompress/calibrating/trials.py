@@ -239,7 +239,7 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
 
 @contextmanager
 def all_changed(model: nn.Module, trials: Sequence[Trial]) -> Iterator[None]:
-    """While this is open, layers of ``model`` have the kernels of ``trials``, one a layer."""
+    """While this is open, layers of ``model`` are changed as ``trials`` say, one a layer."""
     with ExitStack() as stack:
         for trial in trials:
             stack.enter_context(changed(model, trial))

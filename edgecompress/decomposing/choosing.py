@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgecompress.calibrating import Calibration
+from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.decomposing.refitting import refit, refit_both_ways, used_inputs
 from edgecompress.models.accepting import unwrapped
@@ -19,9 +19,6 @@ from edgecompress.progress import Progress, silent
 
 ENOUGH = 160
 """Inputs that were fitted to: with more it is not worth another run."""
-
-HELD = 64
-"""Inputs that the two are compared on, at most."""
 
 
 def refit_nearest(
@@ -45,7 +42,7 @@ def refit_nearest(
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
-    fitting, held = calibration.fitting, calibration.held(HELD)
+    fitting, held = calibration.fitting, calibration.held(MOST_HELD)
     if len(fitting[0]) == len(calibration.inputs[0]):
         return refit(dense, plan, calibration, progress=progress), True
     few = Calibration(fitting, classes=calibration.classes)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 TEXTS = (".md", ".txt", ".LICENSE")
 
+OLDEST_ONNX_RUNTIME, ONNX_RUNTIME = "1.18", "1.31.1"
+"""The first that reads what is exported (1.17 refuses version 10 of the format), and the one that bundles ran with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:

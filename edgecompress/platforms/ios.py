@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompress.manifests import Role, Runtime, Verified
-from edgecompress.platforms.base import Contents, TemplatePlatform, copy_template
+from edgecompress.platforms.base import (
+    OLDEST_ONNX_RUNTIME,
+    ONNX_RUNTIME,
+    Contents,
+    TemplatePlatform,
+    copy_template,
+)
 
 NOT_RUN = ("Xcode, the iOS SDK, a simulator or an iPhone", "decoding of images by ImageIO")
 
@@ -39,8 +45,8 @@ class Ios(TemplatePlatform):
             return Runtime(name="Core ML", minimum="iOS 16", library_bytes=0, source="a part of iOS")
         return Runtime(
             name="onnxruntime",
-            minimum="1.18",
-            tested="1.31.1",
+            minimum=OLDEST_ONNX_RUNTIME,
+            tested=ONNX_RUNTIME,
             source="onnxruntime-swift-package-manager; linked statically, what is left of its archive was not measured",
         )
 

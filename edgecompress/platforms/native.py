@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompress.manifests import Role, Runtime, Verified
-from edgecompress.platforms.base import TemplatePlatform
+from edgecompress.platforms.base import OLDEST_ONNX_RUNTIME, ONNX_RUNTIME, TemplatePlatform
 
 
 class Native(TemplatePlatform):
@@ -35,8 +35,8 @@ class Native(TemplatePlatform):
         del target, folder
         return Runtime(
             name="onnxruntime",
-            minimum="1.18",
-            tested="1.31.1",
+            minimum=OLDEST_ONNX_RUNTIME,
+            tested=ONNX_RUNTIME,
             library_bytes=25_265_040,
             source="PyPI: onnxruntime 1.31.1, libonnxruntime.so in the wheel for aarch64",
         )

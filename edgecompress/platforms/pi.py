@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompress.manifests import Runtime, Verified
-from edgecompress.platforms.base import TemplatePlatform
+from edgecompress.platforms.base import OLDEST_ONNX_RUNTIME, ONNX_RUNTIME, TemplatePlatform
 
 
 class Pi(TemplatePlatform):
@@ -28,8 +28,8 @@ class Pi(TemplatePlatform):
         del target, folder
         return Runtime(
             name="onnxruntime",
-            minimum="1.18",
-            tested="1.31.1",
+            minimum=OLDEST_ONNX_RUNTIME,
+            tested=ONNX_RUNTIME,
             library_bytes=55_916_689,
             library_bytes_compressed=21_413_526,
             source="PyPI: onnxruntime 1.31.1, wheel for aarch64, unpacked and as it is downloaded",

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompress.calibrating import Calibration
+from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
-from edgecompress.decomposing.choosing import HELD, refit_nearest
+from edgecompress.decomposing.choosing import refit_nearest
 from edgecompress.decomposing.refitting import MOST_INPUTS, refit
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget
@@ -20,14 +20,14 @@ def deep() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(24, 8)).eval()
 
 
-@pytest.mark.parametrize("count", [24, MOST_INPUTS + HELD])
+@pytest.mark.parametrize("count", [24, MOST_INPUTS + MOST_HELD])
 def test_it_is_the_one_whose_outputs_are_nearer_on_others(count: int) -> None:
     model, inputs = deep(), (torch.randn(count, 24, generator=torch.Generator().manual_seed(count)),)
     calibration = Calibration(inputs, classes=False)
     made = plan(model, inputs, Budget(0.5), multiple=2)
     few = Calibration(calibration.fitting, classes=False)
     each = [refit(model, made, few, asymmetric=way) for way in (True, False)]
-    asymmetric_apart, symmetric_apart = outputs_apart(model, each, calibration.held(HELD), classes=False)
+    asymmetric_apart, symmetric_apart = outputs_apart(model, each, calibration.held(MOST_HELD), classes=False)
     assert asymmetric_apart != symmetric_apart
     chosen, asymmetric = refit_nearest(model, made, calibration)
     assert asymmetric is (asymmetric_apart < symmetric_apart)

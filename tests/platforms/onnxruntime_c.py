@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecompress.devices.emulated.setup import apt_options
 from edgecompress.devices.emulated.spec import cache_folder
 from edgecompress.files import resource
 
@@ -63,29 +64,14 @@ def _unpack(folder: Path) -> str:
         (work / "sources" / "debian.sources").write_text(stanza + "\n")
         for command in (["update"], ["download", "libonnxruntime-dev"]):
             done = subprocess.run(
-                ["apt-get", *_options(work), *command], capture_output=True, text=True, check=False, cwd=work
+                ["apt-get", *apt_options(work, "amd64"), *command],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=work,
             )
             if done.returncode:
                 return (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
         (package,) = work.glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
     return ""
-
-
-def _options(work: Path) -> list[str]:
-    settings = {
-        "APT::Architecture": "amd64",
-        "APT::Architectures": "amd64",
-        "APT::Sandbox::User": "root",
-        "APT::Update::Error-Mode": "any",
-        "Acquire::Languages": "none",
-        "Debug::NoLocking": "true",
-        "Dir::Cache": work,
-        "Dir::Cache::archives": work / "archives",
-        "Dir::Etc::sourcelist": "/dev/null",
-        "Dir::Etc::sourceparts": work / "sources",
-        "Dir::State": work,
-        "Dir::State::lists": work / "lists",
-        "Dir::State::status": work / "status",
-    }
-    return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")] + ["-q"]

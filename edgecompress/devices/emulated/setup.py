@@ -182,8 +182,8 @@ def _unpack_packages(emulation: Emulation) -> None:
     (work / "status").touch()
     sources = work / "sources" / "debian.sources"
     sources.write_bytes((recipe_folder() / "debian.sources").read_bytes())
-    check_output(("apt-get", *_apt_options(work), "update"), timeout_s=DOWNLOAD_S)
-    download = ("env", "-C", str(work / "debs"), "apt-get", *_apt_options(work), "download")
+    check_output(("apt-get", *apt_options(work, "arm64"), "update"), timeout_s=DOWNLOAD_S)
+    download = ("env", "-C", str(work / "debs"), "apt-get", *apt_options(work, "arm64"), "download")
     check_output((*download, *recipe().debian["packages"]), timeout_s=DOWNLOAD_S)
     debs = sorted((work / "debs").glob("*.deb"))
     for deb in debs:
@@ -192,10 +192,11 @@ def _unpack_packages(emulation: Emulation) -> None:
     remove(work)
 
 
-def _apt_options(work: Path) -> list[str]:
+def apt_options(work: Path, architecture: str) -> list[str]:
+    """Those of an apt of its own in the folder ``work``: it changes nothing of the system, and checks signatures."""
     settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Get::AllowUnauthenticated": "false",
         "APT::Sandbox::User": "root",
         "APT::Update::Error-Mode": "any",
