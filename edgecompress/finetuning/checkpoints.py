@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from edgecompress.errors import first_line
 from edgecompress.files import written_aside
 from edgecompress.finetuning.workers import workers
+from edgecompress.progress import notice
 
 VERSION = 3
 DIGEST_BYTES = 32
@@ -54,9 +56,10 @@ def load(checkpoint: Path | None, key: str) -> State | None:
     try:
         written = _written(checkpoint)
         if written is None:
-            return None
+            raise ValueError("it was damaged, or another program wrote it")
         state = torch.load(io.BytesIO(written), weights_only=True, map_location=workers().device)
-    except Exception:  # a damaged file can fail in any way; the run can always start over
+    except Exception as error:  # a damaged file can fail in any way; the run can always start over
+        notice(f"{checkpoint} cannot be read ({first_line(error)}): the training starts over")
         return None
     known = isinstance(state, dict) and state.get("version") == VERSION and state.get("key") == key
     return state if known else None

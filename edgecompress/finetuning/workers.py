@@ -108,10 +108,17 @@ class Accelerated:
                 "training in several processes needs Accelerate: pip install 'edgecompress[accelerate]', or start the "
                 "command once, without torchrun"
             ) from None
-        self.accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+        # left to itself, Accelerate 1.15 does not connect processes that have no accelerator: each trains alone
+        on_cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
-        self.device: torch.device = self.accelerator.device
+        self.device: torch.device = torch.device("cpu") if on_cpu else self.accelerator.device
+        if self.count != process_count():
+            raise TrainingError(
+                f"{process_count()} processes were started, and Accelerate connected {self.count}: each would train "
+                "alone and write the same files; start the command once, without torchrun, or with ACCELERATE_USE_CPU=1"
+            )
 
     def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """In DistributedDataParallel; batch norms see the whole batch where the device can (not on CPUs)."""

@@ -77,13 +77,16 @@ def test_an_interrupted_run_resumes_to_the_same_weights(sample: Sample, tmp_path
     assert resumed.history == whole.history
 
 
-def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(sample: Sample, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(
+    sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start, checkpoint = sample.model(), tmp_path / "checkpoint.pt"
     interrupted(start, sample, SETTINGS, checkpoint, epoch=2)
     other = replace(SETTINGS, lr=0.02)
     assert same(finetune(start, sample, other, checkpoint=checkpoint).model, finetune(start, sample, other).model)
     checkpoint.write_bytes(b"not a checkpoint")
     assert finetune(start, sample, SETTINGS, checkpoint=checkpoint).best_score > 90
+    assert "checkpoint.pt cannot be read" in capsys.readouterr().err
 
 
 def test_the_best_epoch_is_kept_even_if_it_is_the_start(sample: Sample) -> None:

@@ -10,9 +10,13 @@ import sys
 import time
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from edgecompress.errors import TrainingError
+from edgecompress.finetuning.workers import Accelerated
 from tests.processes import ROOT, command
 
 MODEL = dedent(
@@ -119,3 +123,12 @@ def test_two_processes_train_as_one_although_one_is_killed_and_all_start_again(
     files = {path.name for path in folder.iterdir()}
     assert {"plan.json", "model.json", "model.safetensors"} <= files
     assert not any(name.endswith((".pt", ".partial")) for name in files)
+
+
+def test_processes_that_accelerate_does_not_connect_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its version 1.15 does on a machine without an accelerator: each would be the first and write the files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_options: alone)
+    with pytest.raises(TrainingError, match="2 processes were started, and Accelerate connected 1"):
+        Accelerated()
