@@ -260,11 +260,12 @@ def quick(times):
 
 def without_overhead(times, total):
     """Times less one amount for each, so that they add up to ``total`` at most; none below nothing."""
-    left, total = sorted(times), max(0.0, total)
-    overhead = 0.0
-    while left and sum(left) - len(left) * overhead > total + 1e-12:
-        overhead = (sum(left) - total) / len(left)
-        left = [time for time in left if time > overhead]
+    left, above, overhead = sorted(times, reverse=True), sum(times) - max(0.0, total), 0.0
+    while left and above > 0:
+        overhead = above / len(left)
+        if left[-1] > overhead:
+            break
+        above -= left.pop()
     return [max(0.0, time - overhead) for time in times]
 
 

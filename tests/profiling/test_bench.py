@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -114,3 +115,12 @@ def test_what_a_profiler_adds_to_each_operator_is_found(
     assert sum(cut) == pytest.approx(max(0.0, sum(times) - outside), abs=1e-6)
     assert all(0 <= after <= before for before, after in zip(times, cut, strict=True))
     assert bench.without_overhead(times, sum(times) + outside) == pytest.approx(times)
+
+
+def test_what_a_profiler_adds_is_found_also_where_operators_take_seconds(bench: ModuleType) -> None:
+    """There the last digit of a sum is more than any fixed tolerance."""
+    for seed in range(600):
+        generator = random.Random(seed)
+        times = [10_000 * generator.random() ** 3 for _ in range(60)]
+        total = sum(times) * generator.uniform(0.5, 0.99)
+        assert sum(bench.without_overhead(times, total)) == pytest.approx(total)
