@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 import gc
-import runpy
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.forks import forked
+from tests.warm_bench import address, run_bench
 
 if TYPE_CHECKING:
     from edgecompress.devices.commands import Finished
@@ -77,6 +75,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     from edgecompress.devices import local
     from edgecompress.profiling import bench
 
+    address()
     arguments, fewer = bench.arguments, ["--loads", "3", "--warmup-seconds", "0.2"]
     patch.setattr(bench, "COLD_STARTS", 1)
     patch.setattr(bench, "arguments", lambda effort, kind: [*arguments(effort, kind), *fewer])
@@ -93,20 +92,13 @@ def _in_forks(run_command: Callable[..., Finished]) -> Callable[..., Finished]:
             return run_command(device, argv, timeout_s=timeout_s, **more)
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            code = forked(functools.partial(_measure, argv[1:]), out, err, timeout_s)
+            code = run_bench(list(argv[1:]), out, err, timeout_s)
+            problem = err.read_text()
             assert code is not None, f"took more than {timeout_s} s: {argv}"
-            return Finished(out.read_text(), err.read_text(), code)
+            assert not problem.startswith("Timeout"), problem
+            return Finished(out.read_text(), problem, code)
 
     return run
-
-
-def _measure(argv: Sequence[str]) -> None:
-    """In the child: the bench script."""
-    warnings.resetwarnings()
-    sys.argv = list(argv)
-    script = runpy.run_path(argv[0])
-    script["main"].__globals__["BLOCK_MS"] = 5.0
-    script["main"]()
 
 
 def collect_garbage_rarely() -> None:
