@@ -12,7 +12,8 @@
      ├ TrainingError            1    training diverged
      ├ ExportError              1    the exporter refused; ``__cause__`` kept
      │  ├ BatchError            1    the file holds for one batch size only
-     │  └ ParityError           1    exported numbers differ from PyTorch's
+     │  ├ ParityError           1    exported numbers differ from PyTorch's
+     │  └ NotExportable         2    refused before any work (also a ModelError)
      ├ DeviceError              4    unreachable, or a command failed there
      └ MissingExtra             3    an optional dependency is not installed (also an ImportError)
     any other exception        70    a defect of this package
@@ -103,6 +104,10 @@ class BatchError(ExportError):
         super().__init__(message)
         self.batch = batch
         self.fact = fact
+
+
+class NotExportable(ModelError, ExportError):  # noqa: N818 - reads better at the raise
+    """The model cannot be exported, which was found before any work; names the line of the user's code."""
 
 
 class ParityError(ExportError):
@@ -197,6 +202,24 @@ def user_line(error: BaseException) -> tuple[Path, int] | None:
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename), error.lineno or 0
     return next((place for place in reversed(list(_frames(error))) if not is_installed(place[0])), None)
+
+
+QUOTED = re.compile(r'File "([^"]+)", line (\d+)')
+"""A line of code in the text of a message, as PyTorch's tracers put it there."""
+
+
+def culprit(error: BaseException) -> str:
+    """The user's line that an error, or one that it came from, was raised at or is about: `` (at net.py:12)``."""
+    seen: set[int] = set()
+    lines: list[tuple[Path, int]] = []
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        quoted = [(Path(file), int(line)) for file, line in QUOTED.findall(str(current))]
+        lines += [place for place in quoted if not is_installed(place[0])][-1:]
+        lines += [place] if (place := user_line(current)) else []
+        current = current.__cause__ or current.__context__
+    return f" (at {lines[-1][0].name}:{lines[-1][1]})" if lines else ""
 
 
 def is_installed(file: Path) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-import torch.fx
 from torch import nn
 
 from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
-from edgecompress.errors import BatchError, DataError, ExportError, FileError
+from edgecompress.errors import BatchError, DataError, FileError
 from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal, outcomes_of, without_extras
@@ -22,7 +22,7 @@ from edgecompress.exporting.score_checks import approximation, check_score
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import PARITY_BATCHES
 from edgecompress.files import folder_made, make_folder, reason, remove, several_aside, sha256, size_of
-from edgecompress.models import Sample, copied
+from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs
 from edgecompress.progress import Progress, silent
 from edgecompress.replacing import check_export, is_log
@@ -31,7 +31,8 @@ from edgecompress.scoring import split_score
 from edgecompress.settings import ExportOptions, Precision, Replaces
 from edgecompress.split_scores import SplitScore
 from edgecompress.targets import Job, Target, target_named
-from edgecompress.targets.programs import trace
+from edgecompress.targets.probing import probe as probe_target
+from edgecompress.targets.shared import Traces
 
 __all__ = [
     "DEFAULT_EXPORT",
@@ -39,7 +40,6 @@ __all__ = [
     "Exporter",
     "Outcome",
     "check_exportable",
-    "check_traceable",
     "export",
     "export_each",
     "exporter_of",
@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 GOLDEN_BATCH = 3
+Done = TypeVar("Done")
 
 
 def export(
@@ -110,19 +111,27 @@ class Exporter:
 
     def export(self, target: Target, progress: Progress = silent) -> Artifact:
         """Write the target's file, with its facts and golden pair beside it; raises what :func:`export` does."""
+        made, batch = self._at_a_batch(target, lambda size: self._exported(target, size, progress))
+        if made.score and made.score.pair:
+            self.known_score = made.score.pair[0]
+        return _noted(made, f"takes batches of {batch.size} only: {batch.why}") if batch.size is not None else made
+
+    def probe(self, target: Target) -> None:
+        """Take the first step of an export, which :meth:`export` then need not; raises what it does."""
+        self._at_a_batch(target, lambda size: probe_target(target, self.jobs.job(target, size, None)))
+
+    def _at_a_batch(self, target: Target, work: Callable[[int | None], Done]) -> tuple[Done, Batch]:
+        """What ``work`` gives for batches of any size, or for the one size that can be had."""
         refuse_impossible(target, self.jobs.options)
         batch = self.jobs.batch()
         refuse_impossible(target, replace(self.jobs.options, batch=batch.size))
         try:
-            made = self._exported(target, batch.size, progress)
+            return work(batch.size), batch
         except BatchError as error:
             if batch.size is not None:
                 raise
             batch = Batch(error.batch, error.fact)
-            made = self._exported(target, batch.size, progress)
-        if made.score and made.score.pair:
-            self.known_score = made.score.pair[0]
-        return _noted(made, f"takes batches of {batch.size} only: {batch.why}") if batch.size is not None else made
+            return work(batch.size), batch
 
     def _exported(self, target: Target, size: int | None, progress: Progress) -> Artifact:
         """The file for any batch size, or for one."""
@@ -153,9 +162,10 @@ def exporter_of(
     options: ExportOptions = DEFAULT_EXPORT,
     known_score: SplitScore | None = None,
     dense_score: SplitScore | None = None,
+    traces: Traces | None = None,
 ) -> Iterator[Exporter]:
-    """An exporter for the time being; arguments as of :func:`export`."""
-    with folder_made(folder), jobs_of(model, sample, options) as jobs:
+    """An exporter for the time being; arguments as of :func:`export`, and what was traced of the model before."""
+    with folder_made(folder), jobs_of(model, sample, options, traces) as jobs:
         yield Exporter(jobs, folder, stem, known_score, dense_score)
 
 
@@ -164,29 +174,6 @@ def _noted(artifact: Artifact, notice: str) -> Artifact:
     noted = replace(artifact, notices=(*artifact.notices, notice))
     noted.save()
     return noted
-
-
-def check_traceable(model: nn.Module, inputs: Inputs, name: str) -> None:
-    """Prove that PyTorch can trace ``model``, as every target asks: what it computes must not depend on values.
-
-    What ``torch.fx`` traces symbolically, in no time, does not.
-
-    Raises:
-        ExportError: with the first thing that cannot be traced.
-    """
-    try:
-        torch.fx.symbolic_trace(copied(model))
-    except Exception:  # much of what torch.fx cannot trace is traced by torch.export
-        _check_exported(model, inputs, name)
-
-
-def _check_exported(model: nn.Module, inputs: Inputs, name: str) -> None:
-    try:
-        trace(copied(model).eval(), tuple(tensor.contiguous() for tensor in inputs))
-    except ExportError as error:
-        raise ExportError(
-            f"{name}: {error}; where its code chooses by values, use torch.where or torch.cond"
-        ) from error
 
 
 def export_each(

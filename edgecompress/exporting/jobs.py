@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
@@ -23,7 +22,7 @@ from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
 from edgecompress.targets.half_precision import beyond_half
 from edgecompress.targets.mixed_precision import KeepFloat
-from edgecompress.targets.shared import Shared
+from edgecompress.targets.shared import Traces
 
 MOST_NAMED = 4
 """Operators that are named of those beyond half precision."""
@@ -44,17 +43,16 @@ class Batch:
 class Jobs:
     """One model as the jobs of several targets; what those have in common is made once, when it is first needed.
 
-    ``model`` is what files are compared with; ``folder`` is for files that targets share.
+    ``model`` is what files are compared with; ``traces`` is what targets share.
     """
 
     model: nn.Module
     sample: Sample
     options: ExportOptions
-    folder: Path
+    traces: Traces
     _prepared: tuple[nn.Module, list[str]] | None = None
     _calibrated: tuple[nn.Module, Inputs] | None = None
     _batch: Batch | None = None
-    _shared: dict[int | None, Shared] = field(default_factory=dict)
 
     @property
     def left_out(self) -> list[str]:
@@ -82,7 +80,7 @@ class Jobs:
         model = copied(self._ready()[0])  # a converter may leave something in the one it traces
         job = Job(
             model, self.sample.inputs, self.sample.plan, options.precision, channels_last=options.channels_last,
-            log=log, batch=size, shared=self._shared_at(size),
+            log=log, batch=size, shared=self.traces.at(size),
         )  # fmt: skip
         if options.precision == "int8":
             model, inputs = self._ranged()
@@ -102,23 +100,19 @@ class Jobs:
             self._calibrated = equalized(model, inputs) if self.options.equalize else model, inputs
         return self._calibrated
 
-    def _shared_at(self, size: int | None) -> Shared:
-        if size not in self._shared:
-            folder = self.folder / f"batch-{size or 'any'}"
-            folder.mkdir()
-            self._shared[size] = Shared(folder)
-        return self._shared[size]
-
 
 @contextmanager
-def jobs_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Iterator[Jobs]:
-    """The jobs of a model, with a folder for what they share.
+def jobs_of(model: nn.Module, sample: Sample, options: ExportOptions, traces: Traces | None = None) -> Iterator[Jobs]:
+    """The jobs of a model; ``traces`` is what was traced of it before, and what is traced now.
 
     Raises:
         ModelError: the model is none that can be exported.
     """
-    with TemporaryDirectory() as folder:
-        yield Jobs(copied(accepted(model, sample.name)).eval(), sample, options, Path(folder))
+    own = Traces()
+    try:
+        yield Jobs(copied(accepted(model, sample.name)).eval(), sample, options, traces or own)
+    finally:
+        own.close()
 
 
 def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch:

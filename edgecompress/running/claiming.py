@@ -146,7 +146,7 @@ def claim(folder: Path, model: Owner) -> None:
         write_json(make_folder(file.parent) / file.name, document)
 
 
-CHECKS = ("budget", "trace")
+CHECKS = ("budget", "trace", "probe")
 """Stages that only remember that something was checked."""
 
 

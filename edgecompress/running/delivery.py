@@ -15,6 +15,7 @@ from edgecompress.manifests import VERSION as MANIFEST_VERSION
 from edgecompress.profiling import measure
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME, Report, write_report
 from edgecompress.running.claiming import COMPARISON_FILE, bundle_name
+from edgecompress.running.options import Options
 from edgecompress.running.pipeline import SCORES, STEMS, Pipeline, renamed
 from edgecompress.running.resuming import Done
 from edgecompress.settings import Effort
@@ -33,7 +34,8 @@ def export_files(pipeline: Pipeline, role: str, dense: Done, upstream: Done) -> 
 
     def work() -> Json:
         known, theirs = (SplitScore.from_json(done.result.get("scored")) for done in (upstream, dense))
-        with _exporter(pipeline, role, known, theirs) as exporter:
+        made = dense_exporter if role == "dense" else _compressed_exporter
+        with made(pipeline, known, theirs) as exporter:
             return _all_exported(pipeline, role, exporter)
 
     written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
@@ -41,17 +43,34 @@ def export_files(pipeline: Pipeline, role: str, dense: Done, upstream: Done) -> 
     return pipeline.stages.do(f"export_{role}", [upstream.key, pipeline.options.targets], work, tuple(written))
 
 
-def _exporter(
-    pipeline: Pipeline, role: str, known: SplitScore | None, dense: SplitScore | None
+def dense_exporter(
+    pipeline: Pipeline, known: SplitScore | None = None, dense: SplitScore | None = None
 ) -> AbstractContextManager[Exporter]:
-    sample = pipeline.sample if role == "dense" else rebuilt(pipeline.sample, pipeline.folder)
-    options = ExportOptions(replaces="anything" if pipeline.force else "ours")
-    return exporter_of(sample.model(), sample, pipeline.folder, STEMS[role], options, known, dense)
+    """An exporter of the model as given, with what was traced of it so far."""
+    sample, options = pipeline.sample, _options(pipeline)
+    model, traces = pipeline.dense_model, pipeline.traces
+    return exporter_of(model, sample, pipeline.folder, STEMS["dense"], options, known, dense, traces)
+
+
+def _compressed_exporter(
+    pipeline: Pipeline, known: SplitScore | None, dense: SplitScore | None
+) -> AbstractContextManager[Exporter]:
+    sample, options = rebuilt(pipeline.sample, pipeline.folder), _options(pipeline)
+    return exporter_of(sample.model(), sample, pipeline.folder, STEMS["compressed"], options, known, dense)
+
+
+def _options(pipeline: Pipeline) -> ExportOptions:
+    return ExportOptions(replaces="anything" if pipeline.force else "ours")
+
+
+def needed_targets(options: Options) -> list[str]:
+    """Those without whose file a run fails, in the order of the options: the one that is measured, those of bundles."""
+    needed = {options.targets[0], *(bundled_target(options.targets, platform) for platform in options.platforms)}
+    return [target for target in options.targets if target in needed]
 
 
 def _all_exported(pipeline: Pipeline, role: str, exporter: Exporter) -> Json:
-    targets = pipeline.options.targets
-    needed = {targets[0], *(bundled_target(targets, platform) for platform in pipeline.options.platforms)}
+    targets, needed = pipeline.options.targets, needed_targets(pipeline.options)
     made: Json = {}
     errors: list[ExportError] = []
     for target in targets:

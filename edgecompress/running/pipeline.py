@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from edgecompress.running.resuming import Stages, key_of
 from edgecompress.scoring import split_score
 from edgecompress.sources import code_digest
 from edgecompress.targets import target_named
+from edgecompress.targets.shared import Traces
 
 SCORES = ("accuracy", "scored")
 """Keys in the result of a stage that scores: the score, and what it takes to pair it with another."""
@@ -52,6 +53,7 @@ class Pipeline:
         options: what the stages are to do.
         progress: listens to long work.
         force: files and results of others in the folder are replaced.
+        traces: what was traced of the dense model so far.
     """
 
     sample: Sample
@@ -59,6 +61,7 @@ class Pipeline:
     options: Options
     progress: Progress = silent
     force: bool = False
+    traces: Traces = field(default_factory=Traces, repr=False, compare=False)
 
     @property
     def stages(self) -> Stages:

@@ -12,13 +12,15 @@ from edgecompress.decomposing import check_plan, refuse_noticed, replaced, uses_
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.devices import device_named
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
-from edgecompress.exporting import check_exportable, check_traceable, file_name
+from edgecompress.exporting import check_exportable, file_name
+from edgecompress.exporting.probing import check_traceable, refusing_before_work
 from edgecompress.files import Json
 from edgecompress.finetuning.workers import shared
 from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
 from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
+from edgecompress.running.delivery import dense_exporter, needed_targets
 from edgecompress.running.keys import options_key
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
@@ -38,6 +40,7 @@ def check(pipeline: Pipeline, *, exports: bool = False) -> None:
     Raises:
         FileError: the output folder is the model's own, or has results of another model or foreign files.
         PlanError, ExportError, DeviceError, DataError: the given plan, a target, the device or the data do not fit.
+        NotExportable: the model cannot be exported.
         BudgetError: no plan can meet the budget.
     """
     _refuse_inputs(pipeline)
@@ -51,8 +54,7 @@ def check(pipeline: Pipeline, *, exports: bool = False) -> None:
     shared(lambda: _claim(pipeline, exports=exports))
     if _makes_plan(pipeline.options):
         pipeline.stages.do("budget", _budget_key(pipeline), dict)
-    if exports:
-        _check_traceable(pipeline)
+    _probe(pipeline, exports=exports)
 
 
 def _refuse_inputs(pipeline: Pipeline) -> None:
@@ -169,11 +171,22 @@ def _check_files(folder: Path, sample: Sample, targets: tuple[str, ...], replace
             check_exportable(folder / file_name(target, stem), target, sample, replaces)
 
 
-def _check_traceable(pipeline: Pipeline) -> None:
-    """PyTorch can trace the model, which is remembered."""
+def _probe(pipeline: Pipeline, *, exports: bool) -> None:
+    """The dense model can be exported, which is remembered; what was traced for that serves its export."""
+    targets = needed_targets(pipeline.options) if exports else []
 
     def work() -> Json:
-        check_traceable(pipeline.dense_model, pipeline.sample.inputs, pipeline.sample.name)
+        if exports:
+            _probe_targets(pipeline, targets)
+        else:
+            check_traceable(pipeline.dense_model, pipeline.sample.inputs, pipeline.sample.name)
         return {}
 
-    pipeline.stages.do("trace", [pipeline.dense_key], work)
+    pipeline.stages.do("probe", [pipeline.dense_key, *targets], work)
+
+
+def _probe_targets(pipeline: Pipeline, targets: list[str]) -> None:
+    with refusing_before_work(pipeline.sample.name), dense_exporter(pipeline) as exporter:
+        for target in targets:
+            pipeline.progress(f"probe the export to {target}", 0, 1, "")
+            exporter.probe(target_named(target))

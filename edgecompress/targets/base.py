@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from edgecompress.artifacts import Arrays, TensorSpec
 from edgecompress.files import Json
@@ -24,6 +24,9 @@ Run = Callable[[Arrays], Arrays]
 
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+MadeFrom = Literal["onnx", "program"]
+"""What a file is made from: the checked .onnx, or PyTorch's program."""
 
 NCHW, NHWC = "NCHW", "NHWC"
 """Layouts of an image input: as in PyTorch, and with the channels last."""
@@ -86,6 +89,10 @@ class Target(Protocol):
     @property
     def batch(self) -> int | None:
         """The one batch size its files take; None: any."""
+
+    @property
+    def made_from(self) -> MadeFrom:
+        """What its files are made from, which can be made before."""
 
     @property
     def one_at_a_time(self) -> bool:

@@ -118,7 +118,7 @@ def convert_program(converter: Converter, job: Job, path: Path) -> Json:
         ExportError: PyTorch cannot trace the model; or as of :func:`convert_onnx`.
     """
     with naming(converter.name):
-        program = _traced(job)
+        program = program_of(job)
 
     import torch
 
@@ -129,7 +129,12 @@ def convert_program(converter: Converter, job: Job, path: Path) -> Json:
     return _with_notices(converter, facts, products_of(program))
 
 
-def _traced(job: Job) -> torch.export.ExportedProgram:
+def program_of(job: Job) -> torch.export.ExportedProgram:
+    """PyTorch's program of a job's model, traced once for all that share it.
+
+    Raises:
+        ExportError: PyTorch cannot trace the model.
+    """
     from edgecompress.models.datasets import of_batch
     from edgecompress.targets.programs import trace
 

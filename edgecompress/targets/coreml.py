@@ -12,7 +12,7 @@ from edgecompress.artifacts import TensorSpec
 from edgecompress.errors import ExportError, FileError, first_line
 from edgecompress.files import Json
 from edgecompress.settings import Precision
-from edgecompress.targets.base import Job, Run
+from edgecompress.targets.base import Job, MadeFrom, Run
 from edgecompress.targets.child_converter import ConversionJob, convert_program, require
 from edgecompress.targets.runtime_files import SingleFile
 from edgecompress.targets.runtimes import hushed
@@ -32,6 +32,7 @@ class CoreML(SingleFile):
     needs: dict[str, str] = field(default_factory=lambda: {"coremltools": "9.0"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     batch: int | None = 1
+    made_from: MadeFrom = "program"
 
     @property
     def runs_here(self) -> bool:  # type: ignore[override]

@@ -12,7 +12,7 @@ import torch
 
 from edgecompress.files import Json
 from edgecompress.settings import Precision
-from edgecompress.targets.base import Job
+from edgecompress.targets.base import Job, MadeFrom
 from edgecompress.targets.child_converter import ConversionJob, convert_program, require
 from edgecompress.targets.mixed_precision import WATCHED, float_facts, float_operators
 from edgecompress.targets.products import is_product
@@ -31,6 +31,7 @@ class ExecuTorch(RuntimeFile):
     needs: dict[str, str] = field(default_factory=lambda: {"executorch": "1.5.1"})
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     batch: int | None = 1
+    made_from: MadeFrom = "program"
     may_crash: bool = True
 
     def export(self, job: Job, path: Path) -> Json:

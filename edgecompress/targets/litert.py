@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgecompress.errors import ExportError
 from edgecompress.files import Json
 from edgecompress.settings import Precision
-from edgecompress.targets.base import NCHW, NHWC, Job, in_layout
+from edgecompress.targets.base import NCHW, NHWC, Job, MadeFrom, in_layout
 from edgecompress.targets.child_converter import ConversionJob, convert_program, require
 from edgecompress.targets.mixed_precision import (
     WATCHED,
@@ -62,6 +62,7 @@ class LiteRT(RuntimeFile):
     needs: dict[str, str] = field(default_factory=lambda: {"litert-torch": "0.10.0", "ai-edge-litert": "2.3.0"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = 1
+    made_from: MadeFrom = "program"
     layouts: tuple[str, ...] = (NCHW, NHWC)
     may_crash: bool = True
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.targets import runtimes
-from edgecompress.targets.base import NCHW, Run
+from edgecompress.targets.base import NCHW, MadeFrom, Run
 
 
 class SingleFile:
     """What is so of a target unless it says otherwise: one file for any batch, NCHW alone, proved in this process."""
 
+    made_from: MadeFrom = "onnx"
     one_at_a_time: bool = False
     layouts: tuple[str, ...] = (NCHW,)
     mixes_halves: bool = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,3 +42,27 @@ class Shared:
                 raise
         made: Made = self.made[name]
         return made
+
+
+class Traces:
+    """What was traced of one model, by batch size; its files are there for as long as this is."""
+
+    def __init__(self) -> None:
+        self._made: dict[int | None, Shared] = {}
+        self._close: Callable[[], object] = lambda: None
+
+    def at(self, batch: int | None) -> Shared:
+        """Of batches of that size; None: of any."""
+        if not self._made:
+            self._folder = Path(tempfile.mkdtemp(prefix="edgecompress-"))
+            self._close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        if batch not in self._made:
+            folder = self._folder / f"batch-{batch or 'any'}"
+            folder.mkdir()
+            self._made[batch] = Shared(folder)
+        return self._made[batch]
+
+    def close(self) -> None:
+        """Forget all of it, and remove the files."""
+        self._made.clear()
+        self._close()

@@ -16,12 +16,13 @@ from edgecompress.calibrating import Calibration
 from edgecompress.costs import cost
 from edgecompress.decomposing import decompose
 from edgecompress.decomposing.refitting import refit
-from edgecompress.errors import BudgetError, ExportError, ModelError, PlanError
-from edgecompress.exporting import check_traceable, export
+from edgecompress.errors import BudgetError, ModelError, NotExportable, PlanError
+from edgecompress.exporting import export
+from edgecompress.exporting.probing import check_traceable
 from edgecompress.models import Sample
 from edgecompress.models.accepting import unwrapped
 from edgecompress.planning import Scope, plan
-from edgecompress.running import run
+from edgecompress.running import compress, run
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import Pipeline
 from edgecompress.running.preflight import check
@@ -232,9 +233,12 @@ def test_a_model_that_chooses_by_values_is_refused_before_it_is_compressed(tmp_p
     net = Net(by_values, b=nn.Linear(16, 16), c=nn.Linear(16, 16)).eval()
     sample = sample_of(lambda: net)
     options = Options(Budget(0.9), Scope(multiple=1), tuning=FineTuning(epochs=0))
-    with pytest.raises(ExportError, match=r"mine: PyTorch cannot trace the model.*where its code chooses by values"):
-        run(sample, tmp_path / "out", options)
-    assert not (tmp_path / "out" / "plan.json").exists()
+    for stages in (run, compress):
+        said = r"mine: .*PyTorch.*data-dependent.* \(at test_accepting\.py:\d+\); where its code chooses by values"
+        with pytest.raises(NotExportable, match=said) as raised:
+            stages(sample, tmp_path / "out", options)
+        assert raised.value.exit_code == 2
+        assert not (tmp_path / "out" / "plan.json").exists()
 
 
 def test_what_only_torch_export_traces_is_taken():

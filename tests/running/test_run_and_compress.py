@@ -22,6 +22,7 @@ from edgecompress.running.options import Options
 from edgecompress.running.resuming import key_of
 from edgecompress.selectors import SELECTORS, Budget
 from edgecompress.settings import DeviceOptions, FineTuning, Storage
+from edgecompress.targets.onnx import Onnx
 
 QUICK = {"tuning": FineTuning(epochs=0), "calibrate": 0}
 
@@ -138,16 +139,19 @@ def test_a_refused_run_takes_its_claim_back(tiny_file: Path, tmp_path: Path, mon
     def refuse(*_: object) -> None:
         raise ExportError("no way to trace it")
 
-    monkeypatch.setattr("edgecompress.running.preflight.check_traceable", refuse)
+    monkeypatch.setattr("edgecompress.exporting.Exporter.probe", refuse)
     with pytest.raises(ExportError, match="no way"):
         ec.run(tiny_file, out, selector=Budget(0.6), **QUICK)
     assert {entry.name for entry in out.iterdir()} <= {"notes.txt", LOCK}
 
 
 @pytest.mark.usefixtures("brief_measuring")
-def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_line_of_python_does_all_of_it(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, trace = [], Onnx._traced
+    monkeypatch.setattr(Onnx, "_traced", lambda *given: traced.append(given) or trace(*given))
     report = ec.run(tiny_file, tmp_path / "out", selector=Budget(0.6), seconds=0.02, threads=(1,), **QUICK)
     assert [file.path for file in report.artifacts] == ["dense.onnx", "model.onnx"]
+    assert len(traced) == 2, "each model is traced once: the dense one before all work"
     assert report == read_report(tmp_path / "out")
     assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == render_html(report)
 

@@ -68,7 +68,7 @@ class Onnx(SingleFile):
         _refuse_large(model)
         if coded and job.precision != "fp32":
             raise ExportError(f"a stored model is written as its codes, not as {job.precision}")
-        graph, smaller = self._checked(model, job)
+        graph, smaller = self.graph_of(model, job)
         operators = Counter(node.op_type for node in graph.graph.node)
         codes = self._with_codes(graph, coded) if coded else {}
         made, floats = _in_precision(graph, job)
@@ -83,8 +83,12 @@ class Onnx(SingleFile):
             **floats,
         }
 
-    def _checked(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
-        """The checked graph in full precision, and whether it was simplified; traced once for all that share it."""
+    def graph_of(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
+        """The checked graph in full precision, and whether it was simplified; traced once for all that share it.
+
+        Raises:
+            ExportError: PyTorch's exporter refused the model, or the graph is not what it should be.
+        """
         import onnx
 
         if job.shared is None:
