@@ -13,6 +13,9 @@ from torch.nn.utils import parametrize
 from edgecompress.decompositions.base import decomposable
 from edgecompress.errors import PlanError
 
+WHY_NOT = "why_not_adapted"
+"""The attribute of a module that an adapter refused: its reason, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -39,7 +42,7 @@ def weighted_layers(model: nn.Module) -> tuple[Found, ...]:
 
 def _read_directly(module: nn.Module) -> Iterator[nn.Module]:
     """Layers whose weight a fused implementation of PyTorch reads itself, past their ``forward``."""
-    if isinstance(module, nn.TransformerEncoderLayer):
+    if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.self_attn, nn.MultiheadAttention):
         yield from (module.linear1, module.linear2)
 
 
@@ -52,7 +55,7 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
         )
     support = decomposable(layer)
     if not support:
-        return support.reason
+        return str(vars(layer).get(WHY_NOT, support.reason))
     if modules[id(layer)] > 1:
         return "tied: the same layer is registered under several names"
     if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):

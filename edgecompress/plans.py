@@ -189,6 +189,7 @@ class CompressionPlan:
         rejected: the methods that were not chosen, each with what it would have done.
         rehearsed: was the model seen to run with stand-ins for ``layers``?
         outlook: what this budget and larger ones were predicted to cost; empty where that is not known.
+        adapters: those that rewrote the model before it was planned; its layers are then called as they made them.
     """
 
     model: str = ""
@@ -199,6 +200,7 @@ class CompressionPlan:
     rejected: tuple[Alternative, ...] = ()
     rehearsed: bool = False
     outlook: Outlook = ()
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Costs without bytes, which depend on how weights are stored."""
@@ -218,6 +220,7 @@ class CompressionPlan:
             "rivals": [other.to_json() for other in self.rejected],
             **({"rehearsed": True} if self.rehearsed else {}),
             **({"outlook": [list(one) for one in self.outlook]} if self.outlook else {}),
+            **({"adapters": list(self.adapters)} if self.adapters else {}),
         }
 
     @classmethod
@@ -242,6 +245,7 @@ class CompressionPlan:
             rejected=tuple(Alternative.from_json(other) for other in document["rivals"]),
             rehearsed=document.get("rehearsed") is True,
             outlook=tuple((_finite(keep), _finite(loss)) for keep, loss in document.get("outlook", ())),
+            adapters=tuple(map(str, document.get("adapters", ()))),
         )
 
     def save(self, path: Path) -> None:

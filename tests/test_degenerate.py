@@ -166,6 +166,9 @@ def test_a_group_of_zeros_has_factors_of_zeros():
         assert all(factor.isfinite().all() for factor in factors)
 
 
+NEVER_RUN = "does not run on the example input"
+
+
 @pytest.mark.parametrize("dropped", [False, True], ids=["no spare layer", "a layer whose output is dropped"])
 def test_a_layer_that_does_not_reach_the_output_leaves_the_losses_of_the_others(dropped):
     def run(net, x):
@@ -177,13 +180,12 @@ def test_a_layer_that_does_not_reach_the_output_leaves_the_losses_of_the_others(
     torch.manual_seed(0)
     net = Net(run, a=nn.Linear(32, 64), spare=nn.Linear(64, 64), b=nn.Linear(64, 32)).eval()
     x = torch.randn(128, 32)
-    made = plan(net, (x[:2],), Budget(0.7, "params"), multiple=4, calibration=Calibration((x,), classes=False))
+    made = plan(net, (x[:2],), Budget(0.9, "params"), multiple=4, calibration=Calibration((x,), classes=False))
     losses = {layer.name: layer.loss for layer in made.layers}
-    assert all(losses[name] > 0 for name in losses.keys() - {"spare"})
-    if dropped:
-        spare = next(layer for layer in made.layers if layer.name == "spare")
-        assert (spare.ranks, spare.loss) == ((4,), 0.0)
-        assert "reaches the model's output" in spare.note
+    assert losses
+    assert all(losses[name] > 0 for name in losses)
+    reasons = {skip.name: skip.reason for skip in made.skipped}
+    assert reasons["spare"] == ("its output reaches no output of the model" if dropped else NEVER_RUN)
 
 
 def test_a_whole_number_beside_the_scores_does_not_take_their_losses():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgecompress.advising import Int8, Reach
     from edgecompress.models import Sample
 
-TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "platforms", "samples")
+TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "adapters", "platforms", "samples")
 """What there is to choose from; all but the samples can be added to."""
 
 
@@ -117,6 +117,7 @@ def _samples() -> dict[str, dict[str, Any]]:
 
 
 def _table(what: str) -> dict[str, dict[str, Any]]:
+    from edgecompress.adapters import ADAPTERS
     from edgecompress.cli.doctor import found_of
     from edgecompress.codecs import CODECS
     from edgecompress.decompositions import DECOMPOSITIONS
@@ -135,6 +136,7 @@ def _table(what: str) -> dict[str, dict[str, Any]]:
         "targets": (TARGETS,),
         "devices": (DEVICES,),
         "sources": (SOURCES,),
+        "adapters": (ADAPTERS,),
         "platforms": (PLATFORMS,),
     }
     entries = {name: {"summary": line} for table in tables[what] for name, line in table.facts("summary").items()}

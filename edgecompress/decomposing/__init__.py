@@ -25,7 +25,7 @@ from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import PlanError, first_line
 from edgecompress.layers import put, refuse_unusable, weighted_layers
 from edgecompress.models import copied
-from edgecompress.models.accepting import unwrapped
+from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
@@ -50,7 +50,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
     Raises:
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
     """
-    model = unwrapped(model)
+    model = adapted(model, plan.adapters)
     check_plan(model, plan)
     if fill and not plan.rehearsed:
         refuse_noticed(noticed_by_trace(model, replaced(plan)))
@@ -72,7 +72,7 @@ def check_plan(model: nn.Module, plan: CompressionPlan) -> None:
     Raises:
         PlanError: the first thing that does not fit.
     """
-    found = {item.name: item for item in weighted_layers(unwrapped(model))}
+    found = {item.name: item for item in weighted_layers(adapted(model, plan.adapters))}
     named = [layer.name for layer in plan.layers] + [skip.name for skip in plan.skipped]
     _refuse_twice(named)
     missing = [name for name in named if name not in found]
@@ -288,6 +288,7 @@ def merge_back(
     Raises:
         PlanError: a pattern matches no decomposed layer.
     """
+    dense = adapted(dense, plan.adapters)
     chains = [layer.name for layer in plan.layers if layer.method in DECOMPOSITIONS]
     names = matching(chains, patterns, "decomposed layer")
     changed = copied(model)

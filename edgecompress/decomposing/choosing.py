@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.decomposing.refitting import refit, refit_both_ways, used_inputs
-from edgecompress.models.accepting import unwrapped
+from edgecompress.models.adapting import adapted
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
 
@@ -47,7 +47,7 @@ def refit_nearest(
         return refit(dense, plan, calibration, progress=progress), True
     few = Calibration(fitting, classes=calibration.classes)
     models = refit_both_ways(dense, plan, few, progress=progress)
-    dense = unwrapped(dense)
+    dense = adapted(dense, plan.adapters)
     asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)
     nearer = not symmetric < asymmetric
     if len(fitting[0]) >= min(ENOUGH, len(used_inputs(dense, calibration)[0])):

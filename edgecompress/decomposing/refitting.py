@@ -39,6 +39,7 @@ from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
 from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.accepting import unwrapped
+from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs, first, in_parts
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
@@ -108,7 +109,7 @@ def used_inputs(dense: nn.Module, calibration: Calibration) -> Inputs:
 def _refitted(
     dense: nn.Module, plan: CompressionPlan, calibration: Calibration, ways: tuple[bool, ...], progress: Progress
 ) -> dict[bool, nn.Module]:
-    dense = unwrapped(dense)
+    dense = adapted(dense, plan.adapters)
     calibration.check(dense)
     if uses_codec(plan):
         raise PlanError(f"{plan.layers[0].method}: has no chains to fit to inputs; use decompose(), and training")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgecompress.errors import DataError, ModelError
 from edgecompress.models.accepting import accepted
+from edgecompress.models.adapting import adapted, adapted_for
 from edgecompress.models.calling import call, defined
 from edgecompress.models.copying import copied, shared_copy, state_digest, without_numbers
 from edgecompress.models.datasets import Inputs, Split, single
@@ -100,6 +101,7 @@ class Sample:
         file: the Python file that the model is defined in.
         dense: what a compressed model was made from.
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
+        adapters: those that rewrite the model; None: all that it does not notice.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Sample:
     file: Path | None = None
     dense: Sample | None = None
     validation_seen: bool = False
+    adapters: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Floating inputs in float32, in which models run here."""
@@ -141,12 +144,13 @@ class Sample:
         return model
 
     def built(self) -> nn.Module:
-        """The model in eval mode, without wrappers and in float32, not yet run.
+        """The model in eval mode, without wrappers and in float32, rewritten by its adapters, not yet proved to run.
 
         Raises:
             ModelError: it cannot be built, is no ``nn.Module``, or one whose layers cannot be reached.
         """
-        return accepted(call(self.name, "model()", self.build), self.name, defined(self.build)).eval()
+        model = accepted(call(self.name, "model()", self.build), self.name, defined(self.build)).eval()
+        return adapted_for(model, self.inputs, self.name) if self.adapters is None else adapted(model, self.adapters)
 
     def data(self, split: str) -> Dataset[Any]:
         """One of the splits ``train``, ``validation``, ``test``.

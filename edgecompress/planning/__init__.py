@@ -21,9 +21,11 @@ from edgecompress.decompositions.kernels import weight_of
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
 from edgecompress.models.accepting import refuse_sealed, unwrapped
+from edgecompress.models.adapting import adapted, adapted_for, adapters_of
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.planning.outlook import outlook
+from edgecompress.planning.reaching import unreached
 from edgecompress.planning.settling import settled
 from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
@@ -77,7 +79,8 @@ def plan(
         ModelError: the model does not run on ``inputs``, or gives other outputs each time.
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
-    scope, model = _limited(scope, limits), unwrapped(model)
+    refuse_sealed(unwrapped(model), type(model).__name__)
+    scope, model = _limited(scope, limits), adapted_for(model, inputs, name or type(model).__name__)
     seen = survey(model, inputs, scope)
     return choose(seen, selector, scope, calibration=calibration, name=name, progress=progress)
 
@@ -101,7 +104,7 @@ def choose(
     layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
     made = _assemble(name, seen.total, layers, choices, skipped, seen.found)
-    return replace(made, outlook=outlook(selector, layers, seen.total))
+    return replace(made, outlook=outlook(selector, layers, seen.total), adapters=adapters_of(seen.model))
 
 
 def _chosen(
@@ -144,14 +147,15 @@ def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
     total, shapes = cost_and_shapes(model, inputs)
     found = weighted_layers(model)
     matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
-    reasons = {item.name: _refusal(item, shapes, scope) for item in found}
+    missed = unreached(model, inputs, {item.name: item.name in shapes for item in found})
+    reasons = {item.name: _refusal(item, shapes, scope, missed.get(item.name, "")) for item in found}
     reasons |= noticed(model, inputs, [name for name, reason in reasons.items() if not reason])
     items = (Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name])
     return Survey(model, total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
 
 
-def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope) -> str:
-    refused = item.refused or scope.refusal(item.name)
+def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope, missed: str) -> str:
+    refused = item.refused or scope.refusal(item.name) or missed
     if refused or item.name not in shapes:
         return refused or "does not run on the example input"
     return without_numbers_to_fit(item.name, weight_of(item.layer))
@@ -247,7 +251,7 @@ def _why_rejected(candidate: Candidate, choice: Choice) -> str:
 
 def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
     """For every layer of ``plan``, in the model's order: kind, method, ranks, reason or note, and cost."""
-    model = unwrapped(model)
+    model = adapted(model, plan.adapters)
     shapes = input_shapes(model, inputs)
     chosen = {layer.name: layer for layer in plan.layers}
     reasons = {skip.name: skip.reason for skip in plan.skipped}

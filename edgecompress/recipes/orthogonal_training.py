@@ -30,6 +30,7 @@ from edgecompress.files import Json
 from edgecompress.finetuning.distillation import Distilled, live_kernels
 from edgecompress.finetuning.loop import Objective, fit
 from edgecompress.models import copied, state_digest
+from edgecompress.models.adapting import adapters_of
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.progress import silent
@@ -145,7 +146,7 @@ def full_rank_plan(
         ranks = DECOMPOSITIONS[method].max_ranks(item.layer)
         layers.append(LayerPlan(item.name, method, ranks, tuple(weight_of(item.layer).shape), 0.0))
     skipped = tuple(Skipped(name, reason) for name, reason in seen.reasons.items())
-    return CompressionPlan(layers=tuple(layers), skipped=skipped, rehearsed=True)
+    return CompressionPlan(layers=tuple(layers), skipped=skipped, rehearsed=True, adapters=adapters_of(dense))
 
 
 def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]) -> nn.Module:

@@ -130,7 +130,13 @@ def _plan(
     skipped = sorted((*full.skipped, *dense), key=lambda skip: order.index(skip.name))
     left = sum((cut.cost - costs[layer] for layer, cut in chosen.items()), start=total)
     return CompressionPlan(
-        model=name, layers=layers, skipped=tuple(skipped), dense=total, compressed=left, rehearsed=True
+        model=name,
+        layers=layers,
+        skipped=tuple(skipped),
+        dense=total,
+        compressed=left,
+        rehearsed=True,
+        adapters=full.adapters,
     )
 
 

@@ -110,6 +110,8 @@ def _pipeline(
     """The context of a run; no other process works in its folder meanwhile."""
     sample = model if isinstance(model, Sample) else resolve(str(model), trust=trust)
     wanted = replace(options or Options(), **chosen)
+    if wanted.given is not None:
+        sample = replace(sample, adapters=wanted.given.adapters)
     place = Path(folder)
     with locked(place):
         claimed = owner_of(place) is not None

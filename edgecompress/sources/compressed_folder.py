@@ -219,11 +219,12 @@ def rebuilt(dense: Sample, folder: Path) -> Sample:
     recorded = Recorded.load(folder / MODEL_FILE)
     recorded.check_file(folder / PLAN_FILE)
     plan, weights = CompressionPlan.load(folder / PLAN_FILE), folder / recorded.weights
+    dense = replace(dense, adapters=plan.adapters)
     if recorded.weights == CODES_FILE:
         build = partial(_decode, dense, recorded, weights)
     else:
         build = partial(_build, dense, plan, recorded, weights)
-    return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense)
+    return replace(dense, source=str(folder.resolve()), build=build, plan=plan, dense=dense, adapters=())
 
 
 def _decode(dense: Sample, recorded: Recorded, codes: Path) -> nn.Module:

@@ -17,6 +17,7 @@ from edgecompress.decompositions.kernels import weight_of
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.layers import weighted_layers, without_numbers_to_fit
 from edgecompress.models import copied
+from edgecompress.models.adapting import adapters_of
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Skipped
@@ -67,8 +68,10 @@ def plan_storage(
     reasons |= {n: "no fewer numbers as factors" for n in shapes if n not in {layer.name for layer in planned}}
     skipped = tuple(Skipped(n, reason) for n, reason in reasons.items() if reason)
     fitted = _with_errors(model, planned, shared=codec.shared)
-    compressed = Cost(params, total.macs)
-    return CompressionPlan(model=name, layers=fitted, skipped=skipped, dense=total, compressed=compressed)
+    compressed, made_by = Cost(params, total.macs), adapters_of(model)
+    return CompressionPlan(
+        model=name, layers=fitted, skipped=skipped, dense=total, compressed=compressed, adapters=made_by
+    )
 
 
 def _with_errors(model: nn.Module, layers: Sequence[LayerPlan], *, shared: bool) -> tuple[LayerPlan, ...]:

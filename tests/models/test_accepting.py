@@ -270,19 +270,25 @@ def test_a_plan_given_for_a_layer_that_is_looked_at_is_refused_by_the_pipeline(t
         check(Pipeline(sample_of(lambda: model), tmp_path, Options(given=given, tuning=FineTuning(epochs=0))))
 
 
-def old_weight_norm():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return nn.utils.weight_norm(nn.Linear(16, 16))
+def of_own_attention():
+    class Own(nn.MultiheadAttention):
+        def forward(self, *given, **more):
+            return super().forward(*given, **more)
+
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    layer.self_attn = Own(16, 2, batch_first=True)
+    return layer
+
+
+def of_own_weight():
+    layer = nn.Linear(16, 16)
+    nn.utils.parametrize.register_parametrization(layer, "weight", nn.Softmax(0))
+    return layer
 
 
 ALL_DENSE = {
-    "weight norm": (old_weight_norm, "torch.nn.utils.remove_weight_norm"),
-    "parametrized": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)), "remove_parametrizations"),
-    "transformer": (
-        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
-        "linear1 and 1 more: nn.TransformerEncoderLayer reads its weight directly",
-    ),
+    "parametrized": (of_own_weight, "remove_parametrizations"),
+    "transformer": (of_own_attention, "linear1 and 1 more: nn.TransformerEncoderLayer reads its weight directly"),
 }
 
 
