@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
+from tests.warm_interpreter import split_off_from_here
 
 settings.register_profile("any load", deadline=None)
 settings.load_profile("any load")
@@ -78,13 +78,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _quick_exporter() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch_exporter(patch)
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _data_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The large ones are for tests that say so; all others use the images that ship here, which are read at once."""
@@ -118,6 +111,10 @@ def pytest_collection_finish() -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.pop("EDGECOMPRESS_DATA", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores, and all it starts
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        split_off_from_here()
+    else:
+        patch_exporter(pytest.MonkeyPatch())
 
 
 def pytest_unconfigure() -> None:

@@ -1,17 +1,111 @@
-"""Programs as forks of a process that has imported what they need, which takes seconds."""
+"""Programs as forks of a process that has imported what they need, which takes seconds.
+
+Such a process listens on a socket, so that tests and the commands they start, forks themselves, can share it. A
+request is a line of JSON: ``cwd``, the files ``out`` and ``err``, ``timeout_s``, and what its program wants; the answer
+is the exit code. A child shares nothing with the next one, as any process; only the imports were done before.
+"""
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
+import select
+import shutil
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+Program = Callable[[dict[str, Any]], None]
 
 
-def forked(program: Callable[[], None], out: Path, err: Path, timeout_s: float) -> int | None:
+def ask(address: str, out: Path, err: Path, *, timeout_s: float, cwd: Path | None = None, **more: Any) -> int | None:
+    """Let the process that listens there run its program; its exit code, negative for a signal, None if too long."""
+    asked = {"cwd": str(cwd or Path.cwd()), "out": str(out), "err": str(err), "timeout_s": timeout_s, **more}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        with connection.makefile() as answers:
+            code: int | None = json.loads(answers.readline())
+    return code
+
+
+def started(module: str) -> str:
+    """Start ``python -m MODULE ADDRESS``, which listens until this process ends; its address, once it is ready."""
+    folder = _folder()
+    argv = [sys.executable, "-m", module, f"{folder}/socket"]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=ROOT)
+    atexit.register(_end, process, os.getpid())
+    return _ready(argv[-1], process.pid)
+
+
+def split_off(program: Program, prepare: Callable[[], None]) -> str:
+    """The same as a fork of this process as it is now, after ``prepare`` in the fork."""
+    address, (until, kept) = f"{_folder()}/socket", os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(kept)
+        atexit._clear()
+        os._exit(_code_of(lambda: (prepare(), listen(address, program, until))))
+    os.close(until)  # and the other end stays open until this process ends
+    return _ready(address, process)
+
+
+def _folder() -> str:
+    folder, owner = tempfile.mkdtemp(), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder))
+    return folder
+
+
+def _ready(address: str, process: int) -> str:
+    while not Path(address).exists():
+        os.kill(process, 0)
+        time.sleep(0.01)
+    return address
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() == owner:  # and not in a fork, whose exit functions are run too
+        process.terminate()
+        process.communicate()
+
+
+def listen(address: str, program: Program, until: int) -> None:
+    """Answer requests, each in a child, until the other end of the pipe ``until`` is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{address}.new")
+        listening.listen()
+        Path(f"{address}.new").rename(address)
+        while listening in select.select([listening, until], [], [])[0]:
+            connection, _ = listening.accept()
+            with connection:
+                if os.fork() == 0:
+                    os._exit(_code_of(lambda: _answer(connection, program)))  # noqa: B023
+
+
+def _answer(connection: socket.socket, program: Program) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with connection.makefile() as requests:
+        asked = json.loads(requests.readline())
+
+    def run() -> None:
+        os.chdir(asked["cwd"])
+        program(asked)
+
+    code = _forked(run, Path(asked["out"]), Path(asked["err"]), asked["timeout_s"])
+    connection.sendall(json.dumps(code).encode() + b"\n")
+
+
+def _forked(program: Callable[[], None], out: Path, err: Path, timeout_s: float) -> int | None:
     """Run it in a child; its exit code, negative for a signal; None, and the end of it, where it takes too long."""
     process = os.fork()
     if process == 0:

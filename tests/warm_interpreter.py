@@ -1,32 +1,48 @@
-"""An interpreter that has imported everything and then only forks: each request on stdin is a command of its own.
-
-A request is one line of JSON: ``argv``, ``cwd``, ``env``, the files ``out`` and ``err``, and ``timeout_s``. The answer
-is a line with the exit code. A child shares nothing with the next one, as any process; only the imports, which take
-seconds, were done before.
-"""
+"""An interpreter that has imported everything and then only forks: each request is a command line of its own."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import importlib
-import json
 import os
 import pkgutil
 import sys
+import threading
 import warnings
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.forks import forked
+from tests import warm_bench
+from tests.forks import ROOT, listen, split_off, started
 from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 
 LATE = ("constriction", "jinja2", "numpy.ma", "onnxruntime.quantization", "onnxsim", "rich.table", "torch.profiler")
 """What commands import inside functions."""
+_ADDRESS: list[str] = []
+
+
+def address() -> str:
+    """Where this process's interpreter listens."""
+    if not _ADDRESS:
+        _ADDRESS.append(started(__name__))
+    return _ADDRESS[0]
+
+
+def split_off_from_here() -> None:
+    """Make it of a process that has imported everything and run nothing: seconds less than starting another."""
+    warm_exporter()
+    warm_bench.address()
+    _ADDRESS.append(split_off(run, _forget_pytest))
+
+
+def _forget_pytest() -> None:
+    sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+    warnings.resetwarnings()
+    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", kind)
+    warm_up()
 
 
 def warm_up() -> None:
@@ -40,20 +56,26 @@ def warm_up() -> None:
         if not name.endswith("__main__"):
             importlib.import_module(name)
     torch.set_num_threads(1)
-    measure_briefly(patch := pytest.MonkeyPatch())
-    patch_exporter(patch)
+    measure_briefly(pytest.MonkeyPatch())
+
+
+def warm_exporter() -> None:
+    """What PyTorch's exporter imports and reads once a process."""
+    import torch
+
+    patch_exporter(pytest.MonkeyPatch())
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         warnings.simplefilter("ignore")
         torch.onnx.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(2, 2),), dynamo=True, verbose=False)
-    collect_garbage_rarely()
 
 
 def run(asked: dict[str, Any]) -> None:
     """In the child: the command line, as ``python -m edgecompress`` starts it."""
-    os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
-    sys.argv, sys.path[0] = ["edgecompress", *asked["argv"]], asked["cwd"]
+    sys.argv = ["edgecompress", *asked["argv"]]
+    places = (sys.prefix, sys.base_prefix)
+    sys.path[:] = [asked["cwd"], str(ROOT), *(path for path in sys.path if path.startswith(places))]
     from edgecompress.__main__ import main
 
     try:
@@ -62,17 +84,8 @@ def run(asked: dict[str, Any]) -> None:
         atexit._run_exitfuncs()
 
 
-def main() -> None:
-    """Answer until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    warm_up()
-    for line in sys.stdin:
-        asked = json.loads(line)
-        code = forked(partial(run, asked), Path(asked["out"]), Path(asked["err"]), asked["timeout_s"])
-        answers.write(json.dumps(code) + "\n")
-        answers.flush()
-    gc.unfreeze()
-
-
 if __name__ == "__main__":
-    main()
+    warm_up()
+    warm_exporter()
+    collect_garbage_rarely()
+    listen(sys.argv[1], run, sys.stdin.fileno())

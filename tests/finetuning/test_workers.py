@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -17,12 +19,13 @@ import torch
 
 from edgecompress.errors import TrainingError
 from edgecompress.finetuning.workers import Accelerated
-from tests.processes import ROOT, command
+from tests.processes import ROOT, Answer, command
 
 MODEL = dedent(
     '''
     """Two classes of noise with another mean; no batch norm, whose statistics are those of each process."""
 
+    import os
     import time
     from pathlib import Path
 
@@ -31,6 +34,7 @@ MODEL = dedent(
     from torch.utils.data import TensorDataset
 
     HOLD = Path(__file__).with_name("hold")
+    HOLD.with_name("pid_" + os.environ.get("RANK", "")).write_text(str(os.getpid()))
 
 
     class Held(TensorDataset):
@@ -60,7 +64,6 @@ MODEL = dedent(
     '''
 )
 OPTIONS = ["--keep", "0.6", "--calibrate", "0", "--lr", "0.05", "--batch-size", "64", "--epochs", "2", "--json"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +73,21 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def torchrun(model: Path, folder: Path) -> subprocess.Popen[str]:
-    """The command in two processes on this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["-m", "edgecompress", "compress", str(model), *OPTIONS, "-o", str(folder)]
-    return subprocess.Popen(
-        [*launcher, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+def free_port() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return str(bound.getsockname()[1])
+
+
+def as_torchrun_does(model: Path, folder: Path) -> list[Future[Answer]]:
+    """The command in two processes that know of each other by the variables that torchrun sets."""
+    place, pool = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}, ThreadPoolExecutor(2)
+    envs = [{**place, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"} for rank in "01"]
+    return [pool.submit(command, "compress", model, *OPTIONS, "-o", folder, env=env) for env in envs]
 
 
 def losses(document: dict[str, object]) -> list[float]:
     return [epoch["loss"] for epoch in document["training"]["history"]]
-
-
-def workers_of(launcher: int) -> list[int]:
-    """The processes that torchrun started."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(child) for child in children]
 
 
 def wait_for(path: Path, seconds: float = 120) -> None:
@@ -103,19 +104,22 @@ def test_two_processes_train_as_one_although_one_is_killed_and_all_start_again(
     assert alone.code == 0, alone.err
     folder, hold = tmp_path / "two", model_file.with_name("hold")
     hold.write_text(str(folder / "checkpoint.pt"))
-    running = torchrun(model_file, folder)
+    first, second = as_torchrun_does(model_file, folder)
     wait_for(folder / "checkpoint.pt")
-    os.kill(workers_of(running.pid)[1], signal.SIGKILL)
-    _, err = running.communicate(timeout=120)
-    assert running.returncode not in (0, None)
-    assert "Signal 9 (SIGKILL)" in err or "another process ended" in err
+    os.kill(int(model_file.with_name("pid_1").read_text()), signal.SIGKILL)
+    assert second.result().code == -signal.SIGKILL
+    hold.unlink()
+    left = first.result()
+    assert left.code == 1
+    assert "another process ended" in left.err
     assert not (folder / "model.safetensors").exists()
     assert (folder / "checkpoint.pt").is_file()
-    hold.unlink()
-    out, err = torchrun(model_file, folder).communicate(timeout=240)
+    first, second = as_torchrun_does(model_file, folder)
+    out, err = first.result().out, first.result().err
+    assert (second.result().out, second.result().err) == ("", "")
     assert "fine-tune, epoch 1 of" not in err, "it started over"
     assert "fine-tune, epoch 2 of 2" in err
-    one, two = json.loads(alone.out), json.loads(out)  # one document only: the second process is silent
+    one, two = json.loads(alone.out), json.loads(out)
     assert len(losses(two)) == 2, err
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert losses(one)[1] < losses(one)[0]
@@ -123,6 +127,16 @@ def test_two_processes_train_as_one_although_one_is_killed_and_all_start_again(
     files = {path.name for path in folder.iterdir()}
     assert {"plan.json", "model.json", "model.safetensors"} <= files
     assert not any(name.endswith((".pt", ".partial")) for name in files)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them(model_file: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["-m", "edgecompress", "compress", str(model_file), *OPTIONS, "-o", str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(json.loads(done.stdout))) == 2
 
 
 def test_processes_that_accelerate_does_not_connect_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
