@@ -17,6 +17,7 @@ SOURCES: Table[Source] = Table(
     sample="samples:ShippedSample",
     folder="compressed_folder:CompressedFolder",
     file="python_file:PythonFile",
+    onnx="onnx_file:OnnxFile",
     module="module:ImportableModule",
 )
 """In the order in which they are tried: the first that matches is the kind of a MODEL."""
@@ -104,11 +105,6 @@ def folder_of(text: str) -> Path | None:
 
 
 def _unknown(text: str) -> str:
-    if Path(text).suffix == ".onnx":
-        return (
-            f"{text}: an .onnx file cannot be compressed; give the PyTorch model it came from "
-            "(verify, profile and bundle do take .onnx files)"
-        )
     close = difflib.get_close_matches(text, sorted(sample_facts()), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     *forms, last = (source.form for source in SOURCES.values())

@@ -155,7 +155,7 @@ def test_a_bad_model_file_is_a_model_error_that_names_it(name: str, tmp_path: Pa
     [
         ("lenet6", "did you mean 'lenet5'"),
         ("there/is/none.py", "no such file"),
-        ("model.onnx", "cannot be compressed"),
+        ("model.onnx", "no such file"),
         ("no.such.module:thing", "cannot import 'no.such.module'"),
         ("torch.nn:NoSuchThing", "defines no 'NoSuchThing'"),
     ],

@@ -1,0 +1,1 @@
+"""An .onnx file as a module of PyTorch: reading it, building its network."""
