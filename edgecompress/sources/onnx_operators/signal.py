@@ -32,7 +32,8 @@ def _transform(node: Node, data: Tensor, length: Any = None, axis: Any = None) -
     size = None if length is None else int(length)
     if inverse and one_sided:
         whole = size if size is not None else 2 * (int(data.shape[along]) - 1)
-        return torch.fft.irfft(torch.view_as_complex(data.contiguous()), whole, along).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(torch.view_as_complex(data.contiguous()), whole, along)
+        return real.unsqueeze(-1)
     given = torch.view_as_complex(data.contiguous()) if data.shape[-1] == 2 else data[..., 0]
     if inverse:
         found = torch.fft.ifft(given, size, along)
