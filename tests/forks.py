@@ -21,9 +21,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+POLL_S = 0.004
 Program = Callable[[dict[str, Any]], None]
 
 
@@ -80,56 +81,60 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 def listen(address: str, program: Program, until: int) -> None:
     """Answer requests, each in a child, until the other end of the pipe ``until`` is closed."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    running: list[_Child] = []
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{address}.new")
         listening.listen()
         Path(f"{address}.new").rename(address)
-        while listening in select.select([listening, until], [], [])[0]:
-            connection, _ = listening.accept()
-            with connection:
-                if os.fork() == 0:
-                    os._exit(_code_of(lambda: _answer(connection, program)))  # noqa: B023
+        while True:
+            ready = select.select([listening, until], [], [], POLL_S if running else None)[0]
+            if until in ready:
+                return
+            if listening in ready:
+                running.append(_begun(listening.accept()[0], program))
+            running = [child for child in running if not _ended(child)]
 
 
-def _answer(connection: socket.socket, program: Program) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+class _Child(NamedTuple):
+    """A program that runs, until when it may, and who waits for its exit code."""
+
+    process: int
+    deadline: float
+    connection: socket.socket
+
+
+def _begun(connection: socket.socket, program: Program) -> _Child:
     with connection.makefile() as requests:
         asked = json.loads(requests.readline())
-
-    def run() -> None:
-        os.chdir(asked["cwd"])
-        program(asked)
-
-    code = _forked(run, Path(asked["out"]), Path(asked["err"]), asked["timeout_s"])
-    connection.sendall(json.dumps(code).encode() + b"\n")
-
-
-def _forked(program: Callable[[], None], out: Path, err: Path, timeout_s: float) -> int | None:
-    """Run it in a child; its exit code, negative for a signal; None, and the end of it, where it takes too long."""
     process = os.fork()
     if process == 0:
-        _become(program, out, err)
-    until, pause = time.monotonic() + timeout_s, 0.001
-    while time.monotonic() < until:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(pause)
-        pause = min(0.02, 1.5 * pause)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return None
+        _become(program, asked)
+    return _Child(process, time.monotonic() + asked["timeout_s"], connection)
 
 
-def _become(program: Callable[[], None], out: Path, err: Path) -> None:
+def _ended(child: _Child) -> bool:
+    """Whether it has ended, or had to; its exit code, or None, was sent then."""
+    done, status = os.waitpid(child.process, os.WNOHANG)
+    late = not done and time.monotonic() > child.deadline
+    if late:
+        os.killpg(child.process, signal.SIGKILL)
+        os.waitpid(child.process, 0)
+    if done or late:
+        with child.connection:
+            code = None if late else os.waitstatus_to_exitcode(status)
+            child.connection.sendall(json.dumps(code).encode() + b"\n")
+    return bool(done) or late
+
+
+def _become(program: Program, asked: dict[str, Any]) -> None:
     """In the child: never returns, and nothing of the parent's is cleared away."""
     os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, path in ((1, out), (2, err)):
+    for number, path in ((1, asked["out"]), (2, asked["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
-    code = _code_of(program)
+    os.chdir(asked["cwd"])
+    code = _code_of(lambda: program(asked))
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
