@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import product
+from functools import partial
 from math import prod
 from typing import TypeVar
 
@@ -29,6 +28,7 @@ from edgecompress.layers import refuse_unusable
 from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
+from edgecompress.planning.grids import grid_costs
 from edgecompress.planning.scoring import Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
@@ -36,9 +36,6 @@ from edgecompress.selectors.base import Candidate, LayerCandidates
 from edgecompress.threads import in_parallel
 
 Item = TypeVar("Item")
-
-MOST_RANKS_PER_MODE = {1: 32, 2: 12, 3: 6}
-"""By the number of ranks a method has: at most 32 to 216 combinations a layer."""
 
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
@@ -114,13 +111,17 @@ def supported(item: Replaceable, methods: Sequence[str]) -> tuple[str, ...]:
 def smaller_costs(item: Replaceable, methods: Sequence[str], multiple: int) -> tuple[Cost, ...]:
     """The dense layer's cost, then that of every chain with fewer parameters and fewer MACs; no weight is read."""
     dense = chain_cost(item.layer, item.shapes)
-    costs = (cost for method in supported(item, methods) for cost in _chain_costs(method, item, multiple).values())
+    costs = (
+        cost
+        for method in supported(item, methods)
+        for cost in grid_costs(method, item.layer, item.shapes, multiple).values()
+    )
     return dense, *(cost for cost in costs if cost.saves_over(dense))
 
 
 def _of_method(method: str, item: Replaceable, bare: LayerCandidates, fits: Fits, multiple: int) -> Iterator[Candidate]:
     """The method's candidates that cost less than the dense layer; errors are worked out for those alone."""
-    costs, moments = _chain_costs(method, item, multiple), fits.moments
+    costs, moments = grid_costs(method, item.layer, item.shapes, multiple), fits.moments
     smaller = [ranks for ranks, cost in costs.items() if cost.saves_over(bare.dense)]
     if moments is not None and not DECOMPOSITIONS[method].automatic:
         smaller = thinned(smaller, MOST_SLOW)
@@ -138,40 +139,6 @@ def _priced(item: Replaceable, stacked: Tensor, multiple: int, method: str, rank
     with torch.device("meta"):
         cost = chain_cost(decomposition.chain(item.layer, rounded), item.shapes)
     return Candidate(method, rounded, Fits(stacked).errors(method, [rounded])[0], cost)
-
-
-_COSTS: dict[tuple[object, ...], dict[Ranks, Cost]] = {}
-"""Costs of all chains of a geometry: networks repeat few geometries many times."""
-
-
-def _chain_costs(method: str, item: Replaceable, multiple: int) -> dict[Ranks, Cost]:
-    """The cost of the method's chain at every rank of its grid."""
-    key = (method, str(item.layer), str(next(item.layer.parameters()).dtype), tuple(item.shapes), multiple)
-    if key not in _COSTS:
-        decomposition = DECOMPOSITIONS[method]
-        with torch.device("meta"):
-            grid = rank_grid(decomposition.max_ranks(item.layer), multiple)
-            _COSTS[key] = {ranks: chain_cost(decomposition.chain(item.layer, ranks), item.shapes) for ranks in grid}
-    return _COSTS[key]
-
-
-@cache
-def rank_grid(largest: Ranks, multiple: int) -> tuple[Ranks, ...]:
-    """Every combination of sensible ranks per mode."""
-    most = MOST_RANKS_PER_MODE[len(largest)]
-    return tuple(product(*(rank_steps(rank, multiple, most) for rank in largest)))
-
-
-def rank_steps(largest: int, multiple: int, most: int) -> tuple[int, ...]:
-    """Multiples of ``multiple`` up to ``largest``, thinned to ``most`` by equal ratios; ``largest`` where smaller."""
-    steps = range(multiple, largest + 1, multiple) or range(largest, largest + 1)
-    if len(steps) <= most:
-        return tuple(steps)
-    chosen, last = [], 0
-    for left in range(most, 0, -1):
-        last = max(last + 1, round(last * (len(steps) / max(last, 1)) ** (1 / left)))
-        chosen.append(steps[min(last, len(steps)) - 1])
-    return tuple(chosen)
 
 
 def collected_inputs(model: nn.Module, calibration: Calibration) -> Inputs:

@@ -17,7 +17,7 @@ from edgecompress.costs import chain_cost, input_shapes
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.planning import plan
-from edgecompress.planning.candidates import rank_steps
+from edgecompress.planning.grids import rank_steps
 from edgecompress.plans import Cost
 from edgecompress.selectors import SELECTORS, Budget, Candidate, Continuous, Energy, LayerCandidates
 from edgecompress.selectors.budget import solve_knapsack
