@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,19 @@ class Answer:
 
 def command(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Answer:
     """``edgecompress ARGUMENTS`` in a process of its own, forked from a warm interpreter; never a traceback."""
+    return _forked("", arguments, cwd, env)
+
+
+def script(file: Path, *arguments: str, cwd: Path, places: list[Path]) -> Answer:
+    """A Python file in a process of its own that finds the package, if anywhere new, in ``places``."""
+    return _forked(str(file), arguments, cwd, {"PYTHONPATH": os.pathsep.join(map(str, places))})
+
+
+def _forked(file: str, arguments: Sequence[str | Path], cwd: Path | None, env: dict[str, str] | None) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         environment = {**os.environ, **_OURS, **(env or {})}
-        asked = {"argv": list(map(str, arguments)), "env": environment}
+        asked = {"script": file, "argv": list(map(str, arguments)), "env": environment}
         code = ask(address(), out, err, timeout_s=TIMEOUT_S, cwd=cwd, **asked)
         assert code is not None, f"took more than {TIMEOUT_S} s: {arguments}, {err.read_text()}"
         answer = Answer(code, out.read_text(), err.read_text())

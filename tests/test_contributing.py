@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import ROOT, script
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = re.findall(r"^### (An? \w+)\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
@@ -23,10 +20,8 @@ RUN = """
 import json, sys
 import pytest
 from edgecompress.cli import group
-from tests.quick import measure_briefly, patch_exporter
-patch = pytest.MonkeyPatch()
-measure_briefly(patch)
-patch_exporter(patch)
+from tests.quick import measure_briefly
+measure_briefly(pytest.MonkeyPatch())
 for arguments in json.loads(sys.argv[1]):
     group.main(arguments, standalone_mode=False)
 """
@@ -75,17 +70,10 @@ def test_each_is_one_file_and_one_line() -> None:
 def test_all_of_it_works_from_the_command_line(extended: Path, tmp_path: Path) -> None:
     lines = [line for _, text in SECTIONS for line in re.findall(r"`edgecompress ([^`]*)`", text)]
     calls = [[*shlex.split(line), *(QUICK if line.startswith("profile") else [])] for line in lines]
-    env = {**os.environ, "PYTHONPATH": f"{extended}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "EDGECOMPRESS_DATA": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(calls)],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "one_cpu:0" in done.stdout
+    (tmp_path / "all.py").write_text(RUN)
+    done = script(tmp_path / "all.py", json.dumps(calls), cwd=tmp_path, places=[extended, ROOT])
+    assert done.code == 0, done.out + done.err
+    assert "one_cpu:0" in done.out
 
 
 def test_the_names_are_where_the_table_says() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import pkgutil
+import runpy
 import sys
 import threading
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests import warm_bench
-from tests.forks import ROOT, listen, split_off, started
+from tests.forks import listen, split_off, started
 from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
 
 LATE = ("constriction", "jinja2", "numpy.ma", "onnxruntime.quantization", "onnxsim", "rich.table", "torch.profiler")
@@ -70,16 +71,19 @@ def warm_exporter() -> None:
 
 
 def run(asked: dict[str, Any]) -> None:
-    """In the child: the command line, as ``python -m edgecompress`` starts it."""
+    """In the child: the command line, as ``python -m edgecompress`` starts it, or a script with the package anew."""
     os.environ.clear()
     os.environ.update(asked["env"])
-    sys.argv = ["edgecompress", *asked["argv"]]
-    places = (sys.prefix, sys.base_prefix)
-    sys.path[:] = [asked["cwd"], str(ROOT), *(path for path in sys.path if path.startswith(places))]
-    from edgecompress.__main__ import main
-
+    sys.argv = [asked["script"] or "edgecompress", *asked["argv"]]
+    places, own = (sys.prefix, sys.base_prefix), asked["env"]["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = [asked["cwd"], *own, *(path for path in sys.path if path.startswith(places))]
     try:
-        main()
+        if asked["script"]:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "edgecompress"]:
+                del sys.modules[name]
+            runpy.run_path(asked["script"], run_name="__main__")
+        else:
+            importlib.import_module("edgecompress.__main__").main()
     finally:
         atexit._run_exitfuncs()
 
