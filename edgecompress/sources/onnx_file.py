@@ -12,7 +12,8 @@ from edgecompress.errors import ModelError
 from edgecompress.models import Sample
 from edgecompress.progress import notice
 from edgecompress.sources.onnx_graphs.examples import Shapes, built, example
-from edgecompress.sources.onnx_graphs.reading import Graph, in_single, read
+from edgecompress.sources.onnx_graphs.preparing import batch_first, in_single, settled
+from edgecompress.sources.onnx_graphs.reading import Graph, read
 
 SHAPES = re.compile(r"(.+\.onnx):(\d+(?:x\d+)*(?:,\d+(?:x\d+)*)*)")
 
@@ -61,9 +62,7 @@ def sample_of(path: Path, shapes: Shapes = ()) -> Sample:
     Raises:
         ModelError: it is not there, is no .onnx file, or holds what cannot be made layers of; says which node.
     """
-    graph, changed = in_single(read(path))
-    if changed:
-        notice(f"{path}: its numbers in {', '.join(changed)} are taken in float32")
+    graph = _prepared(path)
     _check_shapes(path, graph, shapes)
     try:
         found = built(graph, shapes)
@@ -80,6 +79,21 @@ def sample_of(path: Path, shapes: Shapes = ()) -> Sample:
         partial(copy.deepcopy, found.network),
         inputs,
     )
+
+
+def _prepared(path: Path) -> Graph:
+    """What the file holds, with a note for everything that is taken otherwise than it is written."""
+    graph, changed = in_single(read(path))
+    graph, numbers = settled(graph)
+    graph, moved = batch_first(graph)
+    if changed:
+        notice(f"{path}: its numbers in {', '.join(changed)} are taken in float32")
+    if numbers:
+        shown = ", ".join(f"{name!r} is {number:g}" for name, number in numbers.items())
+        notice(f"{path}: inputs without axes are settled: {shown}")
+    if moved:
+        notice(f"{path}: the batch comes first here, in the file it does not in {', '.join(moved)}")
+    return graph
 
 
 def _is_open(graph: Graph) -> bool:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from edgecompress.errors import EdgeCompressError, first_line
 from edgecompress.sources.onnx_graphs.layers import Made, Weights, layer_for
 from edgecompress.sources.onnx_graphs.naming import cleaned, counted, path_of, place
-from edgecompress.sources.onnx_graphs.network import Constant, Given, Known, Network, Scope, Sizes, Step, Value
-from edgecompress.sources.onnx_graphs.reading import BRANCHES, Graph, nodes_of
+from edgecompress.sources.onnx_graphs.network import Constant, Given, Known, Network, Sizes, Step, Value
+from edgecompress.sources.onnx_graphs.reading import BRANCHES, Graph, nodes_of, tensor_of
+from edgecompress.sources.onnx_graphs.rules import batch_axis, free_shape, rule_of
 from edgecompress.sources.onnx_operators import OPERATORS
 from edgecompress.sources.onnx_operators.base import Node, Operator
 
@@ -62,7 +63,7 @@ class Building:
         with torch.no_grad():
             self._add_all(self.graph.nodes)
             self._give_back()
-        _forget_unused(self.network)
+        self.network.forget_unused()
         return self.network
 
     def _add_all(self, nodes: Sequence[Node]) -> None:
@@ -106,8 +107,6 @@ class Building:
             )
             for item in inner
         )
-        from edgecompress.sources.onnx_graphs.reading import tensor_of
-
         self.constants |= {item.name: tensor_of(item) for item in graph.initializer}
         for name, count in counted(name for item in inner for name in item.inputs).items():
             self.uses[name] = self.uses.get(name, 0) + count
@@ -123,7 +122,7 @@ class Building:
         alone = all(name in self.constants or not name for name in node.inputs)
         traces = range(1 if alone else len(self.traces))
         results = [self._folded(node, operator, trace) for trace in traces]
-        found = [_rule([result[index] for result in results], self.batches) for index in range(len(results[0]))]
+        found = [rule_of([result[index] for result in results], self.batches) for index in range(len(results[0]))]
         if any(rule is None for rule in found):
             self._emit(node)
             return
@@ -178,13 +177,14 @@ class Building:
     def _layer(self, node: Node, made: Made) -> None:
         scope, name, path = place(self.network, path_of(node))
         scope.add_module(name, made.layer.eval())
-        source = self._source(node.inputs[0])
+        names = [node.inputs[index] for index in made.inputs if index < len(node.inputs)]
+        source, *others = [self._source(name) for name in names]
         if made.padding:
             padded = f"{node.outputs[0]}.padded"
             padder = Node("Pad", node.name, node.inputs[:1], (padded,), {"padding": list(made.padding)}, node.version)
             self._step(Step(padder, PADDING, "", (source,), (padded,)))
             source = Value(padded)
-        self._step(Step(node, None, path, (source,), node.outputs[:1]))
+        self._step(Step(node, None, path, (source, *others), node.outputs))
 
     def _call(self, node: Node) -> None:
         operator = OPERATORS[node.kind]
@@ -204,7 +204,7 @@ class Building:
             values = dict(self.traces[trace])
             _guarded(step.node, lambda v=values, t=trace: self.network.run(step, v, self.batches[t]))
             shapes.append(list(values[step.outputs[0]].shape))
-        target = _free(shapes, self.fixed)
+        target = free_shape(shapes, self.fixed)
         return step if target is None else replace(step, given=(step.given[0], Known(target)))
 
     def _source(self, name: str, *, as_numbers: bool = False) -> Given:
@@ -237,12 +237,22 @@ class Building:
 
     def _give_back(self) -> None:
         outputs = [self.aliases.get(name, name) for name in self.graph.outputs]
-        self.network.outputs = tuple(outputs)
-        for name in outputs:
-            if name in self.constants:
-                self.network.results[name] = Constant(self._store(name))
-            elif name in self.sizes:
-                self._step(Step(Node("Identity", name), OPERATORS["Identity"], "", (self.sizes[name],), (name,)))
+        self.network.outputs = tuple(self._given_back(name) for name in outputs)
+
+    def _given_back(self, name: str) -> str:
+        """The value of an output, its batch first."""
+        if name in self.constants:
+            self.network.results[name] = Constant(self._store(name))
+        elif name in self.sizes:
+            self._step(Step(Node("Identity", name), OPERATORS["Identity"], "", (self.sizes[name],), (name,)))
+        elif axis := batch_axis([list(trace[name].shape) for trace in self.traces], self.batches):
+            moved = f"{name}.first"
+            rank = self.traces[0][name].dim()
+            order = [axis, *(other for other in range(rank) if other != axis)]
+            turn = Node("Transpose", name, (name,), (moved,), {"perm": order})
+            self._step(Step(turn, OPERATORS["Transpose"], "", (Value(name),), (moved,)))
+            return moved
+        return name
 
 
 def _followers(nodes: Sequence[Node]) -> dict[str, list[Node]]:
@@ -263,31 +273,6 @@ def _numbers(given: Sequence[Any]) -> int:
     return max(sizes, default=0)
 
 
-def _rule(results: Sequence[Tensor], batches: Sequence[int]) -> Tensor | Sizes | None:
-    """What the results are for any batch; None where that cannot be said."""
-    first, last = results[0], results[-1]
-    if any(item.shape != first.shape for item in results):
-        return None
-    if all(torch.equal(item, first) for item in results):
-        return first
-    if first.dtype != torch.int64 or batches[0] == batches[-1]:
-        return None
-    slope = torch.div(last - first, batches[-1] - batches[0], rounding_mode="floor")
-    offset = first - slope * batches[0]
-    exact = all(torch.equal(item, offset + slope * batch) for item, batch in zip(results, batches, strict=True))
-    return Sizes(offset.tolist(), slope.tolist()) if exact else None
-
-
-def _free(shapes: Sequence[Sequence[int]], fixed: int) -> list[int] | None:
-    """One shape for all batches, with -1 where it grows with the batch; None where there is none."""
-    if any(0 in shape for shape in shapes):
-        return None
-    if fixed:
-        return [-1, *shapes[0][1:]] if shapes[0] and shapes[0][0] % fixed == 0 else None
-    target = [sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*shapes, strict=True)]
-    return target if target.count(-1) <= 1 else None
-
-
 def _guarded(node: Node, function: Any) -> Any:
     """What ``function`` gives.
 
@@ -300,18 +285,3 @@ def _guarded(node: Node, function: Any) -> Any:
         raise
     except Exception as error:  # numbers of any kind come from a file
         raise node.refused(f"does not run: {type(error).__name__}: {first_line(error)}") from error
-
-
-def _forget_unused(network: Network) -> None:
-    """Mark the values that no later step needs, and take away scopes that nothing was put into."""
-    kept, steps = set(network.outputs), []
-    for step in reversed(network.steps):
-        named = {item.name for item in step.given if isinstance(item, Value)} | {name for name in step.outputs if name}
-        steps.append(replace(step, unused=tuple(sorted(named - kept))))
-        kept |= named
-    network.steps = steps[::-1]
-    for path, module in list(network.named_modules()):
-        held = (module._modules, module._parameters, module._buffers)
-        if path and type(module) is Scope and not any(held):
-            parent, _, name = path.rpartition(".")
-            delattr(network.get_submodule(parent), name)

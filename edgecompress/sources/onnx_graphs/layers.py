@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from edgecompress.sources.onnx_graphs.recurrent import recurrent_layer
 from edgecompress.sources.onnx_operators.base import Node
 from edgecompress.sources.onnx_operators.convolution import Window, transposed_padding
 
@@ -47,10 +48,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A layer for a node, and what has to be padded before it, in the order of ``nn.functional.pad``."""
+    """A layer for a node, what is padded before it (as ``nn.functional.pad`` takes it), and which inputs it has."""
 
     layer: nn.Module
     padding: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = (0,)
 
 
 def layer_for(node: Node, given: Tensor, weights: Weights) -> Made | None:
@@ -154,10 +156,18 @@ def _norm(node: Node, given: Tensor, weights: Weights) -> Made | None:
     return Made(layer)
 
 
+def _recurrent(node: Node, _given: Tensor, weights: Weights) -> Made | None:
+    layer = recurrent_layer(node, [weights.at(index) for index in (1, 2, 3)])
+    return None if layer is None else Made(layer, inputs=(0, 5, 6) if node.kind == "LSTM" else (0, 5))
+
+
 MAKERS: dict[str, Callable[[Node, Tensor, Weights], Made | None]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _norm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
 }

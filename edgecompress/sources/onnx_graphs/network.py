@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -136,6 +136,22 @@ class Network(nn.Module):
         found = getattr(self.get_submodule(scope), name)
         assert isinstance(found, Tensor)
         return found
+
+    def forget_unused(self) -> None:
+        """Mark the values that no later step needs, and take away scopes that nothing was put into."""
+        kept, steps = set(self.outputs), []
+        for step in reversed(self.steps):
+            named = {item.name for item in step.given if isinstance(item, Value)} | {
+                name for name in step.outputs if name
+            }
+            steps.append(replace(step, unused=tuple(sorted(named - kept))))
+            kept |= named
+        self.steps = steps[::-1]
+        for path, module in list(self.named_modules()):
+            held = (module._modules, module._parameters, module._buffers)
+            if path and type(module) is Scope and not any(held):
+                parent, _, name = path.rpartition(".")
+                delattr(self.get_submodule(parent), name)
 
 
 def as_tensor(numbers: Any) -> Tensor:

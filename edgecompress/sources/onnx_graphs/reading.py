@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ BODIES = ("Loop", "Scan", "SequenceMap")
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of a graph: its dims are numbers, or a name where they are free (empty: free without one)."""
+    """An input of a graph, batch first: its dims are numbers, or a name where they are free (empty: without one)."""
 
     name: str
     dtype: torch.dtype
@@ -106,9 +106,10 @@ def graph_of(model: onnx.ModelProto) -> Graph:
     import onnx
     import onnx.inliner
 
+    version = _version(model)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    version = _version(model)
+    model = _expanded(model)
     for node in model.graph.node:
         _refuse(node)
     try:
@@ -116,6 +117,15 @@ def graph_of(model: onnx.ModelProto) -> Graph:
     except Exception as error:
         raise ModelError(f"is not valid: {first_line(error)}") from None
     return _graph(model.graph, version)
+
+
+def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Operators that are not in the table, by the simpler ones that the standard says they consist of."""
+    import onnx.inliner
+
+    unknown = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")} - OPERATORS.keys()
+    wanted = [("", kind) for kind in sorted(unknown - {*QUANTIZED, *QUANTIZED_LAYERS, *BODIES, *BRANCHES})]
+    return onnx.inliner.inline_selected_functions(model, wanted, inline_schema_functions=True) if wanted else model
 
 
 def _version(model: onnx.ModelProto) -> int:
@@ -214,33 +224,3 @@ def tensor_of(proto: onnx.TensorProto) -> Tensor:
     if proto.data_type == TensorProto.BFLOAT16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).reshape(array.shape)
     return torch.from_numpy(array.copy()).reshape(numpy_helper.to_array(proto).shape)
-
-
-HALF = (torch.float16, torch.bfloat16, torch.float64)
-"""Floating types that are taken in float32."""
-
-
-def in_single(graph: Graph) -> tuple[Graph, list[str]]:
-    """The graph with all floating numbers in float32, and the types that were changed."""
-    found = {tensor.dtype for tensor in graph.constants.values()} | {item.dtype for item in graph.inputs}
-    inputs = tuple(replace(item, dtype=_single(item.dtype)) for item in graph.inputs)
-    constants = {name: tensor.to(_single(tensor.dtype)) for name, tensor in graph.constants.items()}
-    nodes = tuple(single_node(node) for node in graph.nodes)
-    changed = sorted(str(dtype).removeprefix("torch.") for dtype in found & set(HALF))
-    return Graph(inputs, graph.outputs, nodes, constants), changed
-
-
-def _single(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALF else dtype
-
-
-def single_node(node: Node) -> Node:
-    """A node whose constants and casts are in float32 where they are floating."""
-    attributes = {name: _single_attribute(name, value) for name, value in node.attributes.items()}
-    return replace(node, attributes=attributes)
-
-
-def _single_attribute(name: str, value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(_single(value.dtype))
-    return 1 if name in ("to", "dtype") and DTYPES.get(value) in HALF else value

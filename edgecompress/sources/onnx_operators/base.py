@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,17 @@ def in_int64(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def axes_of(node: Node, given: Sequence[int] | None, rank: int) -> list[int] | None:
+def axes_of(node: Node, given: Any, rank: int) -> list[int] | None:
     """Axes as an input (newer opsets) or an attribute (older ones), not negative; None where there are none."""
-    axes = node.get("axes") if given is None else given
+    axes = node.get("axes") if given is None else several(given)
     return None if axes is None else [int(axis) % max(rank, 1) for axis in axes]
+
+
+def several(numbers: Any) -> list[Any]:
+    """Numbers that are known, of a tensor with one axis or none, as a list."""
+    return list(numbers) if isinstance(numbers, list | tuple) else [numbers]
+
+
+def single(number: Any) -> Any:
+    """A number that is known, of a tensor of one number; None where it is left out."""
+    return number[0] if isinstance(number, list) and number else None if isinstance(number, list) else number

@@ -87,7 +87,7 @@ def transposed_cut(
         )
     ]
     less, more = tuple(size // 2 for size in total), tuple(size - size // 2 for size in total)
-    return (less, more, extra) if automatic != "SAME_LOWER" else (more, less, extra)
+    return (less, more, extra) if automatic == "SAME_UPPER" else (more, less, extra)
 
 
 def _convolve(node: Node, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

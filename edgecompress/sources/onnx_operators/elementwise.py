@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator, each, in_int64
+from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator, each, in_int64, single
 
 
 def _divide(left: Tensor, right: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _shifted_right(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _clip(_node: Node, data: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    found: Tensor = in_int64(lambda given: _clipped(given, low, high))(data)
+    found: Tensor = in_int64(lambda given: _clipped(given, single(low), single(high)))(data)
     return found
 
 
@@ -115,7 +115,7 @@ def cast(data: Tensor, kind: torch.dtype) -> Tensor:
 
 def _dropout(node: Node, data: Tensor, ratio: Any = None, training: Any = None) -> Any:
     """Nothing at inference."""
-    if training and (ratio is None or ratio > 0):
+    if single(training) and single(ratio) != 0:
         raise node.refused("is in training mode; export the model in eval mode")
     return (data, torch.ones_like(data, dtype=torch.bool)) if node.wants(1) else data
 

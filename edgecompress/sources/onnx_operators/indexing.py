@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgecompress.sources.onnx_operators.base import WIDE, Node, Operator, each
+from edgecompress.sources.onnx_operators.base import WIDE, Node, Operator, each, single
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "min": "amin", "max": "amax"}
 
@@ -87,17 +87,17 @@ def _sliced(data: Tensor, start: int, end: int, axis: int, step: int) -> Tensor:
     return data.index_select(axis, torch.tensor(list(places), dtype=torch.int64))
 
 
-def _top(node: Node, data: Tensor, count: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _top(node: Node, data: Tensor, count: Any) -> tuple[Tensor, Tensor]:
     kind = data.dtype
     found = data.long() if kind in WIDE else data
     axis, largest = node.get("axis", -1), bool(node.get("largest", 1))
-    order = torch.argsort(found, dim=axis, descending=largest, stable=True).narrow(axis, 0, count[0])
+    order = torch.argsort(found, dim=axis, descending=largest, stable=True).narrow(axis, 0, single(count))
     return found.gather(axis, order).to(kind), order
 
 
 def _one_hot(node: Node, places: Tensor, depth: Any, values: Tensor) -> Tensor:
     """A new axis of ``depth`` places, with the second value where it is hit."""
-    size = int(depth[0] if isinstance(depth, list) else depth)
+    size = int(single(depth))
     axis = node.get("axis", -1)
     axis = axis + places.dim() + 1 if axis < 0 else axis
     shape = [1] * (places.dim() + 1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgecompress.sources.onnx_operators.base import Node, Operator, axes_of
+from edgecompress.sources.onnx_operators.base import Node, Operator, axes_of, single
 
 Along = Callable[..., Tensor]
 
@@ -135,7 +135,7 @@ def _hardmax(data: Tensor, axis: int) -> Tensor:
 
 
 def _running(function: Callable[..., Tensor], start: int, node: Node, data: Tensor, axis: Any) -> Tensor:
-    along = int(axis[0] if isinstance(axis, list) else axis)
+    along = int(single(axis))
     data = data.flip(along) if node.get("reverse", 0) else data
     found = function(data, along, dtype=data.dtype)
     if node.get("exclusive", 0):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator, axes_of, each
+from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator, axes_of, each, several, single
 
 
 def _shape(node: Node, data: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _squeeze(node: Node, data: Tensor, axes: Sequence[int] | None = None) -> Ten
 
 
 def _unsqueeze(node: Node, data: Tensor, axes: Sequence[int] | None = None) -> Tensor:
-    given = node.get("axes") if axes is None else axes
+    given = node.get("axes") if axes is None else several(axes)
     for axis in sorted(int(axis) % (data.dim() + len(given)) for axis in given):
         data = data.unsqueeze(axis)
     return data
@@ -103,7 +103,7 @@ def _constant(node: Node) -> Tensor:
 
 def _range(node: Node, start: Any, limit: Any, delta: Any) -> Tensor:
     kind = node.dtypes[0] if node.dtypes and node.dtypes[0] else torch.int64
-    start, limit, delta = (item[0] if isinstance(item, list) else item for item in (start, limit, delta))
+    start, limit, delta = single(start), single(limit), single(delta)
     if kind in (torch.float16, torch.bfloat16):
         return torch.arange(start, limit, delta, dtype=torch.float32).to(kind)
     return torch.arange(start, limit, delta, dtype=kind)
@@ -116,7 +116,7 @@ def _pad(node: Node, data: Tensor, pads: Sequence[int], value: Any = None, axes:
     pairs = {axis: (pads[index], pads[index + len(chosen)]) for index, axis in enumerate(chosen)}
     if mode == "constant":
         flat = [size for axis in reversed(range(rank)) for size in pairs.get(axis, (0, 0))]
-        return _padded(data, flat, 0 if value is None else value)
+        return _padded(data, flat, single(value) or 0)
     for axis, pair in pairs.items():
         if pair != (0, 0):
             data = data.index_select(axis, _places(int(data.shape[axis]), *pair, mode))
@@ -164,7 +164,7 @@ def _eye(node: Node, data: Tensor) -> Tensor:
 
 def _triangle(node: Node, data: Tensor, diagonal: int | None = None) -> Tensor:
     run = torch.triu if node.get("upper", 1) else torch.tril
-    return run(data, diagonal or 0)
+    return run(data, single(diagonal) or 0)
 
 
 def _depth_to_space(node: Node, data: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator
+from edgecompress.sources.onnx_operators.base import DTYPES, Node, Operator, single
 
 
 def _window(terms: Sequence[float], node: Node, size: int) -> Tensor:
@@ -26,17 +26,19 @@ def _window(terms: Sequence[float], node: Node, size: int) -> Tensor:
 
 def _transform(node: Node, data: Tensor, length: Any = None, axis: Any = None) -> Tensor:
     """DFT of numbers whose last axis is 1 (real) or 2 (real, imaginary)."""
-    along = int(axis if axis is not None else node.get("axis", 1 if node.version < 20 else -2))
+    along = int(single(axis) if axis is not None else node.get("axis", 1 if node.version < 20 else -2))
     along = along % data.dim()
     inverse, one_sided = bool(node.get("inverse", 0)), bool(node.get("onesided", 0))
-    size = None if length is None else int(length)
+    size = None if length is None else int(single(length))
     if inverse and one_sided:
         whole = size if size is not None else 2 * (int(data.shape[along]) - 1)
         real: Tensor = torch.fft.irfft(torch.view_as_complex(data.contiguous()), whole, along)
         return real.unsqueeze(-1)
     given = torch.view_as_complex(data.contiguous()) if data.shape[-1] == 2 else data[..., 0]
     if inverse:
-        found = torch.fft.ifft(given, size, along)
+        found = torch.fft.ifft(given.to(torch.complex128), size, along).to(
+            given.dtype if given.is_complex() else torch.complex64
+        )
     else:
         found = torch.fft.rfft(given, size, along) if one_sided else torch.fft.fft(given, size, along)
     return torch.view_as_real(found)
