@@ -350,7 +350,7 @@ def test_a_norm_over_positions_is_no_norm_of_features(features):
 
 
 @for_every_net
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_few_calibration_inputs_are_better_than_none(name, count):
     """One input gives a layer behind a global pooling one patch, without any spread."""
     dense, x = built(name), images(128, seed=7)
@@ -461,7 +461,7 @@ def test_early_layers_are_fitted_on_fewer_inputs_where_all_would_hold_too_much(m
     assert distance(fewer, dense, images(32, seed=7)) < 1.2 * distance(whole, dense, images(32, seed=7)) + 1e-3
 
 
-@pytest.mark.parametrize("chunk", [8, 16])
+@pytest.mark.parametrize("chunk", [16, pytest.param(8, marks=pytest.mark.slow)])
 @for_every_net
 def test_how_many_inputs_run_together_makes_no_difference(monkeypatch, name, chunk):
     dense = built(name, torch.float64)

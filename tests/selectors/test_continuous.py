@@ -261,7 +261,7 @@ def test_a_layer_takes_the_preferred_method_that_pays():
 # ------------------------------------------------------------------------------------------------- the search
 
 
-@pytest.mark.parametrize("rank", [4, 8])
+@pytest.mark.parametrize("rank", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_planted_rank_is_found_from_the_weight_alone(rank):
     ranks, windows = recorded_search([conv_ladder(planted(rank))], Continuous(step=4))
     assert ranks == {"0": rank}
@@ -270,7 +270,7 @@ def test_a_planted_rank_is_found_from_the_weight_alone(rank):
     assert sum(windows[-1][1].probabilities) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("rank", [8, 20])
+@pytest.mark.parametrize("rank", [20, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_planted_optimum_of_the_validation_loss_is_found(rank):
     """A weight of full rank, whose loss is least at one rank's weight and otherwise large."""
     built = conv_ladder()
@@ -295,7 +295,7 @@ def test_a_loss_that_no_rank_changes_leaves_the_lowest():
 
 def test_gamma_scales_a_product_and_beta_weighs_ranks():
     built = conv_ladder(planted(4, noise=0.01, channels=16), channels=16)
-    ranks = [search([built], Continuous(step=4, gamma=gamma))["0"] for gamma in (0.1, 0.4, 1.6)]
+    ranks = [search([built], Continuous(step=4, gamma=gamma))["0"] for gamma in (0.1, 1.6)]
     assert all(more <= less + 1 for less, more in pairwise(ranks))
     assert search([built], Continuous(step=4, beta=6.0))["0"] < min(ranks)
 
