@@ -96,10 +96,10 @@ def without_numbers_to_fit(name: str, weight: torch.Tensor) -> str:
     Raises:
         PlanError: it holds NaN or infinity.
     """
-    weight = weight.detach()
-    if not bool(torch.isfinite(weight).all()):
+    ends = torch.stack(torch.aminmax(weight.detach())) if weight.numel() else torch.zeros(2)
+    if not bool(torch.isfinite(ends).all()):
         raise PlanError(f"{name}: its weight holds NaN or infinity; train or load the model again")
-    return "" if bool(weight.any()) else "its weight is all zeros: there is nothing to decompose"
+    return "" if bool(ends.any()) else "its weight is all zeros: there is nothing to decompose"
 
 
 def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from edgecompress.calibrating.batching import inputs_at_once
 from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches
 from edgecompress.calibrating.shrinking import GROUPS, Spread, share, shrinkage, squared
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
-from edgecompress.decompositions.sketch import WIDE, Sketch, products
+from edgecompress.decompositions.sketch import WIDE, Sketch, add_products, mirrored, products
 from edgecompress.errors import ModelError
 from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
@@ -267,9 +267,13 @@ class _Sums:
     def _add(self, rows: Tensor, inputs: int) -> None:
         assert self.pivot is not None
         (exact,) = summable(rows - self.pivot[:, :, None])
-        product = products(exact).cpu()
-        self.second += product
-        self.spread.add(product, exact.shape[2], inputs)
+        if exact.shape[2] < exact.shape[1] > WIDE:
+            add_products(self.second, exact)
+            self.spread.add(exact.mT @ exact, exact.shape[2], inputs)  # of the same norm
+        else:
+            product = products(exact).cpu()
+            self.second += product
+            self.spread.add(product, exact.shape[2], inputs)
         self.mean += exact.sum(2, dtype=torch.float64).cpu()
         self.count += exact.shape[2]
 
@@ -277,7 +281,7 @@ class _Sums:
         if not bool(torch.isfinite(self.second).all()):
             raise ModelError(f"{name}: is given NaN or infinity on the calibration inputs; check data and weights")
         assert self.pivot is not None
-        second, off = self.second.div_(self.count), self.mean / self.count
+        second, off = mirrored(self.second).div_(self.count), self.mean / self.count
         noise = self.spread.noise(second)
         for matrix, own in zip(second, off.to(second.dtype), strict=True):
             matrix.addr_(own, own, alpha=-1)

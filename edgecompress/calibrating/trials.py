@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.batching import affordable, inputs_at_once, leaves, rehearsed
+from edgecompress.calibrating.batching import REHEARSED, affordable, inputs_at_once, leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.memory import naming_shortage, without
@@ -50,13 +50,15 @@ def trial_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, c
     """
     found = list[Tensor]()
     with evaluating(model), torch.no_grad():
+        untouched = _untouched(model, inputs)
         for part in in_parts(inputs, _at_once(model, inputs)):
-            found.append(_of_part(model, part, trials, classes=classes))
+            cache = _Cache.of(model, part, untouched)
+            found.append(_of_part(cache, part, trials, classes=classes))
     return torch.cat(found, 1)
 
 
-def _of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Tensor:
-    cache = _Cache.of(model, inputs)
+def _of_part(cache: _Cache, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Tensor:
+    model = cache.model
     losses = torch.zeros(len(trials), len(inputs[0]), dtype=torch.float64)
     for index, trial in enumerate(trials):
         shortage = naming_shortage(f"{trial.name}: trying what replaces it", without(trial.name))
@@ -84,8 +86,12 @@ def joint_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, c
     """
     found = list[Joint]()
     with evaluating(model), torch.no_grad():
+        untouched = _untouched(model, inputs)
         for part in in_parts(inputs, _at_once(model, inputs)):
-            found.append(_joint_of_part(model, part, trials, classes=classes))
+            dense = as_outputs(calibrated(model, part))
+            with all_changed(model, trials):
+                cache = _Cache.of(model, part, untouched)
+            found.append(_joint_of_part(cache, part, dense, trials, classes=classes))
     return Joint(torch.cat([each.together for each in found]), torch.cat([each.without for each in found], 1))
 
 
@@ -104,10 +110,8 @@ def together_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *
     return torch.cat(losses)
 
 
-def _joint_of_part(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Joint:
-    dense = as_outputs(calibrated(model, inputs))
-    with all_changed(model, trials):
-        cache = _Cache.of(model, inputs)
+def _joint_of_part(cache: _Cache, inputs: Inputs, dense: Outputs, trials: Sequence[Trial], *, classes: bool) -> Joint:
+    model = cache.model
     without = torch.zeros(len(trials), len(inputs[0]), dtype=torch.float64)
     for index, trial in enumerate(trials):
         later = [other for other in trials if other is not trial and not cache.knows(other.name, before=trial.name)]
@@ -161,25 +165,42 @@ def _at_once(model: nn.Module, inputs: Inputs) -> int:
     return 2 if seen is None else max(2, int(MOST_CACHED_BYTES / max(1, seen.outputs)))
 
 
+def _untouched(model: nn.Module, inputs: Inputs) -> set[str]:
+    """The leaf modules of whose outputs nothing is changed in place afterwards: they need not be copied."""
+    given: dict[str, tuple[Tensor, int]] = {}
+
+    def ran(call: Call) -> None:
+        if isinstance(call.output, Tensor) and not call.output.is_inference():
+            given[call.name] = call.output, call.output._version
+
+    with observing(leaves(model), after=ran):
+        calibrated(model, first(inputs, REHEARSED))
+    return {name for name, (output, version) in given.items() if output._version == version}
+
+
 @dataclass(slots=True)
 class _Cache:
-    """What each leaf module that ran once gave, in the order in which they ran, and the model's outputs."""
+    """What each leaf module that ran once gave, in the order in which they ran, and the model's outputs.
+
+    What is given by those that are ``untouched`` is not copied.
+    """
 
     model: nn.Module
+    untouched: set[str]
     order: dict[str, int] = field(default_factory=dict)
     given: dict[str, Tensor] = field(default_factory=dict)
     outputs: Outputs = ()
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs) -> _Cache:
-        cache, twice = cls(model), set[str]()
+    def of(cls, model: nn.Module, inputs: Inputs, untouched: set[str]) -> _Cache:
+        cache, twice = cls(model, untouched), set[str]()
 
         def ran(call: Call) -> None:
             if call.name in cache.order or not isinstance(call.output, Tensor):
                 twice.add(call.name)
             cache.order.setdefault(call.name, len(cache.order))
             if call.name not in twice:
-                cache.given[call.name] = call.output.clone()
+                cache.given[call.name] = call.output if call.name in untouched else call.output.clone()
 
         with observing(leaves(model), after=ran):
             cache.outputs = as_outputs(calibrated(model, inputs))
@@ -197,15 +218,16 @@ class _Cache:
         with ExitStack() as stack:
             for earlier, output in self.given.items():
                 if self.knows(earlier, before=name):
-                    stack.enter_context(_giving(self.model.get_submodule(earlier), output))
+                    whose = self.model.get_submodule(earlier)
+                    stack.enter_context(_giving(whose, output, copied=earlier not in self.untouched))
             yield
 
 
 @contextmanager
-def _giving(layer: nn.Module, output: Tensor) -> Iterator[None]:
-    """``layer`` gives ``output`` without running."""
+def _giving(layer: nn.Module, output: Tensor, *, copied: bool) -> Iterator[None]:
+    """``layer`` gives ``output``, or a copy, without running."""
     own = layer.__dict__.get("forward")
-    layer.__dict__["forward"] = lambda *_args, **_kwargs: output.clone()
+    layer.__dict__["forward"] = lambda *_args, **_kwargs: output.clone() if copied else output
     try:
         yield
     finally:

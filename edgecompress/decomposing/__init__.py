@@ -19,7 +19,7 @@ from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
 from edgecompress.decomposing.dry_run import noticed_by_trace
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
-from edgecompress.decompositions.base import NUMERICAL
+from edgecompress.decompositions.base import NUMERICAL, stacked
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import PlanError, first_line
@@ -205,7 +205,7 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
 def fitted(
     method: Decomposition,
     ranks: Ranks,
-    stacked: Tensor,
+    of_groups: Tensor,
     moments: Tensor | Sequence[Sketch] | None = None,
     metric: Metric | None = None,
 ) -> tuple[Factors, Tensor]:
@@ -218,13 +218,13 @@ def fitted(
         LinAlgError, ArithmeticError: the numbers have no answer.
     """
     each = []
-    for group, kernel in enumerate(stacked.cpu()):
+    for group, kernel in enumerate(of_groups.cpu()):
         own = None if moments is None or not bool(kernel.any()) else moments[group]
         roots = None if metric is None or own is None else (metric.root[group], metric.inverse[group])
         each.append(_fitted(method, kernel, ranks, own, roots))
     if not all(bool(factor.isfinite().all()) for factors in each for factor in factors):
         raise FloatingPointError(f"the factors of {method.name} are not finite")
-    return _stacked(each), _stack([method.reconstruct(factors) for factors in each])
+    return tuple(map(stacked, zip(*each, strict=True))), stacked([method.reconstruct(factors) for factors in each])
 
 
 def _fitted(
@@ -238,15 +238,6 @@ def _fitted(
     return *first, torch.einsum("ts,s...->t...", inverse.to(last.dtype), last)
 
 
-def _stacked(each: Sequence[Factors]) -> Factors:
-    return tuple(map(_stack, zip(*each, strict=True)))
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """As ``torch.stack``; of a single one no copy is made."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
-
-
 def fill(chain: nn.Module, plan: LayerPlan, factors: Factors) -> None:
     """Put the kernels of each link into the links of ``chain``."""
     for link, factor in zip(DECOMPOSITIONS[plan.method].links, factors, strict=True):
@@ -258,8 +249,8 @@ def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:
     """A copy of ``layer`` with the weight and bias that ``chain`` stands for: the way back."""
     method, groups = DECOMPOSITIONS[plan.method], groups_of(layer)
     links = [chain.get_submodule(link) for link in method.links]
-    stacked = [kernels(link, groups).double() for link in links]
-    whole = torch.stack([method.reconstruct(tuple(of_group)) for of_group in zip(*stacked, strict=True)])
+    of_links = [kernels(link, groups).double() for link in links]
+    whole = torch.stack([method.reconstruct(tuple(of_group)) for of_group in zip(*of_links, strict=True)])
     dense = copied(layer)
     weight_of(dense).data.copy_(weight_from(dense, whole))
     if isinstance(links[-1].bias, Tensor):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, reduce
-from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.calibrating.shrinking import shrinkage, squared
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved
-from edgecompress.decompositions.sketch import WIDE, Sketch, products
+from edgecompress.decompositions.sketch import WIDE, Sketch, add_products, mirrored
 
 RIDGE = 1e-3
 """Least pull towards the dense weight, as a share of the mean second moment of the inputs."""
@@ -79,28 +78,31 @@ class Totals:
     def plus(self, patches: Tensor, rows: Tensor) -> Totals:
         """With patches (groups, D, n) and rows (groups, T, n) more; in place, since they may be large."""
         x, y = summable(patches, rows)
-        self.second.add_(products(x).cpu())
+        add_products(self.second, x)
         self.cross.add_((y @ x.mT).cpu())
         self.mean.add_(x.sum(2).cpu())
         self.mean_rows.add_(y.sum(2).cpu())
         return replace(self, count=self.count + x.shape[2])
 
-    def __add__(self, other: Totals) -> Totals:
-        second, cross = self.second + other.second, self.cross + other.cross
-        return Totals(second, cross, self.mean + other.mean, self.mean_rows + other.mean_rows, self.count + other.count)
-
     def averages(self) -> Totals:
-        """The averages."""
+        """The averages, in place."""
         n = max(1, self.count)
-        return Totals(self.second / n, self.cross / n, self.mean / n, self.mean_rows / n, self.count)
+        return Totals(mirrored(self.second).div_(n), self.cross.div_(n), self.mean / n, self.mean_rows / n, self.count)
 
     def about(self, mean: Tensor, mean_rows: Tensor) -> Totals:
-        """Averages about means (groups, D) and (groups, T)."""
-        own = self.averages()
-        off, off_rows = own.mean - mean, own.mean_rows - mean_rows
-        second = _moved(own.second, (own.mean, own.mean), (off, off))
-        cross = _moved(own.cross, (own.mean_rows, own.mean), (off_rows, off))
-        return Totals(second, cross, off, off_rows, own.count)
+        """Averages, made so in place, about means (groups, D) and (groups, T)."""
+        off, off_rows = self.mean - mean, self.mean_rows - mean_rows
+        second = _moved(self.second, (self.mean, self.mean), (off, off))
+        cross = _moved(self.cross, (self.mean_rows, self.mean), (off_rows, off))
+        return Totals(second, cross, off, off_rows, self.count)
+
+    def joined(self, other: Totals) -> Totals:
+        """The averages over both, given as averages about the same means."""
+        n = self.count + other.count
+        share = other.count / n
+        second, cross = torch.lerp(self.second, other.second, share), torch.lerp(self.cross, other.cross, share)
+        mean, mean_rows = torch.lerp(self.mean, other.mean, share), torch.lerp(self.mean_rows, other.mean_rows, share)
+        return Totals(second, cross, mean, mean_rows, n)
 
     def without(self, part: Totals) -> Totals:
         """The averages of all but a part, both given as averages about the same means."""
@@ -172,40 +174,43 @@ class Parts:
 
         A group whose inputs do not vary keeps its weight.
         """
-        total = reduce(add, self.of.values())
-        dense = kernels(self.layer).flatten(2).to("cpu", total.second.dtype)
-        own_mean, own_rows = total.mean / total.count, total.mean_rows / total.count
+        count = sum(part.count for part in self.of.values())
+        own_mean = torch.stack([part.mean for part in self.of.values()]).sum(0) / count
+        own_rows = torch.stack([part.mean_rows for part in self.of.values()]).sum(0) / count
         mean, mean_rows = (own_mean, own_rows) if centred else (0 * own_mean, 0 * own_rows)
-        about = total.about(mean, mean_rows)
-        del total
+        parts = [part.averages().about(mean, mean_rows) for part in self.of.values()]
+        self.of.clear()
+        about = reduce(Totals.joined, parts)
+        dense = kernels(self.layer).flatten(2).to("cpu", about.second.dtype)
         scale = mean_diagonal(about.second)[:, None, None]
         unsure = FEW * dense.shape[-1] / about.count**2 * mean.square().mean(1)[:, None, None]
         still = ~(scale > STEADY * mean.square().mean(1)[:, None, None])
         weight = dense
         if not self.own:
-            pull, share = _chosen(list(self.of.values()), about, (mean, mean_rows), dense, metric)
+            pull, share = _chosen(parts, about, dense, metric)
             step = _step(about, _unexplained(about, dense), pull * scale + unsure)
             weight = torch.where(still, dense, dense + share * step)
-        second = self._trusted(about, mean, mean_rows)
+        second = _trusted(about, parts)
         _add_to_diagonal(second, max(RIDGE, FEW * dense.shape[-1] / about.count) * scale + unsure)
         for group in still.flatten().nonzero():
             second[group] = torch.eye(dense.shape[-1], dtype=second.dtype)
         return Solution(weight, second, own_mean, own_rows)
 
-    def _trusted(self, about: Totals, mean: Tensor, mean_rows: Tensor) -> Tensor:
-        """The second moments, in place; of no more patches than inputs, drawn towards a multiple of the identity.
 
-        As far as the parts differ in them (Ledoit & Wolf 2004). With more patches that did not help: at 0.7 of
-        EfficientNet-Lite1's MACs 57.5 % of 120 other images agreed with the dense net, without it 60.8 %.
-        """
-        count = len(self.of)
-        if count < 2 or about.count > about.second.shape[-1]:
-            return about.second
-        each = [squared(part.about(mean, mean_rows).second.sub_(about.second)) for part in self.of.values()]
-        off = torch.stack(each).sum(0)
-        share = shrinkage(about.second, off / (count * (count - 1)))[:, None, None]
-        even = share * mean_diagonal(about.second)[:, None, None]
-        return _add_to_diagonal(about.second.mul_(1 - share), even)
+def _trusted(about: Totals, parts: list[Totals]) -> Tensor:
+    """The second moments, in place; of no more patches than inputs, drawn towards a multiple of the identity.
+
+    As far as the ``parts``, which are used up, differ in them (Ledoit & Wolf 2004). With more patches that did not
+    help: at 0.7 of EfficientNet-Lite1's MACs 57.5 % of 120 other images agreed with the dense net, without it 60.8 %.
+    """
+    count = len(parts)
+    if count < 2 or about.count > about.second.shape[-1]:
+        return about.second
+    off = torch.stack([squared(part.second.sub_(about.second)) for part in parts]).sum(0)
+    parts.clear()
+    share = shrinkage(about.second, off / (count * (count - 1)))[:, None, None]
+    even = share * mean_diagonal(about.second)[:, None, None]
+    return _add_to_diagonal(about.second.mul_(1 - share), even)
 
 
 def _step(averages: Totals, unexplained: Tensor, pull: Tensor) -> Tensor:
@@ -232,9 +237,8 @@ class _LeftOut:
     of_others: Tensor
 
     @classmethod
-    def of(cls, part: Totals, whole: Totals, dense: Tensor) -> _LeftOut:
-        """``part`` and ``whole`` are averages about the same means."""
-        others = whole.without(part)
+    def of(cls, part: Totals, others: Totals, dense: Tensor) -> _LeftOut:
+        """``part`` and ``others`` are averages about the same means."""
         return cls(part.second, _unexplained(part, dense), others, _unexplained(others, dense))
 
     def slope_and_curve(self, pull: float, costs: Tensor | None) -> Tensor:
@@ -245,10 +249,10 @@ class _LeftOut:
         return torch.stack(products).double()
 
 
-def _chosen(
-    parts: Sequence[Totals], whole: Totals, means: tuple[Tensor, Tensor], dense: Tensor, metric: Metric | None
-) -> tuple[float, float]:
+def _chosen(parts: Sequence[Totals], whole: Totals, dense: Tensor, metric: Metric | None) -> tuple[float, float]:
     """The pull and the share of the step that are best on the parts, each left out in turn; ``whole`` is their average.
+
+    All are averages about the same means.
 
     The square error on a part falls by 2 a <D, R> - a^2 <D, D S> for the share a of a step D, where R is what the dense
     weight leaves unexplained there: the best share is known exactly. Of wide patches one part alone is left out.
@@ -257,7 +261,7 @@ def _chosen(
         return RIDGE, 1.0
     costs = None if metric is None else metric.matrix.to(dense.dtype)
     wide = dense.shape[-1] > WIDE
-    left = [_LeftOut.of(part.about(*means), whole, dense) for part in (parts[:1] if wide else parts)]
+    left = [_LeftOut.of(part, _others(part, parts, whole), dense) for part in (parts[:1] if wide else parts)]
 
     @cache
     def tried(index: int) -> tuple[float, float]:
@@ -265,6 +269,11 @@ def _chosen(
 
     best = _climbed(tried) if wide else max(range(len(PULLS)), key=tried)
     return PULLS[best], tried(best)[1]
+
+
+def _others(part: Totals, parts: Sequence[Totals], whole: Totals) -> Totals:
+    """All but ``part``: of two the other one."""
+    return whole.without(part) if len(parts) > 2 else next(other for other in parts if other is not part)
 
 
 def best_share(slope: float, curve: float) -> tuple[float, float]:

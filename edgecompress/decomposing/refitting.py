@@ -196,15 +196,24 @@ class _Refit:
     def _fit_on(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> None:
         self.progress("refit", len(self.done) + 1, len(self.models.layers), name)
         with naming_shortage(f"{name}: fitting it", without(name)):
-            unseen = [way for way in self.changed if not self._fit_one(name, arrivals, asymmetric=way)]
-        _fill_by_weights(self.models.dense, [self.changed[way] for way in unseen], [self.planned[name]])
+            ways = self._ways(name, arrivals)
+            unseen = [way for way, theirs in ways.items() if not self._fit_one(name, arrivals, theirs, asymmetric=way)]
+        _fill_by_weights(self.models.dense, [one for way in unseen for one in ways[way]], [self.planned[name]])
         for journey in arrivals:
             journey.forget(name)
         self.done.append(name)
         give_back()
 
-    def _fit_one(self, name: str, arrivals: Mapping[Journey, Arrival | None], *, asymmetric: bool) -> bool:
-        """Fit the chain of one model, if anything arrived."""
+    def _ways(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> dict[bool, list[nn.Module]]:
+        """The models whose chains are fitted in each way: all in one where the layer is given the same in both."""
+        if len(self.changed) > 1 and all(_unchanged(journey, name, arrival) for journey, arrival in arrivals.items()):
+            return {False: list(self.changed.values())}
+        return {way: [model] for way, model in self.changed.items()}
+
+    def _fit_one(
+        self, name: str, arrivals: Mapping[Journey, Arrival | None], models: Sequence[nn.Module], *, asymmetric: bool
+    ) -> bool:
+        """Fit the chains of ``models``, if anything arrived."""
         count = sum(len(journey.inputs[0]) for journey in arrivals)
         rows = sum(arrival.given.shape[:-1].numel() for arrival in arrivals.values() if arrival is not None)
         layer = self.models.dense.get_submodule(name)
@@ -220,7 +229,7 @@ class _Refit:
                 parts.add(journey.start, len(journey.inputs[0]), given, wanted)
         seen = bool(parts.of)
         if seen:
-            self._refit(self.changed[asymmetric], name, parts)
+            self._refit(models, name, parts)
         return seen
 
     def _without(self, journey: Journey, arrival: Arrival, gave: Gave) -> Tensor:
@@ -234,28 +243,32 @@ class _Refit:
         scale, shift = affine(self.models.compressed.get_submodule(norm), missing.dim())
         return (missing - shift) / scale if bool(scale.any()) else gave.output
 
-    def _refit(self, changed: nn.Module, name: str, parts: Parts | FewRows) -> None:
-        """Fit one chain, to its weight where the numbers have no answer."""
+    def _refit(self, models: Sequence[nn.Module], name: str, parts: Parts | FewRows) -> None:
+        """Fit the chain of each of ``models``, to its weight where the numbers have no answer."""
         layer, norm = self.models.dense.get_submodule(name), self.models.layers[name].norm
         takes_mean, dense = isinstance(layer.bias, Tensor) or bool(norm), kernels(layer)
         solution = parts.solution(self.metrics.get(name), centred=takes_mean)
         parts.of.clear()
         try:
-            reached = self._put(changed, name, solution.weight.reshape(dense.shape), solution.second)
+            reached = self._put(models, name, solution.weight.reshape(dense.shape), solution.second)
         except NUMERICAL:
             refuse_unusable(name, dense)
-            reached = self._put(changed, name, dense, None)
+            reached = self._put(models, name, dense, None)
         if takes_mean:
             rows = torch.einsum("gtd,gd->gt", reached.flatten(2), solution.mean.to(reached.dtype))
             mean = solution.mean_rows - rows
-            self._put_mean(changed, name, mean.flatten())
+            for changed in models:
+                self._put_mean(changed, name, mean.flatten())
 
-    def _put(self, changed: nn.Module, name: str, weight: Tensor, second: Tensor | Sequence[Sketch] | None) -> Tensor:
+    def _put(
+        self, models: Sequence[nn.Module], name: str, weight: Tensor, second: Tensor | Sequence[Sketch] | None
+    ) -> Tensor:
         """Fit the chain to the weight; returns the kernels it now stands for."""
         plan = self.planned[name]
         with one_thread():
             factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
-        fill(changed.get_submodule(name), plan, factors)
+        for changed in models:
+            fill(changed.get_submodule(name), plan, factors)
         return reached
 
     def _put_mean(self, changed: nn.Module, name: str, mean: Tensor) -> None:
@@ -268,6 +281,14 @@ class _Refit:
             running_mean = changed.get_submodule(self.models.layers[name].norm).running_mean
             assert isinstance(running_mean, Tensor)
             running_mean.sub_(mean)
+
+
+def _unchanged(journey: Journey, name: str, arrival: Arrival | None) -> bool:
+    """Is the layer given in the compressed model what it is given in the dense one, and nothing to make up for?"""
+    gave = journey.gave(name)
+    if gave is None or arrival is None or arrival.shortcut is not None:
+        return False
+    return torch.equal(gave.given, arrival.given)
 
 
 def _refuse_infinite(name: str, output: Tensor) -> None:

@@ -144,6 +144,11 @@ def placement(layer: nn.Module) -> dict[str, Any]:
     return {"dtype": weight.dtype, "device": default if default.type == "meta" else weight.device}
 
 
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """As ``torch.stack``; of a single one no copy is made."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
+
+
 def squared_norm(tensor: Tensor) -> float:
     """Sum of squares in float64."""
     return float(tensor.double().pow(2).sum())

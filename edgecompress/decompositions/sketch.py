@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +38,8 @@ class Sketch:
     def of_outputs(self, weight: Tensor) -> Tensor:
         """(T, T): the second moments of the outputs."""
         outputs = weight @ self.rows.T
-        second: Tensor = outputs @ outputs.T
-        return second.add_(products(weight[None])[0], alpha=self.level)
+        second: Tensor = products(weight[None])[0].mul_(self.level)
+        return second.addmm_(outputs, outputs.T)
 
 
 WIDE, BLOCKS = 1024, 4
@@ -50,9 +51,29 @@ def products(rows: Tensor) -> Tensor:
     size = rows.shape[1]
     if size <= WIDE:
         return rows @ rows.mT
-    whole, step = rows.new_empty(len(rows), size, size), -(-size // BLOCKS)
-    for start in range(0, size, step):
-        block = rows[:, start : start + step] @ rows[:, start:].mT
-        whole[:, start : start + step, start:] = block
-        whole[:, start:, start : start + step] = block.mT
+    whole = rows.new_zeros(len(rows), size, size)
+    add_products(whole, rows)
+    return mirrored(whole)
+
+
+def add_products(whole: Tensor, rows: Tensor) -> None:
+    """Add :func:`products` to ``whole`` (groups, D, D), in place; of wide ones to the upper blocks alone."""
+    size = rows.shape[1]
+    if size <= WIDE or whole.dtype != rows.dtype or whole.device != rows.device:
+        whole += products(rows).to(whole.device)
+        return
+    for start, stop in _blocks(size):
+        for of_group, own in zip(whole, rows, strict=True):
+            of_group[start:stop, start:].addmm_(own[start:stop], own[start:].T)
+
+
+def mirrored(whole: Tensor) -> Tensor:
+    """``whole`` (groups, D, D), in place, its lower blocks, where it is wide, the upper ones turned over."""
+    for start, stop in _blocks(whole.shape[1]) if whole.shape[1] > WIDE else ():
+        whole[:, stop:, start:stop] = whole[:, start:stop, stop:].mT
     return whole
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    step = -(-size // BLOCKS)
+    return ((start, min(size, start + step)) for start in range(0, size, step))

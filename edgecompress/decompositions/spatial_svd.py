@@ -98,8 +98,8 @@ class SpatialSvd:
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """Each vertical filter on each column: (n, r kw)."""
         (vertical,) = head
-        patches = rows.unflatten(1, (*vertical.shape[1:], -1))
-        return torch.einsum("ncij,rci->nrj", patches, vertical).flatten(1)
+        columns = rows.T.reshape(vertical[0].numel(), -1)
+        return (vertical.flatten(1) @ columns).reshape(-1, len(rows)).T
 
     def filters(self, head: Head, shape: Sequence[int]) -> Tensor:
         """(r kw, C kh kw): each vertical filter in each column."""

@@ -156,6 +156,8 @@ class Principal:
         outputs, inputs = self.matrix.shape
         if outputs <= inputs or isinstance(self.moments, Sketch):
             second = self._outputs
+            if len(second) > MOST_EIGENVECTORS:
+                del self.__dict__["_outputs"]
             return *most_eigenvectors(second), float(second.diagonal().sum())
         factor, failed = torch.linalg.cholesky_ex(self.moments)
         root = root_and_inverse(self.moments)[0] if failed else factor

@@ -131,7 +131,7 @@ class Tucker2:
     def features(self, rows: Tensor, head: Head) -> Tensor:
         """The reduced channels of each tap: (n, r_in K)."""
         (reduce,) = head
-        return torch.einsum("nck,rc->nrk", rows.unflatten(1, (reduce.shape[1], -1)), reduce).flatten(1)
+        return (reduce @ rows.T.reshape(reduce.shape[1], -1)).reshape(-1, len(rows)).T
 
     def filters(self, head: Head, shape: Sequence[int]) -> Tensor:
         """(r_in K, C K): each reducing filter at each tap."""

@@ -174,9 +174,9 @@ def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:
     return digest.hexdigest()
 
 
-def raw_bytes(tensor: Tensor) -> bytes:
-    """A tensor's numbers as they lie in memory, for digests."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's numbers as they lie in memory, not copied, for digests."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _drawn(dataset: Dataset[Any], count: int, seed: int) -> Tensor:

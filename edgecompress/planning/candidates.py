@@ -29,7 +29,7 @@ from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
 from edgecompress.planning.grids import grid_costs
-from edgecompress.planning.scoring import Fitted, Scoring
+from edgecompress.planning.scoring import MOST_KEPT_BYTES, Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
@@ -167,6 +167,7 @@ def calibrated_candidates(
     scored = Scoring(model, few, classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
+    large = sum(weight_of(item.layer).nbytes for item in items) * MAX_SCORED > MOST_KEPT_BYTES
     progress("plan: effect of each output on the loss", 0, 1, "")
     metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
@@ -176,7 +177,8 @@ def calibrated_candidates(
 
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
-                return _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
+                fitted = _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
+                return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
             found[name] = of_layer.layer
@@ -242,14 +244,13 @@ def _changes(fits: Fits, chosen: Sequence[Candidate]) -> Tensor | Components | N
     """What each candidate changes of the kernels, fitted to the weight alone where nothing else can be; else None."""
     for known in (fits, Fits(fits.kernels)):
         with suppress(*NUMERICAL):
-            return _compact(known.changes(chosen)) if chosen else None
+            return known.changes(chosen) if chosen else None
     return None
 
 
-def _compact(changes: Tensor | Components) -> Tensor | Components:
-    """Changes of wide kernels in half the bytes: three digits tell what they cost."""
-    wide = isinstance(changes, Tensor) and changes.shape[-1] > WIDE
-    return changes.bfloat16() if isinstance(changes, Tensor) and wide else changes
+def _compact(changes: Tensor | Components | None) -> Tensor | Components | None:
+    """Changes in half the bytes, for large models: three digits tell what they cost."""
+    return changes.bfloat16() if isinstance(changes, Tensor) else changes
 
 
 def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCandidates:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgecompress.calibrating.sensitivity import Components, Metric
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import squared_norm
+from edgecompress.decompositions.base import squared_norm, stacked
 from edgecompress.decompositions.fitting import Fitting, fitting
 from edgecompress.decompositions.projection import squared_outputs
 from edgecompress.decompositions.sketch import WIDE, Sketch
@@ -137,7 +137,7 @@ class Fits:
 
     def change(self, candidate: Candidate) -> Tensor:
         """(groups, T, D): of one candidate, float32."""
-        return torch.stack([self._change_of(candidate, group) for group in range(len(self.kernels))])
+        return stacked([self._change_of(candidate, group) for group in range(len(self.kernels))])
 
     def _change_of(self, candidate: Candidate, group: int) -> Tensor:
         """(T, D): of one group; nothing where its kernel is all zeros."""

@@ -22,18 +22,21 @@ from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_pa
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.trials import Trial, joint_losses, together_losses, trial_losses
 from edgecompress.decompositions.base import NUMERICAL
-from edgecompress.models.datasets import Inputs
+from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.candidates import SCORED_INPUTS, collected_inputs
 from edgecompress.planning.fits import Fits
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
-MOST_MACS = 2e11
-"""Of one round's trials: with more to run, fewer inputs are used."""
+MOST_MACS, MOST_IN_ALL = 2e11, 4e11
+"""Of one round's trials: with more to run, fewer inputs are used; and of all rounds, beyond the first."""
 
-FEWEST_INPUTS, MOST_INPUTS = 8, 64
+FEWEST_INPUTS, MOST_INPUTS = 4, 64
 """That trials run on."""
+
+JOINT_INPUTS = 8
+"""Inputs that all that is chosen has to be run on, in little enough time, without each change in turn."""
 
 LEAST_SPREAD = 0.01
 """Of what estimates are off by, between layers: squared, in the logarithm."""
@@ -46,8 +49,8 @@ NOTHING = -60.0
 """Stands for the logarithm of a loss of 0."""
 
 MOST_RUN_MACS, MOST_JOINT_MACS = 5e10, 1e11
-"""Of one run of the dense model on the inputs of a round; and of the runs without each change in turn, on the fewest
-inputs: models that take more are not run with all that is chosen."""
+"""Of one run of the dense model on the inputs of a round; and of the runs without each change in turn, on
+``JOINT_INPUTS``: models that take more are not run with all that is chosen."""
 
 MOST_KEPT_BYTES = 1 << 28
 """Of changes that were tried: larger models are not run with all that is chosen together."""
@@ -102,12 +105,16 @@ class Trials:
     made: dict[Place, Trial] = field(default_factory=dict)
     failed: set[Place] = field(default_factory=set)
     """Candidates whose numbers have no answer: not tried again."""
+    spent: float = 0.0
+    """Multiply-accumulates of all trials so far, about."""
 
     def measure(self, layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> bool:
         """Try what is chosen and was not tried yet, and one candidate of each other layer; was there any?"""
         found = {layer.name: self._untried(layer, choices[layer.name]) for layer in layers}
         wanted = {name: candidate for name, candidate in found.items() if candidate is not None}
-        inputs = self._inputs(len(wanted))
+        inputs = self._affordable(len(wanted))
+        if inputs is None:
+            return False
         by_name, modules = {layer.name: layer for layer in layers}, {n: self.model.get_submodule(n) for n in wanted}
         for part in in_passes(modules):
             self._try([by_name[name] for name in part], wanted, inputs)
@@ -119,7 +126,7 @@ class Trials:
         Nor where all of them, each left out in turn, would take too long.
         """
         trials = self._made_for(choices)
-        if trials is None or len(trials) * FEWEST_INPUTS * self.total.macs / 2 > MOST_JOINT_MACS:
+        if trials is None or len(trials) * JOINT_INPUTS * self.total.macs / 2 > MOST_JOINT_MACS:
             return None
         return together_losses(self.model, self._inputs(1), trials, classes=self.calibration.classes)
 
@@ -135,6 +142,13 @@ class Trials:
         macs = max(1, self.total.macs)
         count = int(min(MOST_MACS / (max(1, trials) * macs / 2), MOST_RUN_MACS / macs))
         return self.calibration.held(min(MOST_INPUTS, max(FEWEST_INPUTS, count)))
+
+    def _affordable(self, trials: int) -> Inputs | None:
+        """As :meth:`_inputs`, as many as all rounds together leave; None where they are too few, but in the first."""
+        inputs, each = self._inputs(trials), trials * self.total.macs / 2
+        count = min(len(inputs[0]), int((MOST_IN_ALL - self.spent) / max(1, each))) if self.spent else len(inputs[0])
+        self.spent += max(0, count) * each
+        return first(inputs, count) if count >= min(FEWEST_INPUTS, len(inputs[0])) else None
 
     def _made_for(self, choices: Mapping[str, Choice]) -> list[Trial] | None:
         places = [place(name, choice) for name, choice in choices.items() if not isinstance(choice, str)]
