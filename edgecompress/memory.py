@@ -25,6 +25,10 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
+M_ARENA_MAX = -8
+"""Of glibc's ``mallopt``: how many stores of freed memory there may be; 0: as many as it likes."""
+
+
 @contextmanager
 def naming_shortage(what: str, way_out: str) -> Iterator[None]:
     """Raise one clear error where memory runs out.
@@ -65,14 +69,30 @@ def give_back() -> None:
 
     It keeps what was freed by each thread for that thread, which adds up where many threads take turns.
     """
-    trim = _trim()
+    trim = _of_libc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
-@cache
-def _trim() -> Any:
+@contextmanager
+def one_arena() -> Iterator[None]:
+    """While this is open, threads that begin share one store of freed memory, where the C library is glibc.
+
+    Where many take turns, each would keep what it freed for itself.
+    """
+    limit = _of_libc("mallopt")
+    if limit is not None:
+        limit(M_ARENA_MAX, 1)
     try:
-        return ctypes.CDLL(None).malloc_trim
+        yield
+    finally:
+        if limit is not None:
+            limit(M_ARENA_MAX, 0)
+
+
+@cache
+def _of_libc(name: str) -> Any:
+    try:
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):  # another C library, or Windows
         return None

@@ -10,7 +10,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import nn
 
-from edgecompress.calibrating.batching import affordable
+from edgecompress.calibrating.batching import affordable, inputs_at_once
 from edgecompress.calibrating.sensitivity import (
     FEWEST_METRIC_INPUTS,
     METRIC_INPUTS,
@@ -30,7 +30,10 @@ MOST_REMEMBERED = 1 << 28
 RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
 
-RECALIBRATED_MACS = 1e11
+FEWEST_AT_ONCE = 16
+"""That batch norms see together, whatever they take."""
+
+RECALIBRATED_MACS = 5e10
 """Multiply-accumulates of the dense model's runs over them: of large models fewer are used."""
 
 MOST_HELD, HELD_PART, FEWEST_TO_HOLD = 64, 4, 16
@@ -152,11 +155,16 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
         layer.momentum = None
         layer.train()
     with torch.no_grad():
-        for part in _equal_parts(inputs, batch_size) if norms else ():
+        for part in _equal_parts(inputs, min(batch_size, _at_once(model, inputs))) if norms else ():
             calibrated(changed, part)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return changed.eval()
+
+
+def _at_once(model: nn.Module, inputs: Inputs) -> int:
+    """As many as memory allows, but enough for statistics."""
+    return max(FEWEST_AT_ONCE, inputs_at_once(model, inputs, most=RECALIBRATED))
 
 
 def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,23 @@ class Rehearsal:
     macs: float
 
 
+_KNOWN: WeakKeyDictionary[nn.Module, dict[object, Rehearsal]] = WeakKeyDictionary()
+"""What was seen of a model, by the shapes of its inputs: stages ask again and again."""
+
+
 def rehearsed(model: nn.Module, inputs: Inputs) -> Rehearsal | None:
-    """``model`` run on one or two of ``inputs``; None where it does not: the run itself says why."""
+    """``model`` run on one or two of ``inputs``, once; None where it does not: the run itself says why."""
+    known = _KNOWN.setdefault(model, {})
+    key = len(list(model.modules())), *((tensor.shape[1:], tensor.dtype) for tensor in inputs)
+    if key not in known:
+        seen = _rehearsed(model, inputs)
+        if seen is None:
+            return None
+        known[key] = seen
+    return known[key]
+
+
+def _rehearsed(model: nn.Module, inputs: Inputs) -> Rehearsal | None:
     given, macs = [0], 0
 
     def ran(call: Call) -> None:
@@ -69,19 +85,20 @@ def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if not any(module.children()))
 
 
-def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False) -> int:
+def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False, most: int = MOST_AT_ONCE) -> int:
     """So many of ``inputs`` that running ``model`` on them takes about ``MOST_RUN_BYTES``, and at least one.
 
     Args:
-        model: runs on one or two inputs; where it does not, ``MOST_AT_ONCE``.
+        model: runs on one or two inputs; where it does not, ``most``.
         inputs: batch first.
         gradients: is everything remembered that a backward pass needs?
+        most: inputs, however small.
     """
     seen = rehearsed(model, inputs)
     if seen is None:
-        return MOST_AT_ONCE
+        return most
     taken = UNSEEN * seen.outputs if gradients else IN_FLIGHT * seen.widest
-    return max(1, min(MOST_AT_ONCE, int(MOST_RUN_BYTES / max(1, taken))))
+    return max(1, min(most, int(MOST_RUN_BYTES / max(1, taken))))
 
 
 def affordable(model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS) -> int:

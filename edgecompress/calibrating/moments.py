@@ -27,7 +27,7 @@ from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, in_parts
 
-MOST_BYTES = 3 << 28
+MOST_BYTES = 1 << 29
 """Of moments in memory at once."""
 
 MOST_MATRIX_BYTES, MOST_CONV_BYTES = 1 << 27, 1 << 29

@@ -44,6 +44,8 @@ class Models:
     layers: Mapping[str, Known]
     done: Container[str]
     asymmetric: bool
+    change_inputs: bool = True
+    """May either change what it is given in place, so that it has to be given copies?"""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -109,7 +111,8 @@ class Journey:
 
     def _run(self, model: nn.Module, on_sum: OnSum) -> None:
         with torch.no_grad(), Sums(on_sum):
-            calibrated(model, tuple(tensor.clone() for tensor in self.inputs))
+            copied = self.models.change_inputs
+            calibrated(model, tuple(tensor.clone() for tensor in self.inputs) if copied else self.inputs)
 
     def _next(self) -> Arrival | None:
         while (at := self._compressed.advance()) is not None:

@@ -60,6 +60,15 @@ def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[st
     return {name: of_layer for name, of_layer in known.items() if of_layer.runs == 1}
 
 
+def changes_inputs(model: nn.Module, inputs: Inputs) -> bool:
+    """Does the model change what it is given in place?"""
+    given = tuple(tensor.clone() for tensor in inputs)
+    before = [tensor._version for tensor in given]
+    with evaluating(model), torch.no_grad():
+        calibrated(model, given)
+    return [tensor._version for tensor in given] != before
+
+
 def _leave_shared(layer: Known, reads: Counter[str]) -> None:
     """The mean of a batch norm that reads several layers is not one layer's to move."""
     if layer.norm and reads[layer.norm] > 1:

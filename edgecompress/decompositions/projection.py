@@ -219,7 +219,8 @@ def solved(own: Tensor, cross: Tensor) -> Tensor:
     """``cross`` times the (pseudo-)inverse of ``own``; Cholesky where it exists, ``eigh`` where it does not."""
     factor, failed = torch.linalg.cholesky_ex(own)
     if not failed and not _singular(factor):
-        solved: Tensor = torch.cholesky_solve(cross.T, factor).T
+        half_way = torch.linalg.solve_triangular(factor, cross.T, upper=False)  # cholesky_solve() copies the factor
+        solved: Tensor = torch.linalg.solve_triangular(factor.T, half_way, upper=True).T
         return solved
     half = _half_inverse(own)
     inverted: Tensor = (cross @ half.T) @ half

@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 8e10, 12
+COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 5e10, 12
 """Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs; losses
 come from no fewer than so many."""
 

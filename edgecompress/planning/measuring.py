@@ -29,7 +29,7 @@ from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
-MOST_MACS, MOST_IN_ALL = 2e11, 4e11
+MOST_MACS, MOST_IN_ALL = 2e11, 3e11
 """Of one round's trials: with more to run, fewer inputs are used; and of all rounds, beyond the first."""
 
 FEWEST_INPUTS, MOST_INPUTS = 4, 64
