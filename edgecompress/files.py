@@ -260,7 +260,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a ``state_dict`` as safetensors, atomically and byte-identical for equal input."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    tensors: dict[str, Tensor] = {}
+    known = set[int]()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        at = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if at in known or own.nbytes < own.untyped_storage().nbytes() else own
+        known.add(at)
     with written_aside(path) as partial:
         partial.write_bytes(save(tensors))
 

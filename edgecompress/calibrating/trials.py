@@ -251,7 +251,7 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
         return call.output + trial.shift.flatten().to(call.output).reshape(shape)
 
     own = kernels(layer)
-    weight.data = weight_from(layer, own + trial.change.reshape(own.shape).to(own)).to(dense)
+    weight.data = weight_from(layer, own + trial.change.reshape(own.shape).to(own.device)).to(dense)
     try:
         with observing(named_layers(model, (trial.name,)), after=shifted):
             yield

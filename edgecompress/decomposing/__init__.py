@@ -24,14 +24,16 @@ from edgecompress.decompositions.kernels import groups_of, kernels, weight_from,
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import PlanError, first_line
 from edgecompress.layers import put, refuse_unusable, weighted_layers
-from edgecompress.models import copied
+from edgecompress.models import copied, shared_copy
 from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import CompressionPlan, LayerPlan, Ranks, Skipped
 from edgecompress.progress import Progress, silent
 
 
-def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, progress: Progress = silent) -> nn.Module:
+def decompose(
+    model: nn.Module, plan: CompressionPlan, *, fill: bool = True, shared: bool = False, progress: Progress = silent
+) -> nn.Module:
     """A copy of ``model`` in which each planned layer is an ``nn.Sequential`` of standard layers.
 
     A layer planned for a codec stays what it is, its weight computed from factors. A plan that no ``plan()`` made is
@@ -42,6 +44,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
         plan: for exactly its layers.
         fill: fit the factors to the weights; False: only the structure, for a ``load_state_dict`` to fill. The copy
             plus the plan and the compressed ``state_dict`` is the compressed model bit for bit.
+        shared: the parameters of all other layers are those of ``model`` itself.
         progress: is called for each layer.
 
     Returns:
@@ -54,7 +57,7 @@ def decompose(model: nn.Module, plan: CompressionPlan, *, fill: bool = True, pro
     check_plan(model, plan)
     if fill and not plan.rehearsed:
         refuse_noticed(noticed_by_trace(model, replaced(plan)))
-    changed = copied(model, replaced(plan))
+    changed = shared_copy(model) if shared else copied(model, replaced(plan))
     if uses_codec(plan):
         install(changed, plan.layers, shared=CODECS[plan.layers[0].method].shared, fill=fill)
         return changed

@@ -13,6 +13,7 @@ from torch import nn
 from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.decomposing.refitting import refit, refit_both_ways, used_inputs
+from edgecompress.models import copied
 from edgecompress.models.adapting import adapted
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, silent
@@ -51,5 +52,6 @@ def refit_nearest(
     asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)
     nearer = not symmetric < asymmetric
     if len(fitting[0]) >= min(ENOUGH, len(used_inputs(dense, calibration)[0])):
-        return models[nearer], nearer
+        return copied(models.pop(nearer)), nearer
+    models.clear()
     return refit(dense, plan, calibration, asymmetric=nearer, progress=progress), nearer

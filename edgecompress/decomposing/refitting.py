@@ -38,6 +38,7 @@ from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
 from edgecompress.memory import give_back, naming_shortage, without
+from edgecompress.models import copied
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs, first, in_parts
@@ -86,13 +87,15 @@ def refit(
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
-    return _refitted(dense, plan, calibration, (asymmetric,), progress)[asymmetric]
+    return copied(_refitted(dense, plan, calibration, (asymmetric,), progress)[asymmetric])
 
 
 def refit_both_ways(
     dense: nn.Module, plan: CompressionPlan, calibration: Calibration, *, progress: Progress = silent
 ) -> dict[bool, nn.Module]:
     """What :func:`refit` gives for ``asymmetric`` and for not, in one run over the inputs.
+
+    All layers but those of ``plan`` have the parameters of ``dense`` itself.
 
     Raises:
         PlanError, ModelError: as of :func:`refit`.
@@ -116,7 +119,10 @@ def _refitted(
     few = first(calibration.inputs, REHEARSED)
     if not plan.rehearsed:
         refuse_noticed(noticed(dense, few, replaced(plan)))
-    changed, planned = {way: decompose(dense, plan, fill=False) for way in ways}, {of.name: of for of in plan.layers}
+    changed, planned = (
+        {way: decompose(dense, plan, fill=False, shared=True) for way in ways},
+        {of.name: of for of in plan.layers},
+    )
     names, inputs = tuple(planned), used_inputs(dense, calibration)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
@@ -292,5 +298,5 @@ def _unchanged(journey: Journey, name: str, arrival: Arrival | None) -> bool:
 
 
 def _refuse_infinite(name: str, output: Tensor) -> None:
-    if not bool(torch.isfinite(output).all()):
+    if output.numel() and not bool(torch.stack(torch.aminmax(output)).isfinite().all()):
         raise ModelError(f"{name}: gives NaN or infinity on the calibration inputs; check data and weights")

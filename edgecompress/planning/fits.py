@@ -152,4 +152,6 @@ class Fits:
             )
             if self.metric is not None:
                 reached = self.metric.inverse[group].to(reached.dtype) @ reached
-        return (reached - kernel.flatten(1).to(reached.dtype)).float()
+        matrix = kernel.flatten(1).to(reached.dtype)
+        alone = reached.untyped_storage().data_ptr() != kernel.untyped_storage().data_ptr()
+        return (reached.sub_(matrix) if alone else reached - matrix).float()

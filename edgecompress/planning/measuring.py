@@ -55,6 +55,9 @@ MOST_RUN_MACS, MOST_JOINT_MACS = 5e10, 1e11
 MOST_KEPT_BYTES = 1 << 28
 """Of changes that were tried: larger models are not run with all that is chosen together."""
 
+LARGE_BYTES = 1 << 26
+"""Of one change, from which on it is kept in half of them: three digits tell what it costs."""
+
 Place = tuple[str, str, Ranks]
 """A candidate: layer, method and ranks."""
 
@@ -235,7 +238,7 @@ def _known(layer: LayerCandidates, candidate: Candidate) -> Trial | None:
 def _of_change(name: str, change: Tensor, mean: Tensor) -> Trial:
     """Kernels moved by ``change`` (groups, T, D), the mean error of the outputs for patches of this mean corrected."""
     shifts = [(of_group.float() @ own.float()).double() for of_group, own in zip(change, mean, strict=True)]
-    return Trial(name, change, -torch.stack(shifts))
+    return Trial(name, change.bfloat16() if change.nbytes >= LARGE_BYTES else change, -torch.stack(shifts))
 
 
 def _trial(layer: LayerCandidates, candidate: Candidate, moments: Moments | FewMoments, metric: Metric | None) -> Trial:
