@@ -25,8 +25,11 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
-M_ARENA_MAX = -8
-"""Of glibc's ``mallopt``: how many stores of freed memory there may be; 0: as many as it likes."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's ``mallopt``."""
+
+LITTLE, USUAL = (1 << 23, 1 << 26), (1 << 25, 1 << 26)
+"""Bytes of a block and of all that is kept; the latter is what glibc comes to by itself."""
 
 
 @contextmanager
@@ -75,19 +78,24 @@ def give_back() -> None:
 
 
 @contextmanager
-def one_arena() -> Iterator[None]:
-    """While this is open, threads that begin share one store of freed memory, where the C library is glibc.
+def keeping_little() -> Iterator[None]:
+    """While this is open, what is freed goes back to the system, where the C library is glibc and the blocks large.
 
-    Where many take turns, each would keep what it freed for itself.
+    By itself it keeps freed blocks of up to 32 MB each, and large networks free hundreds of megabytes of them.
     """
-    limit = _of_libc("mallopt")
-    if limit is not None:
-        limit(M_ARENA_MAX, 1)
+    _keep(*LITTLE)
     try:
         yield
     finally:
-        if limit is not None:
-            limit(M_ARENA_MAX, 0)
+        _keep(*USUAL)
+
+
+def _keep(block: int, most: int) -> None:
+    """Keep freed blocks of at most so many bytes, and at most so many bytes at the end of all."""
+    limit = _of_libc("mallopt")
+    if limit is not None:
+        limit(M_MMAP_THRESHOLD, block)
+        limit(M_TRIM_THRESHOLD, most)
 
 
 @cache

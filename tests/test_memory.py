@@ -61,5 +61,5 @@ def test_giving_memory_back_is_left_out_where_the_library_has_no_way(monkeypatch
     give_back()
     monkeypatch.setattr(memory, "_of_libc", lambda _name: None)
     give_back()
-    with memory.one_arena():
+    with memory.keeping_little():
         pass

@@ -208,7 +208,7 @@ def _trusted(about: Totals, parts: list[Totals]) -> Tensor:
         return about.second
     off = torch.stack([squared(part.second.sub_(about.second)) for part in parts]).sum(0)
     parts.clear()
-    share = shrinkage(about.second, off / (count * (count - 1)))[:, None, None]
+    share = shrinkage(about.second, off / (count * (count - 1)))[:, None, None].to(about.second.dtype)
     even = share * mean_diagonal(about.second)[:, None, None]
     return _add_to_diagonal(about.second.mul_(1 - share), even)
 

@@ -37,7 +37,7 @@ from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import ModelError, PlanError
 from edgecompress.layers import refuse_unusable
-from edgecompress.memory import give_back, naming_shortage, without
+from edgecompress.memory import give_back, keeping_little, naming_shortage, without
 from edgecompress.models import copied
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.adapting import adapted
@@ -132,7 +132,7 @@ def _refitted(
     for name in runs.keys() - known.keys():
         progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
     _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name not in known])
-    with torch.no_grad():
+    with torch.no_grad(), keeping_little():
         _Refit(models, planned, metrics, progress, done, changed).run(inputs)
     _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name in known.keys() - set(done)])
     return changed

@@ -20,6 +20,7 @@ from edgecompress.decompositions import AUTO, DECOMPOSITIONS
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
+from edgecompress.memory import keeping_little
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.adapting import adapted, adapted_for, adapters_of
 from edgecompress.models.datasets import Inputs
@@ -101,7 +102,8 @@ def choose(
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
     refuse_out_of_reach(seen, selector, scope)
-    layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
+    with keeping_little():
+        layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
     made = _assemble(name, seen.total, layers, choices, skipped, seen.found)
     return replace(made, outlook=outlook(selector, layers, seen.total), adapters=adapters_of(seen.model))
