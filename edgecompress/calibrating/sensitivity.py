@@ -24,6 +24,7 @@ from edgecompress.calibrating.batching import inputs_at_once
 from edgecompress.calibrating.patches import output_rows, patches
 from edgecompress.decompositions.kernels import groups_of, kernel_shape, weight_of
 from edgecompress.decompositions.projection import root_and_inverse
+from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import ModelError
 from edgecompress.memory import SMALLER, is_shortage, naming_shortage
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
@@ -86,7 +87,8 @@ class Components:
 class Metric:
     """What an error of a layer's outputs costs: ``matrix`` (groups, T, T), symmetric and positive.
 
-    Its root is taken once, for all candidates of the layer and for the fit that follows.
+    In float64; of ``WIDE`` outputs and more in float32. Its root is taken once, for all candidates of the layer and
+    for the fit that follows.
     """
 
     matrix: Tensor
@@ -187,7 +189,8 @@ def _tells(total: Tensor) -> bool:
 
 def _damped(second: Tensor) -> Tensor:
     mean = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(torch.finfo(second.dtype).tiny)
-    return second / mean + DAMPING * torch.eye(second.shape[-1], dtype=second.dtype)
+    damped = second / mean + DAMPING * torch.eye(second.shape[-1], dtype=second.dtype)
+    return damped.float() if damped.shape[-1] >= WIDE else damped
 
 
 def _few_at_a_time(layer: nn.Module, given: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -30,6 +30,10 @@ COMPARED_MACS, FEWEST_COMPARED = 3e10, 8
 the latter tell nothing."""
 
 
+ROWS = 256
+"""Of a weight that are changed at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A change of the layer ``name``.
@@ -250,13 +254,21 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
         shape[axis] = -1
         return call.output + trial.shift.flatten().to(call.output).reshape(shape)
 
-    own = kernels(layer)
-    weight.data = weight_from(layer, own + trial.change.reshape(own.shape).to(own.device)).to(dense)
+    weight.data = weight_from(layer, _moved(kernels(layer), trial.change)).to(dense)
     try:
         with observing(named_layers(model, (trial.name,)), after=shifted):
             yield
     finally:
         weight.data = dense
+
+
+def _moved(own: Tensor, change: Tensor) -> Tensor:
+    """Kernels (groups, T, C, *taps) by ``change`` (groups, T, D), some rows at a time: it may be of fewer bytes."""
+    moved = own.clone(memory_format=torch.contiguous_format)
+    rows = zip(moved.flatten(0, 1).split(ROWS), change.flatten(0, 1).split(ROWS), strict=True)
+    for ours, theirs in rows:
+        ours.add_(theirs.reshape(ours.shape).to(ours))
+    return moved
 
 
 @contextmanager

@@ -237,7 +237,7 @@ def _fitted(
     if roots is None:
         return method.factors(kernel, ranks, moments)
     root, inverse = roots
-    *first, last = method.factors(torch.einsum("ts,s...->t...", root, kernel.double()), ranks, moments)
+    *first, last = method.factors(torch.einsum("ts,s...->t...", root.double(), kernel.double()), ranks, moments)
     return *first, torch.einsum("ts,s...->t...", inverse.to(last.dtype), last)
 
 

@@ -113,7 +113,7 @@ def _chosen(alike: Tensor, left: Tensor, parts: Tensor, level: float, metric: Me
         for held in each:
             steps = _dual(alike[~held][:, ~held], left[~held], PULLS[index] * level)
             changed = alike[held][:, ~held] @ steps
-            weighed = changed if metric is None else changed @ metric.matrix[0]
+            weighed = changed if metric is None else changed @ metric.matrix[0].to(changed)
             slope += (weighed * left[held]).sum() / held.sum()
             curve += (weighed * changed).sum() / held.sum()
         return best_share(float(slope), float(curve))

@@ -212,7 +212,7 @@ class _Refit:
 
     def _ways(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> dict[bool, list[nn.Module]]:
         """The models whose chains are fitted in each way: all in one where the layer is given the same in both."""
-        if len(self.changed) > 1 and all(_unchanged(journey, name, arrival) for journey, arrival in arrivals.items()):
+        if all(_unchanged(journey, name, arrival) for journey, arrival in arrivals.items()):
             return {False: list(self.changed.values())}
         return {way: [model] for way, model in self.changed.items()}
 
