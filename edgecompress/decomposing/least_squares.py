@@ -33,6 +33,9 @@ FEW = 0.1
 PULLS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Pulls that are tried, likewise."""
 
+LARGE = 1 << 18
+"""Numbers of a weight from which on less is tried for it: each try costs as much as a fit."""
+
 HOLDS = 0.8
 """Share of a step from which on it is worth trying to go further."""
 
@@ -255,19 +258,21 @@ def _chosen(parts: Sequence[Totals], whole: Totals, dense: Tensor, metric: Metri
     All are averages about the same means.
 
     The square error on a part falls by 2 a <D, R> - a^2 <D, D S> for the share a of a step D, where R is what the dense
-    weight leaves unexplained there: the best share is known exactly. Of wide patches one part alone is left out.
+    weight leaves unexplained there: the best share is known exactly. Of large layers two parts are left out, of wide
+    patches one, and not all pulls are tried.
     """
     if len(parts) < 2:
         return RIDGE, 1.0
     costs = None if metric is None else metric.matrix.to(dense.dtype)
     wide = dense.shape[-1] > WIDE
-    left = [_LeftOut.of(part, _others(part, parts, whole), dense) for part in (parts[:1] if wide else parts)]
+    large, some = wide or dense.numel() >= LARGE, 1 if wide else 2
+    left = [_LeftOut.of(part, _others(part, parts, whole), dense) for part in (parts[:some] if large else parts)]
 
     @cache
     def tried(index: int) -> tuple[float, float]:
         return best_share(*torch.stack([of.slope_and_curve(PULLS[index], costs) for of in left]).sum(0).tolist())
 
-    best = _climbed(tried) if wide else max(range(len(PULLS)), key=tried)
+    best = _climbed(tried) if large else max(range(len(PULLS)), key=tried)
     return PULLS[best], tried(best)[1]
 
 

@@ -151,7 +151,9 @@ class Fits:
                 candidate.ranks, WIDE_STEPS if kernel[0].numel() > WIDE else SCORED_STEPS
             )
             if self.metric is not None:
-                reached = self.metric.inverse[group].to(reached.dtype) @ reached
+                inverse = self.metric.inverse[group]
+                single = torch.float32 in {inverse.dtype, reached.dtype}
+                reached = inverse.float() @ reached.float() if single else inverse @ reached
         matrix = kernel.flatten(1).to(reached.dtype)
         alone = reached.untyped_storage().data_ptr() != kernel.untyped_storage().data_ptr()
         return (reached.sub_(matrix) if alone else reached - matrix).float()
