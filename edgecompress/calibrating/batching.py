@@ -85,16 +85,16 @@ def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if not any(module.children()))
 
 
-def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False, most: int = MOST_AT_ONCE) -> int:
+def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False, most: int | None = None) -> int:
     """So many of ``inputs`` that running ``model`` on them takes about ``MOST_RUN_BYTES``, and at least one.
 
     Args:
         model: runs on one or two inputs; where it does not, ``most``.
         inputs: batch first.
         gradients: is everything remembered that a backward pass needs?
-        most: inputs, however small.
+        most: inputs, however small; None: ``MOST_AT_ONCE``.
     """
-    seen = rehearsed(model, inputs)
+    seen, most = rehearsed(model, inputs), most or MOST_AT_ONCE
     if seen is None:
         return most
     taken = UNSEEN * seen.outputs if gradients else IN_FLIGHT * seen.widest
