@@ -111,7 +111,7 @@ def passed(found: Iterable[tuple[Any, onnx.ModelProto]]) -> tuple[dict[str, int]
 def test_operators_pass_the_tests_of_the_standard() -> None:
     counts, failures = passed(cases(QUICK.split()))
     assert failures == []
-    assert sum(count > 0 for count in counts.values()) > 60
+    assert sum(count > 0 for count in counts.values()) > 40
     assert counts["Conv"] > 3
     assert counts["LSTM"] > 3
 
