@@ -29,6 +29,9 @@ UNSEEN = 2
 """With gradients, what is remembered as a multiple of what layers give: sums and functions are seen by nobody."""
 
 
+LARGE_MACS = 1e9
+"""Multiply-accumulates of one input of a large model."""
+
 LEAST_INPUTS = 24
 """Fewer tell nothing, whatever they cost."""
 
@@ -101,8 +104,14 @@ def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False,
     return max(1, min(most, int(MOST_RUN_BYTES / max(1, taken))))
 
 
-def affordable(model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS) -> int:
-    """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``least``, if there."""
+def affordable(
+    model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS, *, large: float = 1.0
+) -> int:
+    """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``least``, if there.
+
+    Above ``LARGE_MACS`` an input with the share ``large`` of them.
+    """
     seen = rehearsed(model, inputs)
+    most_macs *= large if seen is not None and seen.macs > LARGE_MACS else 1.0
     within = len(inputs[0]) if seen is None else int(most_macs / max(1, seen.macs))
     return min(len(inputs[0]), max(least, within))

@@ -41,7 +41,7 @@ DAMPING = 0.1
 METRIC_INPUTS = 128
 """Enough inputs for output metrics: every position of each adds to them."""
 
-METRIC_MACS, FEWEST_METRIC_INPUTS = 3e10, 12
+METRIC_MACS, FEWEST_METRIC_INPUTS = 6e10, 12
 """Multiply-accumulates of the runs that a metric is taken from: large models get fewer inputs, of more positions."""
 
 FEW_INPUTS = 16

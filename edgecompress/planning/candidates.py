@@ -29,7 +29,7 @@ from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
 from edgecompress.planning.grids import grid_costs
-from edgecompress.planning.scoring import MOST_KEPT_BYTES, Fitted, Scoring
+from edgecompress.planning.scoring import MOST_CHANGE_BYTES, MOST_KEPT_BYTES, Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, LayerCandidates
@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
 
-COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 5e10, 12
+COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 8e10, 12
 """Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs; losses
 come from no fewer than so many."""
 
@@ -52,6 +52,9 @@ MOST_WIDE = 10
 
 WIDEST = 2048
 """Longer patches are fitted by methods alone whose ranks share one factorization, where any of them is asked for."""
+
+MOST_LARGE_SCORED = 8
+"""Candidates of a layer whose loss is worked out, of a model whose changes would take several passes otherwise."""
 
 BY_WEIGHT = "judged by its weight alone"
 FEW_NOTE = "fewer calibration inputs than it has inputs: scored by what they span, and by its weight beyond"
@@ -163,11 +166,12 @@ def calibrated_candidates(
     """
     calibration.check(model)
     inputs = collected_inputs(model, calibration)
-    few = first(inputs, affordable(model, inputs, SCORED_MACS, FEWEST_SCORED))
+    few = first(inputs, affordable(model, inputs, SCORED_MACS, FEWEST_SCORED, large=0.5))
     scored = Scoring(model, few, classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}
-    large = sum(weight_of(item.layer).nbytes for item in items) * MAX_SCORED > MOST_KEPT_BYTES
+    all_changes = sum(weight_of(item.layer).nbytes for item in items) * MAX_SCORED
+    large, most = all_changes > MOST_KEPT_BYTES, MAX_SCORED if all_changes <= MOST_CHANGE_BYTES else MOST_LARGE_SCORED
     progress("plan: effect of each output on the loss", 0, 1, "")
     metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
@@ -177,7 +181,8 @@ def calibrated_candidates(
 
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
-                fitted = _calibrated(by_name[name], methods, multiple, moments.pop(name, None), metrics.get(name))  # noqa: B023
+                seen = moments.pop(name, None), metrics.get(name)  # noqa: B023
+                fitted = _calibrated(by_name[name], methods, multiple, *seen, most)
                 return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
@@ -195,6 +200,7 @@ def _calibrated(
     multiple: int,
     moments: Moments | FewMoments | None,
     metric: Metric | None,
+    most: int,
 ) -> Fitted:
     """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
     if moments is None:
@@ -211,7 +217,7 @@ def _calibrated(
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
-    chosen = fits.scored(pareto_front(layer.candidates, fits.most_scored))
+    chosen = fits.scored(pareto_front(layer.candidates, min(most, fits.most_scored)))
     again = fits.change if isinstance(moments, FewMoments) else None
     return Fitted(layer, chosen, _changes(fits, chosen), moments.mean, again)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
+from edgecompress.calibrating.batching import LARGE_MACS
 from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.trials import Trial, joint_losses, together_losses, trial_losses
@@ -30,7 +31,8 @@ from edgecompress.progress import Progress
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 
 MOST_MACS, MOST_IN_ALL = 2e11, 3e11
-"""Of one round's trials: with more to run, fewer inputs are used; and of all rounds, beyond the first."""
+"""Of one round's trials: with more to run, fewer inputs are used; and of all rounds of a large model,
+beyond the first."""
 
 FEWEST_INPUTS, MOST_INPUTS = 4, 64
 """That trials run on."""
@@ -149,7 +151,9 @@ class Trials:
     def _affordable(self, trials: int) -> Inputs | None:
         """As :meth:`_inputs`, as many as all rounds together leave; None where they are too few, but in the first."""
         inputs, each = self._inputs(trials), trials * self.total.macs / 2
-        count = min(len(inputs[0]), int((MOST_IN_ALL - self.spent) / max(1, each))) if self.spent else len(inputs[0])
+        count = len(inputs[0])
+        if self.spent and self.total.macs > LARGE_MACS:
+            count = min(count, int((MOST_IN_ALL - self.spent) / max(1, each)))
         self.spent += max(0, count) * each
         return first(inputs, count) if count >= min(FEWEST_INPUTS, len(inputs[0])) else None
 
