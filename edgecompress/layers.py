@@ -14,7 +14,7 @@ from edgecompress.decompositions.base import decomposable
 from edgecompress.errors import PlanError
 
 WHY_NOT = "why_not_adapted"
-"""The attribute of a module that an adapter refused: its reason, in words."""
+"""The attribute of a module that adapters refused: by their names the reasons, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
         )
     support = decomposable(layer)
     if not support:
-        return str(vars(layer).get(WHY_NOT, support.reason))
+        return next(iter(vars(layer).get(WHY_NOT, {}).values()), support.reason)
     if modules[id(layer)] > 1:
         return "tied: the same layer is registered under several names"
     if any(weights[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):

@@ -60,7 +60,7 @@ def changed(text: str, change: str) -> str:
 
 
 def test_each_is_one_file_and_one_line() -> None:
-    assert len(SECTIONS) == 7
+    assert len(SECTIONS) == 8
     for name, text in SECTIONS:
         (change,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
         added = [line for line in change.splitlines() if line.startswith("+") and not line.startswith("+from ")]

@@ -88,7 +88,7 @@ def _rewritten(model: nn.Module, adapter: Adapter) -> nn.Module:
             continue
         if id(module) not in made:
             made[id(module)] = _adapt(module, adapter, shared)
-            used = used or WHY_NOT not in vars(module)
+            used = used or adapter.name not in vars(module).get(WHY_NOT, {})
         changed = put(changed, path, made[id(module)])
     if used:
         setattr(changed, USED, (*adapters_of(model), adapter.name))
@@ -97,7 +97,7 @@ def _rewritten(model: nn.Module, adapter: Adapter) -> nn.Module:
 
 def _is_new(module: nn.Module, adapter: Adapter) -> bool:
     """Whether the adapter knows a module, and has not refused it before."""
-    return WHY_NOT not in vars(module) and adapter.recognizes(module)
+    return adapter.name not in vars(module).get(WHY_NOT, {}) and adapter.recognizes(module)
 
 
 def _shared(model: nn.Module) -> set[int]:
@@ -116,6 +116,6 @@ def _adapt(module: nn.Module, adapter: Adapter, shared: set[int]) -> nn.Module:
         if made is not module and (module._forward_hooks or module._forward_pre_hooks):
             raise Unadaptable("carries forward hooks, which a rewritten layer would lose")
     except Unadaptable as refused:
-        setattr(module, WHY_NOT, str(refused))
+        setattr(module, WHY_NOT, {**vars(module).get(WHY_NOT, {}), adapter.name: str(refused)})
         return module
     return made
