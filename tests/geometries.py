@@ -21,6 +21,7 @@ INPUTS = {
     "Linear3d": (2, 5),
     "Conv1d": (2, 13),
     "Conv2d": (2, 11, 13),
+    "Conv3d": (2, 5, 7, 6),
     "ConvTranspose1d": (2, 7),
     "ConvTranspose2d": (2, 5, 6),
 }
@@ -46,6 +47,11 @@ def geometries():  # noqa: C901 - one loop a kind of layer
     for kernel, (channels, groups), bias in product(KERNELS, GROUPED, (True, False)):
         options = {"stride": 1, "padding": draw(PADDINGS), "padding_mode": draw(MODES), "dilation": draw(DILATIONS)}
         yield "Conv2d", channels, {"kernel_size": kernel, **options, "groups": groups, "bias": bias}
+    for stride, padding, mode in product((1, 2, (1, 2, 1)), (0, (1, 0, 2), "same"), MODES):
+        channels, groups = draw(((CHANNELS[0], 1), (CHANNELS[1], 1), GROUPED[0]))
+        options = {"stride": stride, "padding": padding, "padding_mode": mode, "dilation": draw((1, (1, 2, 1)))}
+        extra = {"groups": groups} if groups > 1 else {}
+        yield "Conv3d", channels, {"kernel_size": draw((1, (3, 1, 2), (2, 3, 3))), **options, **extra}
     for channels, groups in GROUPED:
         yield "Conv1d", channels, {"kernel_size": draw((1, 3, 5)), "groups": groups, "stride": draw((1, 2))}
     for stride, padding, dilation, groups in product(STRIDES, (0, 1, (2, 1)), DILATIONS, (1, 2)):
@@ -66,7 +72,8 @@ def exists(geometry):
 def build(geometry, dtype=torch.float64):
     kind, channels, options = geometry
     torch.manual_seed(0)
-    return getattr(nn, kind.removesuffix("3d"))(*channels, **options, dtype=dtype)
+    layer = nn.Linear if kind.startswith("Linear") else getattr(nn, kind)
+    return layer(*channels, **options, dtype=dtype)
 
 
 def input_for(geometry, dtype=torch.float64):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from edgecompress.plans import Ranks
 
-Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d
 Factors = tuple[Tensor, ...]
-CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 NUMERICAL: tuple[type[Exception], ...] = (torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def decomposable(layer: nn.Module) -> Support:
 def pointwise(layer: Conv, channels_in: int, channels_out: int, *, bias: bool) -> Conv:
     """A 1x1 convolution before or after ``layer``, its channels per group, with its groups, dtype and device."""
     groups = layer.groups
-    kind = nn.Conv1d if len(layer.kernel_size) == 1 else nn.Conv2d
+    kind = CONVS[len(layer.kernel_size) - 1]
     return kind(groups * channels_in, groups * channels_out, 1, groups=groups, bias=bias, **placement(layer))
 
 

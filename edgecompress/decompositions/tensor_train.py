@@ -57,6 +57,8 @@ class TensorTrain:
         support = decomposable(layer)
         if not support:
             return support
+        if isinstance(layer, nn.Conv3d):
+            return Support("Conv3d: svd, tucker2 and cp3 replace it")
         if is_transposed(layer) or groups_of(layer) > 1:
             return Support("a grouped or transposed convolution: its channels cannot wait in the batch, use svd")
         if is_conv(layer) and not is_pointwise(layer):

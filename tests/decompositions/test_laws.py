@@ -323,7 +323,6 @@ ODD_LAYERS = {
     "depthwise": (nn.Conv2d(8, 8, 3, groups=8), "depthwise"),
     "depthwise with a multiplier": (nn.Conv2d(8, 16, 3, groups=8), "depthwise"),
     "transposed, three-dimensional": (nn.ConvTranspose3d(8, 8, 3), "ConvTranspose3d"),
-    "three-dimensional": (nn.Conv3d(8, 8, 3), "Conv3d"),
     "subclass of Linear": (nn.MultiheadAttention(8, 2).out_proj, "NonDynamicallyQuantizableLinear"),
     "attention": (nn.MultiheadAttention(8, 2), "MultiheadAttention"),
     "table": (nn.Embedding(8, 8), "Embedding"),
