@@ -29,6 +29,7 @@ from edgecompress.plans import Cost
 
 Shape = tuple[int, ...]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
+RECURRENT = nn.RNNBase | nn.RNNCellBase
 View = nn.Flatten | nn.Unflatten
 """Layers that only name the same numbers by other axes."""
 
@@ -143,6 +144,8 @@ def layer_macs(layer: nn.Module, given: Shape, output: Shape) -> int:
     """
     if isinstance(layer, nn.Linear):
         return prod(output) * layer.in_features
+    if isinstance(layer, RECURRENT):
+        return prod(given[:-1]) * sum(weight.numel() for weight in layer.parameters() if weight.dim() == 2)
     if isinstance(layer, View):
         return 0
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -160,6 +163,8 @@ def output_shape(layer: nn.Module, shape: Shape) -> Shape:
     """
     if isinstance(layer, nn.Linear):
         return (*shape[:-1], layer.out_features)
+    if isinstance(layer, RECURRENT):
+        return (*shape[:-1], _recurrent_width(layer))
     if isinstance(layer, View):
         return _viewed(layer, shape)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED):
@@ -169,6 +174,13 @@ def output_shape(layer: nn.Module, shape: Shape) -> Shape:
         length = _transposed_length if isinstance(layer, TRANSPOSED) else _conv_length
         return (*leading, layer.out_channels, *(length(layer, axis, spatial[axis]) for axis in axes))
     raise TypeError(f"no closed form for the output of {type(layer).__name__}")
+
+
+def _recurrent_width(layer: RECURRENT) -> int:
+    """Numbers that a recurrent layer gives at each position."""
+    if isinstance(layer, nn.RNNCellBase):
+        return layer.hidden_size
+    return (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
 
 
 def _viewed(view: View, shape: Shape) -> Shape:

@@ -109,6 +109,8 @@ def decomposable(layer: nn.Module) -> Support:
         return Support("complex weights: only real ones are decomposed")
     if type(layer) is nn.Linear:
         return SUPPORTED
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        return Support(f"{type(layer).__name__}: recurrent; its matrices stay in one operator, which runtimes run fast")
     if not is_conv(layer):
         kinds = ", ".join(kind.__name__ for kind in CONVS)
         return Support(f"{type(layer).__name__}: only Linear, {kinds} are decomposed")

@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.calibrating import Calibration
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.costs import Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
+from edgecompress.costs import RECURRENT, Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
 from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
@@ -151,6 +151,7 @@ def survey(model: nn.Module, inputs: Inputs, scope: Scope) -> Survey:
     matching([item.name for item in found], (*scope.include, *scope.exclude), "layer")
     missed = unreached(model, inputs, {item.name: item.name in shapes for item in found})
     reasons = {item.name: _refusal(item, shapes, scope, missed.get(item.name, "")) for item in found}
+    reasons |= {item.name: _with_share(item, shapes, total) for item in found if isinstance(item.layer, RECURRENT)}
     reasons |= noticed(model, inputs, [name for name, reason in reasons.items() if not reason])
     items = (Replaceable(item.name, item.layer, shapes[item.name]) for item in found if not reasons[item.name])
     return Survey(model, total, found, tuple(items), {name: reason for name, reason in reasons.items() if reason})
@@ -161,6 +162,12 @@ def _refusal(item: Found, shapes: dict[str, list[Shape]], scope: Scope, missed: 
     if refused or item.name not in shapes:
         return refused or "does not run on the example input"
     return without_numbers_to_fit(item.name, weight_of(item.layer))
+
+
+def _with_share(item: Found, shapes: dict[str, list[Shape]], total: Cost) -> str:
+    """Why a recurrent layer stays dense, and what that leaves as it is."""
+    macs = chain_cost(item.layer, shapes.get(item.name, [])).macs
+    return f"{item.refused} ({100 * macs / max(1, total.macs):.0f} % of the model's MACs)"
 
 
 def refuse_out_of_reach(seen: Survey, selector: Selector, scope: Scope) -> None:

@@ -41,7 +41,7 @@ ADAPTER = dedent(
 )
 
 MODEL = dedent(
-    '''
+    """
     import torch
     from torch import nn
 
@@ -69,8 +69,11 @@ MODEL = dedent(
 
     def example():
         return torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
-    '''
+    """
 )
+
+
+BY_WEIGHTS = ("--keep", "0.8", "--of", "params", "--calibrate", "0")
 
 
 @pytest.fixture
@@ -81,23 +84,22 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def _pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new adapter in the table."""
     (tmp_path / "pairs_adapter.py").write_text(ADAPTER)
     adapter = imported(tmp_path / "pairs_adapter.py").Pairs()
     monkeypatch.setitem(ADAPTERS, adapter.name, adapter)
 
 
-def compressed(model: str, folder: Path, *more: str) -> Path:
+def compressed(model: str, folder: Path, *chosen: str) -> Path:
     """The folder of a compressed model."""
-    options = ("--of", "params", "--epochs", "0", "--calibrate", "0") if not more else more
-    keep = () if more else ("--keep", "0.8")
-    assert run_command_line(["compress", model, *keep, *options, "-o", str(folder)]) == 0
+    assert run_command_line(["compress", model, *(chosen or BY_WEIGHTS), "--epochs", "0", "-o", str(folder)]) == 0
     return folder
 
 
+@pytest.mark.usefixtures("pairs")
 def test_the_commands_take_its_layers(
-    file: Path, _pairs: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_command_line(["inspect", str(file), "--json"]) == 0
     layers = {layer["name"]: layer for layer in json.loads(capfd.readouterr().out)["layers"]}
@@ -144,6 +146,6 @@ def test_a_plan_of_before_there_were_adapters_is_still_followed(file: Path) -> N
         "rivals": [],
     }
     old.write_text(json.dumps(document))
-    folder = compressed(f"{file}:attention", file.parent / "small", "--plan", str(old), "--epochs", "0")
+    folder = compressed(f"{file}:attention", file.parent / "small", "--plan", str(old))
     state = resolve(str(folder), trust=True).model().state_dict()
     assert "layers.0.self_attn.in_proj_weight" in state

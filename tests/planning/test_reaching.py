@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from edgecompress.calibrating import Calibration
-from edgecompress.planning import plan
+from edgecompress.costs import chain_cost
+from edgecompress.planning import Scope, plan, survey
 from edgecompress.planning.reaching import IN_VAIN, READ, connected, unreached
 from edgecompress.selectors import Budget
 
@@ -91,3 +92,23 @@ def test_a_plan_weighs_losses_beside_a_layer_that_runs_in_vain(kind):
     assert all(layer.loss is not None for layer in made.layers)
     reasons = {skip.name: skip.reason for skip in made.skipped}
     assert (reasons.get("side") == IN_VAIN) == (kind is Dropped)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2, "batch_first": True}], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_is_refused_with_its_share_of_the_macs(kind, options):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.head = kind(32, 64, **options), nn.Linear(64 * (1 + ("bidirectional" in options)), 64)
+
+        def forward(self, x):
+            return self.head(self.rows(x)[0])
+
+    model, inputs = Recurrent().eval(), (torch.randn(2, 7, 32),)
+    seen = survey(model, inputs, Scope())
+    head = chain_cost(model.head, [(1, 7, model.head.in_features)])
+    own = chain_cost(model.rows, [(1, 7, 32)])
+    assert own.macs == seen.total.macs - head.macs
+    assert "recurrent; its matrices stay" in seen.reasons["rows"]
+    assert seen.reasons["rows"].endswith(f"({100 * own.macs / seen.total.macs:.0f} % of the model's MACs)")
