@@ -2,12 +2,14 @@
 
 Such a process listens on a socket, so that tests and the commands they start, forks themselves, can share it. A
 request is a line of JSON: ``cwd``, the files ``out`` and ``err``, ``timeout_s``, and what its program wants; the answer
-is the exit code. A child shares nothing with the next one, as any process; only the imports were done before.
+is the number of its process, then the exit code. A child shares nothing with the next one, as any process; only the
+imports were done before.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import select
@@ -28,13 +30,26 @@ POLL_S = 0.004
 Program = Callable[[dict[str, Any]], None]
 
 
-def ask(address: str, out: Path, err: Path, *, timeout_s: float, cwd: Path | None = None, **more: Any) -> int | None:
-    """Let the process that listens there run its program; its exit code, negative for a signal, None if too long."""
+def ask(
+    address: str,
+    out: Path,
+    err: Path,
+    *,
+    timeout_s: float,
+    cwd: Path | None = None,
+    meanwhile: Callable[[int], None] = lambda _: None,
+    **more: Any,
+) -> int | None:
+    """Let the process that listens there run its program; its exit code, negative for a signal, None if too long.
+
+    ``meanwhile`` is called with the number of the process that runs it.
+    """
     asked = {"cwd": str(cwd or Path.cwd()), "out": str(out), "err": str(err), "timeout_s": timeout_s, **more}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         connection.sendall(json.dumps(asked).encode() + b"\n")
         with connection.makefile() as answers:
+            meanwhile(json.loads(answers.readline()))
             code: int | None = json.loads(answers.readline())
     return code
 
@@ -109,6 +124,7 @@ def _begun(connection: socket.socket, program: Program) -> _Child:
     process = os.fork()
     if process == 0:
         _become(program, asked)
+    _say(connection, process)
     return _Child(process, time.monotonic() + asked["timeout_s"], connection)
 
 
@@ -121,9 +137,13 @@ def _ended(child: _Child) -> bool:
         os.waitpid(child.process, 0)
     if done or late:
         with child.connection:
-            code = None if late else os.waitstatus_to_exitcode(status)
-            child.connection.sendall(json.dumps(code).encode() + b"\n")
+            _say(child.connection, None if late else os.waitstatus_to_exitcode(status))
     return bool(done) or late
+
+
+def _say(connection: socket.socket, number: int | None) -> None:
+    with contextlib.suppress(OSError):  # who asked may have been killed
+        connection.sendall(json.dumps(number).encode() + b"\n")
 
 
 def _become(program: Program, asked: dict[str, Any]) -> None:

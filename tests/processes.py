@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +32,38 @@ def command(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str]
     return _forked("", arguments, cwd, env)
 
 
-def script(file: Path, *arguments: str, cwd: Path, places: list[Path]) -> Answer:
+def script(file: Path, *arguments: str | Path, cwd: Path, places: list[Path]) -> Answer:
     """A Python file in a process of its own that finds the package, if anywhere new, in ``places``."""
     return _forked(str(file), arguments, cwd, {"PYTHONPATH": os.pathsep.join(map(str, places))})
 
 
-def _forked(file: str, arguments: Sequence[str | Path], cwd: Path | None, env: dict[str, str] | None) -> Answer:
+def interrupted(at: str, how: signal.Signals, *arguments: str | Path) -> Answer:
+    """``edgecompress ARGUMENTS`` that gets a signal soon after a line on its stderr starts with ``at``."""
+
+    def interrupt(process: int, err: Path) -> None:
+        while not (err.exists() and any(line.startswith(at) for line in err.read_text().splitlines())):
+            os.kill(process, 0)
+            time.sleep(0.02)
+        time.sleep(0.05)
+        os.kill(process, how)
+
+    return _forked("", arguments, None, None, interrupt)
+
+
+def _forked(
+    file: str,
+    arguments: Sequence[str | Path],
+    cwd: Path | None,
+    env: dict[str, str] | None,
+    meanwhile: Callable[[int, Path], None] = lambda *_: None,
+) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         environment = {**os.environ, **_OURS, **(env or {})}
         asked = {"script": file, "argv": list(map(str, arguments)), "env": environment}
-        code = ask(address(), out, err, timeout_s=TIMEOUT_S, cwd=cwd, **asked)
+        code = ask(
+            address(), out, err, timeout_s=TIMEOUT_S, cwd=cwd, meanwhile=lambda own: meanwhile(own, err), **asked
+        )
         assert code is not None, f"took more than {TIMEOUT_S} s: {arguments}, {err.read_text()}"
         answer = Answer(code, out.read_text(), err.read_text())
     assert "Traceback" not in answer.err, answer.err

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,7 @@ from edgecompress.files import load_weights, read_json
 from edgecompress.running import delivery
 from edgecompress.running.claiming import bundle_name
 from edgecompress.sources import resolve
-from tests.processes import ROOT, Answer, command
+from tests.processes import ROOT, Answer, command, interrupted, script
 
 WANTED = {"accuracy", "cost", "artifacts", "comparison"}
 
@@ -118,27 +116,6 @@ def test_a_changed_option_redoes_only_what_depends_on_it(
     assert not {"plan.json", "model.safetensors", "model.onnx", "dense.onnx", "stages/decompose.json"} & changed
 
 
-def interrupt(
-    name: str, tiny_file: Path, options: tuple[str, ...], folder: Path, at: str, how: signal.Signals
-) -> tuple[int, str]:
-    """Run a command until a line on stderr starts with ``at``, then send a signal."""
-    seen = []
-    with subprocess.Popen(
-        [sys.executable, "-m", "edgecompress", name, str(tiny_file), *options, "-o", str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            seen.append(line)
-            if line.startswith(at):
-                time.sleep(0.05)
-                process.send_signal(how)
-        return process.wait(60), "".join(seen)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "at", "how", "code"),
     [
@@ -156,11 +133,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     how: signal.Signals,
     code: int,
 ) -> None:
-    ended, err = interrupt(name, tiny_file, options, tmp_path, at, how)
-    assert ended == code
-    assert "Traceback" not in err
+    stopped = interrupted(at, how, name, tiny_file, *options, "-o", tmp_path)
+    assert stopped.code == code
     if how is signal.SIGINT:
-        assert "interrupted; run and compress go on from where they were" in err
+        assert "interrupted; run and compress go on from where they were" in stopped.err
     answer = command("compress", tiny_file, *TRAINING, "-o", tmp_path)
     assert answer.code == 0, answer.err
     assert "score dense" not in answer.err
@@ -177,9 +153,8 @@ def test_a_run_stopped_while_measuring_goes_on_to_the_same_files(
     for made in ("comparison.json", "report.json", "report.html", "report.md", "tried.json"):
         (folder / made).unlink()
     before = stamps(folder)
-    ended, err = interrupt("run", tiny_file, OPTIONS, folder, "profile", signal.SIGKILL)
-    assert ended == -signal.SIGKILL
-    assert "Traceback" not in err
+    stopped = interrupted("profile", signal.SIGKILL, "run", tiny_file, *OPTIONS, "-o", folder)
+    assert stopped.code == -signal.SIGKILL
     assert not (folder / "report.json").exists()
     answer = run_tiny(tiny_file, folder)
     assert answer.code == 0, answer.err
@@ -329,15 +304,14 @@ def test_what_cannot_work_is_refused_before_any_work(tiny_file: Path, tmp_path: 
 
 
 def test_a_full_disk_while_training_is_said(tiny_file: Path, tmp_path: Path) -> None:
-    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    code = limited + "runpy.run_module('edgecompress', run_name='__main__')"
-    argv = [sys.executable, "-c", code, "run", str(tiny_file), *OPTIONS, "-o", str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "file too large; free some space" in done.stderr
+    (tmp_path / "limited.py").write_text(
+        "import resource, runpy, signal\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nrunpy.run_module('edgecompress', run_name='__main__')\n"
+    )
+    arguments = ("run", tiny_file, *OPTIONS, "-o", tmp_path / "out")
+    done = script(tmp_path / "limited.py", *arguments, cwd=tmp_path, places=[ROOT])
+    assert done.code == 2, done.err
+    assert "file too large; free some space" in done.err
 
 
 @pytest.mark.slow
