@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample, as_outputs, evaluating, top1
+from edgecompress.models import Sample, as_outputs, class_scores, evaluating, tensors_of, top1
 from edgecompress.models.calling import call, defined
 from edgecompress.models.datasets import batches, raw_bytes, size
+from edgecompress.models.forms import filled, mapped
 from edgecompress.progress import Progress, silent
 from edgecompress.split_scores import BLOCKS, FEWEST_BLOCKS, SplitScore
 
@@ -96,7 +97,7 @@ def split_score(
     began = time.perf_counter()
     value, items = _scored(sample, outputs, targets), size(dataset)
     if sample.score is top1:
-        right = np.packbits((outputs.argmax(1) == targets).cpu().numpy()).tobytes()
+        right = np.packbits((class_scores(outputs).argmax(1) == targets).cpu().numpy()).tobytes()
         return SplitScore(value, items, digest, right)
     if time.perf_counter() - began > SLOWEST_S:
         return SplitScore(value, items, digest, why_not=f"one score takes more than {SLOWEST_S:g} s")
@@ -106,8 +107,7 @@ def split_score(
 
 def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -> tuple[tuple[float, ...], str]:
     """The score over all items but each of the blocks, which are drawn alike for all models; or why there is none."""
-    parts = (outputs,) if isinstance(outputs, Tensor) else outputs
-    if any(part is not None and part.shape[:1] != (items,) for part in (*parts, targets)):
+    if any(part.shape[:1] != (items,) for part in (*tensors_of(outputs), targets)):
         return (), "outputs and targets have not one row for each item"
     if items < FEWEST_BLOCKS:
         return (), f"there are only {items} items"
@@ -121,11 +121,7 @@ def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -
 
 
 def _rows(outputs: Any, rows: Tensor) -> Any:
-    return (
-        outputs[rows]
-        if isinstance(outputs, Tensor)
-        else tuple(None if part is None else part[rows] for part in outputs)
-    )
+    return mapped(outputs, lambda part: part[rows] if isinstance(part, Tensor) else part)
 
 
 def _gathered(
@@ -161,9 +157,6 @@ def _what(value: Any) -> str:
 
 
 def _join(outputs: list[Any]) -> Any:
-    """Batches of outputs end to end; a model with several outputs keeps its tuple."""
-    if isinstance(outputs[0], Tensor):
-        return torch.cat(outputs)
-    for output in outputs:
-        as_outputs(output)
-    return tuple(None if parts[0] is None else torch.cat(parts) for parts in zip(*outputs, strict=True))
+    """Batches of outputs end to end, in their own form."""
+    each = [as_outputs(output) for output in outputs]
+    return filled(outputs[0], [torch.cat(parts) for parts in zip(*each, strict=True)])

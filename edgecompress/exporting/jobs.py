@@ -13,7 +13,7 @@ from edgecompress.calibrating import calibration_of
 from edgecompress.errors import ExportError, ModelError, first_line
 from edgecompress.exporting.equalizing import equalized
 from edgecompress.exporting.inputs import watched_inputs
-from edgecompress.exporting.preparing import prepared
+from edgecompress.exporting.preparing import Prepared, prepared
 from edgecompress.models import Sample, check_runs, copied, evaluating
 from edgecompress.models.accepting import accepted
 from edgecompress.models.datasets import Inputs, in_batches, of_batch
@@ -50,14 +50,14 @@ class Jobs:
     sample: Sample
     options: ExportOptions
     traces: Traces
-    _prepared: tuple[nn.Module, list[str]] | None = None
+    _prepared: Prepared | None = None
     _calibrated: tuple[nn.Module, Inputs] | None = None
     _batch: Batch | None = None
 
     @property
-    def left_out(self) -> list[str]:
+    def left_out(self) -> tuple[str, ...]:
         """In words, what of the model no file has."""
-        return self._ready()[1]
+        return self._ready().notices
 
     def batch(self) -> Batch:
         """The batch size that files are to be made for.
@@ -77,17 +77,18 @@ class Jobs:
             DataError: int8 is requested and the sample has no data.
         """
         options = self.options
-        model = copied(self._ready()[0])  # a converter may leave something in the one it traces
+        ready, form = self._ready(), self.sample.form
+        model = copied(ready.model)  # a converter may leave something in the one it traces
         job = Job(
             model, self.sample.inputs, self.sample.plan, options.precision, channels_last=options.channels_last,
-            log=log, batch=size, shared=self.traces.at(size),
+            log=log, batch=size, shared=self.traces.at(size), names=(form.names if form else (), ready.names),
         )  # fmt: skip
         if options.precision == "int8":
             model, inputs = self._ranged()
             return replace(job, model=copied(model), calibration=inputs, keep=KeepFloat(options.keep_float))
         return _in_half(target, job, self.sample, options) if options.precision == "fp16" else job
 
-    def _ready(self) -> tuple[nn.Module, list[str]]:
+    def _ready(self) -> Prepared:
         if self._prepared is None:
             self._prepared = prepared(self.model, self.sample.inputs)
         return self._prepared
@@ -96,7 +97,7 @@ class Jobs:
         """The model with equal ranges inside chains, and calibration inputs."""
         if self._calibrated is None:
             inputs = calibration_of(self.sample, self.options.calibration, seed=0).inputs
-            model = self._ready()[0]
+            model = self._ready().model
             self._calibrated = equalized(model, inputs) if self.options.equalize else model, inputs
         return self._calibrated
 
@@ -110,7 +111,7 @@ def jobs_of(model: nn.Module, sample: Sample, options: ExportOptions, traces: Tr
     """
     own = Traces()
     try:
-        yield Jobs(copied(accepted(model, sample.name)).eval(), sample, options, traces or own)
+        yield Jobs(copied(sample.flat(accepted(model, sample.name))).eval(), sample, options, traces or own)
     finally:
         own.close()
 

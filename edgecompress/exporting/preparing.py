@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,34 +15,58 @@ from edgecompress.exporting.flow import bonds
 from edgecompress.layers import put
 from edgecompress.models import as_outputs, copied
 from edgecompress.models.datasets import Inputs
+from edgecompress.models.forms import leaves, names_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[str]]:
-    """A copy in eval mode that computes the same, and in words what is left out of it.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The model, the names of its outputs (none: by number), and in words what is left out of it."""
+
+    model: nn.Module
+    names: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def prepared(model: nn.Module, inputs: Inputs) -> Prepared:
+    """A copy in eval mode that computes the same.
 
     Parameters, buffers and other tensors lie in memory in the order of their axes: converters take the bytes as they
     are, and some stumble over others. Batch norms are folded into transposed convolutions in groups, for which some
-    have no rule. ``forward(*inputs)`` gets so many named inputs; outputs that are None are left out.
+    have no rule. ``forward(*inputs)`` gets so many named inputs; outputs are tensors in a row, and what is no tensor is
+    left out.
     """
     changed = copied(model).eval()
     _lay_out(changed)
     _fold_norms(changed, inputs)
     with torch.no_grad():
         outputs = changed(*(tensor.clone() for tensor in inputs))
-    missing = [index for index, item in enumerate(outputs) if item is None] if isinstance(outputs, tuple | list) else []
-    if missing or _takes_any_number(type(changed)):
+    if not _is_row(outputs) or _takes_any_number(type(changed)):
         _wrap(changed, len(inputs))
+    return Prepared(changed, names_of(outputs), _left_out(outputs))
+
+
+def _is_row(outputs: Any) -> bool:
+    """Whether these are a tensor, or a tuple or list of tensors."""
+    row = outputs if type(outputs) in (tuple, list) else (outputs,)
+    return all(isinstance(item, Tensor) for item in row)
+
+
+def _left_out(outputs: Any) -> tuple[str, ...]:
+    """A sentence on what of the outputs is no tensor."""
+    every = {"_".join(path): leaf for path, leaf in leaves(outputs)}
+    missing = [f"{name} is {_what(leaf)}" for name, leaf in every.items() if not isinstance(leaf, Tensor)]
     if not missing:
-        return changed, []
-    which = ", ".join(map(str, missing))
-    left = ", ".join(str(index) for index, item in enumerate(outputs) if item is not None)
-    notice = (
-        f"of the model's {len(outputs)} outputs {which} is None and left out; those in the file are {left}, in order"
-    )
-    return changed, [notice]
+        return ()
+    left = ", ".join(name for name, leaf in every.items() if isinstance(leaf, Tensor))
+    which = ", ".join(missing)
+    return (f"of the model's {len(every)} outputs {which} and left out; those in the file are {left}, in order",)
+
+
+def _what(leaf: object) -> str:
+    return "None" if leaf is None else f"a {type(leaf).__name__}"
 
 
 def _fold_norms(model: nn.Module, inputs: Inputs) -> None:

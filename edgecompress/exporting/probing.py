@@ -9,6 +9,7 @@ import torch.fx
 from torch import nn
 
 from edgecompress.errors import ExportError, NotExportable, culprit
+from edgecompress.exporting.preparing import prepared
 from edgecompress.models import copied
 from edgecompress.models.datasets import Inputs
 from edgecompress.targets.programs import trace
@@ -32,7 +33,7 @@ def check_traceable(model: nn.Module, inputs: Inputs, name: str) -> None:
     if _is_common(model):
         return
     with refusing_before_work(name):
-        trace(copied(model).eval(), tuple(tensor.contiguous() for tensor in inputs))
+        trace(prepared(model, inputs).model, tuple(tensor.contiguous() for tensor in inputs))
 
 
 def _is_common(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgecompress.exporting.outputs import as_feed, compare, run_model, run_rows
 from edgecompress.exporting.tolerances import TOLERANCES, Tolerance
 from edgecompress.models import Sample, top1
 from edgecompress.models.datasets import origin, size
+from edgecompress.models.forms import filled
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import split_score
 from edgecompress.split_scores import Difference, SplitScore, difference
@@ -87,18 +88,9 @@ def predict_with_file(
         outputs = [torch.from_numpy(array) for array in run_rows(run, specs, as_feed(specs, inputs)).values()]
         if like is None:
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
-        return _formed(outputs, like)
+        return filled(like, outputs)
 
     return predict
-
-
-def _formed(outputs: Sequence[Tensor], like: Any) -> Any:
-    """Outputs as a model gives them: alone or in its tuple or list, None where it gives None, in its dtypes."""
-    if isinstance(like, Tensor):
-        return outputs[0].to(like.dtype)
-    left = iter(outputs)
-    filled = [None if item is None else next(left).to(item.dtype) for item in like]
-    return type(like)(*filled) if hasattr(like, "_fields") else type(like)(filled)
 
 
 def approximation(

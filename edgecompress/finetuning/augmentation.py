@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample
+from edgecompress.models import Sample, tensors_of
 from edgecompress.models.calling import call, defined
 from edgecompress.models.datasets import Inputs, as_inputs, single
 
@@ -26,10 +26,12 @@ def augmented(sample: Sample, inputs: Inputs, generator: torch.Generator, *, cut
     Raises:
         ModelError: ``augment`` fails, or gives other tensors than it got.
     """
-    given: Any = inputs[0] if len(inputs) == 1 else inputs
-    augment = sample.augment
+    given: Any = inputs
+    augment, form = sample.augment, sample.form
     if augment is not None:
-        given = call(sample.name, "augment(inputs, generator)", partial(augment, given, generator))
+        asked = form.given(inputs) if form else inputs[0] if len(inputs) == 1 else inputs
+        given = call(sample.name, "augment(inputs, generator)", partial(augment, asked, generator))
+        given = tuple(tensors_of(given)) if form else given
         _check_augmented(f"{sample.name}: augment(inputs, generator){defined(augment)}", given, inputs)
     tensors = tuple(map(single, as_inputs(given)))
     if cutout_side:

@@ -17,9 +17,10 @@ from edgecompress.errors import ModelError
 from edgecompress.finetuning.augmentation import mixed
 from edgecompress.finetuning.loop import Objective
 from edgecompress.finetuning.teacher_cache import Recall
-from edgecompress.models import Call, Loss, Sample, copied, named_layers, observing, tensors_of
+from edgecompress.models import Call, Loss, Sample, class_scores, copied, named_layers, observing, tensors_of
 from edgecompress.models.calling import call, defined
-from edgecompress.models.datasets import Inputs
+from edgecompress.models.datasets import Inputs, single
+from edgecompress.models.forms import mapped
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.settings import FineTuning
 
@@ -94,6 +95,7 @@ def asked_loss(name: str, function: Loss, outputs: Any, targets: Tensor) -> Tens
     Raises:
         ModelError: it fails, or gives anything but a scalar tensor that depends on the outputs.
     """
+    outputs = class_scores(outputs) if function is nn.functional.cross_entropy else outputs
     value = call(name, "loss(outputs, targets)", partial(function, outputs, targets))
     fact = ""
     if not isinstance(value, Tensor):
@@ -187,9 +189,7 @@ def _smoothed(sample: Sample, smoothing: float) -> Loss:
 
 def _full_precision(outputs: Any) -> Any:
     """Losses are worked out in float32, also in autocast."""
-    if isinstance(outputs, Tensor) and outputs.is_floating_point():
-        return outputs.float()
-    return outputs
+    return mapped(outputs, lambda leaf: single(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
 def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
@@ -200,6 +200,7 @@ def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tenso
     Raises:
         ModelError: the model's outputs are not one tensor of logits.
     """
+    outputs, expected = class_scores(outputs), class_scores(expected)
     if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] < 2:
         raise ModelError("distillation needs one output of logits (N, classes, ...); fine-tune with --distill 0")
     student = (outputs.float() / temperature).log_softmax(1)

@@ -31,6 +31,7 @@ from edgecompress.finetuning.workers import explained, workers
 from edgecompress.models import Sample, copied, state_digest
 from edgecompress.models.calling import call
 from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in_parts, size
+from edgecompress.models.forms import mapped
 from edgecompress.progress import Progress
 from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
@@ -224,7 +225,7 @@ def _score(run: _Run, task: _Task) -> float:
     def predict(*inputs: Tensor) -> Any:
         with torch.no_grad():
             outputs = run.judged.eval()(*(tensor.to(device) for tensor in inputs))
-        return outputs.cpu() if isinstance(outputs, Tensor) else tuple(tensor.cpu() for tensor in outputs)
+        return mapped(outputs, lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf)
 
     return workers().shared(lambda: score_on(predict, task.sample, task.validation))
 

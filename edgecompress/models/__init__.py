@@ -31,6 +31,7 @@ from edgecompress.models.execution import (
     tensors_of,
     unfused_attention,
 )
+from edgecompress.models.forms import Form, class_scores, flat, flattened
 from edgecompress.progress import notice
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "as_outputs",
     "calibrated",
     "check_runs",
+    "class_scores",
     "copied",
     "evaluating",
     "named_layers",
@@ -76,6 +78,7 @@ def top1(outputs: Any, targets: Tensor) -> float:
     Raises:
         ModelError: there are several outputs, or they are no class scores.
     """
+    outputs = class_scores(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
         raise ModelError(
             "top-1 accuracy needs one output (N, classes) and targets (N,); define score(outputs, targets) of your own"
@@ -91,7 +94,8 @@ class Sample:
         name: for messages, tables and reports.
         source: what :func:`edgecompress.resolve` gives it for again.
         build: makes the model, its trained weights loaded.
-        inputs: the example's tensors, batch first; floating ones are taken in float32.
+        inputs: an example of what the model is called with: tensors, batch first, in a tuple, a dict by name or any
+            other form. Kept are its tensors in a row, floating ones in float32.
         splits: gives the dataset of "train", "validation" or "test", whose items are (input, target); None: no data.
         loss: of the model's outputs and the targets, averaged over the batch; a scalar.
         score: of the same; higher is better. Top-1 accuracy in percent unless given.
@@ -100,6 +104,7 @@ class Sample:
         plan: what ``dense`` was compressed by.
         file: the Python file that the model is defined in.
         dense: what a compressed model was made from.
+        form: how the row of tensors lies in what the model is called with; None: by position. Made of ``inputs``.
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
         adapters: those that rewrite the model; None: all that it does not notice.
     """
@@ -118,9 +123,14 @@ class Sample:
     dense: Sample | None = None
     validation_seen: bool = False
     adapters: tuple[str, ...] | None = None
+    form: Form | None = None
 
     def __post_init__(self) -> None:
-        """Floating inputs in float32, in which models run here."""
+        """Inputs as a row of tensors, floating ones in float32, in which models run here."""
+        if self.form is None:
+            form, row = flattened(self.inputs, self.name)
+            object.__setattr__(self, "form", form)
+            object.__setattr__(self, "inputs", row)
         kinds = {str(given.dtype) for given in self.inputs if given is not single(given)}
         if kinds:
             notice(f"{self.name}: its example in {', '.join(sorted(kinds))} is taken in float32".replace("torch.", ""))
@@ -149,8 +159,12 @@ class Sample:
         Raises:
             ModelError: it cannot be built, is no ``nn.Module``, or one whose layers cannot be reached.
         """
-        model = accepted(call(self.name, "model()", self.build), self.name, defined(self.build)).eval()
+        model = self.flat(accepted(call(self.name, "model()", self.build), self.name, defined(self.build))).eval()
         return adapted_for(model, self.inputs, self.name) if self.adapters is None else adapted(model, self.adapters)
+
+    def flat(self, model: nn.Module) -> nn.Module:
+        """``model`` as it takes the row ``inputs``; itself where it does."""
+        return model if self.form is None or hasattr(model, "form") else flat(model, self.form)
 
     def data(self, split: str) -> Dataset[Any]:
         """One of the splits ``train``, ``validation``, ``test``.
@@ -173,4 +187,4 @@ class Sample:
             )
         if not call(self.name, f"the length of {what}", lambda: len(dataset), DataError):
             raise DataError(f"{self.name}: {what}{defined(splits)} must give a non-empty dataset; it has no items")
-        return Split(self.name, f"{what}{defined(splits)}", dataset)
+        return Split(self.name, f"{what}{defined(splits)}", dataset, self.form)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from edgecompress.errors import DataError
 from edgecompress.models.calling import call
+from edgecompress.models.forms import Form
 
 Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
@@ -41,11 +42,30 @@ def as_inputs(inputs: Tensor | Sequence[Tensor]) -> Inputs:
 
 @dataclass(frozen=True)
 class Split(Dataset[Any]):
-    """A dataset of the user's, with the names of the sample and of the function that gave it, for messages."""
+    """A dataset of the user's, with the names of the sample and of the function that gave it, for messages.
+
+    ``form`` is that of its inputs; None: a tensor or a tuple of them.
+    """
 
     sample: str
     what: str
     dataset: Any
+    form: Form | None = None
+
+    def row(self, inputs: Any) -> tuple[Any, ...]:
+        """The tensors of a batch of inputs, in order.
+
+        Raises:
+            DataError: the inputs are not of the example's form.
+        """
+        if self.form is None:
+            return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        try:
+            return self.form.row(inputs)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.sample}: the inputs of {self.what} are not of the form of example(): no {error}"
+            ) from None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -54,7 +74,7 @@ class Split(Dataset[Any]):
         return self.dataset[index]
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"dataset", "sample", "what"}:
+        if name in {"dataset", "sample", "what", "form"}:
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -105,7 +125,7 @@ def _checked(split: Split, pair: Any, count: int) -> Batch:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise DataError(f"{split.sample}: {split.what} gives a {type(pair).__name__} as a batch; {EXPECTED}")
     inputs, targets = pair
-    given = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    given = split.row(inputs)
     for what, tensors in (("inputs", given), ("targets", (targets,))):
         wrong = [tensor for tensor in tensors if not isinstance(tensor, Tensor)]
         if wrong or not tensors:

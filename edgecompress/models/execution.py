@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from edgecompress.errors import ModelError
 from edgecompress.models.calling import call, in_one_line
 from edgecompress.models.datasets import Inputs
+from edgecompress.models.forms import leaves
 
 Outputs = tuple[Tensor, ...]
 
@@ -23,31 +24,23 @@ ROUNDING = 1e-5
 
 
 def as_outputs(outputs: object, name: str = "the model") -> Outputs:
-    """A model's output as a tuple of tensors; what is None is left out.
+    """The tensors of a model's output, in order; what is no tensor is left out.
 
     Raises:
-        ModelError: it is neither a tensor nor a flat tuple or list of tensors.
+        ModelError: there is none.
     """
-    items: list[Any] = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
-    items = [item for item in items if item is not None] if len(items) > 1 else items
-    if not items or not all(isinstance(item, Tensor) for item in items):
+    items = tuple(tensors_of(outputs))
+    if not items:
         raise ModelError(
-            f"{name}: returns a {type(outputs).__name__}; a tensor or a tuple of tensors was expected: "
-            "wrap the model so that it returns those"
+            f"{name}: returns a {type(outputs).__name__} without tensors; a tensor, or a tuple or dict of tensors was "
+            "expected"
         )
-    return tuple(items)
+    return items
 
 
 def tensors_of(outputs: object) -> Iterator[Tensor]:
     """All tensors of an output, however they are nested."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from tensors_of(value)
-    elif isinstance(outputs, tuple | list):
-        for value in outputs:
-            yield from tensors_of(value)
+    return (leaf for _, leaf in leaves(outputs) if isinstance(leaf, Tensor))
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:

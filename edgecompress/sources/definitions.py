@@ -3,7 +3,7 @@
 ::
 
     def model() -> nn.Module: ...                       # built, trained weights loaded
-    def example() -> Tensor | tuple[Tensor, ...]: ...   # one input batch (any batch size)
+    def example() -> Tensor | tuple | dict: ...         # one input batch (any batch size), by position or by name
     def data(split) -> Dataset: ...                     # "train", "validation" or "test"; items (input, target)
     def loss(outputs, targets) -> Tensor: ...           # default: cross-entropy, averaged over the batch
     def score(outputs, targets) -> float: ...           # default: top-1 accuracy in percent; higher is better
@@ -22,12 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgecompress.errors import ModelError
-from edgecompress.models import Sample
+from edgecompress.models import Sample, tensors_of
 from edgecompress.models.calling import call
-from edgecompress.models.datasets import Inputs
 
 
 def sample_in(module: ModuleType, attribute: str, name: str, source: str, reference: str) -> Sample:
@@ -82,13 +81,13 @@ def _preprocessing(module: ModuleType, reference: str) -> dict[str, Any]:
     return given
 
 
-def _example(module: ModuleType, reference: str) -> Inputs:
+def _example(module: ModuleType, reference: str) -> Any:
+    """What the model is called with, in the user's form."""
     example = getattr(module, "example", None)
     value = call(reference, "example()", example) if callable(example) else example
-    inputs = value if isinstance(value, tuple | list) else (value,)
-    if not inputs or not all(isinstance(item, Tensor) and item.dim() > 0 for item in inputs):
+    if not any(tensor.dim() for tensor in tensors_of(value)):
         raise ModelError(
             f"{reference}: defines no usable 'example'; write `def example(): return torch.zeros(1, 3, 32, 32)` "
-            "(a tensor or a tuple of tensors, batch first)"
+            "(a tensor, a tuple of tensors, or a dict of them by name, batch first)"
         )
-    return tuple(inputs)
+    return value

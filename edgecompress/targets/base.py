@@ -39,7 +39,8 @@ class Job:
     ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
     which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
     float; ``shared`` is what other targets and other tries of the same job may use too (None: nothing); ``batch`` is
-    the one batch size of the file, None: any, or one where the target has no free one.
+    the one batch size of the file, None: any, or one where the target has no free one; ``names`` are those of inputs
+    and outputs that the user gave (none: by number), which files keep where their format has such.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Job:
     keep: KeepFloat = field(default_factory=KeepFloat)
     shared: Shared | None = None
     batch: int | None = None
+    names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def in_layout(tensor: Tensor, layout: str) -> Tensor:

@@ -107,7 +107,7 @@ class Onnx(SingleFile):
     def _made(self, model: nn.Module, job: Job) -> tuple[onnx.ModelProto, bool]:
         """Trace, tidy, check and simplify a model."""
         proto = self._traced(model, job)
-        tidy(proto, model)
+        tidy(proto, model, job.names[1])
         check_header(proto, self.opset, self.ir_version)
         smaller = simplified(proto, job.plan, self.opset, self.ir_version) if self.simplify else None
         return smaller or proto, smaller is not None
@@ -138,7 +138,7 @@ class Onnx(SingleFile):
                     verbose=False,
                     external_data=False,
                     opset_version=self.opset,
-                    input_names=value_names("input", len(inputs), taken={name for name, _ in model.named_parameters()}),
+                    input_names=value_names("input", len(inputs), _tensors(model), job.names[0]),
                     dynamic_shapes=free,
                 )
         except Exception as error:
@@ -169,6 +169,11 @@ class Onnx(SingleFile):
 
         arrays = (onnx.numpy_helper.to_array(tensor) for tensor in read(path).graph.initializer)
         return sum(array.nbytes for array in arrays)
+
+
+def _tensors(model: nn.Module) -> set[str]:
+    """Names that a model's weights have in a graph."""
+    return {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _refuse_large(model: nn.Module) -> None:

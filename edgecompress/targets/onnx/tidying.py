@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,22 +15,28 @@ if TYPE_CHECKING:
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def tidy(proto: onnx.ModelProto, model: nn.Module) -> None:
-    """Names that lead back to the layers; no stack traces or other traces of the machine; in place."""
+def tidy(proto: onnx.ModelProto, model: nn.Module, outputs: Sequence[str] = ()) -> None:
+    """Names that lead back to the layers, those of ``outputs``, and no traces of the machine; in place."""
     layers = {name: _has_matrix(module) for name, module in model.named_modules()}
     used: Counter[str] = Counter()
     for node in proto.graph.node:
         base = f"{_source(node, layers)}/{node.op_type}".lstrip("/")
         used[base] += 1
         node.name = base if used[base] == 1 else f"{base}_{used[base]}"
-    _rename_outputs(proto)
+    _rename_outputs(proto, outputs)
     _strip(proto)
     proto.graph.name = "edgecompress"
     proto.producer_name, proto.producer_version, proto.doc_string = "edgecompress", "", ""
 
 
-def value_names(stem: str, count: int, taken: set[str]) -> list[str]:
-    """``input``, or ``input_0``, ``input_1`` ...; longer where a weight of the model has such a name."""
+def value_names(stem: str, count: int, taken: set[str], wanted: Sequence[str] = ()) -> list[str]:
+    """The names that are wanted, else ``input``, or ``input_0``, ``input_1`` ...
+
+    Longer where a weight of the model has such a name.
+    """
+    if any(wanted):
+        names = [f"{stem}_{name or index}" if not name or name in taken else name for index, name in enumerate(wanted)]
+        return names if len(set(names) - taken) == count else value_names(stem, count, taken)
     names = [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
     return names if not taken.intersection(names) else value_names(f"model_{stem}", count, taken)
 
@@ -39,15 +46,16 @@ def _has_matrix(module: nn.Module) -> bool:
     return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
 
 
-def _rename_outputs(proto: onnx.ModelProto) -> None:
-    """Call the outputs ``output`` or ``output_0``, ``output_1`` ...
+def _rename_outputs(proto: onnx.ModelProto, given: Sequence[str]) -> None:
+    """Call the outputs as ``given``, else ``output`` or ``output_0``, ``output_1`` ...
 
     What is an input, a constant or an output already becomes an output of its own.
     """
     graph = proto.graph
     _own_outputs(graph)
-    taken = {name for node in graph.node for name in node.input} | {tensor.name for tensor in graph.initializer}
-    wanted = value_names("output", len(graph.output), taken - {value.name for value in graph.output})
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken |= {value.name for value in (*graph.initializer, *graph.input)}
+    wanted = value_names("output", len(graph.output), taken - {value.name for value in graph.output}, given)
     renamed = {value.name: new for value, new in zip(graph.output, wanted, strict=True)}
     for node in graph.node:
         for names in (node.input, node.output):
@@ -59,6 +67,8 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
 def _own_outputs(graph: onnx.GraphProto) -> None:
     import onnx
 
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] == node.output[0]]:
+        graph.node.remove(node)  # of the exporter's, for an input that is given back under its own name
     taken = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     for index, value in enumerate(graph.output):
         if value.name in taken:
