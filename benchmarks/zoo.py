@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -134,7 +135,8 @@ def treated(net: Net, keep: float, folder: Path) -> None:
 
     file = folder / f"{net.name}.py"
     file.write_text(net.text, encoding="utf-8")
-    stages = dict(zip(STAGES, (_inspect, partial(_compress, keep=keep), _export, _verify), strict=True))
+    each: list[Callable[[Path], None]] = [_inspect, partial(_compress, keep=keep), _export, _verify]
+    stages = dict(zip(STAGES, each, strict=True))
     for name, stage in stages.items():
         began = time.process_time()
         try:
