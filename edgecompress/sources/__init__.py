@@ -10,6 +10,7 @@ from edgecompress.models import Sample
 from edgecompress.sources.base import Source
 from edgecompress.sources.python_file import code_digest
 from edgecompress.sources.samples import is_whole, presets, sample_facts, sample_file
+from edgecompress.sources.weights_files import described, is_weights
 from edgecompress.tables import Table
 
 SOURCES: Table[Source] = Table(
@@ -105,6 +106,8 @@ def folder_of(text: str) -> Path | None:
 
 
 def _unknown(text: str) -> str:
+    if is_weights(text):
+        return described(text)
     close = difflib.get_close_matches(text, sorted(sample_facts()), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     *forms, last = (source.form for source in SOURCES.values())

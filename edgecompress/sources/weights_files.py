@@ -1,0 +1,118 @@
+"""Files that hold weights or sealed programs, not a model: what they are, without unpickling, and what makes one."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from edgecompress.errors import printable
+
+SUFFIXES = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".jit", ".safetensors")
+LARGEST = 2**26
+"""Bytes of a pickle or a header that are looked at."""
+PLAIN = ("torch._utils", "torch.storage", "collections", "torch.nn.parameter", "torch.serialization", "torch", "numpy")
+"""Modules that a pickled state dict names."""
+
+LINES = """
+import torch
+from their_code import Net  # the class that these weights belong to
+
+
+def model():
+    net = Net()
+    net.load_state_dict({load})
+    return net
+
+
+def example():
+    return torch.zeros(1, 3, 224, 224)  # one input batch"""
+
+
+def is_weights(text: str) -> bool:
+    """By the ending."""
+    return Path(text).suffix in SUFFIXES
+
+
+def described(text: str) -> str:
+    """What a file is and how it becomes a model: one line of facts, then a Python file that can be given instead."""
+    path = Path(text)
+    if not path.is_file():
+        return f"{text}: no such file"
+    what, load = _kind(path)
+    written = LINES.format(load=load.format(path=str(path.resolve())))
+    return f"{text}: is {what}, no model; write its class and these lines into my_model.py and give that:\n{written}"
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """What a file is, and the expression that gives its weights."""
+    try:
+        if path.suffix == ".safetensors":
+            return (
+                f"a state dict ({_shown(_header(path))})",
+                '__import__("safetensors.torch").torch.load_file({path!r})',
+            )
+        if zipfile.is_zipfile(path):
+            return _archive(path)
+        with path.open("rb") as file:
+            return _pickle(file)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return "no file of PyTorch, or damaged", "torch.load({path!r}, weights_only=True)"
+
+
+def _header(path: Path) -> list[str]:
+    """Names of the tensors in a .safetensors file."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > LARGEST:
+            raise ValueError(size)
+        return [name for name in json.loads(file.read(size)) if name != "__metadata__"]
+
+
+def _archive(path: Path) -> tuple[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any("/code/" in name for name in names):
+            return "a TorchScript program, whose layers are sealed", "torch.jit.load({path!r}).state_dict()"
+        if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
+            fact = "a program of torch.export, whose layers are dissolved into operators"
+            return fact, "torch.export.load({path!r}).state_dict"
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        if not pickles or archive.getinfo(pickles[0]).file_size > LARGEST:
+            raise ValueError(path)
+        return _pickle(BytesIO(archive.read(pickles[0])))
+
+
+def _pickle(file: BinaryIO) -> tuple[str, str]:
+    """By the classes and names that a pickle mentions; nothing of it is run."""
+    classes, texts = [], []
+    for code, argument in _operations(file):
+        if code == "GLOBAL":
+            classes.append(str(argument).replace(" ", "."))
+        elif code in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
+            texts.append(str(argument))
+    foreign = [name for name in classes if name.rpartition(".")[0] not in PLAIN]
+    if foreign:
+        fact = f"a pickled object of {printable(foreign[0])}, which runs code of its own when it is loaded"
+        return fact, "torch.load({path!r}, weights_only=False).state_dict()"
+    names = [text for text in texts if text.rpartition(".")[2] in ("weight", "bias", "running_mean")]
+    return f"a state dict ({_shown(names)})", "torch.load({path!r}, weights_only=True)"
+
+
+def _operations(file: BinaryIO) -> Iterator[tuple[str, object]]:
+    """Of the pickles at the start of a file, of which older files have several."""
+    data = BytesIO(file.read(LARGEST))
+    for _ in range(5):
+        try:
+            for operation, argument, _place in pickletools.genops(data):
+                yield operation.name, argument
+        except ValueError:
+            return
+
+
+def _shown(names: list[str]) -> str:
+    return f"{len(names)} tensors: {printable(', '.join(names[:3]))} ..." if names else "no names of layers in it"
