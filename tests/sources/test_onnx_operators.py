@@ -32,6 +32,7 @@ QUICK = (
 LEFT_OUT = {
     "test_training_dropout": "drops at random",
     "test_attention_4d_causal_fp16_expanded": "half precision, rounded in another order",
+    "test_dft_inverse": "expects rounding noise of 1.9e-7, beyond its own tolerance, where the number is 0",
     "test_if": "a branch by an input",
     "test_affine_grid_3d_align_corners_expanded": "a branch by an input",
 }
