@@ -126,5 +126,5 @@ def test_all_operators_pass_the_tests_of_the_standard() -> None:
     assert sorted(kind for kind, count in counts.items() if not count) == UNTESTED
 
 
-UNTESTED = ["GlobalLpPool", "Scatter"]
+UNTESTED = ["GlobalLpPool", "Scatter", "Shrink", "Xor"]
 """Operators that have no tests there for opset 11 and newer."""
