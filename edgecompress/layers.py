@@ -111,6 +111,21 @@ def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     return model
 
 
+GEOMETRY = (
+    *("in_features", "out_features", "in_channels", "out_channels"),
+    *("kernel_size", "stride", "padding", "dilation", "groups", "output_padding", "padding_mode"),
+)
+"""What code around a layer may ask it for, as for a padding that it works out itself."""
+
+
+def with_geometry(chain: nn.Sequential, layer: nn.Module) -> nn.Sequential:
+    """``chain``, which says of itself what ``layer`` does about sizes and strides: the two take and give the same."""
+    for name in GEOMETRY:
+        if hasattr(layer, name):
+            setattr(chain, name, getattr(layer, name))
+    return chain
+
+
 def describe(layer: nn.Module) -> str:
     """Kind and size of a layer in few words, for tables: ``Conv2d 16->32 3x3 /2``."""
     if isinstance(layer, nn.Linear):

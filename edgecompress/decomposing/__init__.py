@@ -23,7 +23,7 @@ from edgecompress.decompositions.base import NUMERICAL, stacked
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import PlanError, first_line
-from edgecompress.layers import put, refuse_unusable, weighted_layers
+from edgecompress.layers import put, refuse_unusable, weighted_layers, with_geometry
 from edgecompress.models import copied, shared_copy
 from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs
@@ -181,7 +181,7 @@ def replacement(layer: nn.Module, plan: LayerPlan, *, fill: bool = True) -> nn.S
     trained = {name: parameter.requires_grad for name, parameter in layer.named_parameters()}
     for name, parameter in chain.named_parameters():
         parameter.requires_grad_(trained[name.rpartition(".")[2]])
-    return chain.train(layer.training)
+    return with_geometry(chain, layer).train(layer.training)
 
 
 def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgecompress.decompositions.base import placement
 from edgecompress.errors import ModelError, first_line, user_line
-from edgecompress.layers import put
+from edgecompress.layers import put, with_geometry
 from edgecompress.models import named_layers, observing, same, shared_copy, tensors_of
 from edgecompress.models.datasets import Inputs
 
@@ -204,7 +204,7 @@ def stand_in(layer: nn.Module) -> nn.Sequential:
     """What computes exactly what ``layer`` does and is, to code that looks, a chain of two layers of its kind."""
     size = {} if isinstance(layer, nn.Linear) else {"kernel_size": 1}
     passing = _passing(type(layer))(1, 1, bias=False, **size, **placement(layer))
-    return nn.Sequential(OrderedDict(reduce=passing, expand=layer)).train(layer.training)
+    return with_geometry(nn.Sequential(OrderedDict(reduce=passing, expand=layer)), layer).train(layer.training)
 
 
 def _passing(kind: type[nn.Module]) -> type[nn.Module]:

@@ -50,7 +50,6 @@ def called_by(layer, x):
 
 LOOKS = {
     "weight": (lambda net, x: net.free(net.fc(x)) * net.fc.weight.sum(), r"the model reads its weight \(test_dry_run"),
-    "size": (lambda net, x: net.free(net.fc(x).view(-1, net.fc.out_features)), "reads its out_features"),
     "bias": (lambda net, x: net.free(net.fc(x) - net.fc.bias), "reads its bias"),
     "dtype": (lambda net, x: net.free(net.fc(x.to(net.fc.weight.dtype))), "reads its weight"),
     "own product": (lambda net, x: net.free(called_by(net.fc, x)) + 0 * net.fc(x)[:, :1], "reads its weight"),
@@ -79,6 +78,17 @@ def test_a_layer_that_the_model_looks_at_stays_dense_with_the_reason(run, reason
     small = decompose(model, made)
     assert small(*inputs).shape == (3, 32)
     assert small.train()(*inputs).shape == (3, 32)
+
+
+def test_sizes_and_strides_may_be_asked_for():
+    def padded(net, x):
+        missing = (net.free.kernel_size[0] - net.free.stride[0]) // 2
+        return net.free(F.pad(net.fc(x).view(-1, net.fc.out_features // 16, 16), (missing, missing)))
+
+    net = Net(padded, fc=nn.Linear(32, 128), free=nn.Conv1d(8, 48, 5)).eval()
+    made = plan(net, (x := torch.randn(3, 32),), Energy(0.2), multiple=1)
+    assert [layer.name for layer in made.layers] == ["fc", "free"]
+    assert decompose(net, made)(x).shape == net(x).shape
 
 
 def whole(model):
@@ -198,7 +208,7 @@ def test_a_budget_out_of_reach_says_what_stays_dense():
 
 
 def test_plans_remember_the_dry_run_and_older_ones_load():
-    made = plan(net_that(LOOKS["size"][0]), (torch.randn(3, 32),), Energy(0.2), multiple=1)
+    made = plan(net_that(LOOKS["dtype"][0]), (torch.randn(3, 32),), Energy(0.2), multiple=1)
     assert CompressionPlan.from_json(made.to_json()) == made
     assert made.rehearsed
     older = made.to_json()

@@ -36,6 +36,9 @@ from edgecompress.targets.runtime_files import SingleFile
 if TYPE_CHECKING:
     import onnx
 
+BY_VALUES = "data-dependent"
+"""In messages about code that chooses by values, which no batch size helps."""
+
 LARGEST_BYTES = 2**31 - 2**20
 """A protobuf has at most 2 GiB; a little of that is the graph."""
 
@@ -143,9 +146,10 @@ class Onnx(SingleFile):
                 )
         except Exception as error:
             cause = error.__cause__ or error
-            raise ExportError(
-                f"PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
-            ) from error
+            fact = f"PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
+            if job.batch is None and BY_VALUES not in fact:
+                raise BatchError(fact, batch=1, fact=f"for any batch size {fact}") from error
+            raise ExportError(fact) from error
         assert program is not None
         proto = program.model_proto
         sizes = {spec.shape[0] for spec in map(spec_of, proto.graph.input)}
