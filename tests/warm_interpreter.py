@@ -72,6 +72,9 @@ def warm_exporter() -> None:
 
 def run(asked: dict[str, Any]) -> None:
     """In the child: the command line, as ``python -m edgecompress`` starts it, or a script with the package anew."""
+    import torch
+
+    torch.set_num_threads(1)  # makes the thread pool that is lost by a fork, before autograd's threads do so at once
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.argv = [asked["script"] or "edgecompress", *asked["argv"]]
