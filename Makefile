@@ -21,7 +21,7 @@ test: lint
 	$(MAKE) -j 2 types unit
 
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not bundles"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not bundles"
 
 test-all: $(VENV)-all/all.stamp
 	EDGECOMPRESS_ALL_TARGETS=1 $(VENV)-all/bin/python -m pytest tests/targets tests/exporting
