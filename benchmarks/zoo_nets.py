@@ -86,7 +86,7 @@ NETS = (
     ),
     of_transformers(
         "EfficientNetForImageClassification",
-        "EfficientNetConfig: image_size=64, width_coefficient=0.5, depth_coefficient=0.3, hidden_dim=320",
+        "EfficientNetConfig: image_size=64, width_coefficient=0.5, depth_coefficient=0.3, hidden_dim=640",
         IMAGES,
     ),
     of_transformers(
@@ -151,7 +151,8 @@ NETS = (
     ),
     of_transformers(
         "PvtForImageClassification",
-        "PvtConfig: image_size=64, hidden_sizes=[32, 64, 64, 128], depths=[1, 1, 1, 1]",
+        "PvtConfig: image_size=64, hidden_sizes=[32, 64, 64, 128], depths=[1, 1, 1, 1], "
+        "num_attention_heads=[1, 2, 4, 8]",
         IMAGES,
     ),
     of_transformers(

@@ -32,6 +32,7 @@ from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
 from edgecompress.targets import TARGETS, Job, Precision
 from edgecompress.targets.onnx import Onnx
+from tests.nets import Net
 
 
 def compressed(sample: Sample, keep: float = 0.3) -> tuple[nn.Module, Sample]:
@@ -203,6 +204,24 @@ def test_what_fixes_the_batch_is_seen_once_and_every_target_says_so(
         assert outcome.artifact is not None
         assert outcome.artifact.notices[-1].startswith("takes batches of 2 only: PyTorch runs the model on its example")
     assert len(traced) == 1
+
+
+def test_attention_whose_layout_the_exporter_takes_for_another_is_exported(tmp_path: Path) -> None:
+    """With a mask for each group of items, as windows have: the traced strides are not those that are computed."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        query, key, value = net.mixed(x).view(x.shape[0], 16, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=net.near[None])
+        return net.out(seen.transpose(1, 2).contiguous().reshape(x.shape[0], 16, 32))
+
+    model = Net(run, mixed=nn.Linear(32, 96), out=nn.Linear(32, 4)).eval()
+    model.near = nn.Parameter(torch.randn(2, 16, 16))
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(model, (torch.randn(4, 16, 32),), dynamo=True, verbose=False)
+    sample = Sample("windows", "windows", lambda: model, (torch.randn(4, 16, 32),))
+    artifact = export(model, sample, tmp_path)
+    assert artifact.inputs[0].shape[0] == "batch"
+    assert artifact.max_abs_error < 1e-4
 
 
 def test_a_refusal_is_remembered_with_its_reason_and_named_for_each_target(

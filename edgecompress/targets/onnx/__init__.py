@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.codecs.ada_tucker import materialized
 from edgecompress.errors import BatchError, ExportError, first_line
 from edgecompress.files import Json
-from edgecompress.models.datasets import of_batch
+from edgecompress.models.datasets import Inputs, of_batch
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job, Run
 from edgecompress.targets.onnx.codes import Coded, check_folded, coded_layers, put_codes
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 BY_VALUES = "data-dependent"
 """In messages about code that chooses by values, which no batch size helps."""
+CANNOT_VIEW = "Cannot view a tensor"
+"""In messages about a tensor that is not contiguous although it was when traced."""
 
 LARGEST_BYTES = 2**31 - 2**20
 """A protobuf has at most 2 GiB; a little of that is the graph."""
@@ -132,18 +135,17 @@ class Onnx(SingleFile):
         inputs, batch = job.inputs, torch.export.Dim("batch")
         given = of_batch(inputs, job.batch or max(2, len(inputs[0])))
         free = None if job.batch else tuple({0: batch} for _ in inputs)
+        options = {
+            "dynamo": True,
+            "verbose": False,
+            "external_data": False,
+            "opset_version": self.opset,
+            "input_names": value_names("input", len(inputs), _tensors(model), job.names[0]),
+            "dynamic_shapes": free,
+        }
         try:
             with quiet():
-                program = torch.onnx.export(
-                    model,
-                    given,
-                    dynamo=True,
-                    verbose=False,
-                    external_data=False,
-                    opset_version=self.opset,
-                    input_names=value_names("input", len(inputs), _tensors(model), job.names[0]),
-                    dynamic_shapes=free,
-                )
+                program = _program(model, given, options)
         except Exception as error:
             cause = error.__cause__ or error
             fact = f"PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
@@ -173,6 +175,17 @@ class Onnx(SingleFile):
 
         arrays = (onnx.numpy_helper.to_array(tensor) for tensor in read(path).graph.initializer)
         return sum(array.nbytes for array in arrays)
+
+
+def _program(model: nn.Module, given: Inputs, options: dict[str, Any]) -> torch.onnx.ONNXProgram | None:
+    """PyTorch's exporter; with plain attention where its own leaves another layout than was traced."""
+    try:
+        return torch.onnx.export(model, given, **options)
+    except Exception as error:
+        if CANNOT_VIEW not in str(error.__cause__ or error):
+            raise
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.onnx.export(model, given, **options)
 
 
 def _tensors(model: nn.Module) -> set[str]:
