@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgecompress.codecs.ada_tucker import baked
 from edgecompress.codecs.coding import code_bits
 from edgecompress.codecs.payload import Stored, heads_of, sequences_of
+from edgecompress.decompositions.base import RECURRENT
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, check_runs, copied, observing, unfused_attention, without_numbers
 from edgecompress.models.accepting import unwrapped
@@ -29,7 +30,6 @@ from edgecompress.plans import Cost
 
 Shape = tuple[int, ...]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d
-RECURRENT = nn.RNNBase | nn.RNNCellBase
 View = nn.Flatten | nn.Unflatten
 """Layers that only name the same numbers by other axes."""
 

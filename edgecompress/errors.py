@@ -219,7 +219,12 @@ def culprit(error: BaseException) -> str:
         lines += [place for place in quoted if not is_installed(place[0])][-1:]
         lines += [place] if (place := user_line(current)) else []
         current = current.__cause__ or current.__context__
-    return f" (at {lines[-1][0].name}:{lines[-1][1]})" if lines else ""
+    return shown_place(lines[-1] if lines else None)
+
+
+def shown_place(place: tuple[Path, int] | None) -> str:
+    """A line of the user's as messages end: `` (at net.py:12)``, or nothing."""
+    return f" (at {place[0].name}:{place[1]})" if place else ""
 
 
 def is_installed(file: Path) -> bool:

@@ -50,15 +50,27 @@ class SamePad(nn.Module):
 
     def forward(self, given: Tensor) -> Tensor:
         """(N, C, *sizes) with the zeros around it."""
-        widths: list[int] = []
-        for axis in reversed(range(len(self.reaches))):
-            missing = missing_zeros(given.shape[2 + axis], self.reaches[axis], self.strides[axis])
-            widths += (missing // 2, missing - missing // 2)
-        return functional.pad(given, widths)
+        return functional.pad(given, as_widths(same_sides(given.shape[2:], self.reaches, self.strides)))
 
     def extra_repr(self) -> str:
         """What it is made with."""
         return f"reaches={self.reaches}, strides={self.strides}"
+
+
+def same_sides(sizes: Sequence[int], reaches: Sequence[int], strides: Sequence[int]) -> Sides:
+    """The zeros of "same" padding, the odd one behind."""
+    totals = [missing_zeros(*each) for each in zip(sizes, reaches, strides, strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def as_widths(sides: Sides) -> tuple[int, ...]:
+    """As ``nn.functional.pad`` takes it: the last axis first."""
+    return tuple(width for pair in reversed(sides) for width in pair)
+
+
+def reaches_of(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """For each axis the inputs that one output spans."""
+    return tuple(step * (taps - 1) + 1 for step, taps in zip(dilation, kernel, strict=True))
 
 
 def missing_zeros(size: int, reach: int, stride: int) -> int:
@@ -88,8 +100,7 @@ class _Run:
     @property
     def reaches(self) -> tuple[int, ...]:
         """The inputs that one output spans."""
-        kernel = self.arguments["weight"].shape[2:]
-        return tuple(step * (taps - 1) + 1 for step, taps in zip(self.each("dilation"), kernel, strict=True))
+        return reaches_of(self.arguments["weight"].shape[2:], self.each("dilation"))
 
     def sides(self) -> Sides | None:
         """The zeros that were put around the input, by hand and by the convolution; None: it was changed otherwise."""
@@ -97,7 +108,7 @@ class _Run:
         if padded.dim() != self.given.dim() or isinstance(own, str):
             return None
         found = tuple(_around(padded, self.given, 2 + axis) for axis in range(self.axes))
-        widths = [width for pair in reversed(found) for width in pair]
+        widths = as_widths(found)
         if min(widths) < 0 or not torch.equal(functional.pad(self.given, widths), padded):
             return None
         return tuple((before + p, behind + p) for (before, behind), p in zip(found, self.each("padding"), strict=True))
@@ -164,7 +175,7 @@ def _runs(module: nn.Module, *, training: bool) -> list[_Run]:
     """Runs on several sizes, another one along each axis."""
     base, mode = base_of(module), module.training
     assert isinstance(module, nn.modules.conv._ConvNd)
-    reaches = [step * (taps - 1) + 1 for step, taps in zip(module.dilation, module.kernel_size, strict=True)]
+    reaches = reaches_of(module.kernel_size, module.dilation)
     assert base is not None
     try:
         return [_run(module.train(training), [r + more + axis for axis, r in enumerate(reaches)]) for more in STEPS]
@@ -193,7 +204,10 @@ def _rewritten(module: nn.Module, runs: Sequence[_Run]) -> nn.Module | None:
     made = _convolution(module, first)
     if len(set(sides)) == 1:
         return _with_fixed(made, sides[0] or ())
-    if all(side == _same_sides(run) for side, run in zip(sides, runs, strict=True)):
+    if all(
+        side == same_sides(run.given.shape[2:], run.reaches, run.each("stride"))
+        for side, run in zip(sides, runs, strict=True)
+    ):
         return _padded(SamePad(first.reaches, first.each("stride")), made)
     return None
 
@@ -213,17 +227,10 @@ def _with_fixed(conv: nn.modules.conv._ConvNd, sides: Sides) -> nn.Module:
     """The convolution with zeros of the same widths around every input."""
     if all(before == behind for before, behind in sides):
         conv.padding = tuple(before for before, _ in sides)
-        conv._reversed_padding_repeated_twice = [width for pair in reversed(sides) for width in pair]
+        conv._reversed_padding_repeated_twice = list(as_widths(sides))
         return conv
-    return _padded(ZEROS[len(sides)](tuple(width for pair in reversed(sides) for width in pair)), conv)
+    return _padded(ZEROS[len(sides)](as_widths(sides)), conv)
 
 
 def _padded(pad: nn.Module, conv: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(pad=pad, conv=conv))
-
-
-def _same_sides(run: _Run) -> Sides:
-    """The zeros that "same" padding would have put around the input of a run."""
-    sizes = run.given.shape[2:]
-    totals = [missing_zeros(*each) for each in zip(sizes, run.reaches, run.each("stride"), strict=True)]
-    return tuple((total // 2, total - total // 2) for total in totals)

@@ -85,7 +85,7 @@ class Calibration:
     def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
         """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""
         inputs, digest = first(self.inputs, min(most, METRIC_INPUTS)), state_digest(model)
-        count = affordable(model, inputs, METRIC_MACS, FEWEST_METRIC_INPUTS, large=0.5)
+        count = affordable(model, inputs, METRIC_MACS, FEWEST_METRIC_INPUTS, fewer_of_large=True)
         for known in self._last:
             if known.model() is model and (known.digest, known.count) == (digest, count) and known.names >= set(names):
                 return {name: known.metrics[name] for name in names if name in known.metrics}
@@ -189,6 +189,6 @@ def recalibrate_if_better(model: nn.Module, dense: nn.Module, calibration: Calib
     inputs, held = first(calibration.fitting, RECALIBRATED), calibration.held(MOST_HELD)
     if len(inputs[0]) < 2 or not _norms(model):
         return model, False
-    candidate = recalibrate(model, first(inputs, affordable(dense, inputs, RECALIBRATED_MACS, large=0.5)))
+    candidate = recalibrate(model, first(inputs, affordable(dense, inputs, RECALIBRATED_MACS, fewer_of_large=True)))
     apart = outputs_apart(dense, (candidate, model), held, classes=calibration.classes)
     return (candidate, True) if apart[0] < apart[1] else (model, False)

@@ -32,6 +32,9 @@ UNSEEN = 2
 LARGE_MACS = 1e9
 """Multiply-accumulates of one input of a large model."""
 
+OF_LARGE = 0.5
+"""Of the runs that others get, where fewer do for large models."""
+
 LEAST_INPUTS = 24
 """Fewer tell nothing, whatever they cost."""
 
@@ -105,13 +108,13 @@ def inputs_at_once(model: nn.Module, inputs: Inputs, *, gradients: bool = False,
 
 
 def affordable(
-    model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS, *, large: float = 1.0
+    model: nn.Module, inputs: Inputs, most_macs: float, least: int = LEAST_INPUTS, *, fewer_of_large: bool = False
 ) -> int:
     """How many of ``inputs`` the model can run on with ``most_macs`` in all; at least ``least``, if there.
 
-    Above ``LARGE_MACS`` an input with the share ``large`` of them.
+    With ``fewer_of_large``, above ``LARGE_MACS`` an input, with ``OF_LARGE`` of them.
     """
     seen = rehearsed(model, inputs)
-    most_macs *= large if seen is not None and seen.macs > LARGE_MACS else 1.0
+    most_macs *= OF_LARGE if fewer_of_large and seen is not None and seen.macs > LARGE_MACS else 1.0
     within = len(inputs[0]) if seen is None else int(most_macs / max(1, seen.macs))
     return min(len(inputs[0]), max(least, within))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgecompress.plans import Ranks
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d
+RECURRENT = nn.RNNBase | nn.RNNCellBase
 Factors = tuple[Tensor, ...]
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
@@ -109,7 +110,7 @@ def decomposable(layer: nn.Module) -> Support:
         return Support("complex weights: only real ones are decomposed")
     if type(layer) is nn.Linear:
         return SUPPORTED
-    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+    if isinstance(layer, RECURRENT):
         return Support(f"{type(layer).__name__}: recurrent; its matrices stay in one operator, which runtimes run fast")
     if not is_conv(layer):
         kinds = ", ".join(kind.__name__ for kind in CONVS)

@@ -13,8 +13,9 @@ from edgecompress.exporting.preparing import prepared
 from edgecompress.models import copied
 from edgecompress.models.datasets import Inputs
 from edgecompress.targets.programs import trace
+from edgecompress.targets.refusing import BY_VALUES
 
-BY_VALUES, OTHERWISE = (
+WAYS_OUT = (
     "where its code chooses by values, use torch.where or torch.cond",
     "write that by other operators of PyTorch, or do it before or after the model",
 )
@@ -56,5 +57,5 @@ def refusing_before_work(name: str) -> Iterator[None]:
     try:
         yield
     except ExportError as error:
-        way_out = BY_VALUES if "data-dependent" in str(error) else OTHERWISE
+        way_out = WAYS_OUT[BY_VALUES not in str(error)]
         raise NotExportable(f"{name}: {error}{culprit(error)}; {way_out}") from error

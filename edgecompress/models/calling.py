@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from edgecompress.errors import EdgeCompressError, ModelError, first_line, is_installed, user_line
+from edgecompress.errors import EdgeCompressError, ModelError, first_line, is_installed, shown_place, user_line
 from edgecompress.memory import SMALLER, naming_shortage
 
 
@@ -35,9 +35,7 @@ def call(name: str, what: str, function: Callable[[], Any], error: type[ModelErr
 
 def in_one_line(error: BaseException) -> str:
     """An error in one line: its type, the first line of its message, and the user's line it was raised at."""
-    place = user_line(error)
-    where = f" (at {place[0].name}:{place[1]})" if place else ""
-    return f"{type(error).__name__}: {first_line(error, 'no message')}{where}"
+    return f"{type(error).__name__}: {first_line(error, 'no message')}{shown_place(user_line(error))}"
 
 
 def defined(function: object) -> str:

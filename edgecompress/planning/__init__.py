@@ -13,10 +13,11 @@ from torch import nn
 from edgecompress.calibrating import Calibration
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.costs import RECURRENT, Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
+from edgecompress.costs import Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
 from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decompositions import AUTO, DECOMPOSITIONS
+from edgecompress.decompositions.base import RECURRENT
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.files import Json
 from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit

@@ -166,7 +166,7 @@ def calibrated_candidates(
     """
     calibration.check(model)
     inputs = collected_inputs(model, calibration)
-    few = first(inputs, affordable(model, inputs, SCORED_MACS, FEWEST_SCORED, large=0.5))
+    few = first(inputs, affordable(model, inputs, SCORED_MACS, FEWEST_SCORED, fewer_of_large=True))
     scored = Scoring(model, few, classes=calibration.classes)
     names = tuple(item.name for item in items)
     by_name = {item.name: item for item in items}

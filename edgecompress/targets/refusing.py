@@ -29,6 +29,8 @@ def refusing(target: str, what: str) -> Iterator[None]:
 
 
 WAY_OUT = "try another target"
+BY_VALUES = "data-dependent"
+"""In messages of PyTorch's tracer about code that chooses by values, which no batch size helps."""
 
 
 @contextmanager

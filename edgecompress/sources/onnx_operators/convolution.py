@@ -42,7 +42,12 @@ class Window:
 
     def padding(self) -> tuple[int, ...]:
         """As ``nn.functional.pad`` takes it: the last axis first."""
-        return tuple(size for pair in reversed(list(zip(self.begin, self.end, strict=True))) for size in pair)
+        return as_pad(self.begin, self.end)
+
+
+def as_pad(begin: Sequence[int], end: Sequence[int]) -> tuple[int, ...]:
+    """What is put around each axis as ``nn.functional.pad`` takes it: the last axis first."""
+    return tuple(size for pair in reversed(list(zip(begin, end, strict=True))) for size in pair)
 
 
 def _missing(size: int, kernel: int, stride: int, dilation: int) -> int:
@@ -86,8 +91,7 @@ def transposed_cut(
             spatial, strides, extra, kernel, dilations, sizes, strict=True
         )
     ]
-    less, more = tuple(size // 2 for size in total), tuple(size - size // 2 for size in total)
-    return (less, more, extra) if automatic == "SAME_UPPER" else (more, less, extra)
+    return *_same(total, automatic), extra
 
 
 def _convolve(node: Node, data: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -103,9 +107,8 @@ def _transpose(node: Node, data: Tensor, weight: Tensor, bias: Tensor | None = N
     begin, end, extra = transposed_cut(node, kernel, spatial)
     run = TRANSPOSED[weight.dim() - 2]
     whole = run(data, weight, None, window.strides, 0, 0, groups, window.dilations)
-    cuts = [size for pair in zip(begin, end, extra, strict=True) for size in (-pair[0], pair[2] - pair[1])]
-    pairs = [cuts[index : index + 2] for index in range(0, len(cuts), 2)]
-    out = functional.pad(whole, [size for pair in reversed(pairs) for size in pair])
+    behind = [more - cut for cut, more in zip(end, extra, strict=True)]
+    out = functional.pad(whole, as_pad([-cut for cut in begin], behind))
     return out if bias is None else out + bias.reshape(1, -1, *[1] * len(kernel))
 
 

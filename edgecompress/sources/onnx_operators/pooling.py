@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecompress.sources.onnx_operators.base import Node, Operator, each
-from edgecompress.sources.onnx_operators.convolution import Window
+from edgecompress.sources.onnx_operators.convolution import Window, as_pad
 
 MAXIMUM = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -34,9 +34,8 @@ def _beyond(window: Window, axis: int, size: int) -> int:
     return max(0, (count - 1) * stride + reach - padded)
 
 
-def _pads(window: Window, more: list[int]) -> list[int]:
-    pairs = [(b, e + m) for b, e, m in zip(window.begin, window.end, more, strict=True)]
-    return [size for pair in reversed(pairs) for size in pair]
+def _pads(window: Window, more: list[int]) -> tuple[int, ...]:
+    return as_pad(window.begin, [size + extra for size, extra in zip(window.end, more, strict=True)])
 
 
 def _is_plain(window: Window, more: list[int]) -> bool:

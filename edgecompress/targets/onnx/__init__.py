@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.codecs.ada_tucker import materialized
 from edgecompress.errors import BatchError, ExportError, first_line
 from edgecompress.files import Json
+from edgecompress.models import unfused_attention
 from edgecompress.models.datasets import Inputs, of_batch
 from edgecompress.settings import Precision
 from edgecompress.targets.base import Job, Run
@@ -31,14 +31,12 @@ from edgecompress.targets.onnx.sessions import load
 from edgecompress.targets.onnx.simplifying import simplified
 from edgecompress.targets.onnx.tidying import tidy, value_names
 from edgecompress.targets.quieting import quiet
-from edgecompress.targets.refusing import naming
+from edgecompress.targets.refusing import BY_VALUES, naming
 from edgecompress.targets.runtime_files import SingleFile
 
 if TYPE_CHECKING:
     import onnx
 
-BY_VALUES = "data-dependent"
-"""In messages about code that chooses by values, which no batch size helps."""
 CANNOT_VIEW = "Cannot view a tensor"
 """In messages about a tensor that is not contiguous although it was when traced."""
 
@@ -184,7 +182,7 @@ def _program(model: nn.Module, given: Inputs, options: dict[str, Any]) -> torch.
     except Exception as error:
         if CANNOT_VIEW not in str(error.__cause__ or error):
             raise
-    with sdpa_kernel(SDPBackend.MATH):
+    with unfused_attention():
         return torch.onnx.export(model, given, **options)
 
 
