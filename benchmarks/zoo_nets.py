@@ -147,7 +147,7 @@ NETS = (
         IMAGES,
     ),
     of_transformers(
-        "CvtForImageClassification", "CvtConfig: embed_dim=[32, 64, 128], num_heads=[1, 2, 4], depth=[1, 1, 2]", IMAGES
+        "CvtForImageClassification", "CvtConfig: embed_dim=[32, 64, 128], num_heads=[1, 2, 4], depth=[1, 2, 3]", IMAGES
     ),
     of_transformers(
         "PvtForImageClassification",

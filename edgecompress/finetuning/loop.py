@@ -28,7 +28,7 @@ from edgecompress.finetuning.augmentation import augmented, channels_last
 from edgecompress.finetuning.checkpoints import State, load, save
 from edgecompress.finetuning.schedules import optimizer_of, schedule_of
 from edgecompress.finetuning.workers import explained, workers
-from edgecompress.models import Sample, copied, state_digest
+from edgecompress.models import Sample, copied, put_state, state_digest
 from edgecompress.models.calling import call
 from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in_parts, size
 from edgecompress.models.forms import mapped
@@ -214,7 +214,7 @@ def _start(model: nn.Module, task: _Task) -> _Run:
 
 def _finish(run: _Run, model: nn.Module) -> FineTuned:
     best = copied(model)
-    best.load_state_dict({name: tensor.cpu().contiguous() for name, tensor in run.best.items()})
+    put_state(best, {name: tensor.cpu().contiguous() for name, tensor in run.best.items()})
     return FineTuned(best.eval(), run.best_epoch, run.best_score, tuple(run.history))
 
 

@@ -14,7 +14,7 @@ from edgecompress.errors import DataError, ModelError
 from edgecompress.models.accepting import accepted
 from edgecompress.models.adapting import adapted, adapted_for
 from edgecompress.models.calling import call, defined
-from edgecompress.models.copying import copied, shared_copy, state_digest, without_numbers
+from edgecompress.models.copying import copied, put_state, shared_copy, state_digest, without_numbers
 from edgecompress.models.datasets import Inputs, Split, single
 from edgecompress.models.execution import (
     Call,
@@ -62,6 +62,7 @@ __all__ = [
     "named_layers",
     "noting",
     "observing",
+    "put_state",
     "same",
     "shared_copy",
     "state_digest",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,20 @@ def without_numbers(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}
     memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
+
+
+def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fill ``model`` with ``state``, as it is written by the versions of the modules in ``model``.
+
+    Files of tensors, and dicts that were put together, lack the versions, and a module may take what has none for
+    weights of an older release and rewrite it.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)
 
 
 def state_digest(model: nn.Module | None) -> str:

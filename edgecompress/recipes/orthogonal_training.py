@@ -29,7 +29,7 @@ from edgecompress.errors import PlanError
 from edgecompress.files import Json
 from edgecompress.finetuning.distillation import Distilled, live_kernels
 from edgecompress.finetuning.loop import Objective, fit
-from edgecompress.models import copied, state_digest
+from edgecompress.models import copied, put_state, state_digest
 from edgecompress.models.adapting import adapters_of
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
@@ -158,7 +158,7 @@ def merged_whole(model: nn.Module, dense: nn.Module, layers: Sequence[LayerPlan]
             del state[f"{layer.name}.{name}" if layer.name else name]
         one = merged(chain, dense.get_submodule(layer.name), layer)
         state |= {f"{layer.name}.{name}" if layer.name else name: t for name, t in one.state_dict().items()}
-    whole.load_state_dict(state)
+    put_state(whole, state)
     return whole.eval()
 
 

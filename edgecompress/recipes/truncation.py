@@ -14,7 +14,7 @@ from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.errors import BudgetError
 from edgecompress.layers import weighted_layers
-from edgecompress.models import Sample, copied
+from edgecompress.models import Sample, copied, put_state
 from edgecompress.planning import Scope
 from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.recipes.ordered_layers import Ranked, ranked_layers
@@ -152,7 +152,7 @@ def _folded(model: nn.Module, dense: nn.Module) -> nn.Module:
         if layer.expand.bias is not None:
             assert isinstance(layer.expand.bias, Tensor)
             state[f"{prefix}bias"] = layer.expand.bias.detach()
-    whole.load_state_dict(state)
+    put_state(whole, state)
     return whole.eval()
 
 

@@ -28,7 +28,7 @@ from edgecompress.files import (
     sha256,
     write_json,
 )
-from edgecompress.models import Sample, check_runs
+from edgecompress.models import Sample, check_runs, put_state
 from edgecompress.plans import CompressionPlan
 from edgecompress.sources import resolve_recorded
 from edgecompress.storing import decoded
@@ -245,7 +245,7 @@ def _build(dense: Sample, plan: CompressionPlan, recorded: Recorded, weights: Pa
     recorded.check_dtypes(weights, state, model.state_dict())
     refuse_non_finite(weights, state, built.state_dict())
     try:
-        model.load_state_dict(state)
+        put_state(model, state)
     except RuntimeError as error:
         second = str(error).strip().splitlines()[1:2] or [str(error)]
         raise ModelError(f"{weights}: does not fit the plan beside it: {second[0].strip()[:200]}") from None

@@ -34,7 +34,7 @@ from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
 from edgecompress.finetuning.distillation import Distilled
 from edgecompress.finetuning.loop import FineTuned, Objective, fit
-from edgecompress.models import Sample, copied, state_digest
+from edgecompress.models import Sample, copied, put_state, state_digest
 from edgecompress.models.datasets import Inputs
 from edgecompress.plans import LayerPlan
 from edgecompress.progress import Progress, silent
@@ -220,7 +220,7 @@ def decoded(dense: nn.Module, stored: Stored) -> nn.Module:
         for part in stored.layers:
             _fill(model.get_submodule(part.name), part)
     state = model.state_dict() | {name: torch.from_numpy(array.copy()) for name, array in stored.others.items()}
-    model.load_state_dict(state)
+    put_state(model, state)
     return model
 
 
