@@ -23,12 +23,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Artifact": "artifacts",
+    "Budget": "selectors",
     "Calibration": "calibrating",
     "Comparison": "profiling.comparisons",
+    "Compressed": "running.in_memory",
     "CompressionPlan": "plans",
     "Cost": "plans",
     "EdgeCompressError": "errors",
     "Effort": "settings",
+    "Energy": "selectors",
     "FineTuning": "settings",
     "LayerPlan": "plans",
     "Options": "running.options",
@@ -42,9 +45,9 @@ _HOMES = {
     "compress": "running",
     "cost": "costs",
     "decompose": "decomposing",
+    "device_named": "devices",
     "export": "exporting",
     "finetune": "finetuning",
-    "device_named": "devices",
     "measure": "profiling",
     "merge_back": "decomposing",
     "plan": "planning",
@@ -59,12 +62,15 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "Budget",
     "Calibration",
     "Comparison",
+    "Compressed",
     "CompressionPlan",
     "Cost",
     "EdgeCompressError",
     "Effort",
+    "Energy",
     "FineTuning",
     "LayerPlan",
     "Options",
@@ -122,8 +128,11 @@ if TYPE_CHECKING:
     from edgecompress.reporting.document import Report as Report
     from edgecompress.running import compress as compress
     from edgecompress.running import run as run
+    from edgecompress.running.in_memory import Compressed as Compressed
     from edgecompress.running.options import Options as Options
     from edgecompress.scoring import score as score
+    from edgecompress.selectors import Budget as Budget
+    from edgecompress.selectors import Energy as Energy
     from edgecompress.settings import Effort as Effort
     from edgecompress.settings import FineTuning as FineTuning
     from edgecompress.sources import resolve as resolve

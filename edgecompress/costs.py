@@ -25,6 +25,7 @@ from edgecompress.decompositions.base import RECURRENT
 from edgecompress.errors import ModelError
 from edgecompress.models import Call, check_runs, copied, observing, unfused_attention, without_numbers
 from edgecompress.models.accepting import unwrapped
+from edgecompress.models.data_forms import example_of
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.plans import Cost
 
@@ -39,7 +40,7 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
     Args:
         model: is run once, in eval mode.
-        inputs: an example, batch first, of any batch size.
+        inputs: an example, a tensor or a tuple of them, batch first, of any batch size.
 
     Returns:
         Parameters, MACs of one input, bytes of all weights and buffers.
@@ -47,7 +48,7 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
     Raises:
         ModelError: the model does not run on ``inputs``.
     """
-    return cost_and_shapes(model, inputs)[0]
+    return cost_and_shapes(model, example_of(inputs, type(model).__name__))[0]
 
 
 def weight_bytes(model: nn.Module) -> int:

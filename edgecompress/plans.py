@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgecompress._notebook import table
 from edgecompress.errors import FileError
 from edgecompress.files import Json, check_version, read_json, reading_fields, write_json
 
@@ -206,6 +207,15 @@ class CompressionPlan:
         """Costs without bytes, which depend on how weights are stored."""
         for name, cost in (("dense", self.dense), ("compressed", self.compressed)):
             object.__setattr__(self, name, cost and cost.without_bytes)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        costs = self.dense and self.compressed and (self.dense.macs, self.compressed.macs)
+        kept = f", {100 * costs[1] / costs[0]:.1f} % of the MACs kept" if costs and costs[0] else ""
+        rows = [(one.name, one.method, "x".join(map(str, one.ranks)), f"{one.error:.3g}") for one in self.layers]
+        dense = [(one.name, "stays dense", "", one.reason) for one in self.skipped]
+        caption = f"Plan of {self.model or 'a model'}: {len(rows)} layers replaced{kept}"
+        return table(caption, ("layer", "method", "ranks", "error, or why"), [*rows, *dense])
 
     def to_json(self) -> Json:
         """A JSON object with kind and version."""

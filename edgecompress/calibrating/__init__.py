@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import ReferenceType, ref
 
 import torch
@@ -21,6 +22,7 @@ from edgecompress.calibrating.sensitivity import (
 from edgecompress.calibrating.trials import outputs_apart
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, calibrated, check_runs, copied, evaluating, state_digest
+from edgecompress.models.data_forms import example_of, inputs_of
 from edgecompress.models.datasets import Inputs, calibration_inputs, first
 
 MOST_REMEMBERED = 1 << 28
@@ -58,7 +60,8 @@ class Calibration:
     What was measured of the last model is remembered: ``plan`` and ``refit`` with the same calibration share it.
 
     Args:
-        inputs: a tuple of tensors, batch first.
+        inputs: a tuple of tensors, batch first; also one tensor, a list of batches, a Dataset or a DataLoader, of which
+            at most 1,024 inputs are taken and labels left out.
         classes: are the model's outputs scores of classes, as for cross-entropy? Then errors count by what they change
             of the class probabilities.
     """
@@ -66,6 +69,12 @@ class Calibration:
     inputs: Inputs
     classes: bool = True
     _last: list[_Measured] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Inputs as a tuple of tensors, whatever they were given as."""
+        given: Any = self.inputs
+        if not isinstance(given, tuple):
+            object.__setattr__(self, "inputs", inputs_of(given))
 
     @property
     def fitting(self) -> Inputs:
@@ -127,7 +136,10 @@ def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:
     Raises:
         DataError: the sample has no data, or it is not where it should be.
     """
-    inputs = calibration_inputs(sample.data("train"), count, seed)
+    if sample.splits is None and sample.unlabelled is not None:
+        inputs = first(sample.unlabelled, count)
+    else:
+        inputs = calibration_inputs(sample.data("train"), count, seed)
     return Calibration(inputs, classes=sample.loss is nn.functional.cross_entropy)
 
 
@@ -147,7 +159,7 @@ def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.M
     Raises:
         ModelError: the model fails on the inputs.
     """
-    changed = copied(model).eval()
+    inputs, changed = example_of(inputs, "calibration"), copied(model).eval()
     norms = _norms(changed)
     momenta = [layer.momentum for layer in norms]
     for layer in norms:

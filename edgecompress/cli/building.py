@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from edgecompress.cli.fields import Option, offered, own_options
 from edgecompress.cli.options import EVERY_METHOD
 from edgecompress.cli.types import table_of
-from edgecompress.settings import FACTORS_LR, USUAL_LR, USUAL_SELECTOR, FineTuning, Scope, Storage
+from edgecompress.settings import USUAL_SELECTOR, FineTuning, Scope, Storage
 
 if TYPE_CHECKING:
     from edgecompress.models import Sample
@@ -180,18 +180,7 @@ def _check_core_size(codec: str, given: Given) -> None:
 
 def tuning_from(sample: Sample, given: Given, *, coded: bool = False) -> FineTuning:
     """The fine-tuning options with the defaults that depend on the sample, or on a codec."""
+    from edgecompress.running.options import tuning_defaults
+
     values = fields_given(FineTuning, given)
-    return FineTuning(**{**_defaults_for(sample, values.get("optimizer"), coded=coded), **values})
-
-
-def _defaults_for(sample: Sample, optimizer: str | None, *, coded: bool) -> dict[str, Any]:
-    """Defaults that depend on something."""
-    from torch.nn.functional import cross_entropy
-
-    optimizer = optimizer or ("adam" if coded else "sgd")
-    values: dict[str, Any] = {"optimizer": optimizer, "lr": FACTORS_LR if coded else USUAL_LR[optimizer]}  # type: ignore[index]
-    if sample.splits is None:
-        values["epochs"] = 0
-    if sample.loss is not cross_entropy:
-        values["distill"] = 0.0
-    return values | ({"weight_decay": 0.0} if coded else {}) | ({"pick": "last"} if sample.validation_seen else {})
+    return FineTuning(**{**tuning_defaults(sample, values.get("optimizer"), coded=coded), **values})

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ MOST_BYTES = 3 << 27
 def refit(
     dense: nn.Module,
     plan: CompressionPlan,
-    calibration: Calibration,
+    calibration: Calibration | Any,
     *,
     asymmetric: bool = True,
     progress: Progress = silent,
@@ -75,7 +76,8 @@ def refit(
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
         plan: with decompositions; what a codec stores has nothing to fit.
-        calibration: unlabelled inputs, of which at most ``MOST_INPUTS`` are used, of large models fewer.
+        calibration: unlabelled inputs, or what :class:`Calibration` takes; at most ``MOST_INPUTS`` of them are used,
+            of large models fewer.
         asymmetric: fit each layer on what the layers before it deliver in the compressed model; False: on the dense
             model's own inputs.
         progress: is called for each layer.
@@ -87,7 +89,8 @@ def refit(
         PlanError: the plan is for another model, or names a layer or ranks that do not fit.
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
-    return copied(_refitted(dense, plan, calibration, (asymmetric,), progress)[asymmetric])
+    given = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
+    return copied(_refitted(dense, plan, given, (asymmetric,), progress)[asymmetric])
 
 
 def refit_both_ways(

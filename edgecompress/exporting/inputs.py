@@ -9,7 +9,7 @@ from edgecompress.errors import DataError
 from edgecompress.exporting.outputs import run_model
 from edgecompress.exporting.slices import FEWEST
 from edgecompress.models import Sample
-from edgecompress.models.datasets import Inputs, calibration_inputs
+from edgecompress.models.datasets import Inputs, calibration_inputs, first
 
 PARITY_ITEMS, WATCHED_ITEMS = 8, 16
 """Of the data: inputs of the parity batches, and those on which numbers are watched, at least."""
@@ -46,7 +46,9 @@ def watched_inputs(sample: Sample, batch: int) -> Inputs:
 
 
 def _of_data(sample: Sample, split: str, count: int, seed: int) -> Inputs:
-    """So many items of a split; none where the sample has no data."""
+    """So many items of a split, or without labels; none where the sample has no data."""
+    if sample.splits is None and sample.unlabelled is not None:
+        return first(sample.unlabelled, count)
     try:
         return calibration_inputs(sample.data(split), count, seed)
     except DataError:

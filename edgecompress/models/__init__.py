@@ -107,6 +107,7 @@ class Sample:
         dense: what a compressed model was made from.
         form: how the row of tensors lies in what the model is called with; None: by position. Made of ``inputs``.
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
+        unlabelled: inputs to calibrate on where there are no splits, batch first.
         adapters: those that rewrite the model; None: all that it does not notice.
     """
 
@@ -125,6 +126,7 @@ class Sample:
     validation_seen: bool = False
     adapters: tuple[str, ...] | None = None
     form: Form | None = None
+    unlabelled: Inputs | None = None
 
     def __post_init__(self) -> None:
         """Inputs as a row of tensors, floating ones in float32, in which models run here."""

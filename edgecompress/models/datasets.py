@@ -194,6 +194,14 @@ def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:
     return digest.hexdigest()
 
 
+def inputs_digest(inputs: Inputs) -> str:
+    """A digest of all numbers."""
+    digest = hashlib.sha256()
+    for tensor in inputs:
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
+
+
 def raw_bytes(tensor: Tensor) -> memoryview:
     """A tensor's numbers as they lie in memory, not copied, for digests."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -217,6 +217,19 @@ def flat(model: nn.Module, form: Form) -> nn.Module:
     return made
 
 
+def in_own_form(model: nn.Module) -> nn.Module:
+    """What :func:`flat` made of a model, called as that was before; any other as it is."""
+    form = getattr(type(model), "form", None)
+    if form is None:
+        return model
+    made = copy.copy(model)
+    made._buffers = {
+        name: tensor for name, tensor in model._buffers.items() if name not in map(BUFFER.format, form.kept)
+    }
+    made.__class__ = type(model).__bases__[0]
+    return made
+
+
 def _takes(kind: type[nn.Module], names: Mapping[str, Any]) -> bool:
     """Whether ``forward`` can be called with these names."""
     try:

@@ -24,6 +24,7 @@ from edgecompress.layers import Found, describe, weighted_layers, without_number
 from edgecompress.memory import keeping_little
 from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.adapting import adapted, adapted_for, adapters_of
+from edgecompress.models.data_forms import example_of
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.planning.outlook import outlook
@@ -64,7 +65,7 @@ def plan(
 
     Args:
         model: any ``nn.Module``; it is not changed.
-        inputs: an example of its inputs, a tuple of tensors, batch first, of any batch size.
+        inputs: an example of its inputs, a tensor or a tuple of them, batch first, of any batch size.
         selector: the rule that chooses, such as ``Budget(keep=0.5)``.
         scope: the layers, methods and ranks that may be chosen.
         calibration: unlabelled inputs. With them, and a selector that weighs losses, errors are those of the layers'
@@ -82,6 +83,7 @@ def plan(
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
     refuse_sealed(unwrapped(model), type(model).__name__)
+    inputs = example_of(inputs, name or type(model).__name__)
     scope, model = _limited(scope, limits), adapted_for(model, inputs, name or type(model).__name__)
     seen = survey(model, inputs, scope)
     return choose(seen, selector, scope, calibration=calibration, name=name, progress=progress)

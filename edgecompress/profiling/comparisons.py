@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from edgecompress._notebook import paragraph, table
 from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.profiling.facts import VERSION, DeviceFacts
 from edgecompress.profiling.latencies import Latency, LatencyStatistics, Sustained, quantiles
@@ -85,6 +86,18 @@ class TimedPair(FilePair, ABC):
     @abstractmethod
     def quantiles(self) -> Mapping[str, Ratio | None]:
         """Candidate over baseline wall time at p50, p90 and p99, with the 95 % interval; None of too few runs."""
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        pairs = {"wall time": self.wall, "CPU time": self.cpu}
+        ratios = [(f"speed-up, {name}", f"{one.value:.2f}x", f"95 % interval {one.low:.2f} to {one.high:.2f}")
+                  for name, one in pairs.items() if one]  # fmt: skip
+        latencies = ((self.baseline, self.baseline_latency), (self.candidate, self.candidate_latency))
+        medians = [(file, f"{one.statistics.wall.p50:.3f} ms", f"p50 of {one.statistics.runs:,} runs")
+                   for file, one in latencies]  # fmt: skip
+        place = f"{self.device.name}, {self.device.processor or self.device.machine}, {self.threads} thread(s)"
+        lines = "".join(paragraph(f"unstable: {reason}") for reason in self.unstable)
+        return table(f"{self.verdict} ({self.device.provenance} on {place})", ("", "", ""), [*ratios, *medians]) + lines
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ from edgecompress.errors import FileError, shown
 from edgecompress.files import make_folder, read_json, reading_fields, write_json, write_text
 from edgecompress.reporting import markdown
 from edgecompress.reporting.document import KIND, VERSION, Report
-from edgecompress.reporting.numbers import bytes_text, change, grouped, milliseconds, significant
+from edgecompress.reporting.numbers import bytes_text, capitalized, change, grouped, milliseconds, significant, typeset
 from edgecompress.reporting.view import view_of
 
 __all__ = ["KIND", "VERSION", "Report", "read_report", "render_html", "render_markdown", "write_report"]
@@ -114,8 +114,10 @@ def _harmless(value: Any) -> Any:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "bytes": bytes_text,
+    "capitalized": capitalized,
     "change": change,
     "grouped": grouped,
     "ms": milliseconds,
     "significant": significant,
+    "typeset": typeset,
 }

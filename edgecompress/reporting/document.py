@@ -61,6 +61,12 @@ class Compression:
         """The split that scores are taken on."""
         return (self.data or {}).get("test")
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from edgecompress.reporting.showing import compression_html
+
+        return compression_html(self)
+
     @property
     def before_and_after(self) -> tuple[float | None, float | None]:
         """The score of the dense model and of the last stage."""
@@ -141,6 +147,8 @@ class Report(Compression):
         bundle: the path of the first bundle's manifest in the run's folder.
         bundles: all of them; none: written before they were recorded.
         tried: plans that were tried in the folder.
+        command: what was typed to make it; empty of a run from Python.
+        suggestion: the lowest budget that is expected to hold the outputs, where this one did not; else empty.
     """
 
     arguments: Mapping[str, Any]
@@ -156,6 +164,8 @@ class Report(Compression):
     bundle: str | None
     tried: tuple[TriedPlan, ...] = ()
     bundles: tuple[BundleEntry, ...] = ()
+    command: str = ""
+    suggestion: str = ""
 
     @cached_property
     def files(self) -> Pair[FileEntry | None]:
@@ -184,7 +194,15 @@ class Report(Compression):
             "bundle": self.bundle,
             **({"bundles": [asdict(one) for one in self.bundles]} if self.bundles else {}),
             "tried": [plan.to_json() for plan in self.tried],
+            **({"command": self.command} if self.command else {}),
+            **({"suggestion": self.suggestion} if self.suggestion else {}),
         }
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from edgecompress.reporting.showing import report_html
+
+        return report_html(self)
 
     def summary(self) -> Json:
         """:meth:`to_json` without the single timings and items, which stay in the folder's files."""
@@ -222,4 +240,6 @@ class Report(Compression):
             "bundle": optional(text, document.get("bundle")),
             "bundles": each(BundleEntry.from_json, "bundles"),
             "tried": each(TriedPlan.from_json, "tried"),
+            "command": text(document.get("command", "")),
+            "suggestion": text(document.get("suggestion", "")),
         }

@@ -79,6 +79,11 @@ def typeset(findings: str) -> str:
     return re.sub(r"(\d\.\d+)x\b", r"\1×", signs).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
+def capitalized(text: str) -> str:
+    """With a capital at its start and nothing else changed."""
+    return text[:1].upper() + text[1:]
+
+
 def scientific(value: float) -> str:
     """Two significant digits."""
     return minus(f"{value:.2g}")

@@ -19,7 +19,7 @@ def suggestion(made: Compression, outlook: Outlook) -> str:
     What changes at the output grows with the square root of its loss, which is of second order: the change that was
     measured is scaled by the predicted losses.
     """
-    found = _shortfall(made)
+    found = shortfall(made)
     if found is None or not outlook or outlook[0][1] <= 0:
         return ""
     words, excess = found
@@ -34,7 +34,7 @@ def suggestion(made: Compression, outlook: Outlook) -> str:
     return f"{start}; the lowest that is expected to is --keep {keep:g}, {basis}; it was not measured itself"
 
 
-def _shortfall(made: Compression) -> tuple[str, float] | None:
+def shortfall(made: Compression) -> tuple[str, float] | None:
     """What was measured and wanted, and how many times too large the change is; None where it is not."""
     apart, near, unit = made.score_difference, made.outputs, made.metric.unit
     if apart is not None and unit:

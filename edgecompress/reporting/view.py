@@ -11,6 +11,7 @@ from edgecompress.profiling.ratios import RESOLUTION
 from edgecompress.reporting import charts, latency_tables, layer_tables, provenance_tables, tables
 from edgecompress.reporting.bars import WALL_MS, Panel, layer_panels, mix_panel
 from edgecompress.reporting.document import Report
+from edgecompress.reporting.first_screen import FirstScreen, first_screen
 from edgecompress.reporting.numbers import grouped, typeset
 from edgecompress.reporting.table import Row, Table, pairs
 from edgecompress.reporting.wording import (
@@ -87,9 +88,11 @@ class ProvenanceView:
 class View:
     """All that the templates show; None where there is nothing to show.
 
-    ``lost`` says that little is left of the outputs, ``price`` what a faster model cost; each empty if not.
+    ``first`` is what is seen before one scrolls; ``lost`` says that little is left of the outputs, ``price`` what a
+    faster model cost; each empty if not.
     """
 
+    first: FirstScreen
     findings: str
     verdict: str
     lost: str
@@ -115,6 +118,7 @@ def view_of(report: Report) -> View:
     pair = report.comparison
     plans, scatters = _plans(report)
     return View(
+        first=first_screen(report),
         findings=typeset(findings(report)),
         verdict=verdict_of(pair),
         lost=lost_clause(report.outputs),

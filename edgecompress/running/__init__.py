@@ -2,63 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from torch import nn
+
+from edgecompress.errors import DataError
 from edgecompress.models import Sample
-from edgecompress.processes import is_first
 from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
-from edgecompress.reporting.pairs import Pair
-from edgecompress.running.claiming import owner_of, release
-from edgecompress.running.compression import compare_outputs, score_dense, start, store, tune
-from edgecompress.running.delivery import bundle_files, export_files, profile_files, report_on
-from edgecompress.running.history import tried
-from edgecompress.running.locking import locked
+from edgecompress.running.in_memory import Compressed, compressed, sample_in_memory
 from edgecompress.running.options import Options
-from edgecompress.running.pipeline import Pipeline
-from edgecompress.running.preflight import check
-from edgecompress.running.results import compression_of, report_of
-from edgecompress.running.resuming import Done
+from edgecompress.running.stages import all_stages, first_stages, opened
+from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
+
+OWN = ("loss", "score", "name", "trust")
+"""What :func:`compress` takes beside the fields of its options."""
+
+
+@overload
+def compress(
+    model: nn.Module,
+    example: Any,
+    options: Options | None = None,
+    *,
+    keep: float | None = None,
+    data: Any = None,
+    epochs: int | None = None,
+    folder: str | Path | None = None,
+    progress: Progress = silent,
+    force: bool = False,
+    **chosen: Any,
+) -> Compressed: ...
+
+
+@overload
+def compress(
+    model: str | Path | Sample,
+    example: None = None,
+    options: Options | None = None,
+    *,
+    keep: float | None = None,
+    epochs: int | None = None,
+    progress: Progress = silent,
+    **chosen: Any,
+) -> Compressed: ...
+
+
+@overload
+def compress(
+    model: str | Path | Sample,
+    example: str | Path,
+    options: Options | None = None,
+    *,
+    keep: float | None = None,
+    epochs: int | None = None,
+    progress: Progress = silent,
+    force: bool = False,
+    **chosen: Any,
+) -> Compression: ...
+
+
+@overload
+def compress(
+    model: str | Path | Sample,
+    *,
+    options: Options | None = None,
+    keep: float | None = None,
+    epochs: int | None = None,
+    folder: str | Path,
+    progress: Progress = silent,
+    force: bool = False,
+    **chosen: Any,
+) -> Compression: ...
 
 
 def compress(
-    model: str | Path | Sample,
-    folder: str | Path,
+    model: nn.Module | str | Path | Sample,
+    example: Any = None,
     options: Options | None = None,
     *,
+    keep: float | None = None,
+    data: Any = None,
+    epochs: int | None = None,
+    folder: str | Path | None = None,
     progress: Progress = silent,
     force: bool = False,
-    trust: bool = False,
     **chosen: Any,
-) -> Compression:
-    """Plan, decompose and fine-tune a model; interrupted, the same call goes on where it was.
+) -> Compressed | Compression:
+    """Plan, decompose and fine-tune a model: ``small = ec.compress(model, example, keep=0.5, data=loader)``.
 
-    ``compress("resnet20", "small", selector=Budget(0.4))`` keeps 40 percent of the MACs. The folder is then a MODEL.
+    ``small.model`` is the compressed module, ``small.export("onnx")`` a proved file, ``small.profile()`` a verdict; the
+    model itself stays as it is. Of a MODEL by name and a folder, ``ec.compress("resnet20", "small", keep=0.4)``, it is
+    what the command does: the folder is then a MODEL, and interrupted, the same call goes on where it was.
 
     Args:
-        model: what :func:`edgecompress.resolve` takes (``"lenet5"``, ``"model.py"``, a folder), or what it gives.
-        folder: where the compressed model is written; made if it is not there.
+        model: an ``nn.Module``; or what :func:`edgecompress.resolve` takes (``"lenet5"``, ``"model.py"``), or gives.
+        example: one input batch of the module: a tensor, a tuple, or a dict by name; of a MODEL by name the folder.
         options: what to do; those of :class:`~edgecompress.running.options.Options` by default.
-        progress: listens to long work.
+        keep: the fraction of MACs that may remain: ``selector=Budget(keep)``.
+        data: labelled items fine-tune and score, others calibrate: a tensor, ``(inputs, labels)``, a list of batches, a
+            Dataset, a DataLoader, dicts by name, or a dict of these by split. Of one dataset a tenth each is held back
+            for validation and test.
+        epochs: of fine-tuning; 3 with labelled data, else 0.
+        folder: where all of it is kept; a passing one for a module.
+        progress: listens to long work, as ``print`` does.
         force: replace another model's results in the folder.
-        trust: run the code that a compressed folder names.
-        **chosen: fields of ``options`` that differ from it.
+        **chosen: fields of ``options`` that differ from it. Of a module also ``loss`` of outputs and targets (else
+            cross-entropy), ``score`` of the same (else accuracy, or minus the loss) and ``name``; of a MODEL by name
+            ``trust``, to run the code that a compressed folder names.
 
     Returns:
-        Scores and cost before and after; its ``to_json()`` is what ``edgecompress compress --json`` prints.
+        A :class:`~edgecompress.running.in_memory.Compressed`. Of a MODEL by name and a folder scores and cost before
+        and after, whose ``to_json()`` is what ``edgecompress compress --json`` prints.
 
     Raises:
         TypeError: ``chosen`` has a name that is no field of ``Options``.
-        EdgeCompressError: the model, the folder or the options do not fit; before any long work.
+        EdgeCompressError: the model, the folder, the data or the options do not fit; before any long work.
     """
-    with _pipeline(model, folder, options, progress, force=force, trust=trust, **chosen) as pipeline:
-        check(pipeline)
-        return _compressed(pipeline)[0]
+    own = {key: chosen.pop(key) for key in OWN if key in chosen}
+    budget: dict[str, Any] = {} if keep is None else {"selector": Budget(keep)}
+    wanted = replace(options or Options(), **budget, **chosen)
+    if isinstance(model, nn.Module):
+        own.pop("trust", None)
+        sample = sample_in_memory(model, example, data, **own)
+        return compressed(sample, folder, wanted, epochs, progress, force=force)
+    _refuse_other_data(model, data=data, **own)
+    sample, place = _resolved(model, trust=own.get("trust", False)), folder or example
+    if place is None:
+        return compressed(sample, None, wanted, epochs, progress, force=force)
+    if epochs is not None:
+        wanted = replace(wanted, tuning=replace(wanted.tuning, epochs=epochs))
+    with opened(sample, Path(place), wanted, progress, force=force) as pipeline:
+        return first_stages(pipeline)[0]
+
+
+def _refuse_other_data(model: str | Path | Sample, **own: Any) -> None:
+    """A MODEL by name has these."""
+    given = [key for key in ("data", "loss", "score", "name") if own.get(key) is not None]
+    if given:
+        name = model.name if isinstance(model, Sample) else model
+        raise DataError(f"{name}: brings its own {given[0]}; give the nn.Module itself to use another")
 
 
 def run(
@@ -91,56 +177,10 @@ def run(
         TypeError: ``chosen`` has a name that is no field of ``Options``.
         EdgeCompressError: the model, the folder or the options do not fit (before any long work), or a stage failed.
     """
-    with _pipeline(model, folder, options, progress, force=force, trust=trust, **chosen) as pipeline:
-        check(pipeline, exports=True)
-        return _run(pipeline)
-
-
-@contextmanager
-def _pipeline(
-    model: str | Path | Sample,
-    folder: str | Path,
-    options: Options | None,
-    progress: Progress,
-    *,
-    force: bool,
-    trust: bool,
-    **chosen: Any,
-) -> Iterator[Pipeline]:
-    """The context of a run; no other process works in its folder meanwhile."""
-    sample = model if isinstance(model, Sample) else resolve(str(model), trust=trust)
     wanted = replace(options or Options(), **chosen)
-    if wanted.given is not None:
-        sample = replace(sample, adapters=wanted.given.adapters)
-    place = Path(folder)
-    with locked(place):
-        claimed = owner_of(place) is not None
-        try:
-            yield Pipeline(sample, place, wanted, progress, force)
-        except Exception:
-            if is_first() and not claimed:
-                release(place)
-            raise
+    with opened(_resolved(model, trust=trust), Path(folder), wanted, progress, force=force) as pipeline:
+        return all_stages(pipeline)
 
 
-def _compressed(pipeline: Pipeline) -> tuple[Compression, Done, Done]:
-    """What the first stages came to, the dense model's score, and the last of them."""
-    dense, decomposed = score_dense(pipeline), start(pipeline)
-    tuned = tune(pipeline, decomposed)
-    storage = pipeline.options.storage
-    stored = None if storage is None else store(pipeline, tuned, storage)
-    last = stored or tuned
-    compared = compare_outputs(pipeline, last)
-    return compression_of(pipeline, dense, decomposed, tuned, stored, compared), dense, last
-
-
-def _run(pipeline: Pipeline) -> Report:
-    """All stages; returns the report."""
-    compressed, dense, last = _compressed(pipeline)
-    files = Pair(export_files(pipeline, "dense", dense, dense), export_files(pipeline, "compressed", dense, last))
-    measured = profile_files(pipeline, files.dense, files.compressed)
-    bundled = bundle_files(pipeline, measured)
-    report = report_of(pipeline, compressed, files, measured, bundled)
-    report = replace(report, tried=tried(pipeline.folder, pipeline.dense_key, report))
-    report_on(pipeline, report, measured.key)
-    return report
+def _resolved(model: str | Path | Sample, *, trust: bool) -> Sample:
+    return model if isinstance(model, Sample) else resolve(str(model), trust=trust)

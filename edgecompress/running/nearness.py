@@ -65,6 +65,8 @@ def _wanted(dense: nn.Module, sample: Sample) -> int:
 def _inputs(pipeline: Pipeline, count: int) -> tuple[Inputs, SeenAs]:
     """Test inputs that are none of the calibration inputs; these where no others are left; noise without data."""
     if pipeline.data is None:
+        if pipeline.calibration is not None:
+            return first(pipeline.calibration.inputs, count), "fitted"
         return probe(pipeline.sample.inputs, MADE_INPUTS), "made"
     calibration = pipeline.calibration if pipeline.options.storage is None else None
     used = calibration.inputs if calibration else ()

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
 from edgecompress.devices import DeviceOptions
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
+from edgecompress.models import Sample
 from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Recipe
 from edgecompress.selectors import SELECTORS, Selector
 from edgecompress.settings import (
     CALIBRATION_INPUTS,
+    FACTORS_LR,
     NO_RECIPE,
     USUAL_DEVICE,
     USUAL_EFFORT,
+    USUAL_LR,
     USUAL_PLATFORM,
     USUAL_SELECTOR,
     USUAL_TARGET,
+    OptimizerName,
+    Precision,
     Storage,
 )
 
@@ -58,6 +64,9 @@ class Options:
         threads: numbers of threads to measure with; empty: one, then all processors.
         seconds: of measuring each model, at least.
         platforms: what bundles are for, each one.
+        quantize: precision of the compressed model's files; the dense model's stay in float32.
+        keep_float: layers and kinds of operators that stay in float32 in files of fewer bits.
+        command: what was typed, for the report.
     """
 
     selector: Selector = field(default=SELECTORS[USUAL_SELECTOR])
@@ -76,6 +85,9 @@ class Options:
     threads: tuple[int, ...] = ()
     seconds: float = USUAL_EFFORT.seconds
     platforms: tuple[str, ...] = (USUAL_PLATFORM,)
+    quantize: Precision = "fp32"
+    keep_float: tuple[str, ...] = ()
+    command: str = ""
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""
@@ -107,4 +119,22 @@ class Options:
             "threads": list(self.threads),
             "seconds": self.seconds,
             "platform": ", ".join(self.platforms),
+            **({"quantize": self.quantize, "keep_float": list(self.keep_float)} if self.quantize != "fp32" else {}),
         }
+
+
+def tuning_defaults(sample: Sample, optimizer: OptimizerName | None = None, *, coded: bool = False) -> dict[str, Any]:
+    """Fields of fine-tuning whose usual value depends on the sample, on a codec, or on the optimizer."""
+    optimizer = optimizer or ("adam" if coded else "sgd")
+    values: dict[str, Any] = {"optimizer": optimizer, "lr": FACTORS_LR if coded else USUAL_LR[optimizer]}
+    if sample.splits is None:
+        values["epochs"] = 0
+    if sample.loss is not nn.functional.cross_entropy:
+        values["distill"] = 0.0
+    return values | ({"weight_decay": 0.0} if coded else {}) | ({"pick": "last"} if sample.validation_seen else {})
+
+
+def usual_tuning(sample: Sample, tuning: FineTuning, epochs: int | None = None) -> FineTuning:
+    """``tuning`` as it fits the sample, unless it was chosen; ``epochs`` in place of its own, if given."""
+    fitting = replace(tuning, **tuning_defaults(sample)) if tuning == FineTuning() else tuning
+    return fitting if epochs is None else replace(fitting, epochs=epochs)

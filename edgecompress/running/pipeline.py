@@ -24,7 +24,7 @@ from edgecompress.calibrating import Calibration, calibration_of
 from edgecompress.exporting import file_name
 from edgecompress.files import Json
 from edgecompress.models import SPLITS, Sample, state_digest
-from edgecompress.models.datasets import fingerprint, origin, size
+from edgecompress.models.datasets import fingerprint, inputs_digest, origin, size
 from edgecompress.planning import Survey, survey
 from edgecompress.progress import Progress, silent
 from edgecompress.running.claiming import TRAINED
@@ -105,15 +105,15 @@ class Pipeline:
 
     @cached_property
     def data_key(self) -> list[str]:
-        """Identifies the three splits."""
+        """Identifies the three splits, or what there is without labels."""
         if self.sample.splits is None:
-            return []
+            return [inputs_digest(self.sample.unlabelled)] if self.sample.unlabelled else []
         return [fingerprint(self.sample.data(split), inputs_too=split != "train") for split in SPLITS]
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """The unlabelled inputs, or None without data or where the options want none."""
-        if self.data is None or self.options.calibrate == 0:
+        if (self.data is None and self.sample.unlabelled is None) or self.options.calibrate == 0:
             return None
         return calibration_of(self.sample, self.options.calibrate, self.options.tuning.seed)
 

@@ -30,6 +30,7 @@ from edgecompress.reporting.entries import (
 )
 from edgecompress.reporting.pairs import Known, Pair
 from edgecompress.reporting.scores import Nearness, Scores, Split, TaskMetric
+from edgecompress.reporting.suggesting import suggestion
 from edgecompress.running.claiming import COMPARISON_FILE
 from edgecompress.running.pipeline import Pipeline
 from edgecompress.running.resuming import Done
@@ -77,8 +78,10 @@ def report_of(
         "scored": scored,
         "difference": _difference(scored),
     }
+    made = {**vars(compressed), **changed}
+    outlook = CompressionPlan.load(pipeline.folder / PLAN_FILE).outlook
     return Report(
-        **{**vars(compressed), **changed},
+        **made,
         arguments=pipeline.options.to_json(),
         versions=versions(),
         layers=layers,
@@ -91,6 +94,8 @@ def report_of(
         threads=tuple(map(ComparisonSummary.from_json, measured.result["threads"])),
         bundle=bundled[0].result["manifest"],
         bundles=tuple(_bundle_entry(pipeline, done.result["manifest"]) for done in bundled),
+        command=pipeline.options.command,
+        suggestion=suggestion(Compression(**made), outlook),
     )
 
 

@@ -30,7 +30,15 @@ MOST_REASONS = 3
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Keep at most the fraction ``keep`` in (0, 1] of the dense model's ``of``: MACs, parameters or weight bytes."""
+    """At most a fraction of the dense model's cost may remain; it is spent where it buys most.
+
+    Args:
+        keep: the fraction, in (0, 1].
+        of: of "macs", "params" or "bytes".
+        name: its key in ``SELECTORS``.
+        summary: one line for people.
+        weighs_losses: candidates are weighed by what they cost at the model's output.
+    """
 
     keep: float = option(
         0.5,

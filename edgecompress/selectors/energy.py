@@ -22,6 +22,12 @@ class Energy:
 
     The rank of each of the method's unfoldings (for HT-2 three: Gabor & Zdunek 2023) is the smallest that keeps
     ``energy`` of its squared singular values. A method without unfoldings keeps that share of the squared weight.
+
+    Args:
+        energy: the share, in (0, 1).
+        name: its key in ``SELECTORS``.
+        summary: one line for people.
+        weighs_losses: candidates are weighed by what they cost at the model's output.
     """
 
     energy: float = option(
