@@ -19,8 +19,9 @@ from edgecompress.errors import DataError
 from edgecompress.exporting import export
 from edgecompress.models import Loss, Sample, Score, copied, tensors_of
 from edgecompress.models.calling import call
-from edgecompress.models.data_forms import Expected, given_data
+from edgecompress.models.data_forms import given_data
 from edgecompress.models.forms import flattened, in_own_form
+from edgecompress.models.item_forms import Expected
 from edgecompress.plans import CompressionPlan, Cost
 from edgecompress.platforms import platform_named
 from edgecompress.profiling import compare

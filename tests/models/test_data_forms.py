@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import edgecompress as ec
 from edgecompress.errors import DataError
-from edgecompress.models.data_forms import Expected, as_items, example_of, given_data, inputs_of
+from edgecompress.models.data_forms import as_items, example_of, given_data, inputs_of
+from edgecompress.models.item_forms import Expected
 
 IMAGES = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(12) % 3
