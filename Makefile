@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+TYPED := torch.onnx torch.export torch.utils.data onnx numpy click rich.table jinja2
+
 .PHONY: demo test unit test-all test-bundles test-ios lint format types slow bench docs clean
 
 demo: $(VENV)/demo.stamp
@@ -66,6 +68,8 @@ $(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(INSTALL) -e '.[dev]'
+	@printf 'import %s\n' $(TYPED) > $(VENV)/typed.py  # types of libraries are read once, here
+	$(BIN)/mypy $(VENV)/typed.py
 	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/demo.stamp

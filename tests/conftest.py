@@ -10,14 +10,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-import torch
-from hypothesis import settings
-
-from tests.quick import collect_garbage_rarely, measure_briefly, patch_exporter
-from tests.warm_interpreter import split_off_from_here
-
-settings.register_profile("any load", deadline=None)
-settings.load_profile("any load")
 
 sys.dont_write_bytecode = False  # while tests are collected: what is compiled then is read by the next run and children
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of workers and children: more would wait for each other by spinning
@@ -73,8 +65,18 @@ TINY_MODEL = dedent(
 )
 
 
+def pytest_collection() -> None:
+    """Not in a process that only hands out work to others: there these imports would keep all waiting."""
+    from hypothesis import settings
+
+    settings.register_profile("any load", deadline=None)
+    settings.load_profile("any load")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -87,12 +89,16 @@ def _data_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def brief_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at a profile's facts alone."""
+    from tests.quick import measure_briefly
+
     measure_briefly(monkeypatch)
 
 
@@ -106,6 +112,9 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_finish() -> None:
     """All modules of the tests, and torch with them, are imported, and know where the data sets are."""
+    from tests.quick import collect_garbage_rarely, patch_exporter
+    from tests.warm_interpreter import split_off_from_here
+
     collect_garbage_rarely()
     sys.dont_write_bytecode = True  # no folder of a test gets files that the test does not make
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
