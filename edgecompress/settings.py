@@ -233,8 +233,8 @@ class ExportOptions:
 
     int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
     (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
-    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``batch`` is the one
-    batch size of the file (None: any, or one where the target has no free one).
+    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``rewrite`` the .onnx
+    for its runtime; ``batch`` is the one batch size of the file (None: any, or one where the target has no free one).
     """
 
     precision: Precision = option(
@@ -247,6 +247,7 @@ class ExportOptions:
     keep_float: tuple[str, ...] = option(
         (), "Layers ('head.*') or kinds of operators (Concat) that stay in float32 in a file of fewer bits; repeatable."
     )
+    rewrite: Literal["auto", "on", "off"] = option("auto", "Rewrite graphs for their runtime, where that is no slower.")
     batch: int | None = option(
         None, "The one batch size of the files, for code that fixes it.", name="batch_size", usual="any, or one", low=1
     )

@@ -17,7 +17,8 @@ from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal, outcomes_of, without_extras
 from edgecompress.exporting.outputs import as_feed, run_model
-from edgecompress.exporting.proving import Written, write_and_compare
+from edgecompress.exporting.proving import Written
+from edgecompress.exporting.rewriting import written_for_runtime
 from edgecompress.exporting.score_checks import approximation, check_score
 from edgecompress.exporting.tolerances import TOLERANCES
 from edgecompress.exporting.verifying import PARITY_BATCHES
@@ -143,7 +144,7 @@ class Exporter:
         log = None if _log_path(path).exists() else _log_path(path)
         job = jobs.job(target, size, log)
         with several_aside(path) as aside:
-            written = write_and_compare(target, aside, job, jobs.model, sample)
+            written = written_for_runtime(target, aside, job, jobs.model, sample, options.rewrite)
             artifact = _proved(target, aside, job, jobs.model, sample, written, self.known_score, progress)
             scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
             notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))

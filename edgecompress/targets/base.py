@@ -40,7 +40,8 @@ class Job:
     which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
     float; ``shared`` is what other targets and other tries of the same job may use too (None: nothing); ``batch`` is
     the one batch size of the file, None: any, or one where the target has no free one; ``names`` are those of inputs
-    and outputs that the user gave (none: by number), which files keep where their format has such.
+    and outputs that the user gave (none: by number), which files keep where their format has such; ``rewrites`` are
+    names in ``REWRITES`` that the .onnx is to be put through.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Job:
     shared: Shared | None = None
     batch: int | None = None
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    rewrites: tuple[str, ...] = ()
 
 
 def in_layout(tensor: Tensor, layout: str) -> Tensor:

@@ -27,6 +27,7 @@ from edgecompress.targets.base import Job, Run
 from edgecompress.targets.onnx.codes import Coded, check_folded, coded_layers, put_codes
 from edgecompress.targets.onnx.graphs import broken_chains, check_header, read, spec_of
 from edgecompress.targets.onnx.quantization import as_half, as_int8
+from edgecompress.targets.onnx.rewrites import rewritten
 from edgecompress.targets.onnx.sessions import load
 from edgecompress.targets.onnx.simplifying import simplified
 from edgecompress.targets.onnx.tidying import tidy, value_names
@@ -73,6 +74,9 @@ class Onnx(SingleFile):
         if coded and job.precision != "fp32":
             raise ExportError(f"a stored model is written as its codes, not as {job.precision}")
         graph, smaller = self.graph_of(model, job)
+        broken = broken_chains(graph, job.plan)
+        changed = rewritten(graph, job.rewrites, weights=not coded)
+        check_header(graph, self.opset, self.ir_version)
         operators = Counter(node.op_type for node in graph.graph.node)
         codes = self._with_codes(graph, coded) if coded else {}
         made, floats = _in_precision(graph, job)
@@ -82,7 +86,8 @@ class Onnx(SingleFile):
             "ir_version": self.ir_version,
             "simplified": smaller,
             "operators": dict(sorted(operators.items())),
-            "notices": broken_chains(graph, job.plan),
+            "notices": broken,
+            **({"rewritten": changed} if changed else {}),
             **codes,
             **floats,
         }
