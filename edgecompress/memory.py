@@ -28,7 +28,7 @@ def is_shortage(error: BaseException) -> bool:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's ``mallopt``."""
 
-LITTLE, USUAL = (1 << 24, 1 << 26), (1 << 25, 1 << 26)
+LITTLE, USUAL = (1 << 22, 1 << 24), (1 << 25, 1 << 26)
 """Bytes of a block and of all that is kept; the latter is what glibc comes to by itself."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,3 +66,41 @@ def test_giving_memory_back_is_left_out_where_the_library_has_no_way(monkeypatch
     give_back()
     with memory.keeping_little():
         pass
+
+
+BLOCK = 3 * memory.LITTLE[0]
+"""Bytes of a block that is kept as a rule, and not where little is kept."""
+
+GIVEN_BACK = """
+import ctypes
+from pathlib import Path
+from edgecompress.memory import keeping_little
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.free.argtypes, libc.memset.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+
+def given_back():
+    block, above = libc.malloc(SIZE), libc.malloc(SIZE >> 8)
+    libc.memset(block, 1, SIZE)
+    before = resident()
+    libc.free(block)
+    return before - resident()
+
+with keeping_little():
+    print(given_back())
+print(given_back())
+"""
+
+
+@pytest.mark.skipif(memory._of_libc("mallopt") is None, reason="another C library than glibc keeps what it likes")
+def test_what_is_freed_goes_back_at_once_where_little_is_kept() -> None:
+    """In a process of its own, without blocks that were freed before and are used again."""
+    code = GIVEN_BACK.replace("SIZE", str(BLOCK))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    little, usual = map(int, done.stdout.split())
+    assert little > 0.9 * BLOCK
+    assert usual < 0.1 * BLOCK

@@ -18,6 +18,7 @@ from edgecompress.codecs.ada_tucker import Codec, dims_of, install
 from edgecompress.codecs.dimensions import ORDERS
 from edgecompress.costs import cost
 from edgecompress.decomposing.dry_run import noticed_by_trace
+from edgecompress.decomposing.hollow import is_hollow
 from edgecompress.decompositions import DECOMPOSITIONS, Decomposition, Factors
 from edgecompress.decompositions.base import NUMERICAL, stacked
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_from, weight_of
@@ -245,7 +246,10 @@ def fill(chain: nn.Module, plan: LayerPlan, factors: Factors) -> None:
     """Put the kernels of each link into the links of ``chain``."""
     for link, factor in zip(DECOMPOSITIONS[plan.method].links, factors, strict=True):
         layer = chain.get_submodule(link)
-        weight_of(layer).data.copy_(weight_from(layer, factor))
+        weight = weight_of(layer)
+        if is_hollow(weight):
+            weight.data = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+        weight.data.copy_(weight_from(layer, factor))
 
 
 def merged(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> nn.Module:

@@ -51,7 +51,9 @@ def refit_nearest(
     dense = adapted(dense, plan.adapters)
     asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)
     nearer = not symmetric < asymmetric
-    if len(fitting[0]) >= min(ENOUGH, len(used_inputs(dense, calibration)[0])):
-        return copied(models.pop(nearer)), nearer
+    chosen = models[nearer]
     models.clear()
+    if len(fitting[0]) >= min(ENOUGH, len(used_inputs(dense, calibration)[0])):
+        return copied(chosen), nearer
+    del chosen
     return refit(dense, plan, calibration, asymmetric=nearer, progress=progress), nearer

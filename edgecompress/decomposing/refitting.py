@@ -29,6 +29,7 @@ from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decomposing.few_rows import FewRows, fittable, sums_of
+from edgecompress.decomposing.hollow import hollow, share
 from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
 from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
 from edgecompress.decomposing.rehearsing import changes_inputs, rehearsed
@@ -122,10 +123,7 @@ def _refitted(
     few = first(calibration.inputs, REHEARSED)
     if not plan.rehearsed:
         refuse_noticed(noticed(dense, few, replaced(plan)))
-    changed, planned = (
-        {way: decompose(dense, plan, fill=False, shared=True) for way in ways},
-        {of.name: of for of in plan.layers},
-    )
+    changed, planned = {way: _hollow(dense, plan) for way in ways}, {of.name: of for of in plan.layers}
     names, inputs = tuple(planned), used_inputs(dense, calibration)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
@@ -141,6 +139,14 @@ def _refitted(
     return changed
 
 
+def _hollow(dense: nn.Module, plan: CompressionPlan) -> nn.Module:
+    """``dense`` with chains in place of the layers of ``plan`` that take no memory before they are filled."""
+    changed = decompose(dense, plan, fill=False, shared=True)
+    for layer in plan.layers:
+        hollow(changed.get_submodule(layer.name))
+    return changed
+
+
 def _fill_by_weights(dense: nn.Module, changed: Collection[nn.Module], layers: Sequence[LayerPlan]) -> None:
     """Fill the chains of ``layers`` with the factors of their weight, worked out once."""
     for layer in layers:
@@ -148,7 +154,7 @@ def _fill_by_weights(dense: nn.Module, changed: Collection[nn.Module], layers: S
         for chain in chains[:1]:
             fill_from(chain, dense.get_submodule(layer.name), layer)
         for chain in chains[1:]:
-            chain.load_state_dict(chains[0].state_dict())
+            share(chain, chains[0])
 
 
 @dataclass(slots=True)
@@ -276,8 +282,10 @@ class _Refit:
         plan = self.planned[name]
         with one_thread():
             factors, reached = fitted(DECOMPOSITIONS[plan.method], plan.ranks, weight, second, self.metrics.get(name))
-        for changed in models:
-            fill(changed.get_submodule(name), plan, factors)
+        chains = [changed.get_submodule(name) for changed in models]
+        fill(chains[0], plan, factors)
+        for chain in chains[1:]:
+            share(chain, chains[0])
         return reached
 
     def _put_mean(self, changed: nn.Module, name: str, mean: Tensor) -> None:

@@ -138,7 +138,10 @@ class Principal:
         alone = MOST_EIGENVECTORS < outputs <= inputs and "_spectrum" not in self.__dict__
         if not alone and rank <= self.basis.shape[1]:
             return self.basis[:, :rank]
-        return most_eigenvectors(self._outputs, rank)[1][:, :rank]
+        second = self._outputs
+        if len(second) > MOST_EIGENVECTORS:
+            del self.__dict__["_outputs"]
+        return most_eigenvectors(second, rank)[1][:, :rank]
 
     @cached_property
     def _outputs(self) -> Tensor:

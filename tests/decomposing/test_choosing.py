@@ -8,8 +8,10 @@ from torch import nn
 
 from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
+from edgecompress.decomposing import decompose, fill_from
 from edgecompress.decomposing.choosing import refit_nearest
-from edgecompress.decomposing.refitting import MOST_INPUTS, refit
+from edgecompress.decomposing.hollow import hollow, is_hollow
+from edgecompress.decomposing.refitting import MOST_INPUTS, refit, refit_both_ways
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget
 
@@ -42,3 +44,33 @@ def test_of_inputs_too_few_to_hold_any_back_it_is_asymmetric() -> None:
     wanted = refit(model, made, Calibration(inputs, classes=False))
     assert asymmetric
     assert all(map(torch.equal, chosen.state_dict().values(), wanted.state_dict().values()))
+
+
+def test_weights_that_need_not_differ_are_in_memory_once() -> None:
+    model, inputs = deep(), (torch.randn(64, 24, generator=torch.Generator().manual_seed(0)),)
+    calibration = Calibration(inputs, classes=False)
+    made = plan(model, inputs, Budget(0.5), multiple=2)
+    ways = refit_both_ways(model, made, calibration)
+    chains = {way: [kept.get_submodule(layer.name) for layer in made.layers] for way, kept in ways.items()}
+    same = [
+        one.reduce.weight.data_ptr() == other.reduce.weight.data_ptr()
+        for one, other in zip(*chains.values(), strict=True)
+    ]
+    assert same == [True] + [False] * (len(made.layers) - 1), "what is given to the first layer is the same in both"
+    dense = {parameter.data_ptr() for parameter in model.parameters()}
+    assert {p.data_ptr() for p in ways[True][0].parameters()} & dense == set()
+    chosen, _ = refit_nearest(model, made, calibration)
+    assert {p.data_ptr() for p in chosen.parameters()} & dense == set(), "what is given out is nobody else's"
+
+
+def test_chains_take_no_memory_before_they_are_fitted() -> None:
+    model = deep()
+    made = plan(model, (torch.randn(2, 24),), Budget(0.5), multiple=2)
+    chain = decompose(model, made, fill=False).get_submodule(made.layers[0].name)
+    hollow(chain)
+    assert [is_hollow(p) for p in chain.parameters()] == [True, True, False]
+    assert chain(torch.randn(3, 24)).shape == (3, 24)
+    fill_from(chain, model.get_submodule(made.layers[0].name), made.layers[0])
+    assert not any(is_hollow(p) for p in chain.parameters())
+    whole = decompose(model, made).get_submodule(made.layers[0].name)
+    assert all(map(torch.equal, chain.state_dict().values(), whole.state_dict().values()))

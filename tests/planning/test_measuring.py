@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating import Calibration
+from edgecompress.calibrating.trials import Trial, trial_losses
 from edgecompress.decompositions import AUTO
-from edgecompress.planning import Scope, plan, survey
+from edgecompress.models.datasets import Inputs
+from edgecompress.planning import Scope, measuring, plan, survey
 from edgecompress.planning.candidates import calibrated_candidates
 from edgecompress.planning.measuring import Point, corrected_loss, drawn_towards
 from edgecompress.plans import Cost
@@ -71,3 +74,34 @@ def test_what_inputs_disagree_about_is_drawn_towards_the_usual() -> None:
     assert sure.off == unsure.off == pytest.approx(math.log(8))
     assert drawn_towards(0.0, 0.5, sure) == pytest.approx(math.log(8))
     assert 0 < drawn_towards(0.0, 0.5, unsure) < 0.5 * math.log(8)
+
+
+def rounds_of_trials(monkeypatch: pytest.MonkeyPatch, most_in_all: float, large_macs: float) -> list[int]:
+    """Inputs that each round of a plan's trials runs on, times its trials."""
+    rounds: list[int] = []
+
+    def watched(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, classes: bool) -> Tensor:
+        rounds.append(len(inputs[0]) * len(trials))
+        return trial_losses(model, inputs, trials, classes=classes)
+
+    monkeypatch.setattr(measuring, "trial_losses", watched)
+    monkeypatch.setattr(measuring, "MOST_IN_ALL", most_in_all)
+    monkeypatch.setattr(measuring, "LARGE_MACS", large_macs)
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in range(5) for part in (nn.Linear(24, 24), nn.Tanh()))).eval()
+    inputs = torch.randn(128, 24)
+    plan(model, (inputs,), Budget(0.6), calibration=Calibration((inputs,)), multiple=1)
+    return rounds
+
+
+def test_all_rounds_of_trials_of_a_large_model_have_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    macs = 5 * 24 * 24
+    free = rounds_of_trials(monkeypatch, 1e18, 0)
+    assert len(free) > 2
+    assert free[1] > 0
+    assert rounds_of_trials(monkeypatch, 0, 10**9) == free, "small models are not held to it"
+    assert rounds_of_trials(monkeypatch, 0, 0) == free[:1], "the first round is always run"
+    some = free[0] + free[1] // 2
+    limited = rounds_of_trials(monkeypatch, some * macs / 2, 0)
+    assert limited[0] == free[0]
+    assert 0 < sum(limited[1:]) <= some - free[0]
