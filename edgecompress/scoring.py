@@ -19,11 +19,14 @@ from edgecompress.models import Sample, as_outputs, class_scores, evaluating, te
 from edgecompress.models.calling import call, defined
 from edgecompress.models.datasets import batches, raw_bytes, size
 from edgecompress.models.forms import filled, mapped
+from edgecompress.models.kinds import SummedScore
 from edgecompress.progress import Progress, silent
 from edgecompress.split_scores import BLOCKS, FEWEST_BLOCKS, SplitScore
 
 Predict = Callable[..., Any]
 """From a batch of inputs, one argument for each, to a batch of outputs."""
+SUMMED_AT_ONCE = 4
+"""Items whose outputs are in memory at once where the score is made of sums: such outputs are large."""
 SLOWEST_S = 5.0
 """A score of the user's own that takes longer is not computed again on parts of the items."""
 
@@ -73,7 +76,9 @@ def score_on(
     batch_size: int = 256,
     progress: Progress = silent,
 ) -> float:
-    """The sample's score over ``dataset``: outputs and targets are gathered and scored once."""
+    """The sample's score over ``dataset``: outputs and targets are gathered and scored once, or sums of them."""
+    if isinstance(sample.score, SummedScore):
+        return _of_sums(sample, _sums(predict, sample, dataset, batch_size, progress)[0].sum(0))
     return _scored(sample, *_gathered(predict, sample, dataset, batch_size, progress))
 
 
@@ -92,6 +97,8 @@ def split_score(
         ModelError: the score is not one finite number, or cannot be computed.
     """
     dataset = sample.data(split)
+    if isinstance(sample.score, SummedScore):
+        return _summed_split(sample, *_sums(predict, sample, dataset, batch_size, progress))
     outputs, targets = _gathered(predict, sample, dataset, batch_size, progress)
     digest = hashlib.sha256(raw_bytes(targets)).hexdigest()[:16]
     began = time.perf_counter()
@@ -105,14 +112,54 @@ def split_score(
     return SplitScore(value, items, digest, without=without, why_not=why_not)
 
 
+def _summed_split(sample: Sample, sums: Tensor, digest: str) -> SplitScore:
+    """From the sums (items, k) of a split, whose targets have this digest."""
+    items, whole = len(sums), sums.sum(0)
+    value = _of_sums(sample, whole)
+    if items < FEWEST_BLOCKS:
+        return SplitScore(value, items, digest, why_not=f"there are only {items} items")
+    return SplitScore(
+        value, items, digest, without=tuple(_of_sums(sample, whole - sums[b].sum(0)) for b in _blocks(items))
+    )
+
+
+def _of_sums(sample: Sample, sums: Tensor) -> float:
+    assert isinstance(sample.score, SummedScore)
+    return _number(sample, call(sample.name, "the score of sums", partial(sample.score.value, sums)))
+
+
+def _sums(
+    predict: Predict | nn.Module, sample: Sample, dataset: Dataset[Any], batch_size: int, progress: Progress
+) -> tuple[Tensor, str]:
+    """(items, k): what each item adds to the score; and a digest of the targets. No outputs are kept."""
+    assert isinstance(sample.score, SummedScore)
+    run, found, total = (
+        predict_with(predict) if isinstance(predict, nn.Module) else predict,
+        list[Tensor](),
+        size(dataset),
+    )
+    digest = hashlib.sha256()
+    for inputs, expected in batches(dataset, min(batch_size, SUMMED_AT_ONCE)):
+        outputs = call(sample.name, "running the model on its data", partial(run, *inputs))
+        found.append(call(sample.name, "the sums of a score", partial(sample.score.sums, outputs, expected)))
+        digest.update(raw_bytes(expected))
+        progress("score", sum(map(len, found)), total, "")
+    return torch.cat(found), digest.hexdigest()[:16]
+
+
+def _blocks(items: int) -> tuple[Tensor, ...]:
+    """Items in blocks that are drawn alike for all models."""
+    shuffled = torch.randperm(items, generator=torch.Generator().manual_seed(0))
+    return torch.tensor_split(shuffled, min(BLOCKS, items))
+
+
 def _without_blocks(sample: Sample, outputs: Any, targets: Tensor, items: int) -> tuple[tuple[float, ...], str]:
     """The score over all items but each of the blocks, which are drawn alike for all models; or why there is none."""
     if any(part.shape[:1] != (items,) for part in (*tensors_of(outputs), targets)):
         return (), "outputs and targets have not one row for each item"
     if items < FEWEST_BLOCKS:
         return (), f"there are only {items} items"
-    shuffled = torch.randperm(items, generator=torch.Generator().manual_seed(0))
-    blocks = torch.tensor_split(shuffled, min(BLOCKS, items))
+    blocks = _blocks(items)
     kept = (torch.cat([other for other in blocks if other is not block]).sort().values for block in blocks)
     try:
         return tuple(_scored(sample, _rows(outputs, rows), targets[rows]) for rows in kept), ""
@@ -139,7 +186,10 @@ def _gathered(
 
 
 def _scored(sample: Sample, outputs: Any, targets: Tensor) -> float:
-    value = call(sample.name, "score(outputs, targets)", lambda: sample.score(outputs, targets))
+    return _number(sample, call(sample.name, "score(outputs, targets)", lambda: sample.score(outputs, targets)))
+
+
+def _number(sample: Sample, value: Any) -> float:
     name = f"{sample.name}: score(outputs, targets){defined(sample.score)}"
     try:
         number = float(value)

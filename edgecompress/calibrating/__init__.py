@@ -38,6 +38,9 @@ FEWEST_AT_ONCE = 16
 RECALIBRATED_MACS = 1e11
 """Multiply-accumulates of the dense model's runs over them: of large models fewer are used."""
 
+FEWEST_TOKEN_INPUTS = 24
+"""That metrics of models that score tokens are taken from: their layers are wide."""
+
 MOST_HELD, HELD_PART, FEWEST_TO_HOLD = 64, 4, 16
 """Inputs that are held back for what is measured: every fourth, at most so many, none of fewer than 16."""
 
@@ -64,10 +67,12 @@ class Calibration:
             at most 1,024 inputs are taken and labels left out.
         classes: are the model's outputs scores of classes, as for cross-entropy? Then errors count by what they change
             of the class probabilities.
+        tokens: are there such scores at every position, as of a language model? Positions then count as inputs do.
     """
 
     inputs: Inputs
     classes: bool = True
+    tokens: bool = False
     _last: list[_Measured] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +99,8 @@ class Calibration:
     def output_metrics(self, model: nn.Module, names: tuple[str, ...], most: int) -> dict[str, Metric]:
         """:func:`~edgecompress.calibrating.sensitivity.output_metrics` of ``model`` on at most ``most`` inputs."""
         inputs, digest = first(self.inputs, min(most, METRIC_INPUTS)), state_digest(model)
-        count = affordable(model, inputs, METRIC_MACS, FEWEST_METRIC_INPUTS, fewer_of_large=True)
+        fewest = FEWEST_TOKEN_INPUTS if self.tokens else FEWEST_METRIC_INPUTS
+        count = affordable(model, inputs, METRIC_MACS, fewest, fewer_of_large=True)
         for known in self._last:
             if known.model() is model and (known.digest, known.count) == (digest, count) and known.names >= set(names):
                 return {name: known.metrics[name] for name in names if name in known.metrics}
@@ -140,7 +146,7 @@ def calibration_of(sample: Sample, count: int, seed: int) -> Calibration:
         inputs = first(sample.unlabelled, count)
     else:
         inputs = calibration_inputs(sample.data("train"), count, seed)
-    return Calibration(inputs, classes=sample.loss is nn.functional.cross_entropy)
+    return Calibration(inputs, classes=sample.kind != "values", tokens=sample.kind == "tokens")
 
 
 def recalibrate(model: nn.Module, inputs: Inputs, batch_size: int = 128) -> nn.Module:

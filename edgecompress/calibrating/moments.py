@@ -26,6 +26,7 @@ from edgecompress.errors import ModelError
 from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, in_parts
+from edgecompress.models.masks import counted, counted_parts
 
 MOST_BYTES = 1 << 29
 """Of moments in memory at once."""
@@ -177,21 +178,25 @@ def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> 
 def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Moments | FewMoments]:
     """The moments of the inputs to each of the layers ``names`` while ``model`` runs on ``inputs``.
 
+    What is only padding does not count (``models.masks``).
+
     Raises:
         ModelError: a layer is given numbers that are not finite.
     """
     count = len(inputs[0])
     sums: dict[str, _Sums | _Rows] = {}
+    mask: Tensor | None = None
 
     def begun(call: Call) -> None:
         with naming_shortage(f"{call.name}: the moments of its inputs", without(call.name)):
             if call.name not in sums:
                 sums[call.name] = _sums_of(call, count)
-            sums[call.name].add(call.given)
+            sums[call.name].add(call.given, mask)
 
     size = inputs_at_once(model, inputs)
     with evaluating(model), torch.no_grad(), observing(named_layers(model, names), before=begun):
         for part in in_parts(inputs, size):
+            mask = counted(model, part)
             calibrated(model, part)
     return {name: sums[name].moments(name) for name in names if name in sums and sums[name].count}
 
@@ -218,9 +223,9 @@ class _Rows:
     def count(self) -> int:
         return sum(map(len, self.parts))
 
-    def add(self, given: Tensor) -> None:
-        for part in torch.split(given, self.at_once):
-            self.parts.append(part.detach().reshape(-1, part.shape[-1])[:: self.apart].cpu())
+    def add(self, given: Tensor, mask: Tensor | None = None) -> None:
+        for part, rows in counted_parts(given, mask, self.at_once):
+            self.parts.append(rows.detach().reshape(-1, part.shape[-1])[:: self.apart].cpu())
             self.inputs.append(len(part))
 
     def moments(self, name: str) -> FewMoments:
@@ -250,15 +255,15 @@ class _Sums:
         self.pivot: Tensor | None = None
         self.spread = Spread(groups)
 
-    def add(self, given: Tensor) -> None:
+    def add(self, given: Tensor, mask: Tensor | None = None) -> None:
         groups = GROUPS if self.second.shape[-1] <= WIDE else GROUPS // 2  # a sum of wide products costs as they do
         at_once = min(images_at_once(self.layer, given), ceil(self.inputs / groups))
-        parts = torch.split(given, at_once)
-        if self.pivot is None:
-            means = [self._patches(part).mean(2, dtype=torch.float64) * len(part) for part in parts]
-            self.pivot = (torch.stack(means).sum(0) / len(given)).to(given.dtype)
-        for part in parts:
-            self._add(self._patches(part), len(part))
+        parts = list(counted_parts(given, mask, at_once))
+        if self.pivot is None and parts:
+            means = [self._patches(rows).mean(2, dtype=torch.float64) * len(part) for part, rows in parts]
+            self.pivot = (torch.stack(means).sum(0) / sum(len(part) for part, _ in parts)).to(given.dtype)
+        for part, rows in parts:
+            self._add(self._patches(rows), len(part))
         self.seen += 1
 
     def _patches(self, part: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from edgecompress.errors import ModelError
 from edgecompress.memory import SMALLER, is_shortage, naming_shortage
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs, first, in_parts
+from edgecompress.models.masks import counted, without_padding
 
 Add = Callable[[str, nn.Module, Tensor, Tensor], None]
 
@@ -88,25 +89,40 @@ class Metric:
     """What an error of a layer's outputs costs: ``matrix`` (groups, T, T), symmetric and positive.
 
     In float64; of ``WIDE`` outputs and more in float32. Its root is taken once, for all candidates of the layer and
-    for the fit that follows.
+    for the fit that follows. ``level`` (groups,) is what a unit of it stands for: half of it times the mean squared
+    error, in this metric, of a position's outputs is the divergence that the error causes for an input, where errors
+    at different positions have nothing to do with each other.
     """
 
     matrix: Tensor
+    level: Tensor | None = None
 
     @property
     def root(self) -> Tensor:
-        """(groups, T, T): the symmetric square roots; kernels times these have plain squared errors."""
+        """(groups, T, T): R with R^T R the matrix; kernels times these have plain squared errors."""
         return self._roots[0]
 
     @property
     def inverse(self) -> Tensor:
-        """(groups, T, T): the roots' pseudo-inverses."""
+        """(groups, T, T): the roots' (pseudo-)inverses."""
         return self._roots[1]
 
     @cached_property
     def _roots(self) -> tuple[Tensor, Tensor]:
-        roots, inverses = zip(*map(root_and_inverse, self.matrix), strict=True)
-        return torch.stack(roots), torch.stack(inverses)
+        return roots_of(self.matrix)
+
+
+def roots_of(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots R with R^T R the matrices (groups, T, T), and their inverses.
+
+    By Cholesky, a fifth of the work of symmetric roots; these, and pseudo-inverses, where it fails.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    if not bool(failed.any()):
+        root, one = factor.mT, torch.eye(factor.shape[-1], dtype=factor.dtype)
+        return root, torch.linalg.solve_triangular(root, one.expand_as(root), upper=True)
+    roots, inverses = zip(*map(root_and_inverse, matrices), strict=True)
+    return torch.stack(roots), torch.stack(inverses)
 
 
 def change_losses(
@@ -165,7 +181,16 @@ def output_metrics(
 
     names = tuple(name for name in names if kernel_shape(model.get_submodule(name))[0] <= MOST_OUTPUTS)
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
-    return {name: Metric(_damped(total)) for name, total in sums.items() if _tells(total)} if differentiable else {}
+    if not differentiable:
+        return {}
+    return {
+        name: Metric(_damped(total), _level(total) / len(inputs[0])) for name, total in sums.items() if _tells(total)
+    }
+
+
+def _level(second: Tensor) -> Tensor:
+    """(groups,): the mean of the diagonal."""
+    return second.diagonal(dim1=1, dim2=2).mean(1)
 
 
 def _reaches_output(model: nn.Module, inputs: Inputs, name: str) -> bool:
@@ -188,7 +213,7 @@ def _tells(total: Tensor) -> bool:
 
 
 def _damped(second: Tensor) -> Tensor:
-    mean = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(torch.finfo(second.dtype).tiny)
+    mean = _level(second)[:, None, None].clamp_min(torch.finfo(second.dtype).tiny)
     damped = second / mean + DAMPING * torch.eye(second.shape[-1], dtype=second.dtype)
     return damped.float() if damped.shape[-1] >= WIDE else damped
 
@@ -217,7 +242,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
                 outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
                 with naming_shortage(f"{type(model).__name__}: gradients of its outputs", SMALLER):
                     given = [_direction(output, generator, classes=classes) for output in outputs]
-                    torch.autograd.backward(outputs, given)
+                    torch.autograd.backward(outputs, [without_padding(of, counted(model, part)) for of in given])
     except (RuntimeError, ModelError) as error:
         if is_shortage(error):
             raise
@@ -234,9 +259,14 @@ def _direction(output: Tensor, generator: torch.Generator, *, classes: bool) -> 
     noise = torch.randn(output.shape, generator=generator).to(output)
     if not classes:
         return noise
-    share = (output.detach() / TEMPERATURE).softmax(-1)
+    share = (output.detach() / temperature_of(output)).softmax(-1)
     direction: Tensor = share.sqrt() * noise
     return direction - share * direction.sum(-1, keepdim=True)
+
+
+def temperature_of(scores: Tensor, usual: float = TEMPERATURE) -> float:
+    """``usual`` of class scores (N, classes); 1 where every position has its own: such nets are not as sure."""
+    return usual if scores.dim() < 3 else 1.0
 
 
 def _with_gradient(add: Add, call: Call) -> Any:

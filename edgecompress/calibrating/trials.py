@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import REHEARSED, affordable, inputs_at_once, leaves, rehearsed
-from edgecompress.calibrating.sensitivity import TEMPERATURE
+from edgecompress.calibrating.sensitivity import TEMPERATURE, temperature_of
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
@@ -29,6 +29,9 @@ COMPARED_MACS, FEWEST_COMPARED = 3e10, 8
 """Multiply-accumulates of the dense model's runs over the inputs that whole models are compared on; fewer inputs than
 the latter tell nothing."""
 
+
+FEW_SCORES = 64
+"""Inputs whose scores are turned into probabilities at once: a vocabulary's take much memory in float64."""
 
 ROWS = 256
 """Of a weight that are changed at once."""
@@ -134,7 +137,7 @@ def divergences(dense: Outputs, changed: Outputs, *, classes: bool, temperature:
     for theirs, ours in zip(dense, changed, strict=True):
         if theirs.is_floating_point():
             each = _softened(theirs, ours, temperature) if classes else (theirs - ours).double().square() / 2
-            losses += each.flatten(1).sum(1)
+            losses += each.reshape(len(each), -1).sum(1)
     return losses
 
 
@@ -159,8 +162,13 @@ def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs,
 
 
 def _softened(theirs: Tensor, ours: Tensor, temperature: float) -> Tensor:
-    wanted, given = ((scores.double() / temperature).log_softmax(-1) for scores in (theirs, ours))
-    return temperature**2 * (wanted.exp() * (wanted - given))
+    """(N,) or (N, positions): the divergence of the softened probabilities."""
+    temperature = temperature_of(theirs, temperature)
+    of_each = []
+    for few in zip(theirs.split(FEW_SCORES), ours.split(FEW_SCORES), strict=True):
+        wanted, given = ((scores.double() / temperature).log_softmax(-1) for scores in few)
+        of_each.append((wanted.exp() * (wanted - given)).sum(-1))
+    return temperature**2 * torch.cat(of_each)
 
 
 def _at_once(model: nn.Module, inputs: Inputs) -> int:

@@ -157,8 +157,18 @@ def _data() -> dict[str, Any]:
 
 
 def _samples_whole() -> list[dict[str, Any]]:
-    from edgecompress.sources import is_whole, sample_facts
+    from edgecompress.sources import sample_facts
 
-    whole = {name: is_whole(name) for name in sample_facts()}
-    said = {True: "weights whole", False: "weights missing or damaged"}
-    return [{"name": f"sample {name}", "ok": ok, "found": said[ok]} for name, ok in whole.items()]
+    found = {name: _sample_whole(name) for name in sample_facts()}
+    return [{"name": f"sample {name}", "ok": ok, "found": said} for name, (ok, said) in found.items()]
+
+
+def _sample_whole(name: str) -> tuple[bool | None, str]:
+    from edgecompress.errors import MissingExtra
+    from edgecompress.sources import is_whole
+
+    try:
+        ok = is_whole(name)
+    except MissingExtra as error:
+        return None, str(error).partition(": ")[2]
+    return ok, "weights whole" if ok else "weights missing or damaged"

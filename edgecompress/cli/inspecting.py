@@ -113,7 +113,7 @@ def _samples() -> dict[str, dict[str, Any]]:
     from edgecompress.sources import sample_facts
 
     columns = ("title", "dataset", "params", "macs", "test_accuracy", "licence")
-    return {name: {column: facts[column] for column in columns} for name, facts in sample_facts().items()}
+    return {name: {column: facts.get(column) for column in columns} for name, facts in sample_facts().items()}
 
 
 def _table(what: str) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,8 @@ of SqueezeNet the reverse is known.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from edgecompress.calibrating import MOST_HELD, Calibration
@@ -46,7 +48,7 @@ def refit_nearest(
     fitting, held = calibration.fitting, calibration.held(MOST_HELD)
     if len(fitting[0]) == len(calibration.inputs[0]):
         return refit(dense, plan, calibration, progress=progress), True
-    few = Calibration(fitting, classes=calibration.classes)
+    few = replace(calibration, inputs=fitting)
     models = refit_both_ways(dense, plan, few, progress=progress)
     dense = adapted(dense, plan.adapters)
     asymmetric, symmetric = outputs_apart(dense, (models[True], models[False]), held, classes=calibration.classes)

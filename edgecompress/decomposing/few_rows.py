@@ -62,12 +62,14 @@ class FewRows:
         self.layer, self.apart, self.own = layer, apart, own
         self.of: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, start: int, size: int, given: Tensor, target: Tensor) -> None:
-        """``size`` inputs, the first of them the one with index ``start``; each may be several rows."""
+    def add(self, start: int, size: int, given: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """``size`` inputs, the first of them the one with index ``start``; each may be several rows. As ``Parts``."""
         each = max(1, given.shape[:-1].numel() // size)
         x, y = given.flatten(0, -2)[:: self.apart], target.flatten(0, -2)[:: self.apart]
         inputs = start + torch.arange(0, given.shape[:-1].numel(), self.apart) // each
-        self.of.append((x.cpu(), y.cpu(), inputs // TOGETHER % PARTS))
+        said = mask is not None and mask.shape == given.shape[:-1]
+        kept = mask.flatten()[:: self.apart].cpu() if mask is not None and said else slice(None)
+        self.of.append((x.cpu()[kept], y.cpu()[kept], (inputs // TOGETHER % PARTS)[kept]))
 
     def solution(self, metric: Metric | None, *, centred: bool) -> Solution:
         """As :meth:`~edgecompress.decomposing.least_squares.Parts.solution`, the moments as a sketch of the patches."""

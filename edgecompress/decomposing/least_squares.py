@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, reduce
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from edgecompress.calibrating.shrinking import shrinkage, squared
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.projection import solved
 from edgecompress.decompositions.sketch import WIDE, Sketch, add_products, mirrored
+from edgecompress.models.masks import kept_rows
 
 RIDGE = 1e-3
 """Least pull towards the dense weight, as a share of the mean second moment of the inputs."""
@@ -159,14 +161,20 @@ class Parts:
         self.of: dict[int, Totals] = {}
         self._parts = PARTS if moment_bytes(layer) < WIDE_BYTES else 2
 
-    def add(self, start: int, size: int, given: Tensor, target: Tensor) -> None:
-        """``size`` inputs, the first of them the one with index ``start``; layers may be given several rows of each."""
+    def add(self, start: int, size: int, given: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """``size`` inputs, the first of them the one with index ``start``; layers may be given several rows of each.
+
+        Rows that are padding by the ``mask`` (inputs, positions) do not count.
+        """
         each = TOGETHER * len(given) // size if len(given) % size == 0 else len(given)
         pairs: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for index, (some, wanted) in enumerate(zip(given.split(each), target.split(each), strict=True)):
+        masks = mask.split(each) if mask is not None and len(mask) == len(given) else repeat(None)
+        for index, (some, wanted, of_some) in enumerate(
+            zip(given.split(each), target.split(each), masks, strict=False)
+        ):
             offset = start // TOGETHER + index
-            x = patches(self.layer, some, offset=offset, most=self.most)
-            y = output_rows(self.layer, wanted, offset=offset, most=self.most)
+            x = patches(self.layer, kept_rows(some, of_some), offset=offset, most=self.most)
+            y = output_rows(self.layer, kept_rows(wanted, of_some), offset=offset, most=self.most)
             pairs.setdefault(offset % self._parts, []).append((x, y))
         for part, of_part in pairs.items():
             x, y = (torch.cat(rows, 2) for rows in zip(*of_part, strict=True))

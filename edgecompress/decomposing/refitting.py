@@ -44,6 +44,7 @@ from edgecompress.models import copied
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs, first, in_parts
+from edgecompress.models.masks import counted
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.threads import one_thread
@@ -241,7 +242,8 @@ class _Refit:
                 if asymmetric:
                     given = arrival.given
                     wanted = wanted if arrival.shortcut is None else self._without(journey, arrival, gave)
-                parts.add(journey.start, len(journey.inputs[0]), given, wanted)
+                mask = counted(self.models.dense, journey.inputs)
+                parts.add(journey.start, len(journey.inputs[0]), given, wanted, mask)
         seen = bool(parts.of)
         if seen:
             self._refit(models, name, parts)

@@ -32,6 +32,7 @@ from edgecompress.models.execution import (
     unfused_attention,
 )
 from edgecompress.models.forms import Form, class_scores, flat, flattened
+from edgecompress.models.kinds import PERPLEXITY, OutputKind, SummedScore, checked_kind, token_loss
 from edgecompress.progress import notice
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Sample:
         plan: what ``dense`` was compressed by.
         file: the Python file that the model is defined in.
         dense: what a compressed model was made from.
+        outputs: what the model gives, "classes", "tokens" or "values": how errors of it count. None: classes where the
+            loss is cross-entropy, else values. Of tokens, cross-entropy and perplexity are loss and score unless given.
         form: how the row of tensors lies in what the model is called with; None: by position. Made of ``inputs``.
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
         unlabelled: inputs to calibrate on where there are no splits, batch first.
@@ -127,9 +130,11 @@ class Sample:
     adapters: tuple[str, ...] | None = None
     form: Form | None = None
     unlabelled: Inputs | None = None
+    outputs: OutputKind | None = None
 
     def __post_init__(self) -> None:
         """Inputs as a row of tensors, floating ones in float32, in which models run here."""
+        self._fill_in()
         if self.form is None:
             form, row = flattened(self.inputs, self.name)
             object.__setattr__(self, "form", form)
@@ -139,9 +144,26 @@ class Sample:
             notice(f"{self.name}: its example in {', '.join(sorted(kinds))} is taken in float32".replace("torch.", ""))
             object.__setattr__(self, "inputs", tuple(map(single, self.inputs)))
 
+    def _fill_in(self) -> None:
+        """Loss and score of tokens where none is given."""
+        if self.outputs is None:
+            return
+        checked_kind(self.outputs, self.name)
+        if self.outputs == "tokens" and self.loss is nn.functional.cross_entropy:
+            object.__setattr__(self, "loss", token_loss)
+        if self.outputs == "tokens" and self.score is top1:
+            object.__setattr__(self, "score", PERPLEXITY)
+
+    @property
+    def kind(self) -> OutputKind:
+        """What the outputs are."""
+        return self.outputs or ("classes" if self.loss is nn.functional.cross_entropy else "values")
+
     @property
     def metric(self) -> dict[str, str]:
-        """Name and unit of the score: accuracy in percent, or a score of the user's own without a unit."""
+        """Name and unit of the score: accuracy in percent, or a score of the user's own, which may have a name."""
+        if isinstance(self.score, SummedScore):
+            return {"name": self.score.name, "unit": self.score.unit}
         ours = self.score is top1
         return {"name": "accuracy" if ours else "score", "unit": " %" if ours else ""}
 

@@ -27,6 +27,7 @@ from edgecompress.models.adapting import adapted, adapted_for, adapters_of
 from edgecompress.models.data_forms import example_of
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
+from edgecompress.planning.judging import searched
 from edgecompress.planning.outlook import outlook
 from edgecompress.planning.reaching import unreached
 from edgecompress.planning.settling import settled
@@ -34,6 +35,7 @@ from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Sk
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.search import Search
 from edgecompress.settings import Scope as Scope
 
 
@@ -105,6 +107,8 @@ def choose(
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
     refuse_out_of_reach(seen, selector, scope)
+    if isinstance(selector, Search):
+        selector.refuse_without(calibration)
     with keeping_little():
         layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
@@ -119,7 +123,10 @@ def _chosen(
     layers = _candidates(seen, scope, calibration, progress)
     if calibration is None:
         return layers, selector.select(layers, seen.total)
-    return settled(seen.model, layers, seen.total, selector, calibration, progress)
+    corrected, choices = settled(seen.model, layers, seen.total, selector, calibration, progress)
+    if isinstance(selector, Search):
+        choices = searched(seen.model, corrected, seen.total, selector, choices, calibration, progress)
+    return corrected, choices
 
 
 def _limited(scope: Scope, limits: Limits) -> Scope:

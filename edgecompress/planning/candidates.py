@@ -44,6 +44,9 @@ COLLECTED_MACS, SCORED_MACS, FEWEST_SCORED = 1.5e11, 8e10, 12
 """Multiply-accumulates of the runs that moments, and losses, are estimated from: large models get fewer inputs; losses
 come from no fewer than so many."""
 
+TOKENS_MACS = 2e12
+"""Likewise, of models that score tokens: their inputs are few and long, and nothing else has to be run for a loss."""
+
 MOST_SLOW = 6
 """Ranks a layer, with calibration, of a method that is not automatic: each has to be fitted."""
 
@@ -147,7 +150,7 @@ def _priced(item: Replaceable, stacked: Tensor, multiple: int, method: str, rank
 def collected_inputs(model: nn.Module, calibration: Calibration) -> Inputs:
     """The inputs whose moments candidates are fitted to."""
     inputs = first(calibration.fitting, SCORED_INPUTS)
-    return first(inputs, affordable(model, inputs, COLLECTED_MACS))
+    return first(inputs, affordable(model, inputs, TOKENS_MACS if calibration.tokens else COLLECTED_MACS))
 
 
 def calibrated_candidates(
@@ -182,7 +185,7 @@ def calibrated_candidates(
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
                 seen = moments.pop(name, None), metrics.get(name)  # noqa: B023
-                fitted = _calibrated(by_name[name], methods, multiple, *seen, most)
+                fitted = _calibrated(by_name[name], methods, multiple, *seen, most, alone=calibration.tokens)
                 return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
@@ -201,8 +204,13 @@ def _calibrated(
     moments: Moments | FewMoments | None,
     metric: Metric | None,
     most: int,
+    *,
+    alone: bool = False,
 ) -> Fitted:
-    """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers."""
+    """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers.
+
+    With ``alone`` positions count each for itself, as tokens do: losses come from the same spectra as errors.
+    """
     if moments is None:
         layer = weighed(item, methods, multiple)
         return Fitted(replace(layer, note=layer.note or _note(item, None)))
@@ -217,9 +225,24 @@ def _calibrated(
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
+    losses = fits.losses(layer.candidates) if alone else None
+    if losses is not None:
+        return Fitted(_priced_alone(layer, losses, fits, moments.mean))
     chosen = fits.scored(pareto_front(layer.candidates, min(most, fits.most_scored)))
     again = fits.change if isinstance(moments, FewMoments) else None
     return Fitted(layer, chosen, _changes(fits, chosen), moments.mean, again)
+
+
+def _priced_alone(layer: LayerCandidates, losses: Sequence[float], fits: Fits, mean: Tensor) -> LayerCandidates:
+    """With ``losses``, and what each SVD changes, which is a slice of what all of them are made of."""
+    known = tuple(replace(one, loss=loss) for one, loss in zip(layer.candidates, losses, strict=True))
+    ranks = [one.ranks[0] for one in known if one.method == "svd"]
+    sliced = fits.sliced(max(ranks)) if ranks else None
+
+    def changed(candidate: Candidate) -> tuple[Tensor, Tensor] | None:
+        return (sliced.change(candidate), mean) if sliced is not None and candidate.method == "svd" else None
+
+    return replace(layer, candidates=known, changed=changed)
 
 
 def _note(item: Replaceable, moments: Moments | FewMoments | None) -> str:

@@ -27,6 +27,20 @@ SCORED_STEPS, WIDE_STEPS = 3, 1
 """Refining steps of a candidate that is only scored; of wide patches the first, which brings the most."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """SVDs of one weight at all ranks: ``left`` (T, k) times ``right`` (k, D), of which the first ones are taken."""
+
+    weight: Tensor
+    left: Tensor
+    right: Tensor
+
+    def change(self, candidate: Candidate) -> Tensor:
+        """(1, T, D): what a candidate changes of the weight."""
+        (rank,) = candidate.ranks
+        return (self.left[:, :rank] @ self.right[:rank] - self.weight)[None]
+
+
 @dataclass
 class Fits:
     """Of the ``kernels`` (groups, T, C, *taps) of a layer.
@@ -61,6 +75,31 @@ class Fits:
             raise FloatingPointError(f"the errors of {method} are not finite")
         return (errors / total).tolist() if total else [0.0] * len(candidates)
 
+    def losses(self, candidates: Sequence[Candidate]) -> list[float] | None:
+        """What each of ``candidates`` costs at the model's output, of a layer whose positions count each for itself.
+
+        Half of tr(B (W - W') S (W - W')^T) with the moments S of its inputs and B of its outputs' gradients, for all
+        ranks from the spectrum that their errors come from. None without moments and a metric of a known level, or for
+        layers of several groups.
+        """
+        known = None if self.metric is None or self.moments is None else self.metric.level
+        if known is None or len(self.kernels) > 1:
+            return None
+        size = self._size(0)
+        return [float(known[0]) / 2 * candidate.error * size for candidate in candidates]
+
+    def sliced(self, rank: int) -> Sliced:
+        """All SVDs of a layer without groups up to a rank, from the spectrum that their errors come from.
+
+        Raises:
+            LinAlgError, ArithmeticError: the numbers have no answer.
+        """
+        own = self._fitting("svd", 0)
+        assert isinstance(own, Principal)
+        basis = own.basis_of(rank).to(own.matrix.dtype)
+        left = basis if self.metric is None else self.metric.inverse[0].to(basis.dtype) @ basis
+        return Sliced(self.kernels[0].flatten(1), left.float(), (basis.T @ own.matrix).float())
+
     def changes(self, chosen: Sequence[Candidate]) -> Tensor | Components:
         """(candidates, groups, T, D), float32: what each candidate, fitted in a few steps, changes of the kernels.
 
@@ -87,7 +126,7 @@ class Fits:
         if self.metric is None:
             return Components(basis.T, basis.T, kept, scales)
         root, inverse = self.metric.root[0].float(), self.metric.inverse[0].float()
-        return Components(basis.T @ inverse, basis.T @ root, kept, scales)
+        return Components(basis.T @ inverse.T, basis.T @ root, kept, scales)
 
     @property
     def most_scored(self) -> int:

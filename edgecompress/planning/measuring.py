@@ -37,6 +37,9 @@ beyond the first."""
 FEWEST_INPUTS, MOST_INPUTS = 4, 64
 """That trials run on."""
 
+MOST_TRIED_MACS = 3e12
+"""Of one trial of each layer on so few inputs: models that take more are planned by estimates alone."""
+
 JOINT_INPUTS = 8
 """Inputs that all that is chosen has to be run on, in little enough time, without each change in turn."""
 
@@ -125,6 +128,10 @@ class Trials:
             self._try([by_name[name] for name in part], wanted, inputs)
         return bool(wanted)
 
+    def too_many(self, layers: int) -> bool:
+        """Would one trial of each of so many layers, on the fewest inputs, take too long?"""
+        return layers * FEWEST_INPUTS * self.total.macs / 2 > MOST_TRIED_MACS
+
     def together(self, choices: Mapping[str, Choice]) -> Tensor | None:
         """(inputs,): what all that is chosen costs together; None where nothing is, or a trial of it is not at hand.
 
@@ -184,6 +191,16 @@ class Trials:
             self.points.setdefault(name, []).append(Point.of(wanted[name], loss, of_inputs))
             self._keep(place(name, wanted[name]), trials[name])
             self.progress("plan: measured losses", done, len(trials), name)
+
+    def of(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate]) -> list[Trial]:
+        """Trials of the candidates that are ``wanted`` of the layers, by name; of those without an answer none."""
+        chosen = [layer for layer in layers if layer.name in wanted]
+        known = {layer.name: self.made.get(place(layer.name, wanted[layer.name])) for layer in chosen}
+        made = {layer.name: known[layer.name] or _known(layer, wanted[layer.name]) for layer in chosen}
+        again = self._fitted([layer for layer in chosen if made[layer.name] is None], wanted)
+        for name, fresh in again.items():
+            self._keep(place(name, wanted[name]), fresh)
+        return [trial for name in made if (trial := made[name] or again.get(name)) is not None]
 
     def _fitted(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate]) -> dict[str, Trial]:
         """Trials of candidates that have to be fitted again."""

@@ -1,7 +1,8 @@
 """Which candidates are taken: by losses that were measured, of each alone and of all of them together.
 
 Choose, try what is chosen, correct the losses, choose again, until all that is chosen is measured or the rounds are
-over. Then whole plans are compared. Beside all other changes a layer may cost several times what it costs alone, or
+over. Models of very many large layers are not tried: what is chosen is chosen by estimates. Then whole plans are
+compared. Beside all other changes a layer may cost several times what it costs alone, or
 less: on EfficientNet-Lite1 at 0.7 of the MACs the narrow ends of its blocks cost 2.5 to 5.5 times as much, the wide
 ones 0.4 to 2 times. So what each costs there is measured, and the selector chooses once more by it; that plan is taken
 where its outputs, all changes made at once, are nearer on inputs that nothing was fitted to.
@@ -55,9 +56,9 @@ def settled(
         ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
     """
     typical = typical_loss(layers)
-    if typical is None:
-        return layers, selector.select(layers, total)
     trials = Trials(model, calibration, total, progress)
+    if typical is None or trials.too_many(len(layers)):
+        return layers, selector.select(layers, total)
     rivals = _Rivals([_not_blind(layer, typical) for layer in layers], trials, selector, total)
     choices = rivals.nearest(rivals.one_by_one())
     corrected = rivals.corrected()

@@ -15,6 +15,7 @@ SELECTORS: Table[Selector] = Table(
     energy="energy:Energy",
     vbmf="vbmf:Vbmf",
     continuous="continuous:Continuous",
+    search="search:Search",
 )
 """With their default options; ``dataclasses.replace`` gives others."""
 

@@ -9,7 +9,7 @@ from edgecompress.errors import ModelError, printable
 from edgecompress.models import Sample
 from edgecompress.sources.base import Source
 from edgecompress.sources.python_file import code_digest
-from edgecompress.sources.samples import is_whole, presets, sample_facts, sample_file
+from edgecompress.sources.samples import is_whole, presets, sample_facts, sample_file, sample_weights
 from edgecompress.sources.weights_files import described, is_weights
 from edgecompress.tables import Table
 
@@ -34,6 +34,7 @@ __all__ = [
     "resolve_recorded",
     "sample_facts",
     "sample_file",
+    "sample_weights",
     "source_of",
 ]
 

@@ -10,6 +10,7 @@
     def augment(inputs, generator) -> Tensor: ...       # applied to each training batch
     preprocessing = {...}                               # goes into the manifest of a bundle
     validation_seen = False                             # were the weights trained on the validation split too?
+    outputs = "tokens"                                  # or "classes", "values"; default: by the loss
 
 The shipped samples are such files, resolved by the same code.
 """
@@ -27,6 +28,7 @@ from torch import nn
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, tensors_of
 from edgecompress.models.calling import call
+from edgecompress.models.kinds import checked_kind
 
 
 def sample_in(module: ModuleType, attribute: str, name: str, source: str, reference: str) -> Sample:
@@ -51,6 +53,7 @@ def sample_in(module: ModuleType, attribute: str, name: str, source: str, refere
     build = (lambda: model) if isinstance(model, nn.Module) else model
     splits = cache(module.data) if hasattr(module, "data") else None
     optional = {key: getattr(module, key) for key in ("loss", "score", "augment") if hasattr(module, key)}
+    outputs = getattr(module, "outputs", None)
     return Sample(
         name,
         source,
@@ -60,6 +63,7 @@ def sample_in(module: ModuleType, attribute: str, name: str, source: str, refere
         file=_file_of(module),
         preprocessing=_preprocessing(module, reference),
         validation_seen=bool(getattr(module, "validation_seen", False)),
+        outputs=checked_kind(outputs, reference) if isinstance(outputs, str) else None,
         **optional,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from edgecompress.errors import FileError
+from edgecompress.errors import FileError, MissingExtra
 from edgecompress.files import resource, sha256
 from edgecompress.models import Sample
 from edgecompress.sources.python_file import from_file
@@ -34,11 +35,13 @@ class ShippedSample:
         return ()
 
     def resolve(self, text: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
-        """Its file, once its weights are proved to be those that were shipped."""
+        """Its file, once its weights are proved to be those that were shipped, here or in a package of their own."""
         del trust, above
+        weights, facts = sample_weights(text), sample_facts()[text]
+        _refuse_missing(text, facts.get("needs", []))
         if not is_whole(text):
-            weights = sample_file(text, ".safetensors")
-            raise FileError(f"{weights}: missing or damaged (its sha256 differs); install edgecompress again")
+            again = facts.get("package", "edgecompress")
+            raise FileError(f"{weights}: missing or damaged (its sha256 differs); install {again} again")
         return from_file(sample_file(text, ".py"), "model", text, name=text)
 
 
@@ -59,7 +62,37 @@ def sample_file(name: str, suffix: str) -> Path:
     return resource("sample_models") / f"{name.replace('-', '_')}{suffix}"
 
 
+def sample_weights(name: str) -> Path:
+    """The weights of the sample ``name``: shipped here, or in the pip package that its facts name.
+
+    Raises:
+        MissingExtra: that package is not installed; the message holds the pip command.
+    """
+    facts = sample_facts()[name]
+    if "package" not in facts:
+        return sample_file(name, ".safetensors")
+    folder, _, rest = str(facts["weights"]).partition("/")
+    found = importlib.util.find_spec(folder)
+    if found is None or not found.submodule_search_locations:
+        raise _missing(name, f"its weights are in the package {facts['package']}, which is not installed")
+    return Path(found.submodule_search_locations[0]) / rest
+
+
+def _refuse_missing(name: str, modules: list[str]) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _missing(name, f"needs {module}, which is not installed")
+
+
+def _missing(name: str, fact: str) -> MissingExtra:
+    return MissingExtra(f"{name}: {fact}; {sample_facts()[name]['install']}")
+
+
 def is_whole(name: str) -> bool:
-    """Whether the weights of the shipped sample ``name`` are those that were shipped."""
-    file = sample_file(name, ".safetensors")
+    """Whether the weights of the sample ``name`` are those that were shipped.
+
+    Raises:
+        MissingExtra: they are in a package that is not installed.
+    """
+    file = sample_weights(name)
     return file.is_file() and sha256(file) == sample_facts()[name]["sha256"]

