@@ -108,7 +108,7 @@ def choose(
     """
     refuse_out_of_reach(seen, selector, scope)
     if isinstance(selector, Search):
-        selector.refuse_without(calibration)
+        selector.refuse_in_vain(calibration)
     with keeping_little():
         layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]

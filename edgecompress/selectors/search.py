@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgecompress.errors import PlanError
 from edgecompress.plans import Cost
+from edgecompress.progress import notice
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 from edgecompress.selectors.budget import Budget
 from edgecompress.selectors.studies import Point, Sampler, found, refuse_missing
@@ -55,16 +55,16 @@ class Search(Budget):
     summary: str = "budget, its losses corrected by kind of layer and depth by trying whole plans; Optuna"
     weighs_losses: bool = True
 
-    def refuse_without(self, calibration: object) -> None:
-        """Prove, before any work, that Optuna is there, and inputs to judge plans on.
+    def refuse_in_vain(self, calibration: object) -> None:
+        """Prove, before any work, that plans can be tried; without calibration inputs none are, with a notice.
 
         Raises:
             MissingExtra: Optuna is not installed.
-            PlanError: there are no calibration inputs.
         """
-        refuse_missing(self.name)
         if calibration is None:
-            raise PlanError(f"--select {self.name} tries plans on calibration inputs; use --select budget without data")
+            notice(f"--select {self.name} tries plans on calibration inputs: there are none, so it is --select budget")
+        else:
+            refuse_missing(self.name)
 
     def search(
         self,

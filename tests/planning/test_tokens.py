@@ -12,7 +12,7 @@ from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.moments import Moments, collect
 from edgecompress.calibrating.trials import Trial, together_losses
 from edgecompress.decompositions.kernels import kernels
-from edgecompress.errors import MissingExtra, PlanError
+from edgecompress.errors import MissingExtra
 from edgecompress.planning import Scope, plan, survey
 from edgecompress.planning.candidates import calibrated_candidates
 from edgecompress.planning.fits import Fits
@@ -123,11 +123,13 @@ def test_one_trial_is_the_knapsack() -> None:
     assert first.layers == searching(model, calibration, Budget(0.7, "params")).layers
 
 
-def test_a_search_needs_inputs_to_judge_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_inputs_a_search_is_the_knapsack_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calibration = language()
-    monkeypatch.setattr("edgecompress.selectors.search.refuse_missing", lambda _name: None)
-    with pytest.raises(PlanError, match="calibration inputs"):
-        plan(model, calibration.inputs, Search(0.7))
+    said: list[str] = []
+    monkeypatch.setattr("edgecompress.selectors.search.notice", said.append)
+    found = plan(model, calibration.inputs, Search(0.7))
+    assert found.layers == plan(model, calibration.inputs, Budget(0.7)).layers
+    assert "--select search tries plans on calibration inputs" in said[0]
 
 
 def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
