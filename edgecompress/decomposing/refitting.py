@@ -32,7 +32,7 @@ from edgecompress.decomposing.few_rows import FewRows, fittable, sums_of
 from edgecompress.decomposing.hollow import hollow, share
 from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
 from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
-from edgecompress.decomposing.rehearsing import changes_inputs, rehearsed
+from edgecompress.decomposing.rehearsing import rehearsed
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.base import NUMERICAL
 from edgecompress.decompositions.kernels import kernels
@@ -128,9 +128,9 @@ def _refitted(
     names, inputs = tuple(planned), used_inputs(dense, calibration)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
-    runs = rehearsed(dense, few, names)
+    runs, changes_inputs = rehearsed(dense, few, names)
     known = {name: of for name, of in runs.items() if fittable(dense.get_submodule(name), planned[name].method)}
-    models = Models(dense, changed[ways[0]], known, done, ways[0], changes_inputs(dense, few))
+    models = Models(dense, changed[ways[0]], known, done, ways[0], changes_inputs)
     for name in runs.keys() - known.keys():
         progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
     _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name not in known])

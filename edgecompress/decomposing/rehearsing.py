@@ -31,8 +31,11 @@ class Known:
     """Does a batch norm that reads the output norm the layer's own channels?"""
 
 
-def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Known]:
-    """What is known of those of the layers ``names`` that run once for an input, in their order."""
+def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Known], bool]:
+    """What is known of those of the layers ``names`` that run once for an input, in their order.
+
+    And whether the model changes what it is given in place.
+    """
     known: dict[str, Known] = {}
     reads, alive = Counter[str](), _Alive(model)
 
@@ -53,20 +56,14 @@ def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[st
             known[name].norm = norm
 
     observed = observing(named_layers(model, names), after=ran)
-    with evaluating(model), torch.no_grad(), observed, watching_sums(model, names, summed, normed), alive:
-        calibrated(model, tuple(tensor.clone() for tensor in inputs))
-    for of_layer in known.values():
-        _leave_shared(of_layer, reads)
-    return {name: of_layer for name, of_layer in known.items() if of_layer.runs == 1}
-
-
-def changes_inputs(model: nn.Module, inputs: Inputs) -> bool:
-    """Does the model change what it is given in place?"""
     given = tuple(tensor.clone() for tensor in inputs)
     before = [tensor._version for tensor in given]
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), observed, watching_sums(model, names, summed, normed), alive:
         calibrated(model, given)
-    return [tensor._version for tensor in given] != before
+    for of_layer in known.values():
+        _leave_shared(of_layer, reads)
+    changed = [tensor._version for tensor in given] != before
+    return {name: of_layer for name, of_layer in known.items() if of_layer.runs == 1}, changed
 
 
 def _leave_shared(layer: Known, reads: Counter[str]) -> None:
