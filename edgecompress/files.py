@@ -257,8 +257,13 @@ def zipped_bytes(*paths: Path) -> int:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a ``state_dict`` as safetensors, atomically and byte-identical for equal input."""
-    from safetensors.torch import save
+    """Write a ``state_dict`` as safetensors, atomically and byte-identical for equal input; nothing large is copied.
+
+    Raises:
+        FileError: the disk is full or the folder is not writable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     known = set[int]()
@@ -267,8 +272,23 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         at = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if at in known or own.nbytes < own.untyped_storage().nbytes() else own
         known.add(at)
-    with written_aside(path) as partial:
-        partial.write_bytes(save(tensors))
+    with _aside(path) as folder:
+        folder.mkdir()  # safetensors itself writes beside the file first
+        made = folder / path.name
+        made.touch()
+        mode = made.stat().st_mode
+        try:
+            save_file(tensors, made)
+        except SafetensorError as error:
+            raise _of_system(error) from error
+        made.chmod(mode)
+        made.replace(path)
+
+
+def _of_system(error: Exception) -> OSError:
+    """What the operating system told a library that has errors of its own."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

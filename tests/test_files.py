@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
 
 from edgecompress.errors import FileError
 from edgecompress.files import (
@@ -46,6 +48,37 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) ->
     with pytest.raises(FileError, match=r"a\.txt: no space left on device"), written_aside(file):
         full.write_text("x" * 100_000)
     assert file.read_text() == "old"
+
+
+def test_weights_on_a_full_disk_are_a_clear_error_and_leave_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    file = tmp_path / "a.safetensors"
+    save_weights(file, {"a": torch.ones(2)})
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(FileError, match=r"a\.safetensors: no space left on device; free some space"):
+        save_weights(file, {"a": torch.zeros(2)})
+    assert torch.equal(load_weights(file)["a"], torch.ones(2))
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
+def test_weights_are_written_as_safetensors_would_and_may_be_read_by_whoever_may_read_other_files(
+    tmp_path: Path,
+) -> None:
+    state = {
+        "b": torch.randn(3, 4),
+        "a": torch.ones(5).double(),
+        "none": torch.zeros(0, 3),
+        "half": torch.ones(2).half(),
+    }
+    save_weights(tmp_path / "a.safetensors", {**state, "again": state["b"], "turned": state["b"].T})
+    expected = {**state, "again": state["b"].clone(), "turned": state["b"].T.contiguous()}
+    assert (tmp_path / "a.safetensors").read_bytes() == save(expected)
+    write_text(tmp_path / "other.txt", "")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
 
 
 def test_json_round_trip_keeps_numbers_on_one_line(tmp_path: Path) -> None:
