@@ -274,8 +274,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         known.add(at)
     with _aside(path) as folder:
         folder.mkdir()  # safetensors itself writes beside the file first
-        made = folder / path.name
-        made.touch()
+        (made := folder / path.name).touch()
         mode = made.stat().st_mode
         try:
             save_file(tensors, made)
@@ -287,8 +286,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _of_system(error: Exception) -> OSError:
     """What the operating system told a library that has errors of its own."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
