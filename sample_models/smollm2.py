@@ -5,6 +5,8 @@ calibrate it, windows of 512 score it: minus the perplexity.
 """
 
 import copy
+import io
+from contextlib import redirect_stderr
 from functools import cache
 from typing import Any
 
@@ -25,7 +27,8 @@ def _read(kind: Any, **options: Any) -> Any:
 
     file = sample_weights("smollm2")
     logging.disable_progress_bar()
-    return kind.from_pretrained(str(file.parent), gguf_file=file.name, **options)
+    with redirect_stderr(io.StringIO()):  # a bar of its own while it reads back four bits
+        return kind.from_pretrained(str(file.parent), gguf_file=file.name, **options)
 
 
 @cache
