@@ -147,7 +147,7 @@ def layer_macs(layer: nn.Module, given: Shape, output: Shape) -> int:
         return prod(output) * layer.in_features
     if isinstance(layer, RECURRENT):
         return prod(given[:-1]) * sum(weight.numel() for weight in layer.parameters() if weight.dim() == 2)
-    if isinstance(layer, View):
+    if isinstance(layer, View | nn.Embedding):
         return 0
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return prod(output) * (layer.in_channels // layer.groups) * prod(layer.kernel_size)
@@ -164,6 +164,8 @@ def output_shape(layer: nn.Module, shape: Shape) -> Shape:
     """
     if isinstance(layer, nn.Linear):
         return (*shape[:-1], layer.out_features)
+    if isinstance(layer, nn.Embedding):
+        return (*shape, layer.embedding_dim)
     if isinstance(layer, RECURRENT):
         return (*shape[:-1], _recurrent_width(layer))
     if isinstance(layer, View):

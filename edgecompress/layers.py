@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgecompress.decompositions.base import decomposable
+from edgecompress.decompositions.base import decomposable, is_table
 from edgecompress.errors import PlanError
 
 WHY_NOT = "why_not_adapted"
@@ -54,7 +54,7 @@ def _refusal(layer: nn.Module, modules: Counter[int], weights: Counter[int], fus
             "makes it plain"
         )
     support = decomposable(layer)
-    if not support:
+    if not support and not is_table(layer):
         return next(iter(vars(layer).get(WHY_NOT, {}).values()), support.reason)
     if modules[id(layer)] > 1:
         return "tied: the same layer is registered under several names"
@@ -113,6 +113,7 @@ def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 GEOMETRY = (
     *("in_features", "out_features", "in_channels", "out_channels"),
+    *("num_embeddings", "embedding_dim"),
     *("kernel_size", "stride", "padding", "dilation", "groups", "output_padding", "padding_mode"),
 )
 """What code around a layer may ask it for, as for a padding that it works out itself."""
@@ -130,6 +131,8 @@ def describe(layer: nn.Module) -> str:
     """Kind and size of a layer in few words, for tables: ``Conv2d 16->32 3x3 /2``."""
     if isinstance(layer, nn.Linear):
         return f"Linear {layer.in_features}->{layer.out_features}"
+    if isinstance(layer, nn.Embedding):
+        return f"Embedding {layer.num_embeddings}->{layer.embedding_dim}"
     if isinstance(layer, nn.modules.conv._ConvNd):
         kernel, stride = "x".join(map(str, layer.kernel_size)), max(layer.stride)
         groups = f" groups {layer.groups}" if layer.groups > 1 else ""

@@ -48,8 +48,8 @@ class Cost:
         return replace(self, weight_bytes=0)
 
     def saves_over(self, other: Cost) -> bool:
-        """Is this both fewer MACs and fewer parameters than ``other``?"""
-        return self.macs < other.macs and self.params < other.params
+        """Is this both fewer MACs and fewer parameters than ``other``? Of what has no MACs, fewer parameters."""
+        return self.params < other.params and (self.macs < other.macs or not other.macs)
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.params + other.params, self.macs + other.macs, self.weight_bytes + other.weight_bytes)

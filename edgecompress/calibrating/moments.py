@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edgecompress.calibrating.batching import inputs_at_once
 from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches
 from edgecompress.calibrating.shrinking import GROUPS, Spread, share, shrinkage, squared
+from edgecompress.decompositions.base import is_table
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.decompositions.sketch import WIDE, Sketch, add_products, mirrored, products
 from edgecompress.errors import ModelError
@@ -157,7 +158,7 @@ def measurable(layer: nn.Module) -> bool:
 
 
 def _held_bytes(layer: nn.Module) -> int:
-    size = moment_bytes(layer)
+    size = 0 if is_table(layer) else moment_bytes(layer)
     by_rows = type(layer) is nn.Linear and size > MOST_MATRIX_BYTES
     return 4 * MOST_ROWS * kernel_shape(layer)[1] if by_rows else size
 

@@ -257,7 +257,7 @@ def changed(model: nn.Module, trial: Trial) -> Iterator[None]:
     dense = weight.data
 
     def shifted(call: Call) -> Any:
-        axis = -1 if isinstance(layer, nn.Linear) else 1
+        axis = -1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
         shape = [1] * call.output.dim()
         shape[axis] = -1
         return call.output + trial.shift.flatten().to(call.output).reshape(shape)

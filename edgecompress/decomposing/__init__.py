@@ -200,10 +200,10 @@ def fill_from(chain: nn.Module, layer: nn.Module, plan: LayerPlan) -> None:
             "leave it dense"
         ) from error
     last = chain.get_submodule(DECOMPOSITIONS[plan.method].links[-1])
-    if layer.bias is not None:
-        assert isinstance(layer.bias, Tensor)
+    bias = getattr(layer, "bias", None)
+    if isinstance(bias, Tensor):
         assert isinstance(last.bias, Tensor)
-        last.bias.data.copy_(layer.bias.detach())
+        last.bias.data.copy_(bias.detach())
 
 
 def fitted(

@@ -202,6 +202,9 @@ def _alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 
 def stand_in(layer: nn.Module) -> nn.Sequential:
     """What computes exactly what ``layer`` does and is, to code that looks, a chain of two layers of its kind."""
+    if isinstance(layer, nn.Embedding):
+        links = {"reduce": layer, "expand": _passing(nn.Linear)(1, 1, bias=False, **placement(layer))}
+        return with_geometry(nn.Sequential(OrderedDict(links)), layer).train(layer.training)
     size = {} if isinstance(layer, nn.Linear) else {"kernel_size": 1}
     passing = _passing(type(layer))(1, 1, bias=False, **size, **placement(layer))
     return with_geometry(nn.Sequential(OrderedDict(reduce=passing, expand=layer)), layer).train(layer.training)

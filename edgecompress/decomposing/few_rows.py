@@ -25,13 +25,14 @@ from edgecompress.decomposing.least_squares import (
     Solution,
     best_share,
 )
+from edgecompress.decompositions.base import is_table
 from edgecompress.decompositions.kernels import kernel_shape, weight_of
 from edgecompress.decompositions.sketch import Sketch
 
 
 def fittable(layer: nn.Module, method: str) -> bool:
     """Can a chain of ``method`` be fitted to the inputs of ``layer``? If not, it gets the factors of its weight."""
-    return moment_bytes(layer) <= MOST_MATRIX_BYTES or _by_rows(layer, method)
+    return not is_table(layer) and (moment_bytes(layer) <= MOST_MATRIX_BYTES or _by_rows(layer, method))
 
 
 def sums_of(layer: nn.Module, method: str, inputs: int, patches: int, *, own: bool) -> Parts | FewRows:

@@ -9,7 +9,7 @@ from edgecompress.decompositions.kernels import weight_of
 
 def hollow(chain: nn.Module) -> None:
     """Free the weights of ``chain`` until :func:`fill` puts numbers in: they are zeros that take no memory."""
-    for link in chain.children():
+    for link in (one for one in chain.children() if any(True for _ in one.parameters())):  # some are views
         weight = weight_of(link)
         weight.data = weight.new_zeros(()).expand(weight.shape)
 

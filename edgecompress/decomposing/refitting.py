@@ -33,8 +33,9 @@ from edgecompress.decomposing.hollow import hollow, share
 from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
 from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
 from edgecompress.decomposing.rehearsing import rehearsed
+from edgecompress.decomposing.tables import fill_tables
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import NUMERICAL
+from edgecompress.decompositions.base import NUMERICAL, is_table
 from edgecompress.decompositions.kernels import kernels
 from edgecompress.decompositions.sketch import Sketch
 from edgecompress.errors import ModelError, PlanError
@@ -132,8 +133,11 @@ def _refitted(
     known = {name: of for name, of in runs.items() if fittable(dense.get_submodule(name), planned[name].method)}
     models = Models(dense, changed[ways[0]], known, done, ways[0], changes_inputs)
     for name in runs.keys() - known.keys():
-        progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
-    _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name not in known])
+        if not is_table(dense.get_submodule(name)):
+            progress("refit", 0, len(known), f"{name}: to its weight alone, its inputs are too wide")
+    tables = [of for of in plan.layers if is_table(dense.get_submodule(of.name))]
+    _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name not in known and of not in tables])
+    fill_tables(dense, changed.values(), tables, calibration, metrics)
     with torch.no_grad(), keeping_little():
         _Refit(models, planned, metrics, progress, done, changed).run(inputs)
     _fill_by_weights(dense, changed.values(), [of for of in plan.layers if of.name in known.keys() - set(done)])

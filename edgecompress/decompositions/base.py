@@ -99,6 +99,11 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
 
 
+def is_table(layer: nn.Module) -> bool:
+    """An embedding itself that does nothing but look up rows."""
+    return type(layer) is nn.Embedding and layer.max_norm is None and not layer.sparse and not layer.scale_grad_by_freq
+
+
 def is_pointwise(layer: nn.Module) -> bool:
     """A convolution whose kernel has one element."""
     return is_conv(layer) and prod(layer.kernel_size) == 1

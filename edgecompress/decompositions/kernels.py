@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecompress.decompositions.base import is_transposed
+from edgecompress.decompositions.base import is_table, is_transposed
 
 
 def groups_of(layer: nn.Module) -> int:
@@ -25,12 +25,16 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 def kernels(layer: nn.Module, groups: int | None = None) -> Tensor:
     """(groups, T, C, *taps) of a layer, or of a link in the chain that stands for a layer of so many groups."""
+    if is_table(layer):
+        return weight_of(layer).detach().T[None]
     grouped: Tensor = weight_of(layer).detach().unflatten(0, (groups or groups_of(layer), -1))
     return grouped.transpose(1, 2) if is_transposed(layer) else grouped
 
 
 def weight_from(layer: nn.Module, stacked: Tensor) -> Tensor:
     """The inverse of :func:`kernels`: the weight of ``layer`` in PyTorch's layout."""
+    if is_table(layer):
+        return stacked[0].T
     return (stacked.transpose(1, 2) if is_transposed(layer) else stacked).flatten(0, 1)
 
 

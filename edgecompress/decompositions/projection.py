@@ -237,7 +237,7 @@ def squared_outputs(kernel: Tensor, moments: Tensor | Sketch) -> Tensor:
     """tr(W S W^T): the mean squared outputs of a kernel for inputs of second moments S."""
     weight = kernel.flatten(1).to(moments.dtype)
     if isinstance(moments, Sketch):
-        return (weight @ moments.rows.T).square().sum() + moments.level * weight.square().sum()
+        return (weight @ moments.rows.T).square().sum() + (moments.level * weight.square()).sum()
     return ((weight @ moments) * weight).sum()
 
 

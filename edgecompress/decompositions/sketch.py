@@ -11,10 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """The moments ``rows^T rows + level I``, (D, D), of which only ``rows`` (n, D) are in memory."""
+    """The moments ``rows^T rows + level I``, (D, D), of which only ``rows`` (n, D) are in memory.
+
+    A ``level`` (D,) is a diagonal of its own.
+    """
 
     rows: Tensor
-    level: float
+    level: float | Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -28,7 +31,7 @@ class Sketch:
 
     def to(self, dtype: torch.dtype) -> Sketch:
         """The same in another precision."""
-        return Sketch(self.rows.to(dtype), self.level)
+        return Sketch(self.rows.to(dtype), self.level.to(dtype) if isinstance(self.level, Tensor) else self.level)
 
     def __rmatmul__(self, weight: Tensor) -> Tensor:
         """(T, D) times the moments."""
@@ -38,6 +41,9 @@ class Sketch:
     def of_outputs(self, weight: Tensor) -> Tensor:
         """(T, T): the second moments of the outputs."""
         outputs = weight @ self.rows.T
+        if isinstance(self.level, Tensor):
+            own: Tensor = (weight * self.level) @ weight.T + outputs @ outputs.T
+            return own
         second: Tensor = products(weight[None])[0].mul_(self.level)
         return second.addmm_(outputs, outputs.T)
 

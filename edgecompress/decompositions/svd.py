@@ -1,6 +1,7 @@
 """Truncated SVD of a weight seen as a matrix (outputs x everything else).
 
-Linear: Linear C -> r, Linear r -> T. Convolution: k x k C -> r, which keeps stride, padding and dilation, then
+Linear: Linear C -> r, Linear r -> T. Embedding: Embedding V -> r, Linear r -> T.
+Convolution: k x k C -> r, which keeps stride, padding and dilation, then
 1x1 r -> T, which carries the bias ("channel" form: Denton et al. 2014, arXiv 1404.0736; Zhang et al. 2015,
 arXiv 1411.4229). The best approximation of its rank in the Frobenius norm (Eckart & Young 1936).
 """
@@ -10,18 +11,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgecompress.decompositions.base import (
     MOST_EIGENVECTORS,
+    SUPPORTED,
     Factors,
     Support,
     decomposable,
     is_conv,
+    is_table,
     kept_energy,
     most_eigenvectors,
     placement,
@@ -46,8 +50,8 @@ class Svd:
     automatic: bool = True
 
     def supports(self, layer: nn.Module) -> Support:
-        """Every plain Linear and convolution, transposed ones too."""
-        return decomposable(layer)
+        """Every plain Linear and convolution, transposed ones too, and embeddings."""
+        return SUPPORTED if is_table(layer) else decomposable(layer)
 
     def max_ranks(self, layer: nn.Module) -> Ranks:
         """The smaller side of the kernel as a matrix."""
@@ -56,14 +60,16 @@ class Svd:
 
     def chain(self, layer: nn.Module, ranks: Ranks) -> nn.Sequential:
         """``reduce`` then ``expand``; the bias is the last link's."""
-        (rank,), bias, (outputs, inputs, *_) = ranks, layer.bias is not None, kernel_shape(layer)
+        (rank,), (outputs, inputs, *_) = ranks, kernel_shape(layer)
+        bias = getattr(layer, "bias", None) is not None
         reduce: nn.Module
         expand: nn.Module
         if is_conv(layer):
             reduce = thinner(layer, inputs, rank)
             expand = pointwise(layer, rank, outputs, bias=bias)
         else:
-            reduce = nn.Linear(inputs, rank, bias=False, **placement(layer))
+            kind = partial(nn.Embedding, padding_idx=layer.padding_idx) if isinstance(layer, nn.Embedding) else _plain
+            reduce = kind(inputs, rank, **placement(layer))
             expand = nn.Linear(rank, outputs, bias=bias, **placement(layer))
         return nn.Sequential(OrderedDict(reduce=reduce, expand=expand))
 
@@ -105,6 +111,10 @@ class Svd:
     def unfoldings(self, kernel: Tensor) -> tuple[Tensor, ...]:
         """The matrix itself."""
         return (kernel.flatten(1),)
+
+
+def _plain(inputs: int, rank: int, **where: Any) -> nn.Module:
+    return nn.Linear(inputs, rank, bias=False, **where)
 
 
 class Principal:

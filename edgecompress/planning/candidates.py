@@ -16,10 +16,11 @@ from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.batching import affordable
 from edgecompress.calibrating.moments import FewMoments, Moments, collect, in_passes, measurable
 from edgecompress.calibrating.sensitivity import Components, Metric
+from edgecompress.calibrating.tables import Counts, counts_of
 from edgecompress.costs import Shape, chain_cost
 from edgecompress.decomposing.few_rows import fittable
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import NUMERICAL
+from edgecompress.decompositions.base import NUMERICAL, is_table
 from edgecompress.decompositions.fitting import quick
 from edgecompress.decompositions.kernels import kernel_shape, kernels, weight_of
 from edgecompress.decompositions.sketch import WIDE
@@ -178,14 +179,19 @@ def calibrated_candidates(
     progress("plan: effect of each output on the loss", 0, 1, "")
     metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
     found: dict[str, LayerCandidates] = {}
-    for part in in_passes({item.name: item.layer for item in items}):
+    tables = tuple(item.name for item in items if is_table(item.layer))
+    counts = counts_of(model, calibration.fitting, tables)
+    for name in tables:
+        seen = counts.get(name), metrics.get(name)
+        found[name] = _calibrated(by_name[name], methods, multiple, *seen, most, alone=True).layer
+    for part in in_passes({item.name: item.layer for item in items if item.name not in found}):
         moments = collect(model, inputs, [name for name in part if measurable(by_name[name].layer)])
         give_back()
 
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
-                seen = moments.pop(name, None), metrics.get(name)  # noqa: B023
-                fitted = _calibrated(by_name[name], methods, multiple, *seen, most, alone=calibration.tokens)
+                own = moments.pop(name, None), metrics.get(name)  # noqa: B023
+                fitted = _calibrated(by_name[name], methods, multiple, *own, most, alone=calibration.tokens)
                 return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
@@ -201,7 +207,7 @@ def _calibrated(
     item: Replaceable,
     methods: Sequence[str],
     multiple: int,
-    moments: Moments | FewMoments | None,
+    moments: Moments | FewMoments | Counts | None,
     metric: Metric | None,
     most: int,
     *,
@@ -245,8 +251,10 @@ def _priced_alone(layer: LayerCandidates, losses: Sequence[float], fits: Fits, m
     return replace(layer, candidates=known, changed=changed)
 
 
-def _note(item: Replaceable, moments: Moments | FewMoments | None) -> str:
+def _note(item: Replaceable, moments: Moments | FewMoments | Counts | None) -> str:
     """What is out of the ordinary about how the layer is scored, or will be fitted."""
+    if isinstance(moments, Counts):
+        return ""
     size = prod(kernel_shape(item.layer)[1:])
     if moments is None:
         return "" if measurable(item.layer) else f"{BY_WEIGHT}: {size} inputs a patch are too many to measure"

@@ -90,6 +90,11 @@ class Point:
         return cls(candidate, math.log(estimate), math.log(mean / estimate), variance)
 
 
+def _off_half(cost: Cost, dense: Cost) -> int:
+    """How far a cost is from half of the dense layer's, in MACs, where it has any."""
+    return abs(2 * cost.macs - dense.macs) if dense.macs else abs(2 * cost.params - dense.params)
+
+
 def place(name: str, candidate: Candidate) -> Place:
     """Of a layer's candidate."""
     return name, candidate.method, candidate.ranks
@@ -179,7 +184,7 @@ class Trials:
         scored = [c for c in layer.candidates if c.loss is not None and place(layer.name, c) not in known]
         if isinstance(choice, Candidate):
             return next((c for c in scored if (c.method, c.ranks) == (choice.method, choice.ranks)), None)
-        return min(scored, key=lambda c: abs(2 * c.cost.macs - layer.dense.macs)) if scored and not tried else None
+        return min(scored, key=lambda c: _off_half(c.cost, layer.dense)) if scored and not tried else None
 
     def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:
         trials = {layer.name: trial for layer in layers if (trial := _known(layer, wanted[layer.name])) is not None}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from edgecompress.decomposing import decompose, merged
 from edgecompress.decomposing.refitting import refit
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.decompositions.base import kept_energy
+from edgecompress.decompositions.base import is_table, kept_energy
 from edgecompress.decompositions.kernels import groups_of, kernels, weight_of
 from edgecompress.errors import PlanError
 from edgecompress.files import Json
@@ -141,11 +141,12 @@ def full_rank_plan(
         PlanError: a pattern of ``scope`` matches no layer.
     """
     layers, seen = [], survey(dense, inputs, scope or Scope())
-    for item in seen.items:
+    tables = {item.name: "an embedding, which is not trained in factors" for item in seen.items if is_table(item.layer)}
+    for item in (item for item in seen.items if item.name not in tables):
         method = form if DECOMPOSITIONS[form].supports(item.layer) else "svd"
         ranks = DECOMPOSITIONS[method].max_ranks(item.layer)
         layers.append(LayerPlan(item.name, method, ranks, tuple(weight_of(item.layer).shape), 0.0))
-    skipped = tuple(Skipped(name, reason) for name, reason in seen.reasons.items())
+    skipped = tuple(Skipped(name, reason) for name, reason in (seen.reasons | tables).items())
     return CompressionPlan(layers=tuple(layers), skipped=skipped, rehearsed=True, adapters=adapters_of(dense))
 
 

@@ -325,7 +325,7 @@ ODD_LAYERS = {
     "transposed, three-dimensional": (nn.ConvTranspose3d(8, 8, 3), "ConvTranspose3d"),
     "subclass of Linear": (nn.MultiheadAttention(8, 2).out_proj, "NonDynamicallyQuantizableLinear"),
     "attention": (nn.MultiheadAttention(8, 2), "MultiheadAttention"),
-    "table": (nn.Embedding(8, 8), "Embedding"),
+    "table of limited norm": (nn.Embedding(8, 8, max_norm=1.0), "Embedding"),
     "recurrent": (nn.LSTM(8, 8), "LSTM"),
     "complex": (nn.Conv2d(8, 8, 3, dtype=torch.complex64), "complex"),
 }
