@@ -44,7 +44,7 @@ def test_a_model_that_runs_out_of_memory_is_told_so_with_the_size() -> None:
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]
 )
 def test_a_layer_that_takes_too_much_is_named(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(candidates, "_calibrated", failing)

@@ -29,7 +29,7 @@ from edgecompress.profiling.operators import (
 )
 from edgecompress.profiling.profiles import Operator, Profile
 from edgecompress.profiling.ratios import Ratio
-from edgecompress.settings import Effort
+from edgecompress.settings import Effort, ExportOptions
 from edgecompress.sources import resolve
 from edgecompress.targets import TARGETS, Job
 from tests.nets import Net
@@ -64,7 +64,7 @@ def test_names_that_a_runtime_changed_are_recognised(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("brief_measuring")
 def test_a_product_that_was_fused_with_what_follows_belongs_to_its_own_layer(tmp_path: Path) -> None:
     sample = resolve("resnet20")
-    path = export(sample.model(), replace(sample, splits=None), tmp_path).path
+    path = export(sample.model(), replace(sample, splits=None), tmp_path, options=ExportOptions(rewrite="off")).path
     found = measure(path, None, Local(), Effort(seconds=0.01), threads=[]).profile
     assert isinstance(found, Profile)
     products = [operator for operator in found.operators if operator.kind.endswith(("Conv", "Gemm"))]
