@@ -24,13 +24,16 @@ Given = Mapping[str, Any]
 """Values by the names of options: None, or an empty tuple, where nothing was given."""
 
 
+GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+
+
 def is_typed(name: str) -> bool:
-    """Was this option given on the command line?"""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+    """Was this option given, on the command line or in a --config?"""
+    return click.get_current_context().get_parameter_source(name) in GIVEN
 
 
 def typed_options() -> Iterator[Option]:
-    """The options that were given on the command line."""
+    """The options that were given on the command line, or in a --config."""
     context = click.get_current_context()
     for option in context.command.get_params(context):
         if isinstance(option, Option) and is_typed(str(option.name)):

@@ -10,6 +10,8 @@ import click
 from edgecompress.cli.fields import FORMER, Option, own_options
 from edgecompress.cli.types import DeviceName, TableChoice, nearest
 
+ARGUMENTS = "edgecompress.arguments"
+"""Key of a context's meta: what was typed after the command's name."""
 ALL = "edgecompress.help_all"
 """Key of a context's meta: all options are asked for."""
 OTHERS = "Options"
@@ -51,6 +53,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Of an unknown option the nearest are named, and the commands that have it."""
+        ctx.meta[ARGUMENTS] = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -20,7 +20,14 @@ from edgecompress.cli.building import (
 )
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_before_after, print_json, say, showing_progress, suggested
-from edgecompress.cli.options import force_option, json_option, line_options, output_option, trust_option
+from edgecompress.cli.options import (
+    force_option,
+    json_option,
+    line_options,
+    output_option,
+    trust_option,
+    verbosity_options,
+)
 from edgecompress.cli.writing import announcing, telling_what_is_left
 from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR
 
@@ -119,19 +126,29 @@ def _of_preset(value: Any) -> Any:
 @click.command(cls=Command, epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
 @click.argument("model")
 @line_options
+@verbosity_options
 @trust_option
 @output_option("Folder for the compressed model; give it as MODEL afterwards.")
 @force_option
 @json_option
 def compress(
-    model: str, plan_file: Path | None, trust: bool, output: Path, force: bool, as_json: bool, **given: Any
+    model: str,
+    plan_file: Path | None,
+    quiet: bool,
+    verbose: bool,
+    trust: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Decompose and fine-tune a model; interrupted, the same command goes on."""
     from edgecompress.reporting.wording import lost_clause
     from edgecompress.running import compress as compress_model
 
     sample, options = sample_and_options(model, plan_file, given, trust=trust)
-    with telling_what_is_left(output), showing_progress() as shown, announcing(output, shown) as progress:
+    shows = showing_progress(quiet=quiet, verbose=verbose)
+    with telling_what_is_left(output), shows as shown, announcing(output, shown) as progress:
         made = compress_model(sample, output, options, progress=progress, force=force)
     advice = suggested(made, output)
     if as_json:

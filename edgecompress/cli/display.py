@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.progressing import Lines
+from edgecompress.cli.progressing import EVERY_S, VERBOSE_S, Lines
 from edgecompress.errors import shown
 from edgecompress.processes import is_first
 from edgecompress.progress import silent
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+    from rich.table import Table
 
     from edgecompress.progress import Progress
     from edgecompress.reporting.document import Compression
@@ -44,23 +46,90 @@ def print_json(document: Mapping[str, Any]) -> None:
     say(dump_json(document))
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
-    """A table on stdout: columns of numbers to the right, no colour where it is not a terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+PIPED_WIDTH, GAP = 200, 2
+"""Characters of a line that is no terminal's, and between columns."""
+LONGEST_PROSE, LEAST_PROSE, LONGEST_NAME = 26, 10, 22
+"""What stands in the last column of a narrow table, which has to have room; a name that stays in one line."""
+ELSEWHERE = "see below"
+FIGURE = re.compile(r"[-+\u2212]?\d[\d.,e+-]*( (kB|MB|GB|B|dB|ms|%|points))?")
+"""A number as text, with its unit."""
 
-    table = Table(title=escape(shown(title)), title_justify="left", header_style="bold")
-    for index, name in enumerate(header):
-        numeric = any(_is_number(row[index]) for row in rows)
-        table.add_column(escape(shown(name)), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_text(cell)) for cell in row))
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
+    """A table on stdout: columns of numbers to the right and never wrapped, no colour where it is not a terminal.
+
+    Where a narrow terminal has no room for sentences of the last column, they follow the table, by the first column.
+    """
+    from rich.console import Console
+
     if not is_first():
         return
     stdout = sys.__stdout__
-    width = None if stdout is not None and stdout.isatty() else 200
-    Console(width=width, file=stdout).print(table)
+    width = None if stdout is not None and stdout.isatty() else PIPED_WIDTH
+    console = Console(width=width, file=stdout, highlight=False)
+    texts = [[_text(cell) for cell in row] for row in rows]
+    narrow = sum(_widths(header, texts)) + GAP * len(header) > console.width
+    below = _below(header, texts, console.width) if narrow else {}
+    last = [row for row in texts if row[-1] not in ("", "-", *below)]
+    if below and not last:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    elif below:
+        rows = [(*row[:-1], ELSEWHERE if text[-1] in below else row[-1]) for row, text in zip(rows, texts, strict=True)]
+    console.print(_table(title, header, rows, console.width if narrow else PIPED_WIDTH))
+    for words, names in below.items():
+        console.print(f"{', '.join(names)}: {words}", markup=False)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Row], width: int) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    looks = {"title_justify": "left", "title_style": "bold", "header_style": "bold", "padding": (0, 1, 0, 0)}
+    table = Table(title=escape(shown(title)), box=box.SIMPLE_HEAD, pad_edge=False, **looks)  # type: ignore[arg-type]
+    columns = [[row[index] for row in rows] for index in range(len(header))]
+    numeric = [any(map(_is_number, cells)) or _are_figures(cells) for cells in columns]
+    heads = [name.replace(" ", "\n") if right and width < PIPED_WIDTH else name
+             for name, right in zip(header, numeric, strict=True)]  # fmt: skip
+    widths = _widths(heads, [[_text(cell) for cell in row] for row in rows])
+    fixed = [right or _are_names(cells) for right, cells in zip(numeric, columns, strict=True)]
+    loose = sum(LEAST_PROSE for one in fixed if not one)
+    fits = sum(one for one, kept in zip(widths, fixed, strict=True) if kept) + loose + GAP * len(header) <= width
+    for head, right, kept in zip(heads, numeric, fixed, strict=True):
+        table.add_column(
+            escape(shown(head)), justify="right" if right else "left", overflow="fold", no_wrap=right or (kept and fits)
+        )
+    for row in rows:
+        table.add_row(*(escape(_text(cell)) for cell in row))
+    return table
+
+
+def _widths(header: Sequence[str], texts: Sequence[Sequence[str]]) -> list[int]:
+    """Characters of each column."""
+    columns = ([*name.split("\n"), *(row[index] for row in texts)] for index, name in enumerate(header))
+    return [max(map(len, column)) for column in columns]
+
+
+def _below(header: Sequence[str], texts: Sequence[Sequence[str]], width: int) -> dict[str, list[str]]:
+    """Of the last column what has no room beside the others: sentences, and the names of the rows that have them."""
+    room = width - sum(_widths(header, texts)[:-1]) - GAP * len(header)
+    longest = LONGEST_PROSE if room >= LEAST_PROSE else 0
+    names: dict[str, list[str]] = {}
+    for row in texts:
+        if row[-1] not in ("", "-") and len(row[-1]) > longest and not FIGURE.fullmatch(row[-1]):
+            names.setdefault(row[-1], []).append(row[0].strip())
+    return {words: list(dict.fromkeys(those)) for words, those in names.items()}
+
+
+def _are_names(cells: Sequence[object]) -> bool:
+    """Whether all are single words, which would be broken anywhere."""
+    return all(len(text) <= LONGEST_NAME and " " not in text for text in map(_text, cells))
+
+
+def _are_figures(cells: Sequence[object]) -> bool:
+    """Whether all that is there are numbers as text."""
+    texts = [cell for cell in cells if cell not in (None, "", "-")]
+    return bool(texts) and all(isinstance(cell, str) and FIGURE.fullmatch(cell) for cell in texts)
 
 
 def _is_number(cell: object) -> bool:
@@ -81,13 +150,16 @@ def percent(part: float, whole: float) -> str:
 
 
 @contextlib.contextmanager
-def showing_progress() -> Iterator[Progress]:
-    """A listener for long work: bars with ETA on a terminal, else a line every few seconds."""
-    if not is_first():
+def showing_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
+    """A listener for long work: bars with ETA on a terminal, else a line every few seconds.
+
+    Of both flags ``quiet`` goes first; ``verbose`` are lines, one a second.
+    """
+    if not is_first() or quiet:
         yield silent
         return
-    if not sys.stderr.isatty():
-        with Lines(lambda line: click.echo(line, err=True)) as lines:
+    if verbose or not sys.stderr.isatty():
+        with Lines(lambda line: click.echo(line, err=True), VERBOSE_S if verbose else EVERY_S) as lines:
             yield lines
         return
     from rich.console import Console

@@ -106,7 +106,8 @@ def list_entries(what: str, as_json: bool) -> None:
         print_json({what: entries})
         return
     names = list(next(iter(entries.values())))
-    print_table(what, (what[:-1], *names), [(name, *facts.values()) for name, facts in entries.items()])
+    heads = (name.replace("_", " ") for name in names)
+    print_table(what, (what[:-1], *heads), [(name, *facts.values()) for name, facts in entries.items()])
 
 
 def _samples() -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from edgecompress.cli.building import made
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.fields import options_of
+from edgecompress.cli.gating import limit_options
 from edgecompress.cli.options import (
     MEASURING,
     device_option,
@@ -19,7 +20,6 @@ from edgecompress.cli.options import (
     output_option,
     threads_option,
 )
-from edgecompress.cli.types import Number
 from edgecompress.cli.writing import file_to_write
 from edgecompress.settings import DeviceOptions, Effort
 
@@ -74,7 +74,7 @@ def profile(
     if as_json:
         print_json(measured_document(found))
     else:
-        print_measured(found, artifact)
+        print_measured(found, artifact, baseline)
 
 
 def measured_document(found: Measured) -> dict[str, Any]:
@@ -88,19 +88,20 @@ def measured_document(found: Measured) -> dict[str, Any]:
     return {**document, "threads": [other.to_json() for other in found.more]}
 
 
-def print_measured(found: Measured, file: Path) -> None:
+def print_measured(found: Measured, file: Path, baseline: Path | None = None) -> None:
     """Tables, then the verdicts in words; what a faster ``file`` cost stands with them."""
     from edgecompress.profiling import layers_of
     from edgecompress.profiling.comparisons import Comparison
     from edgecompress.reporting.wording import latency_clause
 
-    print_profiles([one for one in (found.profile, found.baseline) if one is not None])
+    files = told_apart(file, baseline) if baseline is not None else ()
+    print_profiles([one for one in (found.profile, found.baseline) if one is not None], files)
     if found.comparison is not None and (layers := layers_of(found)):
         print_layers(layers)
     pairs = [found.comparison, *(other for other in found.more if isinstance(other, Comparison))]
     for pair in pairs:
         if pair is not None:
-            say(f"against {pair.baseline}: {latency_clause(pair)}")
+            say(f"against {files[1] if files else pair.baseline}: {latency_clause(pair)}")
             for role, sustained in getattr(pair, "sustained", {}).items():
                 say(f"  under load, {role}: {sustained_text(sustained)}")
     if any(pair is not None and getattr(pair, "verdict", "") == "faster" for pair in pairs):
@@ -146,17 +147,26 @@ def print_layers(layers: list[ComparedLayer]) -> None:
         say(slower)
 
 
-def print_profiles(profiles: list[Profile | InstructionProfile]) -> None:
-    """One column for each profile."""
-    measures = [_measures(profile) for profile in profiles]
+def told_apart(first: Path, second: Path) -> tuple[str, str]:
+    """Two paths by the shortest ends that differ; whole where they do not."""
+    ours, theirs = first.resolve().parts, second.resolve().parts
+    for count in range(1, min(len(ours), len(theirs)) + 1):
+        if ours[-count:] != theirs[-count:]:
+            return "/".join(ours[-count:]), "/".join(theirs[-count:])
+    return str(first), str(second)
+
+
+def print_profiles(profiles: list[Profile | InstructionProfile], files: tuple[str, ...] = ()) -> None:
+    """One column for each profile, headed by ``files`` or by their names."""
+    measures, heads = [_measures(profile) for profile in profiles], files or [profile.file for profile in profiles]
     rows = [(name, *(measure.get(name) for measure in measures)) for name in measures[0]]
     device = profiles[0].device
     where = f"{device.provenance} on {device.name} ({device.processor or device.machine})"
     title = f"Profile, {where}, {profiles[0].threads} thread(s)"
-    print_table(title, ("", *(profile.file for profile in profiles)), rows)
-    for profile in profiles:
+    print_table(title, ("", *heads), rows)
+    for head, profile in zip(heads, profiles, strict=True):
         for reason in getattr(profile, "unstable", ()):
-            say(f"{profile.file}: unstable, {reason}")
+            say(f"{head}: unstable, {reason}")
 
 
 def _measures(profile: Profile | InstructionProfile) -> dict[str, str | int | None]:
@@ -233,7 +243,7 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
     words = changes(ours, theirs)
     names = {**FIGURES, "accuracy": theirs.metric.name if theirs.metric else "accuracy"}
     table = [(names.get(name, name), *pair, words[name]) for name, pair in rows.items()]
-    print_table("Side by side", ("", str(first), str(second), "change"), table)
+    print_table("Side by side", ("", *told_apart(first, second), "change"), table)
     for key, pair in unlike.items():
         say(f"different {key}: {circumstance_text(pair[0])} and {circumstance_text(pair[1])}")
     say("measured one after the other: for a speed-up with an interval use `edgecompress profile A --baseline B`")
@@ -243,11 +253,7 @@ def compare(first: Path, second: Path, anyway: bool, as_json: bool) -> None:
     cls=Command, epilog="Example: edgecompress check out/resnet20/report.json --min-speedup 1.5 --max-acc-drop 1"
 )
 @click.argument("report", type=click.Path(path_type=Path))
-@click.option("--max-latency-ms", type=Number(0, min_open=True), help="Median wall time of one run.")
-@click.option("--max-size-mb", type=Number(0, min_open=True), help="Size of the file, in 10^6 bytes.")
-@click.option("--max-acc-drop", type=Number(0), help="Points lost against the dense model.")
-@click.option("--min-speedup", type=Number(0, min_open=True), help="Over the dense model: the whole 95 % interval.")
-@click.option("--min-instruction-ratio", type=Number(0, min_open=True), help="The same, of emulated instructions.")
+@limit_options()
 @json_option
 def check(report: Path, as_json: bool, **given: float | None) -> int:
     """Hold a run (folder or report.json) or a profile against limits; exit code 1 if one is missed.

@@ -47,6 +47,18 @@ force_option = option(
 )
 
 
+verbosity_options = together(
+    option("-q", "--quiet", is_flag=True, help="No progress: errors and the result alone."),
+    option("-v", "--verbose", is_flag=True, help="Progress as lines, one a second, with every detail."),
+)
+log_option = option(
+    "--log",
+    metavar="KIND[:PLACE]",
+    basic=False,
+    help="Log options, scores and figures when done: tensorboard:FOLDER, or mlflow[:ADDRESS]. [nowhere]",
+)
+
+
 def output_option(help_text: str, *, required: bool = True) -> Callable[[Command], Command]:
     """``-o`` with a help text of the command's own."""
     return option("-o", "--output", required=required, type=OutputPath(), help=help_text)

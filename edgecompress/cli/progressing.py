@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-EVERY_S = 5.0
+EVERY_S, VERBOSE_S = 5.0, 1.0
 
 
 class Lines:
@@ -26,7 +26,7 @@ class Lines:
         self.write, self.every_s, self.clock = write, every_s, clock
         self.name, self.detail = "", ""
         self.done = self.first = self.total = 0
-        self.began = self.last = clock()
+        self.start = self.began = self.last = clock()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
@@ -46,7 +46,7 @@ class Lines:
             if name != self.name:
                 self.name, self.first, self.began = name, done, self.clock()
                 self.last = self.began
-                self.write(name)
+                self.write(f"{name} (at {duration(self.began - self.start)})")
             self.done, self.total, self.detail = done, total, detail
 
     def look(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +12,30 @@ import click
 from edgecompress.cli.building import fields_given, made
 from edgecompress.cli.commands import Command
 from edgecompress.cli.compressing import sample_and_options
+from edgecompress.cli.configuring import FILE as CONFIG_FILE
+from edgecompress.cli.configuring import config_option, typed
+from edgecompress.cli.configuring import written as configuration
 from edgecompress.cli.display import print_before_after, print_json, print_table, say, showing_progress, suggested
+from edgecompress.cli.fields import options_of
+from edgecompress.cli.gating import gate_options, gates_of, print_gates
 from edgecompress.cli.options import (
+    FILES,
     device_option,
     force_option,
     json_option,
     line_options,
+    log_option,
     output_option,
     platform_option,
     seconds_option,
     target_option,
     threads_option,
     trust_option,
+    verbosity_options,
 )
 from edgecompress.cli.writing import announcing, telling_what_is_left
-from edgecompress.settings import DeviceOptions, Effort
+from edgecompress.files import write_text
+from edgecompress.settings import DeviceOptions, Effort, ExportOptions
 
 if TYPE_CHECKING:
     from edgecompress.reporting.document import Report
@@ -35,12 +46,17 @@ if TYPE_CHECKING:
     cls=Command, epilog="Example: edgecompress run lenet5 --keep 0.25 --of macs --target onnx --epochs 3 -o out/lenet5"
 )
 @click.argument("model")
+@config_option
 @line_options
 @target_option
+@platform_option
+@options_of(ExportOptions, "precision", "keep_float", group=FILES)
 @device_option
 @threads_option
 @seconds_option
-@platform_option
+@gate_options
+@log_option
+@verbosity_options
 @trust_option
 @output_option("Folder for everything the run writes.")
 @force_option
@@ -52,33 +68,56 @@ def run(
     device: str,
     threads: tuple[int, ...],
     platforms: tuple[str, ...],
+    log: str | None,
+    quiet: bool,
+    verbose: bool,
     trust: bool,
     output: Path,
     force: bool,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> int:
     """Do all of it: plan, decompose, fine-tune, export, verify, profile, report, bundle.
 
-    A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage.
+    A second run with the same arguments redoes nothing; a killed one goes on from the last finished stage. Limits are
+    held against the result: exit code 1 if one is missed.
     """
     from edgecompress.running import run as run_model
+    from edgecompress.running.tracking import tracker_of
 
+    tracker = tracker_of(log) if log else None
     measuring = {key: value for key, value in fields_given(Effort, given).items() if key == "seconds"}
     more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platforms": _unique(platforms)}
-    wanted = _unique(targets)
+    more |= {"quantize": given["quantize"] or "fp32", "keep_float": given["keep_float"], "command": typed()}
+    wanted, shows = _unique(targets), showing_progress(quiet=quiet, verbose=verbose)
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
-    with telling_what_is_left(output), showing_progress() as shown, announcing(output, shown) as progress:
+    with telling_what_is_left(output), shows as shown, announcing(output, shown) as progress:
         report = run_model(sample, output, options, progress=progress, force=force)
+    _keep_configuration(output / CONFIG_FILE)
+    if tracker is not None:
+        tracker(report, output)
+    gates = gates_of(report, output, given)
     if as_json:
-        print_json({**report.summary(), "suggestion": suggested(report, output) or None, "output": str(output)})
+        checked = {"checks": [{**asdict(row), "met": row.met} for row in gates]} if gates else {}
+        suggestion = {"suggestion": suggested(report, output) or None}
+        print_json({**report.summary(), **suggestion, **checked, "output": str(output)})
     else:
         print_run(report, output)
+        print_gates(report, output, gates)
+    return 0 if all(row.met for row in gates) else 1
+
+
+def _keep_configuration(file: Path) -> None:
+    """The options in the run's folder; a run with the same ones leaves the file as it is."""
+    text = configuration()
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
 
 
 def print_run(report: Report, output: Path) -> None:
     """Before and after, files, the verdict in one sentence, and paths."""
-    from edgecompress.reporting.numbers import bytes_text
+    from edgecompress.reporting.numbers import bytes_text, capitalized
+    from edgecompress.reporting.recommending import recommendation
     from edgecompress.reporting.wording import size_sentence, summary_sentence
 
     print_before_after(report)
@@ -90,8 +129,12 @@ def print_run(report: Report, output: Path) -> None:
     for failure in report.failed:
         click.echo(f"error: {failure.role}: {failure.reason}", err=True)
     say(summary_sentence(report))
+    answer = recommendation(report)
+    say(f"{capitalized(answer.answer)}: {answer.reason}.")
     if advice := suggested(report, output):
         say(advice)
+    if answer.command:
+        say(f"next:   cd {shlex.quote(str(output))} && {answer.command}")
     paths = {
         "model": report.files.compressed.path if report.files.compressed else "",
         "report": "report.html",

@@ -67,12 +67,17 @@ def figures_in(path: Path, document: Json) -> Figures:
         FileError: it is none of these, or nothing was measured in the run.
     """
     if path.is_dir() or document.get("kind") == KIND:
-        return _of_report(path, Report.from_json(document))
+        return figures_of_report(path, Report.from_json(document))
     pair = document.get("comparison")
     return Figures(path, profile_from(document.get("profile", document)), comparison_from(pair) if pair else None)
 
 
-def _of_report(path: Path, report: Report) -> Figures:
+def figures_of_report(path: Path, report: Report) -> Figures:
+    """Figures of a run's compressed model; ``path`` is where they come from.
+
+    Raises:
+        FileError: nothing was measured in the run.
+    """
     if report.profiles is None:
         raise FileError("nothing was measured in this run")
     return Figures(

@@ -32,6 +32,8 @@ KIND = "edgecompress.folder"
 OWNER_FILE = "made_from.json"
 """In the folder of stages, where each finished one has a file too."""
 COMPARISON_FILE, DECOMPOSED, TRAINED, BUNDLE = "comparison.json", "decomposed", "trained", "bundle"
+CONFIG_FILE = "run.toml"
+"""The options of a run as they were typed; the command line writes it."""
 CHECKPOINT_FILE, RECIPE_FILE = "checkpoint.pt", "recipe.pt"
 
 OURS: dict[str, Callable[[Path], bool]] = {
@@ -46,6 +48,7 @@ OURS: dict[str, Callable[[Path], bool]] = {
     HTML_NAME: is_report_page,
     MARKDOWN_NAME: is_report_page,
     TRIED_FILE: is_kind(TRIED_KIND),
+    CONFIG_FILE: lambda path: path.read_bytes()[:14] == b"# edgecompress",
 }
 """What a pipeline writes into its folder, and how such a file is known."""
 

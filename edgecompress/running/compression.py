@@ -63,7 +63,7 @@ def score_dense(pipeline: Pipeline) -> Done:
     """The dense model's score."""
 
     def work() -> Json:
-        return pipeline.test_score(pipeline.dense_model, "dense")
+        return pipeline.test_score(pipeline.dense_model, "the dense model")
 
     return pipeline.stages.do("score_dense", [pipeline.dense_key, pipeline.data_key], work)
 
@@ -157,7 +157,7 @@ def _keep_start(pipeline: Pipeline, model: nn.Module, chosen: CompressionPlan, f
     check_runs(model, sample.inputs, f"{sample.name}, decomposed,")
     chosen.save(make_folder(pipeline.folder) / PLAN_FILE)
     save_compressed(pipeline.folder / DECOMPOSED, model, chosen, sample)
-    return {**pipeline.test_score(model, "decomposed"), **facts}
+    return {**pipeline.test_score(model, "the decomposed model"), **facts}
 
 
 def factorize(pipeline: Pipeline, storage: Storage) -> Done:
@@ -228,7 +228,7 @@ def tune(pipeline: Pipeline, decomposed: Done) -> Done:
         save_compressed(pipeline.tuned_folder, done.model, chosen, pipeline.sample)
         history = [asdict(epoch) for epoch in done.history]
         before = {key: decomposed.result.get(key) for key in SCORES}
-        reached = pipeline.test_score(done.model, "fine-tuned") if history else before
+        reached = pipeline.test_score(done.model, "the fine-tuned model") if history else before
         training = {"epochs": len(history), "best_epoch": done.best_epoch, "history": history} if history else None
         return {**reached, "training": training}
 
@@ -294,7 +294,7 @@ def _stored(pipeline: Pipeline, stored: Stored, chosen: CompressionPlan) -> Json
     onnx = onnx_bytes(model, replace(pipeline.sample, plan=chosen))
     params = sum(parameter.numel() for parameter in pipeline.dense_model.parameters())
     taken = StorageCost(payload_bytes, stored.numbers, onnx, params, dense_bytes)
-    return {**pipeline.test_score(model, "stored"), "storage": taken.to_json()}
+    return {**pipeline.test_score(model, "the stored model"), "storage": taken.to_json()}
 
 
 # -- compare with the dense model ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from edgecompress.running.claiming import COMPARISON_FILE, bundle_name
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import SCORES, STEMS, Pipeline, renamed
 from edgecompress.running.resuming import Done
-from edgecompress.settings import Effort
+from edgecompress.settings import Effort, Replaces
 from edgecompress.sources.compressed_folder import rebuilt
 from edgecompress.split_scores import SplitScore
 from edgecompress.targets import target_named
@@ -40,14 +40,17 @@ def export_files(pipeline: Pipeline, role: str, dense: Done, upstream: Done) -> 
 
     written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
     written += [part.name for target, file in files.items() for part in target_named(target).parts(file)]
-    return pipeline.stages.do(f"export_{role}", [upstream.key, pipeline.options.targets], work, tuple(written))
+    rounded = [pipeline.precision(role), pipeline.options.keep_float] if pipeline.precision(role) != "fp32" else []
+    return pipeline.stages.do(
+        f"export_{role}", [upstream.key, pipeline.options.targets, *rounded], work, tuple(written)
+    )
 
 
 def dense_exporter(
     pipeline: Pipeline, known: SplitScore | None = None, dense: SplitScore | None = None
 ) -> AbstractContextManager[Exporter]:
     """An exporter of the model as given, with what was traced of it so far."""
-    sample, options = pipeline.sample, _options(pipeline)
+    sample, options = pipeline.sample, export_options(pipeline, "dense")
     model, traces = pipeline.dense_model, pipeline.traces
     return exporter_of(model, sample, pipeline.folder, STEMS["dense"], options, known, dense, traces)
 
@@ -55,12 +58,16 @@ def dense_exporter(
 def _compressed_exporter(
     pipeline: Pipeline, known: SplitScore | None, dense: SplitScore | None
 ) -> AbstractContextManager[Exporter]:
-    sample, options = rebuilt(pipeline.sample, pipeline.folder), _options(pipeline)
+    sample, options = rebuilt(pipeline.sample, pipeline.folder), export_options(pipeline, "compressed")
     return exporter_of(sample.model(), sample, pipeline.folder, STEMS["compressed"], options, known, dense)
 
 
-def _options(pipeline: Pipeline) -> ExportOptions:
-    return ExportOptions(replaces="anything" if pipeline.force else "ours")
+def export_options(pipeline: Pipeline, role: str) -> ExportOptions:
+    """How files of one of both models are written."""
+    precision = pipeline.precision(role)
+    replaces: Replaces = "anything" if pipeline.force else "ours"
+    keep_float = pipeline.options.keep_float if precision != "fp32" else ()
+    return ExportOptions(precision=precision, keep_float=keep_float, replaces=replaces)
 
 
 def needed_targets(options: Options) -> list[str]:

@@ -19,7 +19,7 @@ from edgecompress.settings import NO_RECIPE
 FILE = "tried.json"
 KIND = "edgecompress.tried"
 VERSION = 1
-REPORTED = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "plan")
+REPORTED = ("select", "keep", "cost", "of", "methods", "recipe", "epochs", "quantize", "plan")
 """Options that a plan is named by."""
 
 

@@ -31,6 +31,7 @@ from edgecompress.running.claiming import TRAINED
 from edgecompress.running.options import Options
 from edgecompress.running.resuming import Stages, key_of
 from edgecompress.scoring import split_score
+from edgecompress.settings import Precision
 from edgecompress.sources import code_digest
 from edgecompress.targets import target_named
 from edgecompress.targets.shared import Traces
@@ -127,10 +128,13 @@ class Pipeline:
         """Where the fine-tuned model goes: the folder itself, or where storing finds it."""
         return self.folder if self.options.storage is None else self.folder / TRAINED
 
-    @staticmethod
-    def exported_file(role: str, target: str) -> str:
+    def precision(self, role: str) -> Precision:
+        """Of a model's files: the dense one's stay in float32."""
+        return self.options.quantize if role == "compressed" else "fp32"
+
+    def exported_file(self, role: str, target: str) -> str:
         """The name of a model's file in the folder."""
-        return file_name(target_named(target), STEMS[role])
+        return file_name(target_named(target), STEMS[role], self.precision(role))
 
     def test_score(self, model: nn.Module, what: str) -> Json:
         """Score on the whole test split, and as it can be paired with others; both None without data."""

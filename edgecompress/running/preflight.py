@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import nn
 
@@ -12,7 +11,8 @@ from edgecompress.decomposing import check_plan, refuse_noticed, replaced, uses_
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.devices import device_named
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
-from edgecompress.exporting import check_exportable, file_name
+from edgecompress.exporting import check_exportable
+from edgecompress.exporting.jobs import refuse_impossible
 from edgecompress.exporting.probing import check_traceable, refusing_before_work
 from edgecompress.files import Json
 from edgecompress.finetuning.workers import shared
@@ -20,7 +20,7 @@ from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
 from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
-from edgecompress.running.delivery import dense_exporter, needed_targets
+from edgecompress.running.delivery import dense_exporter, export_options, needed_targets
 from edgecompress.running.keys import options_key
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import STEMS, Pipeline
@@ -51,6 +51,7 @@ def check(pipeline: Pipeline, *, exports: bool = False) -> None:
     if pipeline.data is None:
         _check_untrained(pipeline.sample, pipeline.options)
     _check_places(pipeline.options)
+    _check_precision(pipeline)
     shared(lambda: _claim(pipeline, exports=exports))
     if _makes_plan(pipeline.options):
         pipeline.stages.do("budget", _budget_key(pipeline), dict)
@@ -151,6 +152,17 @@ def _check_places(options: Options) -> None:
         bundled_target(options.targets, platform)
 
 
+def _check_precision(pipeline: Pipeline) -> None:
+    """Every target has the precision, and int8 the inputs that set its ranges."""
+    options, sample = pipeline.options, pipeline.sample
+    if options.keep_float and options.quantize == "fp32":
+        raise ExportError("--keep-float is for --quantize int8 and fp16; float32 keeps all in float")
+    for target in map(target_named, options.targets):
+        refuse_impossible(target, export_options(pipeline, "compressed"))
+    if options.quantize == "int8" and sample.splits is None and sample.unlabelled is None:
+        raise DataError(f"{sample.name}: has no data, which set the ranges of int8; define data(split), or use fp16")
+
+
 def _claim(pipeline: Pipeline, *, exports: bool) -> None:
     """Make the folder this pipeline's own, unless something there is in the way."""
     folder, sample, force = pipeline.folder, pipeline.sample, pipeline.force
@@ -158,17 +170,18 @@ def _claim(pipeline: Pipeline, *, exports: bool) -> None:
     owned = check_claim(folder, model, force=force)
     replaces: Replaces = "anything" if force else "ours" if owned else "same model"
     if exports:
-        _check_files(folder, sample, pipeline.options.targets, replaces)
+        _check_files(pipeline, replaces)
         for platform in pipeline.options.platforms:
             check_bundle(folder / bundle_name(pipeline.options.platforms, platform), force=force)
     claim(folder, model)
 
 
-def _check_files(folder: Path, sample: Sample, targets: tuple[str, ...], replaces: Replaces) -> None:
+def _check_files(pipeline: Pipeline, replaces: Replaces) -> None:
     """Both models may be exported to all targets."""
-    for stem in STEMS.values():
-        for target in map(target_named, targets):
-            check_exportable(folder / file_name(target, stem), target, sample, replaces)
+    for role in STEMS:
+        for target in pipeline.options.targets:
+            file = pipeline.folder / pipeline.exported_file(role, target)
+            check_exportable(file, target_named(target), pipeline.sample, replaces)
 
 
 def _probe(pipeline: Pipeline, *, exports: bool) -> None:
@@ -188,5 +201,5 @@ def _probe(pipeline: Pipeline, *, exports: bool) -> None:
 def _probe_targets(pipeline: Pipeline, targets: list[str]) -> None:
     with refusing_before_work(pipeline.sample.name), dense_exporter(pipeline) as exporter:
         for target in targets:
-            pipeline.progress(f"probe the export to {target}", 0, 1, "")
+            pipeline.progress(f"try the first step of the export to {target}", 0, 1, "")
             exporter.probe(target_named(target))

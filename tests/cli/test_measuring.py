@@ -25,7 +25,7 @@ def test_what_a_file_cost_is_read_from_its_facts(tmp_path: Path) -> None:
 def test_only_a_faster_verdict_has_its_cost_beside_it(wall: float, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(measuring, "say", lines.append)
-    monkeypatch.setattr(measuring, "print_profiles", lambda _profiles: None)
+    monkeypatch.setattr(measuring, "print_profiles", lambda *_profiles: None)
     monkeypatch.setattr("edgecompress.profiling.layers_of", lambda _found: [])
     found = SimpleNamespace(
         profile=profile("model.onnx", 9_000, 1.0), baseline=None, comparison=comparison(wall, wall), more=()

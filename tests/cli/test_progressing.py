@@ -24,10 +24,10 @@ def test_a_line_every_few_seconds_says_how_far_and_how_long() -> None:
     now[0] = 95
     lines.look()
     assert written == [
-        "plan",
+        "plan (at 0 s)",
         "plan: 3/12, 6 s elapsed, about 18 s left (conv3)",
         "plan: 12/12, 12 s elapsed (conv12)",
-        "export",
+        "export (at 20 s)",
         "export: 1 min 15 s elapsed",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ def test_files_profiles_bundles_and_the_report(
     assert isinstance(verdict, ec.Comparison)
     assert "speed-up, wall time" in verdict._repr_html_()
     assert small.bundle("pi").name == "manifest.json"
-    report = small.report(seconds=0.05)
+    report = small.report(seconds=0.05, quantize="int8")
     assert report.model == "net"
+    assert report.files.compressed is not None
+    assert report.files.dense is not None
+    assert (report.files.dense.path, report.files.compressed.path) == ("dense.onnx", "model.int8.onnx")
+    assert report.files.compressed.size_bytes < report.files.dense.size_bytes / 2
     assert (small.folder / "report.html").is_file()
     assert "Parity" in report._repr_html_()
 
@@ -98,6 +103,18 @@ def test_what_does_not_go_is_refused_by_name() -> None:
         ec.compress("lenet5", keep=0.5, data=PIXELS)
     with pytest.raises(TypeError, match="keeep"):
         ec.compress(net(), PIXELS[:1], keeep=0.5)
+
+
+def test_a_precision_that_does_not_go_is_refused_before_any_work(tmp_path: Path) -> None:
+    sample = replace(ec.resolve("lenet5"), splits=None)
+    chosen = {"tuning": ec.FineTuning(epochs=0), "calibrate": 0}
+    for more, words in (
+        ({"quantize": "int8"}, "has no data, which set the ranges of int8"),
+        ({"keep_float": ("fc*",)}, "--keep-float is for --quantize"),
+    ):
+        with pytest.raises(ec.EdgeCompressError, match=words):
+            ec.run(sample, tmp_path / "out", **chosen, **more)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_by_name_without_a_folder() -> None:

@@ -139,7 +139,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
         assert "interrupted; run and compress go on from where they were" in stopped.err
     answer = command("compress", tiny_file, *TRAINING, "-o", tmp_path)
     assert answer.code == 0, answer.err
-    assert "score dense" not in answer.err
+    assert "score the dense" not in answer.err
     whole, resumed = (load_weights(folder / "model.safetensors") for folder in (finished[0], tmp_path))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -158,7 +158,7 @@ def test_a_run_stopped_while_measuring_goes_on_to_the_same_files(
     assert not (folder / "report.json").exists()
     answer = run_tiny(tiny_file, folder)
     assert answer.code == 0, answer.err
-    assert "score dense" not in answer.err
+    assert "score the dense" not in answer.err
     assert json.loads(answer.out)["comparison"]["verdict"]
     for name in ("model.safetensors", "dense.onnx", "model.onnx"):
         assert stamps(folder)[name] == before[name]
