@@ -258,15 +258,15 @@ class CompressionPlan:
             adapters=tuple(map(str, document.get("adapters", ()))),
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        write_json(path, self.to_json())
+        write_json(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> CompressionPlan:
+    def load(cls, path: str | Path) -> CompressionPlan:
         """Read a plan written by :meth:`save`; the file is named in every error."""
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_json(Path(path)))
         except FileError as error:
             message = str(error)
             raise FileError(message if str(path) in message else f"{path}: {message}") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import edgecompress
+from edgecompress.bundling import checking
 from tests.processes import ROOT
 
 ALONE = {"OMP_NUM_THREADS": "1"}
@@ -53,6 +54,27 @@ def test_every_public_name_is_there_and_documented() -> None:
             assert "Returns:" in public.__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = edgecompress.nothing
+
+
+def test_a_path_may_be_text_everywhere() -> None:
+    for name in edgecompress.__all__:
+        public = getattr(edgecompress, name)
+        methods = inspect.getmembers(public, callable) if inspect.isclass(public) else [(name, public)]
+        for method, function in methods:
+            if method.startswith("_") or not (inspect.isfunction(function) or inspect.ismethod(function)):
+                continue
+            kinds = [str(one.annotation) for one in inspect.signature(function).parameters.values()]
+            assert not [kind for kind in kinds if "Path" in kind and "str" not in kind], f"{name}, {method}"
+
+
+def test_text_goes_through_where_files_are_made(tmp_path: Path) -> None:
+    file = str(ROOT / "tests" / "data" / "small_model" / "model.onnx")
+    assert edgecompress.Artifact.load(file).path == Path(file)
+    assert edgecompress.bundle(file, f"{tmp_path}/app", platform="pi") == tmp_path / "app" / "manifest.json"
+    checking.check(f"{tmp_path}/app")
+    plan = edgecompress.CompressionPlan.load(str(ROOT / "tests/data/version_0_1/run/plan.json"))
+    plan.save(f"{tmp_path}/plan.json")
+    assert edgecompress.CompressionPlan.load(f"{tmp_path}/plan.json") == plan
 
 
 def test_public_names_are_listed_once_more_for_readers() -> None:

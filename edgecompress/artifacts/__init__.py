@@ -152,12 +152,13 @@ class Artifact:
         write_json(facts_path(self.path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> Artifact:
+    def load(cls, path: str | Path) -> Artifact:
         """Read the facts of the artifact at ``path`` and prove that the file is still the one they describe.
 
         Raises:
             FileError: file or facts are missing or malformed, or the file was changed after its export.
         """
+        path = Path(path)
         if not path.exists():
             raise FileError(f"{path}: no such file")
         facts = facts_path(path)

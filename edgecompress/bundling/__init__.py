@@ -29,8 +29,8 @@ class Bundled:
 
 
 def bundle(
-    path: Path,
-    place: Path,
+    path: str | Path,
+    place: str | Path,
     *,
     platform: str = USUAL_PLATFORM,
     options: BundleOptions | None = None,
@@ -56,7 +56,8 @@ def bundle(
         FileError: the artifact is not whole, the platform is unknown, runs other targets or does not take an option, or
             the place is taken.
     """
-    made = bundled(path, place, platform=platform, options=options or BundleOptions(), force=force)
+    wanted = options or BundleOptions()
+    made = bundled(Path(path), Path(place), platform=platform, options=wanted, force=force)
     return made.path / FILE if made.path.is_dir() else made.path
 
 

@@ -77,7 +77,7 @@ def is_bundle(path: Path) -> bool:
     return page or path.suffix == ".zip" or (path.is_dir() and (path / FILE).exists())
 
 
-def check(path: Path) -> Checked:
+def check(path: str | Path) -> Checked:
     """Prove that a bundle is whole, that nothing else is in it, and that its model answers as it must.
 
     Args:
@@ -91,6 +91,7 @@ def check(path: Path) -> Checked:
         ParityError: the model gives other answers, or NaN.
         ExportError: the model does not run.
     """
+    path = Path(path)
     with ExitStack() as stack:
         folder = path
         if not path.is_dir():

@@ -56,7 +56,7 @@ Done = TypeVar("Done")
 def export(
     model: nn.Module,
     sample: Sample,
-    folder: Path,
+    folder: str | Path,
     *,
     target: str = "onnx",
     stem: str = "model",
@@ -93,7 +93,7 @@ def export(
         DataError: int8 without data, which sets the ranges.
     """
     chosen = target_named(target)
-    with exporter_of(model, sample, folder, stem, options, known_score, dense_score) as exporter:
+    with exporter_of(model, sample, Path(folder), stem, options, known_score, dense_score) as exporter:
         return exporter.export(chosen, progress)
 
 

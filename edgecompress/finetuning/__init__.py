@@ -23,7 +23,7 @@ def finetune(
     *,
     teacher: nn.Module | None = None,
     plan: CompressionPlan | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     key: str = "",
     what: str = "fine-tune",
     progress: Progress = silent,
@@ -60,7 +60,7 @@ def finetune(
         objective,
         select_epoch=settings.pick,
         what=what,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
         key=start,
         progress=progress,
     )

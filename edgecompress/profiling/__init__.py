@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgecompress.profiling.web_bench import WebBench
 
 
-def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
+def profile(path: str | Path, device: Device, **effort: Any) -> AnyProfile:
     """Measure one file alone on a device.
 
     Args:
@@ -44,12 +44,13 @@ def profile(path: Path, device: Device, **effort: Any) -> AnyProfile:
     """
     from edgecompress.profiling.bench import bench
 
+    path = Path(path)
     wanted = _for_batch_of([path], Effort(**effort))
     with bench(device, path) as there:
         return there.profile(path, wanted)
 
 
-def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> AnyComparison:
+def compare(candidate: str | Path, baseline: str | Path, device: Device, **effort: Any) -> AnyComparison:
     """Measure two files on a device, taking turns, so that both meet the same machine.
 
     Args:
@@ -69,6 +70,7 @@ def compare(candidate: Path, baseline: Path, device: Device, **effort: Any) -> A
     from edgecompress.profiling.bench import bench
     from edgecompress.profiling.measured_files import refuse_unlike
 
+    candidate, baseline = Path(candidate), Path(baseline)
     refuse_unlike(candidate, baseline)
     wanted = _for_batch_of([candidate, baseline], Effort(**effort))
     with bench(device, candidate) as there:
@@ -89,8 +91,8 @@ class Measured:
 
 
 def measure(
-    path: Path,
-    baseline: Path | None,
+    path: str | Path,
+    baseline: str | Path | None,
     device: Device,
     effort: Effort,
     *,
@@ -117,6 +119,7 @@ def measure(
     from edgecompress.profiling.bench import Bench, bench
     from edgecompress.profiling.measured_files import refuse_unlike
 
+    path, baseline = Path(path), None if baseline is None else Path(baseline)
     files = [path] if baseline is None else [path, baseline]
     effort = _for_batch_of(files, effort)
     if baseline is not None:

@@ -73,9 +73,9 @@ class FileProfile(ABC):
     def to_json(self) -> Json:
         """A JSON object with kind and version."""
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""
-        write_json(path, self.to_json())
+        write_json(Path(path), self.to_json())
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,6 @@ class Profile(FileProfile):
             return cls(**fields | made)
 
     @classmethod
-    def load(cls, path: Path) -> Profile:
+    def load(cls, path: str | Path) -> Profile:
         """Read a profile written by :meth:`save`."""
-        return cls.from_json(read_json(path))
+        return cls.from_json(read_json(Path(path)))

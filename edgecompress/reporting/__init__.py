@@ -22,7 +22,7 @@ MARKDOWN_NAME = "report.md"
 TEMPLATES = {HTML_NAME: "report.html.jinja", MARKDOWN_NAME: "report.md.jinja"}
 
 
-def write_report(report: Report, folder: Path) -> tuple[Path, Path, Path]:
+def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
     """Write a run's report as a page, as JSON and as Markdown; what is there of that name is replaced.
 
     Args:
@@ -36,14 +36,14 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path, Path]:
         FileError: what was read from a document cannot be shown, or the folder is not writable.
     """
     page, text = render_html(report), render_markdown(report)
-    html, data, text_file = (make_folder(folder) / name for name in (HTML_NAME, JSON_NAME, MARKDOWN_NAME))
+    html, data, text_file = (make_folder(Path(folder)) / name for name in (HTML_NAME, JSON_NAME, MARKDOWN_NAME))
     write_json(data, report.to_json())
     write_text(html, page)
     write_text(text_file, text)
     return html, data, text_file
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: str | Path) -> Report:
     """The report that :func:`write_report` left in a folder.
 
     Args:
@@ -55,7 +55,7 @@ def read_report(folder: Path) -> Report:
     Raises:
         FileError: there is none, it is of another kind or version, or a field is missing or malformed.
     """
-    path = folder / JSON_NAME
+    path = Path(folder) / JSON_NAME
     document = read_json(path)
     try:
         return Report.from_json(document)

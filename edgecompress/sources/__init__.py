@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def resolve(reference: str, *, trust: bool = False) -> Sample:
+def resolve(reference: str | Path, *, trust: bool = False) -> Sample:
     """The sample that ``reference`` names, without building its model.
 
     Giving a file or a module means trusting its code; a folder may have come from anywhere, so the code it names runs
@@ -58,7 +58,8 @@ def resolve(reference: str, *, trust: bool = False) -> Sample:
         ModelError: nothing of that name, or not a model.
         FileError: the weights of a shipped sample or a folder are damaged.
     """
-    return source_of(reference).resolve(reference, trust=trust)
+    text = str(reference)
+    return source_of(text).resolve(text, trust=trust)
 
 
 def source_of(text: str) -> Source:

@@ -46,7 +46,7 @@ def compressed(sample: Sample, keep: float = 0.3) -> tuple[nn.Module, Sample]:
 @pytest.fixture(scope="module")
 def lenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Sample, Artifact]:
     small, sample = compressed(resolve("lenet5"))
-    return small, sample, export(small, sample, tmp_path_factory.mktemp("lenet"))
+    return small, sample, export(small, sample, str(tmp_path_factory.mktemp("lenet")))
 
 
 def test_the_file_is_alone_and_says_its_opset(lenet: tuple[nn.Module, Sample, Artifact]) -> None:
