@@ -9,7 +9,7 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import affordable, inputs_at_once
 from edgecompress.calibrating.sensitivity import (
@@ -19,7 +19,7 @@ from edgecompress.calibrating.sensitivity import (
     Metric,
     output_metrics,
 )
-from edgecompress.calibrating.trials import outputs_apart
+from edgecompress.calibrating.trials import apart_by_input
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample, calibrated, check_runs, copied, evaluating, state_digest
 from edgecompress.models.data_forms import example_of, inputs_of
@@ -31,6 +31,10 @@ MOST_REMEMBERED = 1 << 28
 
 RECALIBRATED = 256
 """Calibration inputs that batch norms are re-estimated on; every position of each counts."""
+
+SURELY = 2.0
+"""Standard errors of a paired mean: what is tried on inputs held back is kept only where it is better by more. Of a
+ResNet-56 at 0.3 of the MACs 64 inputs once took the worse batch norms, which cost 2.3 points of accuracy."""
 
 FEWEST_AT_ONCE = 16
 """That batch norms see together, whatever they take."""
@@ -198,15 +202,21 @@ def _equal_parts(inputs: Inputs, batch_size: int) -> Iterator[Inputs]:
 
 
 def recalibrate_if_better(model: nn.Module, dense: nn.Module, calibration: Calibration) -> tuple[nn.Module, bool]:
-    """Recalibrated batch norms if they bring the outputs nearer to the dense model's, else a no-op.
+    """Recalibrated batch norms if they surely bring the outputs nearer to the dense model's, else a no-op.
 
-    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones. Statistics are those of at most
-    ``RECALIBRATED`` inputs, outputs are compared on others where there are enough; no labels are used. One input alone
-    has no statistics.
+    Re-estimation helps strongly compressed nets and can hurt mildly compressed ones, and those whose factors were
+    fitted to the statistics that there are. Statistics are those of at most ``RECALIBRATED`` inputs, outputs are
+    compared on others where there are enough; no labels are used. One input alone has no statistics.
     """
     inputs, held = first(calibration.fitting, RECALIBRATED), calibration.held(MOST_HELD)
     if len(inputs[0]) < 2 or not _norms(model):
         return model, False
     candidate = recalibrate(model, first(inputs, affordable(dense, inputs, RECALIBRATED_MACS, fewer_of_large=True)))
-    apart = outputs_apart(dense, (candidate, model), held, classes=calibration.classes)
-    return (candidate, True) if apart[0] < apart[1] else (model, False)
+    changed, kept = apart_by_input(dense, (candidate, model), held, classes=calibration.classes)
+    return (candidate, True) if _surely_above_zero(kept - changed) else (model, False)
+
+
+def _surely_above_zero(gains: Tensor) -> bool:
+    """Is their mean ``SURELY`` of its standard errors above zero? A few inputs with large divergences sway a mean."""
+    spread = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return float(gains.mean()) > SURELY * spread

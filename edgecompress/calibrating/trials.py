@@ -148,8 +148,14 @@ def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs,
     refits of EfficientNet-Lite1 at 0.7 of the MACs are 0.19 and 0.22 apart from it softened by 4, 0.53 and 0.33 as they
     are; 74.5 and 77.0 % of the answers are right. Of large models (``COMPARED_MACS``) on fewer of the inputs.
     """
+    return apart_by_input(dense, others, inputs, classes=classes).mean(1).tolist()
+
+
+def apart_by_input(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs, *, classes: bool) -> Tensor:
+    """(others, inputs): the divergences whose means :func:`outputs_apart` gives."""
     inputs = first(inputs, affordable(dense, inputs, COMPARED_MACS, FEWEST_COMPARED))
-    totals, size = [0.0] * len(others), inputs_at_once(dense, inputs)
+    found: list[list[Tensor]] = [[] for _ in others]
+    size = inputs_at_once(dense, inputs)
     with ExitStack() as stack, torch.no_grad():
         for model in (dense, *others):
             stack.enter_context(evaluating(model))
@@ -157,8 +163,8 @@ def outputs_apart(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs,
             wanted = as_outputs(calibrated(dense, part))
             for index, model in enumerate(others):
                 ours = as_outputs(calibrated(model, part))
-                totals[index] += float(divergences(wanted, ours, classes=classes, temperature=1.0).sum())
-    return [total / len(inputs[0]) for total in totals]
+                found[index].append(divergences(wanted, ours, classes=classes, temperature=1.0))
+    return torch.stack([torch.cat(parts) for parts in found])
 
 
 def _softened(theirs: Tensor, ours: Tensor, temperature: float) -> Tensor:

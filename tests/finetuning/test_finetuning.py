@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgecompress import calibrating
 from edgecompress.calibrating import Calibration, recalibrate, recalibrate_if_better
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuned, FineTuning, distillation, finetune, state_digest
@@ -184,3 +185,15 @@ def test_recalibration_is_not_kept_for_bringing_the_outputs_nearer_on_its_own_in
     kept, helped = recalibrate_if_better(start, dense, Calibration((torch.cat([own, others]),), classes=False))
     assert not helped
     assert kept is start
+
+
+@pytest.mark.parametrize("outliers", [1, 16])
+def test_recalibration_is_not_kept_for_a_single_input(monkeypatch: pytest.MonkeyPatch, outliers: int) -> None:
+    """Of 16 inputs, others a little worse: one that is much nearer makes the mean smaller and shows nothing."""
+    changed, kept = torch.full((16,), 0.02), torch.full((16,), 0.01)
+    kept[:outliers] = 1.0
+    assert changed.mean() < kept.mean()
+    monkeypatch.setattr(calibrating, "apart_by_input", lambda *_, **__: torch.stack([changed, kept]))
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).eval()
+    _, helped = recalibrate_if_better(model, model, Calibration((torch.randn(64, 3, 8, 8),), classes=False))
+    assert helped == (outliers == 16)
