@@ -45,7 +45,7 @@ def prepared(model: nn.Module, inputs: Inputs) -> Prepared:
         outputs = changed(*(tensor.clone() for tensor in inputs))
     if not _is_row(outputs) or _takes_any_number(type(changed)):
         _wrap(changed, len(inputs))
-    return Prepared(changed, names_of(outputs), _left_out(outputs))
+    return Prepared(changed, getattr(changed, "output_names", ()) or names_of(outputs), _left_out(outputs))
 
 
 def _is_row(outputs: Any) -> bool:

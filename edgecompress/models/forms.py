@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,6 +192,20 @@ def _input_name(path: tuple[str, ...]) -> str:
     """As the user calls an input; empty for one that has a number alone."""
     named = path[1:] if path[0].isdigit() else path
     return _name(named)
+
+
+def by_position(names: Sequence[str]) -> Form:
+    """The form of tensors by position that have names too, as in a file."""
+    return Form(tuple(map(Place, range(len(names)))), as_names(names) or ("",) * len(names), {})
+
+
+def as_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of values in a file as Python and all targets take them: what is no letter, digit or _ becomes _.
+
+    Empty where they would not differ any more.
+    """
+    made = tuple(re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII) for name in names)
+    return made if len(set(made)) == len(made) and not any(map(keyword.iskeyword, made)) else ()
 
 
 def flat(model: nn.Module, form: Form) -> nn.Module:

@@ -19,6 +19,7 @@ SOURCES: Table[Source] = Table(
     folder="compressed_folder:CompressedFolder",
     file="python_file:PythonFile",
     onnx="onnx_file:OnnxFile",
+    program="program_file:ProgramFile",
     module="module:ImportableModule",
 )
 """In the order in which they are tried: the first that matches is the kind of a MODEL."""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample
+from edgecompress.models.forms import by_position
 from edgecompress.progress import notice
 from edgecompress.sources.onnx_graphs.examples import Shapes, built, example
-from edgecompress.sources.onnx_graphs.preparing import batch_first, in_single, settled
+from edgecompress.sources.onnx_graphs.preparing import TURNED, batch_first, in_single, settled
 from edgecompress.sources.onnx_graphs.reading import Graph, read
 
 SHAPES = re.compile(r"(.+\.onnx):(\d+(?:x\d+)*(?:,\d+(?:x\d+)*)*)")
@@ -78,6 +79,7 @@ def sample_of(path: Path, shapes: Shapes = ()) -> Sample:
         f"{source}:{shown}" if shapes or _is_open(graph) else source,
         partial(copy.deepcopy, found.network),
         inputs,
+        form=by_position([item.name.removesuffix(TURNED) for item in graph.inputs]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from edgecompress.errors import printable
 
-SUFFIXES = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".jit", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".safetensors")
 LARGEST = 2**26
 """Bytes of a pickle or a header that are looked at."""
 PLAIN = ("torch._utils", "torch.storage", "collections", "torch.nn.parameter", "torch.serialization", "torch", "numpy")
@@ -79,7 +79,7 @@ def _archive(path: Path) -> tuple[str, str]:
         if any("/code/" in name for name in names):
             return "a TorchScript program, whose layers are sealed", "torch.jit.load({path!r}).state_dict()"
         if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
-            fact = "a program of torch.export, whose layers are dissolved into operators"
+            fact = "a program of torch.export, which is read where its name ends in .pt2"
             return fact, "torch.export.load({path!r}).state_dict"
         pickles = [name for name in names if name.endswith("data.pkl")]
         if not pickles or archive.getinfo(pickles[0]).file_size > LARGEST:

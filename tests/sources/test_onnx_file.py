@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgecompress.decomposing import decompose
 from edgecompress.errors import ModelError
+from edgecompress.exporting import export
 from edgecompress.layers import weighted_layers
 from edgecompress.planning import plan
 from edgecompress.selectors import Budget
@@ -112,9 +113,17 @@ def test_it_is_planned_compressed_and_loaded_again(exported: Path, tmp_path: Pat
         assert torch.equal(again(given), compressed(given))
 
 
+def test_what_is_exported_again_has_the_names_of_the_file(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Relu", "h", "y")]
+    file = save(tmp_path / "net.onnx", nodes, {"w": np.ones((4, 3, 1, 1), np.float32)}, ["n", 3, 8, 8])
+    sample = resolve(str(file))
+    made = export(sample.model(), sample, tmp_path / "again")
+    assert ([spec.name for spec in made.inputs], [spec.name for spec in made.outputs]) == (["x"], ["y"])
+
+
 def test_the_network_can_be_exported_again_for_any_batch(exported: Path, tmp_path: Path) -> None:
     model, given = resolve(str(exported)).model(), torch.randn(2, 3, 32, 32)
-    program = torch.export.export(model, (given,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},),))
+    program = torch.export.export(model, (given,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     wider = torch.randn(7, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(wider), model(wider))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.errors import EdgeCompressError, first_line
+from edgecompress.models.forms import as_names
 from edgecompress.sources.onnx_graphs.layers import Made, Weights, layer_for
 from edgecompress.sources.onnx_graphs.naming import cleaned, counted, path_of, place
 from edgecompress.sources.onnx_graphs.network import Constant, Given, Known, Network, Sizes, Step, Value
@@ -42,6 +43,7 @@ class Building:
     def __init__(self, graph: Graph, examples: Sequence[tuple[Tensor, ...]], fixed: int = 0) -> None:
         self.graph, self.fixed = graph, fixed
         self.network = Network([item.name for item in graph.inputs], graph.outputs)
+        self.network.output_names = as_names(graph.outputs)
         self.network.eval()
         self.batches = [len(inputs[0]) if inputs and inputs[0].dim() else 1 for inputs in examples]
         names = self.network.inputs

@@ -86,14 +86,15 @@ def _freed(graph: Graph, shapes: Shapes) -> Built | None:
         return None
     try:
         network = Building(graph, [example(graph.inputs, shapes, batch) for batch in (1, 2)], fixed=1).built()
-        if _items_are_apart(network, example(graph.inputs, shapes, 3)):
+        if items_are_apart(network, example(graph.inputs, shapes, 3)):
             return Built(network, shapes, True)
     except ModelError:
         pass
     return None
 
 
-def _items_are_apart(network: Network, inputs: tuple[Tensor, ...]) -> bool:
+def items_are_apart(network: Network, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether three items come out together as they do one by one."""
     with torch.no_grad():
         try:
             together = _outputs(network, inputs)

@@ -86,11 +86,13 @@ class Network(nn.Module):
         inputs: names of the model's inputs, batch first.
         outputs: names of the values it gives back; a single one is not in a tuple.
         steps: filled by whoever builds it.
+        output_names: what exported files call the outputs; empty: by number.
     """
 
     def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.output_names: tuple[str, ...] = ()
         self.steps: list[Step] = []
         self.results: dict[str, Constant] = {}
 

@@ -41,6 +41,8 @@ def _single_attribute(name: str, value: Any) -> Any:
     return 1 if name in ("to", "dtype") and DTYPES.get(value) in HALF else value
 
 
+TURNED = ".first"
+"""Ending of the name of an input whose batch was brought to the front."""
 PASSING = ("Cast", "Gather", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that leave a single number as it is."""
 
@@ -93,9 +95,9 @@ def _axis(item: Input, batch: int | str) -> int:
 def _turned(item: Input, axis: int) -> Input:
     if not axis:
         return item
-    return Input(f"{item.name}.first", item.dtype, (item.dims[axis], *item.dims[:axis], *item.dims[axis + 1 :]))
+    return Input(f"{item.name}{TURNED}", item.dtype, (item.dims[axis], *item.dims[:axis], *item.dims[axis + 1 :]))
 
 
 def _turn(item: Input, axis: int) -> Node:
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(item.dims))]
-    return Node("Transpose", item.name, (f"{item.name}.first",), (item.name,), {"perm": order})
+    return Node("Transpose", item.name, (f"{item.name}{TURNED}",), (item.name,), {"perm": order})
