@@ -12,7 +12,7 @@ from edgecompress.errors import ModelError
 from edgecompress.models import Sample
 from edgecompress.models.forms import by_position
 from edgecompress.progress import notice
-from edgecompress.sources.onnx_graphs.examples import Shapes, built, example
+from edgecompress.sources.onnx_graphs.examples import Shapes, built, example, telling
 from edgecompress.sources.onnx_graphs.preparing import TURNED, batch_first, in_single, settled
 from edgecompress.sources.onnx_graphs.reading import Graph, read
 
@@ -72,7 +72,7 @@ def sample_of(path: Path, shapes: Shapes = ()) -> Sample:
     shown = ",".join("x".join(map(str, shape)) for shape in found.shapes)
     if _is_open(graph) and not shapes:
         notice(f"{path}: leaves sizes of its input free; {shown} is taken, {path.name}:{shown} names others")
-    inputs = example(graph.inputs, found.shapes)
+    inputs = telling(found.network, example(graph.inputs, found.shapes))
     source = str(path.resolve())
     return Sample(
         path.stem,

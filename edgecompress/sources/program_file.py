@@ -10,9 +10,9 @@ from edgecompress.errors import ModelError
 from edgecompress.models import Sample
 from edgecompress.models.forms import by_position
 from edgecompress.progress import notice
-from edgecompress.sources.onnx_graphs.examples import example
+from edgecompress.sources.onnx_graphs.examples import example, telling
 from edgecompress.sources.onnx_graphs.reading import Input
-from edgecompress.sources.programs.archive import Program, read
+from edgecompress.sources.programs.archive import DAMAGE, Program, damaged, read
 from edgecompress.sources.programs.building import built
 from edgecompress.sources.programs.operators import SINGLE, single
 
@@ -54,13 +54,15 @@ def sample_of(path: Path) -> Sample:
         found = built(program)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    except DAMAGE as error:  # a graph may be anything
+        raise ModelError(f"{path}: {damaged(error)}") from error
     _say(path, program, free=found.free)
     inputs = [Input(given.name, single(given.dtype), given.shape) for given in program.inputs]
     return Sample(
         path.stem,
         str(path.resolve()),
         partial(copy.deepcopy, found.network),
-        example(inputs, found.shapes),
+        telling(found.network, example(inputs, found.shapes)),
         form=by_position([given.name for given in program.inputs]),
     )
 

@@ -112,6 +112,53 @@ def test_a_program_for_one_item_is_freed_where_items_stay_apart(tmp_path: Path) 
     torch.testing.assert_close(resolve(str(path)).model()(inputs), net(inputs))
 
 
+class Last(nn.Module):
+    """A recurrence of two layers in both directions, and what it gives last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(4, 6, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, 4) to (N, 12)."""
+        return self.steps(x)[0][:, -1]
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+def test_a_recurrence_for_one_item_has_a_state_for_each(tmp_path: Path) -> None:
+    path, net = tmp_path / "one.pt2", Last().eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 5, 4),)), path)
+    inputs = torch.randn(4, 5, 4)
+    torch.testing.assert_close(resolve(str(path)).model()(inputs), net(inputs))
+
+    def other_state(document: dict[str, Any]) -> None:
+        for node in document["graph_module"]["graph"]["nodes"]:
+            if node["target"] == "torch.ops.aten.zeros.default":
+                node["inputs"][0]["arg"] = {"as_ints": [4, 1, 5]}
+
+    with pytest.raises(ModelError, match=r"lstm.*a state of shape \(4, 1, 5\), its weights are for another"):
+        resolve(str(rewritten(path, tmp_path / "other.pt2", in_graph(other_state))))
+
+
+class Masked(nn.Module):
+    """An attention that leaves out where the mask is True."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(N, T, 4) and (N, T) to (N, T)."""
+        return self.scores(x)[..., 0].masked_fill(mask, float("-inf")).softmax(-1)
+
+
+def test_a_mask_of_an_example_leaves_something(tmp_path: Path) -> None:
+    path, inputs = tmp_path / "masked.pt2", (torch.randn(1, 5, 4), torch.zeros(1, 5, dtype=torch.bool))
+    torch.export.save(torch.export.export(Masked().eval(), inputs), path)
+    sample = resolve(str(path))
+    assert torch.isfinite(sample.model()(*sample.inputs)).all()
+
+
 class Rows(nn.Module):
     """Mixes the items of a batch."""
 
@@ -159,6 +206,19 @@ def to_system(document: dict[str, Any]) -> None:
     document["graph_module"]["graph"]["nodes"][0]["target"] = "os.system"
 
 
+def to_a_trusting_one(document: dict[str, Any]) -> None:
+    document["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.aten.set_.source_Tensor"
+
+
+def without_outputs(document: dict[str, Any]) -> None:
+    del document["graph_module"]["graph"]["nodes"][3]["outputs"]
+
+
+def to_a_tower(document: dict[str, Any]) -> None:
+    node = document["graph_module"]["graph"]["nodes"][0]
+    node |= {"target": "_operator.pow", "inputs": [named("a", as_int=10), named("b", as_int=10**10)]}
+
+
 def to_schema_9(document: dict[str, Any]) -> None:
     document["schema_version"]["major"] = 9
 
@@ -172,6 +232,9 @@ def pickled(name: str, content: bytes) -> bytes:
     [
         (in_graph(opens_a_file), "takes a text, filename"),
         (in_graph(to_system), "os.system (node"),
+        (in_graph(to_a_trusting_one), "set_.source_Tensor (node"),
+        (in_graph(to_a_tower), "raises a number to the power"),
+        (in_graph(without_outputs), "or damaged: KeyError"),
         (in_graph(to_schema_9), "is of schema 9"),
         (pickled, "as a pickle, which could run code"),
         (lambda name, content: content[:3] if name.startswith("data/weights/weight_0") else content, "larger than its"),

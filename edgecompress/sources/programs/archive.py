@@ -7,6 +7,8 @@ The archive is a zip that stores its parts uncompressed (PyTorch, ``torch/export
 from __future__ import annotations
 
 import json
+import math
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ SCHEMA = 8
 """Of ``torch._export.serde.schema``, in PyTorch since 2.5."""
 LARGEST_GRAPH = 2**28
 """Bytes of JSON."""
+LARGEST_REPEATED = 2**24
+"""Bytes of a tensor that repeats what is stored, as an expanded one does."""
 DTYPES: dict[int, torch.dtype] = {
     1: torch.uint8,
     2: torch.int8,
@@ -35,6 +39,12 @@ DTYPES: dict[int, torch.dtype] = {
     13: torch.bfloat16,
 }
 """By the numbers of ``ScalarType`` in that schema."""
+
+DAMAGE = (
+    *(OSError, EOFError, zipfile.BadZipFile, struct.error, LookupError, TypeError, ValueError, RuntimeError),
+    *(AttributeError, ArithmeticError, StopIteration, AssertionError, MemoryError),
+)
+"""What reading fails with where parts are missing or of another kind."""
 
 Json = Mapping[str, Any]
 
@@ -83,8 +93,13 @@ def read(path: Path) -> Program:
             return _program(_Parts(archive))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    except (OSError, zipfile.BadZipFile, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(f"{path}: is no program of torch.export, or damaged: {first_line(error)}") from None
+    except DAMAGE as error:
+        raise ModelError(f"{path}: {damaged(error)}") from None
+
+
+def damaged(error: Exception) -> str:
+    """What is said of a file that is not of the form that it should have."""
+    return f"is no program of torch.export, or damaged: {type(error).__name__}: {printable(first_line(error))}"
 
 
 class _Parts:
@@ -161,6 +176,8 @@ def _tensor(content: bytes, meta: Json) -> Tensor:
     offset = int(meta["storage_offset"]["as_int"])
     if 0 in sizes:
         return torch.zeros(sizes, dtype=dtype)
+    if math.prod(sizes) * dtype.itemsize > max(len(content), LARGEST_REPEATED):
+        raise ValueError("a weight is larger than its bytes")
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if min([offset, *strides, *sizes]) < 0 or (last + 1) * dtype.itemsize > len(content):
         raise ValueError("a weight is larger than its bytes")

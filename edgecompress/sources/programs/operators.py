@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from edgecompress.errors import ModelError, printable
 from edgecompress.sources.onnx_operators.base import Node, Operator
 from edgecompress.sources.programs.archive import DTYPES, Json
+from edgecompress.sources.programs.recurrent import RECURRENT, recurrent
 
 PREFIX = "torch.ops.aten."
 WORDS = ("approximate", "equation", "indexing", "mode", "padding", "reduce", "reduction", "rounding_mode", "side")
@@ -21,10 +23,20 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "le", "lt", "ge", "gt")
 } | {"torch.sym_max": max, "torch.sym_min": min, "math.trunc": int, "torch.sym_float": float}
 """Arithmetic of sizes."""
+PRIVATE = re.compile(
+    r"_(adaptive_avg_pool\dd|cdist_forward|embedding_bag|fft_\w+|local_scalar_dense|log_softmax|softmax"
+    r"|native_batch_norm_legit\w*|reshape_alias|scaled_dot_product_\w+|to_copy|trilinear|unsafe_index"
+    r"|unsafe_view|upsample\w+|weight_norm\w*)"
+)
+"""Operators of PyTorch's own that programs do hold; others trust their arguments, as those below do."""
+TRUSTING = re.compile(
+    r"(mkldnn|miopen|cudnn|mps|fbgemm|quantized?|sparse)_.*|.*_backward|set_?|resize_.*|record_stream"
+)
 CHECKS = ("_assert_", "sym_constrain_range")
 """Beginnings of operators that only check."""
 LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 """Memory formats by their numbers in the schema."""
+NUMBER = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 SINGLE = (torch.float16, torch.bfloat16, torch.float64)
 """Taken in float32."""
 
@@ -104,13 +116,31 @@ def call_of(node: Json) -> Call:
 def _function(target: str, shown: Node) -> Callable[..., Any]:
     """What a target calls: an operator of ATen, or arithmetic."""
     if target in NUMBERS:
-        return NUMBERS[target]
+        return _arithmetic(NUMBERS[target])
     name, _, overload = target.removeprefix(PREFIX).partition(".")
-    packet = getattr(torch.ops.aten, name, None) if target.startswith(PREFIX) and name.isidentifier() else None
+    packet = getattr(torch.ops.aten, name, None) if target.startswith(PREFIX) and _is_public(name) else None
     run = getattr(packet, overload, None) if overload in getattr(packet, "overloads", list)() else None
-    if run is None:
+    if run is None or (name in RECURRENT and overload != "input"):
         raise shown.refused("is not an operator of PyTorch itself that is known here; export without it")
-    return run  # type: ignore[no-any-return]
+    return recurrent(run) if name in RECURRENT else run
+
+
+def _is_public(name: str) -> bool:
+    """Whether an operator looks at the sizes that it is given before it reads or writes there."""
+    return name.isidentifier() and bool(PRIVATE.fullmatch(name) if name[0] == "_" else not TRUSTING.fullmatch(name))
+
+
+def _arithmetic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numbers alone, which gives no number that takes long to write."""
+
+    def computed(*given: Any) -> Any:
+        if any(not isinstance(item, NUMBER) or (isinstance(item, int) and abs(item) >= 2**63) for item in given):
+            raise ValueError("is given what is no number of 64 bits")
+        if function is operator.pow and isinstance(given[1], int) and abs(given[1]) > 64:
+            raise ValueError(f"raises a number to the power of {given[1]}")
+        return function(*given)
+
+    return computed
 
 
 def _output_names(node: Json) -> list[str]:
