@@ -14,7 +14,17 @@ from typing import Any
 import click
 
 from edgecompress import __version__
-from edgecompress.cli import bundling, compressing, doctor, exporting, inspecting, measuring, planning, running
+from edgecompress.cli import (
+    bundling,
+    compressing,
+    doctor,
+    exporting,
+    inspecting,
+    measuring,
+    planning,
+    running,
+    starting,
+)
 from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
 from edgecompress.errors import EdgeCompressError, first_line, raised_at
@@ -68,7 +78,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     ),
     "All stages": (running.run, running.report),
     "Against each other, or against limits": (measuring.compare, measuring.check),
-    "What there is": (inspecting.list_entries, doctor.doctor),
+    "What there is, and a start": (starting.init, inspecting.list_entries, doctor.doctor),
 }
 """The commands in the order of the work."""
 

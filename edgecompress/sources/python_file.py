@@ -60,18 +60,48 @@ def from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sam
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
+    if not name and path.resolve().is_relative_to(Path.cwd()):
+        _make_found(Path.cwd())
     return sample_in(_load(path), attribute, name or path.stem, source, reference)
 
 
 def _load(path: Path) -> ModuleType:
+    """The module; one beside an ``__init__.py`` may import its package's own relatively."""
     _make_importable(path.resolve().parent)
-    spec = importlib.util.spec_from_file_location(f"edgecompress_model_{path.stem}", path)
+    package = _package_of(path.resolve().parent)
+    name = f"edgecompress_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(f"{package}.{name}" if package else name, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path}: Python cannot load this file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    try:
+        call(str(path), "loading the file", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    except ModelError as error:
+        if package or RELATIVE not in str(error):
+            raise
+        raise ModelError(f"{error}; put an empty __init__.py beside it, or import without the dot") from error
     return module
+
+
+RELATIVE = "attempted relative import"
+
+
+def _package_of(folder: Path) -> str:
+    """The package that a folder is, with those around it, importable from now on; empty if it is none."""
+    names: list[str] = []
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if names:
+        _make_found(folder)
+    return ".".join(names)
+
+
+def _make_found(folder: Path) -> None:
+    """Let what lies in a folder be imported, behind all that is installed."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 _IMPORTABLE: dict[Path, set[str]] = {}

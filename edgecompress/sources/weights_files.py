@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickletools
+import shlex
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from edgecompress.errors import printable
+from edgecompress.errors import FileError, printable
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".safetensors")
 LARGEST = 2**26
@@ -18,19 +19,28 @@ LARGEST = 2**26
 PLAIN = ("torch._utils", "torch.storage", "collections", "torch.nn.parameter", "torch.serialization", "torch", "numpy")
 """Modules that a pickled state dict names."""
 
-LINES = """
+LINES = '''"""A model for edgecompress: try `edgecompress inspect {name}`, then `edgecompress run {name} -o out`."""
+
+from pathlib import Path
+
 import torch
-from their_code import Net  # the class that these weights belong to
+{more}from their_code import Net  # the class of your model
 
 
-def model():
+def model():  # built, with its trained weights
     net = Net()
-    net.load_state_dict({load})
-    return net
+{load}    return net
 
 
-def example():
-    return torch.zeros(1, 3, 224, 224)  # one input batch"""
+def example():  # one input batch, of the shape that your model takes
+    return torch.zeros(1, 3, 224, 224)
+
+
+# def data(split):  # "train", "validation" or "test": (input, target) pairs; without it no training and no score
+#     return torchvision.datasets.ImageFolder(f"data/{{split}}", transform)
+'''
+"""A model file that is to be filled in."""
+SAFETENSORS = "from safetensors.torch import load_file\n"
 
 
 def is_weights(text: str) -> bool:
@@ -39,29 +49,46 @@ def is_weights(text: str) -> bool:
 
 
 def described(text: str) -> str:
-    """What a file is and how it becomes a model: one line of facts, then a Python file that can be given instead."""
+    """What a file is and how it becomes a model, in one line."""
     path = Path(text)
     if not path.is_file():
         return f"{text}: no such file"
-    what, load = _kind(path)
-    written = LINES.format(load=load.format(path=str(path.resolve())))
-    return f"{text}: is {what}, no model; write its class and these lines into my_model.py and give that:\n{written}"
+    return (
+        f"{text}: is {_kind(path)[0]}, no model; `edgecompress init my_model.py --weights {shlex.quote(text)}` writes "
+        "the ten lines that load it: name your class in them and give my_model.py"
+    )
+
+
+def model_file(file: Path, weights: Path | None) -> str:
+    """The text of a model file with the name ``file`` that loads ``weights``, or none.
+
+    Raises:
+        FileError: the weights are not there, or are no file of weights.
+    """
+    if weights is None:
+        return LINES.format(name=file.name, more="", load="")
+    if not weights.is_file() or not is_weights(str(weights)):
+        what = f"no file of weights ({', '.join(SUFFIXES)})" if weights.is_file() else "no such file"
+        raise FileError(f"{weights}: {what}")
+    load = _kind(weights)[1]
+    place = weights.resolve()
+    near = place.is_relative_to(file.resolve().parent)
+    path = f'Path(__file__).parent / "{place.relative_to(file.resolve().parent)}"' if near else repr(str(place))
+    more = SAFETENSORS if load.startswith("load_file") else ""
+    return LINES.format(name=file.name, more=more, load=f"    net.load_state_dict({load.format(path=path)})\n")
 
 
 def _kind(path: Path) -> tuple[str, str]:
     """What a file is, and the expression that gives its weights."""
     try:
         if path.suffix == ".safetensors":
-            return (
-                f"a state dict ({_shown(_header(path))})",
-                '__import__("safetensors.torch").torch.load_file({path!r})',
-            )
+            return f"a state dict ({_shown(_header(path))})", "load_file({path})"
         if zipfile.is_zipfile(path):
             return _archive(path)
         with path.open("rb") as file:
             return _pickle(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return "no file of PyTorch, or damaged", "torch.load({path!r}, weights_only=True)"
+        return "no file of PyTorch, or damaged", "torch.load({path}, weights_only=True)"
 
 
 def _header(path: Path) -> list[str]:
@@ -77,10 +104,10 @@ def _archive(path: Path) -> tuple[str, str]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if any("/code/" in name for name in names):
-            return "a TorchScript program, whose layers are sealed", "torch.jit.load({path!r}).state_dict()"
+            return "a TorchScript program, whose layers are sealed", "torch.jit.load({path}).state_dict()"
         if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
             fact = "a program of torch.export, which is read where its name ends in .pt2"
-            return fact, "torch.export.load({path!r}).state_dict"
+            return fact, "torch.export.load({path}).state_dict"
         pickles = [name for name in names if name.endswith("data.pkl")]
         if not pickles or archive.getinfo(pickles[0]).file_size > LARGEST:
             raise ValueError(path)
@@ -98,9 +125,9 @@ def _pickle(file: BinaryIO) -> tuple[str, str]:
     foreign = [name for name in classes if name.rpartition(".")[0] not in PLAIN]
     if foreign:
         fact = f"a pickled object of {printable(foreign[0])}, which runs code of its own when it is loaded"
-        return fact, "torch.load({path!r}, weights_only=False).state_dict()"
+        return fact, "torch.load({path}, weights_only=False).state_dict()"
     names = [text for text in texts if text.rpartition(".")[2] in ("weight", "bias", "running_mean")]
-    return f"a state dict ({_shown(names)})", "torch.load({path!r}, weights_only=True)"
+    return f"a state dict ({_shown(names)})", "torch.load({path}, weights_only=True)"
 
 
 def _operations(file: BinaryIO) -> Iterator[tuple[str, object]]:

@@ -352,3 +352,29 @@ def test_neighbours_of_a_model_are_found_again_after_the_path_was_put_back(
     again = resolve(str(tmp_path / "own.py")).model()
     assert isinstance(again, nn.Linear)
     assert again.in_features == 3
+
+
+NET = "from torch import nn\ndef net(): return nn.Linear(8, 4)\n"
+USING = "import torch\nfrom {} import net\ndef model(): return net()\ndef example(): return torch.zeros(1, 8)\n"
+
+
+@pytest.mark.parametrize(("files", "given"), [
+    ({"pkg/__init__.py": "", "pkg/nets.py": NET, "pkg/mine.py": USING.format(".nets")}, "pkg/mine.py"),
+    ({"pkg2/__init__.py": "", "pkg2/sub/__init__.py": "", "pkg2/nets.py": NET,
+      "pkg2/sub/mine.py": USING.format("..nets")},
+     "pkg2/sub/mine.py"),
+    ({"mylib/__init__.py": NET, "models/mine.py": USING.format("mylib")}, "models/mine.py"),
+])  # fmt: skip
+def test_packages_around_a_model_file_are_found(tmp_path, monkeypatch, files, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert resolve(given).model().out_features == 4
+
+
+def test_a_relative_import_without_a_package_is_explained(tmp_path):
+    (tmp_path / "mine.py").write_text(USING.format(".nets"))
+    with pytest.raises(ModelError, match=r"mine.py:2\); put an empty __init__.py beside it"):
+        resolve(str(tmp_path / "mine.py"))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from edgecompress.cli import run_command_line
 from edgecompress.errors import ModelError
 from edgecompress.sources import resolve
 
@@ -42,7 +43,8 @@ def test_a_state_dict_says_its_tensors_and_what_to_write(tmp_path: Path) -> None
     save_file(state, tmp_path / "net.safetensors")
     message = said(tmp_path / "net.safetensors")
     assert "2 tensors: 0." in message
-    compile(message.partition("\n")[2], "my_model.py", "exec")
+    assert "`edgecompress init my_model.py --weights" in message
+    assert "\n" not in message
     assert "no such file" in said(tmp_path / "none.pt")
 
 
@@ -67,3 +69,34 @@ def test_sealed_programs_are_named(member: str, says: str, tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
         archive.writestr(member, "pt2")
     assert says in said(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "sub/net.pt", "../away.pt"])
+def test_a_model_file_is_written_that_loads_them(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "here"
+    (place / "sub").mkdir(parents=True)
+    net = nn.Sequential(nn.Linear(3, 2))
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save(net.state_dict(), place / name)
+    (place / "their_code.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self): super().__init__(nn.Linear(3, 2))\n"
+    )
+    assert run_command_line(["init", str(place / "mine.py"), "--weights", str(place / name)]) == 0
+    text = (place / "mine.py").read_text()
+    (place / "mine.py").write_text(text.replace("1, 3, 224, 224", "1, 3"))
+    assert torch.equal(resolve(str(place / "mine.py")).model()[0].weight, net[0].weight)
+    assert run_command_line(["init", str(place / "mine.py")]) == 2, "it is there"
+
+
+@pytest.mark.parametrize(("file", "weights", "says"), [
+    ("mine.py", "none.pth", "none.pth: no such file"),
+    ("mine.py", "their.txt", "their.txt: no file of weights"),
+    ("mine.pth", "their.txt", "mine.pth: a model file is Python; name it mine.py"),
+])  # fmt: skip
+def test_what_init_refuses(
+    file: str, weights: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("their.txt").touch()
+    assert run_command_line(["init", file, "--weights", weights]) == 2
+    assert says in capsys.readouterr().err
