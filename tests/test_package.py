@@ -110,9 +110,8 @@ def test_deploy_imports_nothing_of_ours() -> None:
 
 def test_nothing_unsafe_is_used() -> None:
     forbidden = re.compile(r"shell\s*=\s*True|pickle\.load|weights_only\s*=\s*False|(?<![.\w])eval\(|(?<![.\w])exec\(")
-    advice = '"torch.load({path!r}, weights_only=False)'  # what owners of a pickled module do in code of their own
     for file in SOURCES:
-        assert not forbidden.search(file.read_text().replace(advice, "")), file
+        assert not forbidden.search(file.read_text()), file
 
 
 def test_the_map_names_every_room() -> None:

@@ -40,6 +40,9 @@ def example():  # one input batch, of the shape that your model takes
 #     return torchvision.datasets.ImageFolder(f"data/{{split}}", transform)
 '''
 """A model file that is to be filled in."""
+UNSAFE = ""
+"""In place of an expression: what would run code of the file's is not written down for anyone."""
+STATE_DICT = "where it was made, `torch.save(model.state_dict(), 'weights.pth')` writes what can be loaded safely"
 SAFETENSORS = "from safetensors.torch import load_file\n"
 
 
@@ -53,8 +56,11 @@ def described(text: str) -> str:
     path = Path(text)
     if not path.is_file():
         return f"{text}: no such file"
+    what, load = _kind(path)
+    if load == UNSAFE:
+        return f"{text}: is {what}; {STATE_DICT}"
     return (
-        f"{text}: is {_kind(path)[0]}, no model; `edgecompress init my_model.py --weights {shlex.quote(text)}` writes "
+        f"{text}: is {what}, no model; `edgecompress init my_model.py --weights {shlex.quote(text)}` writes "
         "the ten lines that load it: name your class in them and give my_model.py"
     )
 
@@ -63,14 +69,16 @@ def model_file(file: Path, weights: Path | None) -> str:
     """The text of a model file with the name ``file`` that loads ``weights``, or none.
 
     Raises:
-        FileError: the weights are not there, or are no file of weights.
+        FileError: the weights are not there, no file of weights, or run code when they are loaded.
     """
     if weights is None:
         return LINES.format(name=file.name, more="", load="")
     if not weights.is_file() or not is_weights(str(weights)):
         what = f"no file of weights ({', '.join(SUFFIXES)})" if weights.is_file() else "no such file"
         raise FileError(f"{weights}: {what}")
-    load = _kind(weights)[1]
+    fact, load = _kind(weights)
+    if load == UNSAFE:
+        raise FileError(f"{weights}: is {fact}; {STATE_DICT}")
     place = weights.resolve()
     near = place.is_relative_to(file.resolve().parent)
     path = f'Path(__file__).parent / "{place.relative_to(file.resolve().parent)}"' if near else repr(str(place))
@@ -125,7 +133,7 @@ def _pickle(file: BinaryIO) -> tuple[str, str]:
     foreign = [name for name in classes if name.rpartition(".")[0] not in PLAIN]
     if foreign:
         fact = f"a pickled object of {printable(foreign[0])}, which runs code of its own when it is loaded"
-        return fact, "torch.load({path}, weights_only=False).state_dict()"
+        return fact, UNSAFE
     names = [text for text in texts if text.rpartition(".")[2] in ("weight", "bias", "running_mean")]
     return f"a state dict ({_shown(names)})", "torch.load({path}, weights_only=True)"
 

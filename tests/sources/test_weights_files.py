@@ -53,6 +53,9 @@ def test_a_pickled_module_is_named_and_not_loaded(tmp_path: Path) -> None:
     assert "a pickled object of torch.nn.modules.container.Sequential" in said(tmp_path / "module.pt")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Spring(tmp_path / "sprung"), protocol=2))
     assert "which runs code of its own" in said(tmp_path / "evil.pt")
+    assert "`torch.save(model.state_dict(), 'weights.pth')`" in said(tmp_path / "evil.pt")
+    assert run_command_line(["init", str(tmp_path / "mine.py"), "--weights", str(tmp_path / "evil.pt")]) == 2
+    assert not (tmp_path / "mine.py").exists()
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "broken.ckpt").write_bytes(b"\x00 nothing")
     assert "state dict (no names" in said(tmp_path / "broken.ckpt")
