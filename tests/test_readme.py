@@ -70,7 +70,7 @@ def test_every_command_is_shown() -> None:
 
 
 def test_the_commands_work_in_order(workplace: Path, few_digits: Path) -> None:
-    done, env = set(), {"EDGECOMPRESS_DATA": str(few_digits)}
+    done, env = set(), {"EDGECOMPRESS_DATA": str(few_digits), "EDGECOMPRESS_CACHE": str(workplace / "cache")}
     for page in PAGES:
         for name, text in files(page).items():
             (workplace / name).write_text(text)

@@ -24,6 +24,7 @@ from edgecompress.cli import (
     planning,
     running,
     starting,
+    timing,
 )
 from edgecompress.cli.commands import Group
 from edgecompress.cli.display import complain
@@ -69,6 +70,7 @@ def _keep_stdout(callback: Callable[..., Any]) -> Callable[..., Any]:
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "One stage": (
         inspecting.inspect,
+        timing.timings,
         planning.plan,
         compressing.compress,
         exporting.export,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +66,13 @@ def methods_from(given: Given) -> tuple[str, ...]:
 def scope_from(given: Given, methods: tuple[str, ...]) -> Scope:
     """What may be chosen of these methods."""
     return made(Scope, {**given, "method": methods})
+
+
+def one_of(values: Sequence[Value], option: str) -> Value:
+    """The only one of an option that may be repeated elsewhere."""
+    if len(values) > 1:
+        raise click.UsageError(f"{option}: times are of one; {len(values)} were given")
+    return values[0]
 
 
 # -- tables whose entries have options ---------------------------------------------------------------------------------

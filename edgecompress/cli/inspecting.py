@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from edgecompress.advising import Int8, Reach
     from edgecompress.models import Sample
 
-TABLES = ("methods", "selectors", "recipes", "targets", "devices", "sources", "adapters", "platforms", "samples")
-"""What there is to choose from; all but the samples can be added to."""
+TABLES = (
+    "methods",
+    "selectors",
+    "recipes",
+    "targets",
+    "devices",
+    "sources",
+    "adapters",
+    "platforms",
+    "samples",
+    "timings",
+)
+"""What there is to choose from; all but samples and timings can be added to."""
 
 
 @click.command(cls=Command, epilog="Example: edgecompress inspect resnet20")
@@ -101,11 +112,11 @@ def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:
 @json_option
 def list_entries(what: str, as_json: bool) -> None:
     """Show what there is to choose from."""
-    entries = _samples() if what == "samples" else _table(what)
+    entries = {"samples": _samples, "timings": _timings}.get(what, lambda: _table(what))()
     if as_json:
         print_json({what: entries})
         return
-    names = list(next(iter(entries.values())))
+    names = list(next(iter(entries.values()), {}))
     heads = (name.replace("_", " ") for name in names)
     print_table(what, (what[:-1], *heads), [(name, *facts.values()) for name, facts in entries.items()])
 
@@ -115,6 +126,14 @@ def _samples() -> dict[str, dict[str, Any]]:
 
     columns = ("title", "dataset", "params", "macs", "test_accuracy", "licence")
     return {name: {column: facts.get(column) for column in columns} for name, facts in sample_facts().items()}
+
+
+def _timings() -> dict[str, dict[str, Any]]:
+    """Times that were taken before, by file."""
+    from edgecompress.timing.caching import known_files
+
+    columns = ("target", "device", "machine", "runtime", "threads", "batch", "timings")
+    return {facts["file"]: {column: facts.get(column) for column in columns} for facts in known_files()}
 
 
 def _table(what: str) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from edgecompress.profiling.ratios import Ratio, paired_ratio
 
-WARM_RUNS = 2
-"""Before each turn, which refill the caches."""
+WARM_RUNS = 1
+"""Before each turn, which refills the caches."""
 FEWEST_TURNS = 8
 
 

@@ -29,6 +29,7 @@ from edgecompress.targets.refusing import naming
 from edgecompress.targets.runtimes import crashed
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from edgecompress.models.datasets import Inputs
@@ -165,6 +166,17 @@ def convert_onnx(converter: Converter, job: Job, path: Path) -> Json:
     facts = _converted(converter, job, path, SOURCE, write)
     notices = [*source.get("notices", ()), *facts.get("notices", ())]
     return _with_notices(converter, {**source, **facts, "notices": notices}, counted("onnx", source["operators"]))
+
+
+def convert_graph(converter: Converter, job: Job, graph: onnx.ModelProto, path: Path) -> Json:
+    """Have a child write ``path`` from a graph that is there already; of the ``job`` all but the model counts.
+
+    Raises:
+        ExportError: the converter refused, crashed or hung.
+    """
+    import onnx
+
+    return _converted(converter, job, path, SOURCE, lambda file: onnx.save_model(graph, file))
 
 
 def _converted(converter: Converter, job: Job, path: Path, name: str, write: Callable[[Path], None]) -> Json:

@@ -1,0 +1,223 @@
+"""timings(): what chains take in place of layers, on a device.
+
+All layers of one geometry are replaced at once in the whole dense file, which takes turns with the dense file: what
+lies between both, by the number of layers, is what a chain takes in its place, with the caches, layouts and fusions of
+a whole model. (Chains timed alone mispredict whole models by up to 40 %, per-node profiles inflate chains.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from statistics import median, stdev
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from edgecompress.artifacts import versions
+from edgecompress.decompositions import AUTO, DECOMPOSITIONS
+from edgecompress.devices import Device
+from edgecompress.errors import PlanError
+from edgecompress.exporting.inputs import probe
+from edgecompress.exporting.jobs import DEFAULT_EXPORT, jobs_of
+from edgecompress.exporting.outputs import as_feed
+from edgecompress.models import Sample
+from edgecompress.planning import Survey
+from edgecompress.progress import Progress, notice, silent
+from edgecompress.settings import Scope
+from edgecompress.targets import Target
+from edgecompress.targets.onnx import Onnx
+from edgecompress.targets.onnx.graphs import spec_of
+from edgecompress.targets.onnx.rewrites import REWRITES, rewritten
+from edgecompress.targets.onnx.rewrites import VERSION as REWRITES_VERSION
+from edgecompress.timing.caching import Circumstances, Timing, TimingFile
+from edgecompress.timing.geometries import Chain, Geometry, geometries_of
+from edgecompress.timing.grafting import Chosen, grafted, places_of
+from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
+from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
+
+if TYPE_CHECKING:
+    import onnx
+
+FEWEST_TURNS, MOST_TURNS, SECONDS = 8, 32, 60.0
+"""Of each file of candidates with the dense file: as many as take so long in all."""
+MOST_PLATEAUS = 3
+"""Geometries whose plateaus are looked for: those with the most MACs."""
+FILE_BYTES = 1 << 30
+"""Of all files that take turns in one process."""
+
+
+@dataclass
+class Bench:
+    """A dense model's graph on a device: files with chains in it are made and timed.
+
+    ``layers`` are those that may be replaced; ``unit`` is what times are in.
+    """
+
+    graph: onnx.ModelProto
+    layers: dict[str, nn.Module]
+    watch: Stopwatch
+    circumstances: Circumstances
+    unit: str = "ns"
+    dense: list[float] = field(default_factory=list)
+
+    def file(self, chosen: Chosen) -> onnx.ModelProto:
+        """The whole model with these chains, rewritten as an exported file is."""
+        made = grafted(self.graph, self.layers, chosen)
+        rewritten(made, tuple(REWRITES))
+        return made
+
+    def compared(self, plans: Sequence[Chosen], turns: int = MOST_TURNS) -> list[list[float]]:
+        """The times of the dense file, then of each plan's, in turns."""
+        found = self.watch.take([self.file({}), *map(self.file, plans)], turns)
+        self.dense += found[0]
+        return found
+
+    @property
+    def dense_time(self) -> float:
+        """The median of all that was taken of the dense file."""
+        return median(self.dense) if self.dense else median(self.compared([])[0])
+
+
+@dataclass
+class Timings:
+    """Times of a model's chains, and what follows from them."""
+
+    bench: Bench
+    seen: Survey
+    geometries: tuple[Geometry, ...]
+    found: tuple[Timing, ...]
+
+    @cached_property
+    def multiple(self) -> int | None:
+        """The multiple of ranks within which times stay level; None where that is not known."""
+        return clear_multiple(misfits(self.found))
+
+
+@contextmanager
+def bench_of(sample: Sample, seen: Survey, target: Target, device: Device, threads: int = 1) -> Iterator[Bench]:
+    """The dense model of ``sample``, whose layers were surveyed, on a device.
+
+    Raises:
+        PlanError: files of the target are not made from an .onnx.
+        ExportError: it cannot be exported.
+        DeviceError: the device cannot be used.
+    """
+    if target.made_from != "onnx":
+        raise PlanError(f"{target.name}: chains are timed in files that are made from an .onnx; {target.name} has none")
+    with jobs_of(seen.model, sample, DEFAULT_EXPORT) as jobs:
+        size = jobs.batch().size
+        job = jobs.job(target, size, None)
+        graph, _ = Onnx().graph_of(job.model, job)
+        rewritten(graph, tuple(REWRITES))
+        layers = {item.name: item.layer for item in seen.items}
+        places = places_of(graph, layers)
+        feed = as_feed(tuple(map(spec_of, graph.graph.input)), probe(sample.inputs, size or 1))
+        with stopwatch(target, job, device, threads, feed) as watch:
+            known = versions(*target.needs)
+            runtime = " ".join(f"{name} {known[name]}" for name in target.needs)
+            context = sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+            place = (device.name, watch.machine, threads, size or 1)
+            at = Circumstances(target.name, job.precision, runtime, *place, REWRITES_VERSION, context)
+            unit = "ns" if device.provenance == "measured" else "instructions"
+            yield Bench(graph, {name: layers[name] for name in layers if places[name]}, watch, at, unit)
+
+
+def timings(
+    bench: Bench, seen: Survey, scope: Scope, *, more: Sequence[tuple[str, Chain]] = (), progress: Progress = silent
+) -> Timings:
+    """Take the times that are not in the cache yet.
+
+    Args:
+        bench: of the model.
+        seen: its layers.
+        scope: the methods and the multiple that chains are of.
+        more: chains to time besides, each of the geometry of a layer that is named.
+        progress: is called after each geometry.
+
+    Returns:
+        All that are known.
+
+    Raises:
+        DeviceError: measuring failed.
+        FileError: the cache cannot be written to.
+    """
+    file, methods = TimingFile(bench.circumstances), scope.methods or AUTO
+    geometries = tuple(one for one in geometries_of(seen.items) if one.first.name in bench.layers)
+    known = {(one.geometry, one.method, one.ranks): one for one in file.read()}
+    todo = {
+        key: [chain for chain in dict.fromkeys(chains) if (key, *chain) not in known]
+        for key, chains in _wanted(geometries, methods, scope.multiple, more).items()
+    }
+    count, done = sum(map(len, todo.values())), 0
+    turns = _announced(bench, count, sum(map(bool, todo.values())), progress)
+    for geometry in geometries:
+        for part in _parts(todo[geometry.key], bench):
+            taken = _take(bench, geometry, part, turns)
+            file.add(taken)
+            known |= {(one.geometry, one.method, one.ranks): one for one in taken}
+            done += len(part)
+            progress("timings", done, count, geometry.first.name)
+    return Timings(bench, seen, geometries, tuple(known.values()))
+
+
+def _wanted(
+    geometries: Sequence[Geometry], methods: Sequence[str], multiple: int, more: Sequence[tuple[str, Chain]]
+) -> dict[str, list[Chain]]:
+    """By geometry the chains to time."""
+    largest = sorted(geometries, key=lambda one: -one.dense.macs * len(one.items))[:MOST_PLATEAUS]
+    found = {one.key: one.timed(methods, multiple) for one in geometries}
+    for one in largest:
+        found[one.key] += _steps(one)
+    by_layer = {item.name: one.key for one in geometries for item in one.items}
+    for name, chain in more:
+        if name in by_layer:
+            found[by_layer[name]].append(chain)
+    return found
+
+
+def _announced(bench: Bench, count: int, geometries: int, progress: Progress) -> int:
+    """How many turns there are to be, after an estimate of what they take."""
+    if not count:
+        return FEWEST_TURNS
+    start = perf_counter()
+    bench.compared([], turns=FEWEST_TURNS)
+    turn = count * (perf_counter() - start) / FEWEST_TURNS
+    turns = round(min(MOST_TURNS, max(FEWEST_TURNS, SECONDS / turn)))
+    seconds = turn * turns + count * bench.watch.seconds_a_file
+    notice(f"{count} chains of {geometries} geometries are timed, {turns} turns each: about {seconds:.0f} s")
+    progress("timings", 0, count, "")
+    return turns
+
+
+def _steps(geometry: Geometry) -> list[Chain]:
+    """Chains that show plateaus: one method with a single rank, at small steps."""
+    layer = geometry.first.layer
+    for method in ("spatial_svd", "svd"):
+        if DECOMPOSITIONS[method].supports(layer) and len(largest := DECOMPOSITIONS[method].max_ranks(layer)) == 1:
+            return [(method, ranks) for ranks in plateau_ranks(largest[0])]
+    return []
+
+
+def _parts(chains: Sequence[Chain], bench: Bench) -> Iterator[Sequence[Chain]]:
+    """As many as fit into memory at once."""
+    size = max(1, FILE_BYTES // max(1, 2 * bench.graph.ByteSize()))
+    yield from (chains[at : at + size] for at in range(0, len(chains), size))
+
+
+def _take(bench: Bench, geometry: Geometry, chains: Sequence[Chain], turns: int) -> list[Timing]:
+    names = [item.name for item in geometry.items]
+    dense, *series = bench.compared([dict.fromkeys(names, chain) for chain in chains], turns)
+    return [_timing(geometry, chain, dense, own) for chain, own in zip(chains, series, strict=True)]
+
+
+def _timing(geometry: Geometry, chain: Chain, dense: Sequence[float], series: Sequence[float]) -> Timing:
+    """The median over turns of what a layer takes more, in shares of the dense model's time."""
+    count = len(geometry.items)
+    shares = [(own / other - 1) / count for own, other in zip(series, dense, strict=True)]
+    spread = 1.25 * stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
+    return Timing(geometry.key, *chain, median(shares), spread, count, len(shares), round(load_here(), 2))

@@ -1,0 +1,179 @@
+"""What takes times of whole files on a device: CPU time in turns here, pairs elsewhere, instructions where emulated."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgecompress.devices import Device, is_counting
+from edgecompress.errors import DeviceError
+from edgecompress.profiling.turns import in_turns
+from edgecompress.settings import Effort
+from edgecompress.targets import Job, Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgecompress.artifacts import Arrays
+
+PAIR_SECONDS = 0.5
+"""Of measuring two files in turns on a device elsewhere."""
+CPUINFO = Path("/proc/cpuinfo")
+
+
+class Stopwatch(Protocol):
+    """Takes times of graphs of one target on one device."""
+
+    @property
+    def machine(self) -> str:
+        """What the device is, beyond its name: times hold for that alone."""
+
+    @property
+    def seconds_a_file(self) -> float:
+        """What a file takes besides its runs, about."""
+
+    def milliseconds(self, taken: float) -> float:
+        """Of the dense file, whose series has the median ``taken``."""
+
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+        """Of each graph a series of times, in one unit for all, of which those of one turn belong together."""
+
+
+@dataclass(slots=True)
+class Here:
+    """This machine: nanoseconds of process CPU time, all files in this process."""
+
+    target: Target
+    job: Job
+    folder: Path
+    threads: int
+    feed: Arrays
+    seconds_a_file: float = 0.1
+    made: int = 0
+
+    @property
+    def machine(self) -> str:
+        """Processor with its flags, and the kernel."""
+        return identity_here()
+
+    def milliseconds(self, taken: float) -> float:
+        """From nanoseconds."""
+        return taken / 1e6
+
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+        """All of them in turns."""
+        start = time.perf_counter()
+        runs = [self.target.load(self._file(graph), threads=self.threads) for graph in graphs]
+        self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
+        feed = self.feed
+        return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0)  # type: ignore[misc]
+
+    def _file(self, graph: onnx.ModelProto) -> Path:
+        self.made += 1
+        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
+
+
+@dataclass(slots=True)
+class There:
+    """Another device: instructions where it counts them, else each file in turns with the first."""
+
+    target: Target
+    job: Job
+    folder: Path
+    threads: int
+    device: Device
+    seconds_a_file: float = 4.0
+    made: int = 0
+
+    @property
+    def machine(self) -> str:
+        """What its own system reports."""
+        from edgecompress.profiling.bench import bench
+
+        with bench(self.device, self.folder / f"none{self.target.suffix}") as there:
+            return str(sorted(there.kernel.items()))
+
+    def milliseconds(self, taken: float) -> float:
+        """Measured alone: pairs tell ratios."""
+        from edgecompress.profiling import profile
+        from edgecompress.profiling.profiles import Profile
+
+        del taken
+        made = profile(self.folder / f"1{self.target.suffix}", self.device, threads=self.threads)
+        assert isinstance(made, Profile)
+        return float(made.latency.statistics.wall.p50)
+
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+        """One file after the other; of counted instructions one number each, which is exact."""
+        from edgecompress.profiling.bench import Bench, bench
+
+        files, start = [self._file(graph) for graph in graphs], time.perf_counter()
+        effort = Effort(self.threads, self.job.batch or 1, runs=max(2, turns), seconds=PAIR_SECONDS)
+        with bench(self.device, files[0]) as there:
+            if not isinstance(there, Bench):
+                raise DeviceError.of(self.device.name, "layers cannot be timed there: it runs no bench script")
+            if is_counting(there.session):
+                found = [[float(there.profile(file, effort).counts.least)] for file in files]  # type: ignore[union-attr]
+            else:
+                pairs = [there.compare(file, files[0], effort) for file in files[1:]]
+                found = [[1.0], *([1 / (pair.cpu or pair.wall).value] for pair in pairs)]
+        self.seconds_a_file = (time.perf_counter() - start) / len(files)
+        return found
+
+    def _file(self, graph: onnx.ModelProto) -> Path:
+        self.made += 1
+        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
+
+
+def written(target: Target, job: Job, graph: onnx.ModelProto, path: Path) -> Path:
+    """The target's file of a graph."""
+    import onnx
+
+    from edgecompress.targets.child_converter import convert_graph
+
+    if target.name == "onnx":
+        onnx.save_model(graph, path)
+    else:
+        converter: Any = target
+        convert_graph(converter, job, graph, path)
+    return path
+
+
+@contextmanager
+def stopwatch(target: Target, job: Job, device: Device, threads: int, feed: Arrays) -> Iterator[Stopwatch]:
+    """For files of ``target`` on ``device``; its files are gone afterwards."""
+    with TemporaryDirectory(prefix="edgecompress-") as folder:
+        place = Path(folder)
+        if device.name == "local":
+            yield Here(target, job, place, threads, feed)
+        else:
+            yield There(target, job, place, threads, device)
+
+
+def identity_here() -> str:
+    """Processor, a digest of its flags, and the kernel of this machine."""
+    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
+    facts = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in facts.items()}
+    name = known.get("model name") or known.get("CPU part") or platform.processor()
+    return f"{platform.machine()} {name} {sha256(flags_here().encode()).hexdigest()[:8]} {platform.release()}"
+
+
+def flags_here() -> str:
+    """Instruction sets of this machine's processor, as its kernel calls them; empty where it does not tell."""
+    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
+    lines = (line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return next(lines, "").strip()
+
+
+def load_here() -> float:
+    """Processes that wanted a processor in the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
