@@ -92,7 +92,7 @@ class Scope:
         basic=True,
         chooses=True,
     )
-    multiple: int = option(8, "Ranks are multiples of this.", low=1, high=4_096, chooses=True, codecs=False)
+    multiple: int = option(8, "Ranks are multiples of this; auto: as timed.", low=1, chooses=True, codecs=False)
     include: tuple[str, ...] = option(
         (), "Only layers whose name matches, as in a shell: 'layer1.*'; repeatable.", basic=True, chooses=True
     )

@@ -10,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from edgecompress.cli.fields import Option, offered, own_options
-from edgecompress.cli.options import EVERY_METHOD
+from edgecompress.cli.options import AUTO_MULTIPLE, EVERY_METHOD
 from edgecompress.cli.types import table_of
-from edgecompress.settings import USUAL_SELECTOR, FineTuning, Scope, Storage
+from edgecompress.settings import USUAL_DEVICE, USUAL_SELECTOR, USUAL_TARGET, FineTuning, Scope, Storage
 
 if TYPE_CHECKING:
     from edgecompress.models import Sample
@@ -64,8 +64,23 @@ def methods_from(given: Given) -> tuple[str, ...]:
 
 
 def scope_from(given: Given, methods: tuple[str, ...]) -> Scope:
-    """What may be chosen of these methods."""
-    return made(Scope, {**given, "method": methods})
+    """What may be chosen of these methods; the multiple of ranks as given, or as it was measured."""
+    multiple = _multiple_here() if given.get("multiple") == AUTO_MULTIPLE else given.get("multiple")
+    return made(Scope, {**given, "method": methods, "multiple": multiple})
+
+
+def _multiple_here() -> int:
+    """By times on the device that is planned for; without any by a table."""
+    from edgecompress.timing.plateaus import known_multiple, measured_multiple
+    from edgecompress.timing.stopwatches import flags_here
+
+    params = click.get_current_context().params
+    target, device = (params.get("targets") or (USUAL_TARGET,))[0], params.get("device") or USUAL_DEVICE
+    found, source = measured_multiple(target, device), "timings"
+    if found is None:
+        found, source = known_multiple(target, flags_here() if device == USUAL_DEVICE else ""), "a table of runtimes"
+    click.echo(f"note: ranks are multiples of {found}, for {target} on {device}: by {source}", err=True)
+    return found
 
 
 def one_of(values: Sequence[Value], option: str) -> Value:

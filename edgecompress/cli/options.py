@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgecompress.cli.fields import Command, option, options_of, together
-from edgecompress.cli.types import DeviceName, OutputPath, TableChoice
+from edgecompress.cli.types import DeviceName, Multiple, OutputPath, TableChoice
 from edgecompress.settings import (
     CALIBRATION_INPUTS,
     NO_RECIPE,
@@ -23,7 +23,7 @@ from edgecompress.settings import (
     Storage,
 )
 
-EVERY_METHOD = "auto"
+EVERY_METHOD = AUTO_MULTIPLE = "auto"
 SELECTION, TRAINING, CODES = "What to compress", "Training", "Storing as codes, with a codec as --method"
 FILES, MEASURING = "Exported files", "Measuring"
 
@@ -126,7 +126,13 @@ method_type = TableChoice(
     "edgecompress.decompositions:DECOMPOSITIONS", "edgecompress.codecs:CODECS", first={EVERY_METHOD: _every_method}
 )
 selection_options = together(
-    select_option, options_of(Scope, group=SELECTION, methods={"type": method_type, "metavar": None})
+    select_option,
+    options_of(
+        Scope,
+        group=SELECTION,
+        methods={"type": method_type, "metavar": None},
+        multiple={"type": Multiple(1, 4_096), "metavar": "N|auto"},
+    ),
 )
 core_options = options_of(Storage, group=CODES, which=lambda info: info.chooses)
 calibrate_option = option(

@@ -42,6 +42,14 @@ class Odd(click.IntRange):
         return number
 
 
+class Multiple(click.IntRange):
+    """A whole number in a range, or the word ``auto``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word as it is."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class OutputPath(click.Path):
     """Where to write: a name, not nothing and not standard output."""
 

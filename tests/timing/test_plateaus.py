@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from edgecompress.timing import plateaus
 from edgecompress.timing.caching import Circumstances, Timing, TimingFile
 from edgecompress.timing.plateaus import MULTIPLES, clear_multiple, known_multiple, measured_multiple, misfits
-from edgecompress.timing.stopwatches import identity_here
+from edgecompress.timing.stopwatches import flags_here, identity_here
+from tests.processes import command
 
 SPREAD = 0.001
 
@@ -56,3 +59,41 @@ def test_without_times_runtimes_and_widths_are_known() -> None:
     assert known_multiple("onnx", "fpu avx2 avx512f") == 16
     assert known_multiple("onnx", "fpu avx2") == plateaus.USUAL == 8
     assert known_multiple("coreml", "avx512f") == 8
+
+
+def test_the_command_line_takes_the_multiple_that_was_measured(tmp_path: Path, tiny_file: Path) -> None:
+    cache = {"EDGECOMPRESS_CACHE": str(tmp_path)}
+    arguments = (
+        "plan",
+        tiny_file,
+        "--keep",
+        "0.6",
+        "--multiple",
+        "auto",
+        "--method",
+        "svd",
+        "--calibrate",
+        "0",
+        "--json",
+    )
+    before = command(*arguments, env=cache)
+    assert before.code == 0, before.err
+    usual = known_multiple("onnx", flags_here())
+    assert f"note: ranks are multiples of {usual}, for onnx on local: by a table of runtimes" in before.err
+    here = Circumstances("onnx", "fp32", "ort", "local", identity_here(), 1, 1, 1, "abc")
+    (tmp_path / "timings").mkdir()
+    lines = [{"kind": "edgecompress.timings", **asdict(here)}, *map(asdict, line(4, 0.0))]
+    (tmp_path / "timings" / f"{here.digest}.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    answer = command(*arguments, env=cache)
+    assert "note: ranks are multiples of 4, for onnx on local: by timings" in answer.err
+    ranks = [rank for layer in json.loads(answer.out)["layers"] for rank in layer["ranks"]]
+    assert ranks
+    assert all(rank % 4 == 0 for rank in ranks)
+    assert any(rank % 8 for rank in ranks)
+
+
+@pytest.mark.parametrize("value", ["0", "4097", "some"])
+def test_other_words_and_numbers_are_refused(value: str, tiny_file: Path) -> None:
+    answer = command("plan", tiny_file, "--multiple", value)
+    assert answer.code == 2
+    assert "--multiple" in answer.err
