@@ -39,6 +39,7 @@ class Sizes:
 
     offset: Any
     slope: Any
+    dtype: torch.dtype = torch.int64
 
     def at(self, batch: Any) -> Any:
         """The numbers, for a batch that may be symbolic."""
@@ -128,7 +129,7 @@ class Network(nn.Module):
         if isinstance(given, Known):
             return given.numbers
         if isinstance(given, Sizes):
-            return given.at(batch) if as_numbers else as_tensor(given.at(batch))
+            return given.at(batch) if as_numbers else as_tensor(given.at(batch)).to(given.dtype)
         found = values[given.name] if isinstance(given, Value) else self.find(given.path)
         return found.tolist() if as_numbers else found
 

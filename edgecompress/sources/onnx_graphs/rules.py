@@ -17,12 +17,12 @@ def rule_of(results: Sequence[Tensor], batches: Sequence[int]) -> Tensor | Sizes
         return None
     if all(torch.equal(item, first) for item in results):
         return first
-    if first.dtype != torch.int64 or batches[0] == batches[-1]:
+    if first.dtype not in (torch.int64, torch.int32) or batches[0] == batches[-1]:
         return None
     slope = torch.div(last - first, batches[-1] - batches[0], rounding_mode="floor")
     offset = first - slope * batches[0]
     exact = all(torch.equal(item, offset + slope * batch) for item, batch in zip(results, batches, strict=True))
-    return Sizes(offset.tolist(), slope.tolist()) if exact else None
+    return Sizes(offset.tolist(), slope.tolist(), first.dtype) if exact else None
 
 
 def free_shape(shapes: Sequence[Sequence[int]], fixed: int) -> list[int] | None:

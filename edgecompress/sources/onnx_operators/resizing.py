@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from edgecompress.sources.onnx_operators.base import Node, Operator, axes_of
 
+Array = np.ndarray[Any, np.dtype[Any]]
+"""Places are computed by NumPy: what is chosen by them has to be known while a model is traced."""
 NAMES = {
     ("linear", 3): "linear",
     ("linear", 4): "bilinear",
@@ -49,11 +52,11 @@ def _resize(
     result, outside = data, None
     for axis in axes:
         places = _places(node, axis)
-        matrix = torch.stack([_row(node, axis, float(place)) for place in places]).to(data.dtype)
+        rows = [_row(node, axis, float(place)).tolist() for place in places]
+        matrix = torch.tensor(rows, dtype=torch.float64).to(data.dtype)
         result = torch.tensordot(result, matrix, dims=([axis.number], [1])).movedim(-1, axis.number)
-        beyond = ((places < 0) | (places > axis.size - 1)).reshape(
-            [-1 if n == axis.number else 1 for n in range(data.dim())]
-        )
+        shape = [-1 if n == axis.number else 1 for n in range(data.dim())]
+        beyond = torch.tensor(((places < 0) | (places > axis.size - 1)).tolist()).reshape(shape)
         outside = beyond if outside is None else outside | beyond
     if _crops(node) and outside is not None:
         return torch.where(outside, torch.full_like(result, node.get("extrapolation_value", 0.0)), result)
@@ -66,15 +69,16 @@ def _crops(node: Node) -> bool:
 
 def _axes(node: Node, data: Tensor, part: Any, scales: Any, sizes: Any) -> list[Axis]:
     """The axes that change, for scales or sizes of all axes or of those that are named."""
-    numbers = axes_of(node, None, data.dim()) or list(range(data.dim()))
+    every = axes_of(node, None, data.dim()) or list(range(data.dim()))
+    kept = [index for index, number in enumerate(every) if not isinstance(data.shape[number], torch.SymInt)]
+    numbers, count = [every[index] for index in kept], len(every)  # a batch of any size is not resized
     owned = [int(data.shape[number]) for number in numbers]
     if sizes:
-        factors, wanted = _by_sizes(node, owned, sizes)
+        factors, wanted = _by_sizes(node, owned, [sizes[index] for index in kept])
     else:
-        factors = list(scales)
+        factors = [scales[index] for index in kept]
         wanted = [math.floor(size * factor) for size, factor in zip(owned, factors, strict=True)]
-    count = len(numbers)
-    parts = [(part[i], part[i + count]) for i in range(count)] if part and _crops(node) else [(0.0, 1.0)] * count
+    parts = [(part[i], part[i + count]) if part and _crops(node) else (0.0, 1.0) for i in kept]
     found = [Axis(*each) for each in zip(numbers, owned, wanted, factors, parts, strict=True)]
     return [axis for axis in found if axis.size != axis.wanted or axis.scale != 1 or axis.part != (0.0, 1.0)]
 
@@ -88,10 +92,10 @@ def _by_sizes(node: Node, owned: Sequence[int], sizes: Sequence[int]) -> tuple[l
     return [factor] * len(factors), [math.floor(factor * size + 0.5) for size in owned]
 
 
-def _places(node: Node, axis: Axis) -> Tensor:
+def _places(node: Node, axis: Axis) -> Array:
     """Where each output lies in the input, (wanted,)."""
     mode = node.get("coordinate_transformation_mode", "half_pixel")
-    steps, length = torch.arange(axis.wanted, dtype=torch.float64), axis.scale * axis.size
+    steps, length = np.arange(axis.wanted, dtype=np.float64), axis.scale * axis.size
     half = (steps + 0.5) / axis.scale - 0.5
     if mode == "align_corners":
         return steps * ((axis.size - 1) / (length - 1)) if length != 1 else steps * 0
@@ -106,7 +110,7 @@ def _places(node: Node, axis: Axis) -> Tensor:
     return half
 
 
-def _cropped(axis: Axis, steps: Tensor, length: float) -> Tensor:
+def _cropped(axis: Axis, steps: Array, length: float) -> Array:
     first, last = axis.part
     reach = (last - first) * (axis.size - 1)
     inner = steps * reach / (length - 1) if length != 1 else steps * 0 + reach / 2
@@ -114,24 +118,24 @@ def _cropped(axis: Axis, steps: Tensor, length: float) -> Tensor:
 
 
 def _nearest(node: Node, data: Tensor, axes: Sequence[Axis]) -> Tensor:
-    chosen = {axis.number: _rounded(node, _places(node, axis)).clamp(0, axis.size - 1).long() for axis in axes}
-    own = {axis.number: torch.arange(axis.wanted) * axis.size // axis.wanted for axis in axes}
+    chosen = {axis.number: _rounded(node, _places(node, axis)).clip(0, axis.size - 1).astype(np.int64) for axis in axes}
+    own = {axis.number: np.arange(axis.wanted) * axis.size // axis.wanted for axis in axes}
     spatial = data.dim() in (3, 4, 5) and min(chosen, default=2) > 1 and data.is_floating_point()
-    if spatial and axes and all(torch.equal(chosen[number], own[number]) for number in chosen):
+    if spatial and axes and all(np.array_equal(chosen[number], own[number]) for number in chosen):
         wanted = {axis.number: axis.wanted for axis in axes}
         return functional.interpolate(data, [wanted.get(n, int(data.shape[n])) for n in range(2, data.dim())])
     for number, places in chosen.items():
-        data = data.index_select(number, places)
+        data = data.index_select(number, torch.tensor(places.tolist(), dtype=torch.int64))
     return data
 
 
-def _rounded(node: Node, places: Tensor) -> Tensor:
+def _rounded(node: Node, places: Array) -> Array:
     mode = node.get("nearest_mode", "round_prefer_floor")
     if mode == "floor":
-        return places.floor()
+        return np.floor(places)
     if mode == "ceil":
-        return places.ceil()
-    return (places - 0.5).ceil() if mode == "round_prefer_floor" else (places + 0.5).floor()
+        return np.ceil(places)
+    return np.ceil(places - 0.5) if mode == "round_prefer_floor" else np.floor(places + 0.5)
 
 
 def _by_torch(node: Node, data: Tensor, axes: Sequence[Axis]) -> Tensor | None:
@@ -149,27 +153,28 @@ def _by_torch(node: Node, data: Tensor, axes: Sequence[Axis]) -> Tensor | None:
     return functional.interpolate(data, size, mode=name, align_corners=place == "align_corners")
 
 
-def _row(node: Node, axis: Axis, place: float) -> Tensor:
+def _row(node: Node, axis: Axis, place: float) -> Array:
     """What each of the axis' numbers counts for at ``place``, (size,)."""
     base = math.floor(place)
     scale = min(axis.scale, 1.0) if node.get("antialias", 0) else 1.0
     linear = node.get("mode") == "linear"
     reach = 1 if linear else 2
     first = math.floor(-reach / scale) + 1
-    taps = torch.arange(base + first, base + reach + 1 - first - (reach - 1), dtype=torch.float64)
-    distance = ((taps - place) * scale).abs()
-    weights = (1 - distance).clamp_min(0) if linear else _cubic(distance, node.get("cubic_coeff_a", -0.75))
+    taps = np.arange(base + first, base + reach + 1 - first - (reach - 1), dtype=np.float64)
+    distance = np.abs((taps - place) * scale)
+    weights = (1 - distance).clip(0) if linear else _cubic(distance, node.get("cubic_coeff_a", -0.75))
     if node.get("exclude_outside", 0):
-        weights = torch.where((taps < 0) | (taps > axis.size - 1), torch.zeros_like(weights), weights)
-    row = torch.zeros(axis.size, dtype=torch.float64)
-    return row.index_add(0, taps.clamp(0, axis.size - 1).long(), weights / weights.sum())
+        weights = np.where((taps < 0) | (taps > axis.size - 1), 0, weights)
+    row: Array = np.zeros(axis.size)
+    np.add.at(row, taps.clip(0, axis.size - 1).astype(np.int64), weights / weights.sum())
+    return row
 
 
-def _cubic(distance: Tensor, sharpness: float) -> Tensor:
+def _cubic(distance: Array, sharpness: float) -> Array:
     """The kernel of Keys (1981)."""
-    near = ((sharpness + 2) * distance - (sharpness + 3)) * distance.square() + 1
+    near = ((sharpness + 2) * distance - (sharpness + 3)) * distance**2 + 1
     far = ((sharpness * distance - 5 * sharpness) * distance + 8 * sharpness) * distance - 4 * sharpness
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
 OPERATORS = {"Resize": Operator(_resize, known=(1, 2, 3))}
