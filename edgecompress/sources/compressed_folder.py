@@ -30,7 +30,7 @@ from edgecompress.files import (
 )
 from edgecompress.models import Sample, check_runs, put_state
 from edgecompress.plans import CompressionPlan
-from edgecompress.sources import resolve_recorded
+from edgecompress.sources import resolve_recorded, source_of
 from edgecompress.storing import decoded
 
 VERSION = 1
@@ -91,9 +91,30 @@ def _save_model_file(folder: Path, sample: Sample, weights: str, **more: Json) -
             "plan": PLAN_FILE,
             "weights": weights,
             "sha256": {name: sha256(folder / name) for name in (PLAN_FILE, weights)},
+            **_digest_of(sample.source),
             **more,
         },
     )
+
+
+def _digest_of(source: str) -> Json:
+    """The digest of the file that a MODEL is read from as data, such as an .onnx; code may be edited."""
+    file = _data_file(source)
+    return {} if file is None else {"source_sha256": _digest(file)}
+
+
+def _digest(file: Path) -> str:
+    """Of a file, and of the weights that exporters put beside a large .onnx."""
+    return " ".join(sha256(part) for part in (file, file.with_name(f"{file.name}.data")) if part.is_file())
+
+
+def _data_file(source: str) -> Path | None:
+    try:
+        kind = source_of(source)
+    except ModelError:
+        return None
+    files = kind.files(source) if not kind.runs_code and Path(source).is_absolute() else ()
+    return files[0] if len(files) == 1 and files[0].is_file() else None
 
 
 def _dtypes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -106,13 +127,14 @@ class Recorded:
     """What ``model.json`` records: the source, which file holds the weights, digests by file name, tensors by type.
 
     ``digests`` and ``dtypes`` are None in a folder that was written before they were recorded, ``dtypes`` also where a
-    codec's file records them itself.
+    codec's file records them itself. ``origin`` is the digest of the file that the source names, None where it is none.
     """
 
     source: str
     weights: str
     digests: dict[str, str] | None
     dtypes: dict[str, int] | None
+    origin: str | None = None
 
     @classmethod
     def load(cls, file: Path) -> Recorded:
@@ -141,7 +163,8 @@ class Recorded:
             raise FileError(f"its sha256 are not those of {PLAN_FILE} and {weights}")
         if dtypes is not None and not isinstance(dtypes, dict):
             raise FileError("its dtypes are no object")
-        return cls(source, weights, digests, dtypes)
+        origin = document.get("source_sha256")
+        return cls(source, weights, digests, dtypes, None if origin is None else str(origin))
 
     def check_file(self, file: Path) -> None:
         """Prove that a file beside ``model.json`` is the one that was written with it.
@@ -153,6 +176,19 @@ class Recorded:
             raise FileError(
                 f"{file}: changed or damaged since it was written (its sha256 is not the one in {MODEL_FILE}); "
                 "copy the folder again, or make it again with `edgecompress compress`"
+            )
+
+    def check_origin(self, folder: Path) -> None:
+        """Prove that the file that the model was made from is as it was.
+
+        Raises:
+            FileError: it is not.
+        """
+        file = _data_file(self.source) if self.origin is not None else None
+        if file is not None and _digest(file) != self.origin:
+            raise FileError(
+                f"{folder}: was made from {printable(file)}, which has changed since (its sha256 is not the one in "
+                f"{MODEL_FILE}); put that file back, or make the folder again with `edgecompress compress`"
             )
 
     def check_dtypes(self, file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -206,8 +242,9 @@ def load_compressed(folder: Path, *, trust: bool = False, above: tuple[Path, ...
     whole = folder.resolve()
     if whole in above:
         raise ModelError(f"{folder}: was made, in a circle, from itself")
-    source = Recorded.load(file).source
-    return rebuilt(resolve_recorded(source, str(folder), trust=trust, above=(*above, whole)), folder)
+    recorded = Recorded.load(file)
+    recorded.check_origin(folder)
+    return rebuilt(resolve_recorded(recorded.source, str(folder), trust=trust, above=(*above, whole)), folder)
 
 
 def rebuilt(dense: Sample, folder: Path) -> Sample:

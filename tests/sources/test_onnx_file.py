@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgecompress.decomposing import decompose
-from edgecompress.errors import ModelError
+from edgecompress.errors import FileError, ModelError
 from edgecompress.exporting import export
 from edgecompress.layers import weighted_layers
 from edgecompress.planning import plan
@@ -111,6 +113,25 @@ def test_it_is_planned_compressed_and_loaded_again(exported: Path, tmp_path: Pat
     given = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(given), compressed(given))
+
+
+def test_a_file_that_changed_behind_a_folder_is_refused(exported: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "net.onnx", tmp_path / "folder"
+    for part in exported.parent.glob(f"{exported.name}*"):
+        shutil.copy(part, tmp_path / part.name.replace(exported.name, "net.onnx"))
+    sample = resolve(str(file))
+    made = plan(sample.model(), sample.inputs, Budget(keep=0.7))
+    save_compressed(folder, decompose(sample.model(), made), made, sample)
+    load_compressed(folder)
+    changed = onnx.load(file)
+    changed.producer_name = "another"
+    onnx.save(changed, file)
+    with pytest.raises(FileError, match=r"was made from .*net\.onnx, which has changed since"):
+        load_compressed(folder)
+    document = json.loads((folder / "model.json").read_text())
+    del document["source_sha256"]
+    (folder / "model.json").write_text(json.dumps(document))  # as it was written before the digest was
+    load_compressed(folder)
 
 
 def test_what_is_exported_again_has_the_names_of_the_file(tmp_path: Path) -> None:
