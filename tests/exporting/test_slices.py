@@ -101,6 +101,16 @@ def test_a_whole_output_needs_a_signal_above_its_noise() -> None:
     assert described(compare_slices([expected], [expected + 1e-5], "fp32")) == ""
 
 
+def test_a_sigmoid_far_below_zero_may_end_where_the_runtime_ends_it() -> None:
+    logits = normal(16, 3, 64) * 4 + np.array([0, 0, -30]).reshape(3, 1)
+    found = 1 / (1 + np.exp(-logits.clip(-18, 18)))
+    expected = 1 / (1 + np.exp(-logits))
+    assert compare_slices([expected], [found], "fp32") == ()
+    assert compare_slices([expected[:, 2]], [found[:, 2]], "fp32") == ()
+    lost = np.where(np.arange(3).reshape(3, 1) == 1, 0.5, found)
+    assert described(compare_slices([expected], [lost], "fp32")).startswith("output[:, 1] is constant in the file")
+
+
 def test_numbers_that_are_infinite_in_the_file_alone_are_found() -> None:
     expected = detections()
     found = expected.copy()
