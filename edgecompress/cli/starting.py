@@ -28,6 +28,8 @@ def init(file: Path, weights: Path | None, force: bool) -> None:
     if file.suffix != ".py":
         raise FileError(f"{file}: a model file is Python; name it {file.with_suffix('.py')}")
     text = model_file(file, weights)
+    if file.exists() and not force:
+        raise FileError(f"{file}: is there; choose another name, or replace it with --force")
     file_to_write(file, "model file", lambda _: False, inputs=[weights] if weights else [], force=force)
     write_text(file, text)
     say(f"{file}: name your class where it says their_code, and the shape of its input in example()")

@@ -313,5 +313,6 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, 3, 0) or list(names[:3])
-            raise PlanError(f"no {what} matches {pattern!r}; the nearest names are {', '.join(near) or 'none'}")
+            there = f"the nearest names are {', '.join(near)}" if any(near) else f"the {what} is the model itself"
+            raise PlanError(f"no {what} matches {pattern!r}; {there}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

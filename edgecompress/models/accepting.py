@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 import torch.fx
@@ -112,7 +113,10 @@ def _refuse_other(model: object, name: str, place: str) -> None:
             f"{name}: model(){place} gave a program of torch.export, whose layers are dissolved into operators; give "
             "the torch.nn.Module it was made from"
         )
-    raise ModelError(f"{name}: model(){place} gave a {type(model).__name__}, a torch.nn.Module was expected")
+    hint = (
+        "; build the model, load_state_dict() that into it, and return the model" if isinstance(model, Mapping) else ""
+    )
+    raise ModelError(f"{name}: model(){place} gave a {type(model).__name__}, a torch.nn.Module was expected{hint}")
 
 
 def _in_float32(model: nn.Module, name: str) -> nn.Module:

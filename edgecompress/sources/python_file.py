@@ -58,7 +58,7 @@ def from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sam
         ModelError: not there, its code fails, or it defines no model.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: no such file; `edgecompress init {path.name}` writes one to fill in")
     source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
     if not name and path.resolve().is_relative_to(Path.cwd()):
         _make_found(Path.cwd())
