@@ -67,11 +67,21 @@ def _inputs(pipeline: Pipeline, count: int) -> tuple[Inputs, SeenAs]:
     if pipeline.data is None:
         if pipeline.calibration is not None:
             return first(pipeline.calibration.inputs, count), "fitted"
-        return probe(pipeline.sample.inputs, MADE_INPUTS), "made"
+        return _made(pipeline.dense_model, pipeline.sample.inputs), "made"
     calibration = pipeline.calibration if pipeline.options.storage is None else None
     used = calibration.inputs if calibration else ()
     fresh = _fresh(pipeline, count, set(_digests(used)) if used else set())
     return (fresh, "fresh") if fresh else (first(used, count), "fitted")
+
+
+def _made(dense: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs of noise; the example where the model takes as many rows as it has alone, as one without a batch."""
+    made = probe(inputs, MADE_INPUTS)
+    try:
+        run_in_batches(dense, made, MADE_INPUTS)
+    except RuntimeError:
+        return inputs
+    return made
 
 
 def _fresh(pipeline: Pipeline, count: int, used: set[bytes]) -> Inputs:

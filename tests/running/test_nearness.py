@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import edgecompress as ec
-from edgecompress.running.nearness import nearness, nearness_of
+from edgecompress.running.nearness import _made, nearness, nearness_of
 from edgecompress.running.options import Options
 from edgecompress.running.pipeline import Pipeline
 from edgecompress.selectors import Budget
@@ -68,3 +68,9 @@ def test_where_nothing_else_is_left_it_is_said(tmp_path: Path) -> None:
     made = pipeline(tmp_path, TensorDataset(torch.eye(8, 6), torch.zeros(8)))
     assert (nearness(made, made.dense_model).seen, nearness(made, made.dense_model).inputs) == ("fitted", 8)
     assert nearness(pipeline(tmp_path, None), made.dense_model).seen == "made"
+
+
+def test_without_data_a_model_that_takes_so_many_rows_alone_is_given_its_example() -> None:
+    example = (torch.randn(4, 20),)
+    assert len(_made(nn.Linear(20, 3), example)[0]) == 16
+    assert _made(nn.Conv1d(4, 2, 3), example) is example  # a signal of four channels, no batch
