@@ -106,6 +106,14 @@ class BatchError(ExportError):
         self.fact = fact
 
 
+class LengthError(ExportError):
+    """The file holds for sequences of one length only; ``fact`` is why."""
+
+    def __init__(self, message: str, *, fact: str) -> None:
+        super().__init__(message)
+        self.fact = fact
+
+
 class NotExportable(ModelError, ExportError):  # noqa: N818 - reads better at the raise
     """The model cannot be exported, which was found before any work; names the line of the user's code."""
 

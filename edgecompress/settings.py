@@ -231,10 +231,8 @@ class Storage:
 class ExportOptions:
     """How a file is written.
 
-    int8 takes its ranges from ``calibration`` training inputs, after the ranges inside each chain were equalized
-    (``equalize``); ``keep_float`` are patterns of layers and kinds of operators that stay in float32 all the same;
-    ``channels_last`` takes images in NHWC, for litert; ``replaces`` says what may give way to it; ``rewrite`` the .onnx
-    for its runtime; ``batch`` is the one batch size of the file (None: any, or one where the target has no free one).
+    int8 takes its ranges from ``calibration`` inputs, after those inside each chain were equalized (``equalize``);
+    ``keep_float`` stays in float32; ``replaces`` may give way; ``batch`` is the one batch size (None: any, or 1).
     """
 
     precision: Precision = option(
@@ -260,6 +258,7 @@ class Effort:
     Args:
         threads: of the runtime.
         batch: inputs of one run.
+        length: positions of a sequence, where a file takes any; 0: those of its golden pair.
         runs: of each model, at least.
         seconds: of each model, at least.
         minutes: under load, afterwards; 0: none.
@@ -267,6 +266,7 @@ class Effort:
 
     threads: int = 1
     batch: int = option(1, "Inputs of one run.", name="batch_size", low=1, high=65_536)
+    length: int = option(0, "Tokens of one input; 0: as exported with.", low=0, high=1_000_000)
     runs: int = option(50, "At least so many runs.", low=2, high=1_000_000)
     seconds: float = option(2.0, "Measure at least so long a model.", low=0, high=3_600)
     minutes: float = option(0.0, "Also so many minutes under load.", name="sustained", low=0, high=600)

@@ -148,14 +148,33 @@ def settled(medians):
     return len(last) == WINDOWS and max(last) - min(last) <= SETTLED * min(last)
 
 
+def positions(model, options, given):
+    """Of sequences, where the model takes any number: the wanted one, else that of the given arrays; else None."""
+    for spec in model.inputs:
+        if len(spec.shape) == 2 and not isinstance(spec.shape[1], int):
+            key = "input:" + spec.name
+            return options.length or (given[key].shape[1] if key in given and given[key].ndim == 2 else None)
+    if options.length:
+        raise SystemExit(PROBLEM + "the model takes sequences of one length only; drop --length")
+    return None
+
+
+def rows_of(array, shape):
+    """An array with its rows, and positions, again where there are fewer."""
+    if array.ndim == 2 and len(shape) == 2:
+        return array[np.arange(shape[0]) % len(array)][:, np.arange(shape[1]) % array.shape[1]]
+    return np.resize(array, shape)
+
+
 def feed_for(model, options):
     """Inputs of the wanted batch size: rows of the given arrays, else seeded normal numbers."""
     given = np.load(options.inputs, allow_pickle=False) if options.inputs else {}
     generator = np.random.default_rng(options.seed)
+    free_sizes = {0: options.batch, 1: positions(model, options, given)}
     feed = {}
     for spec in model.inputs:
         shape = [
-            options.batch if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(spec.shape)
+            size if isinstance(size, int) else free_sizes.get(axis) or size for axis, size in enumerate(spec.shape)
         ]
         if shape and shape[0] != options.batch:
             raise SystemExit(
@@ -163,16 +182,23 @@ def feed_for(model, options):
             )
         key = "input:" + spec.name
         if key in given:
-            feed[spec.name] = np.resize(given[key], shape)
+            feed[spec.name] = rows_of(given[key], shape)
             continue
         free = [size for size in shape if not isinstance(size, int)]
         if free:
-            raise SystemExit(PROBLEM + "input %s has free dimensions %s besides the batch" % (spec.name, free))
+            raise SystemExit(
+                PROBLEM + "input %s has free dimensions %s besides the batch; use --length" % (spec.name, free)
+            )
         if not hasattr(np, spec.dtype) and spec.dtype != "bool":
             raise SystemExit(PROBLEM + "input %s is a %s: no values can be made up for it" % (spec.name, spec.dtype))
         values = generator.standard_normal(shape) if spec.dtype.startswith("float") else np.zeros(shape)
         feed[spec.name] = values.astype(spec.dtype)
     return feed
+
+
+def length_fed(model, options):
+    """Positions of the sequences that are fed; None where the model does not take any number."""
+    return positions(model, options, np.load(options.inputs, allow_pickle=False) if options.inputs else {})
 
 
 def in_turns(subjects, turn):
@@ -325,6 +351,7 @@ def main():
     parser.add_argument("--pass", dest="kind", choices=sorted(PASSES), default="latency")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--length", type=int, default=0, help="of sequences; 0: of the inputs given")
     parser.add_argument("--runs", type=int, default=50, help="at least so many kept runs a model")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least so many seconds a model")
     parser.add_argument("--loads", type=int, default=8, help="load each model so often, and measure each load")
@@ -355,6 +382,7 @@ def main():
         "preempted": preempted() - switches,
         "threads": options.threads,
         "batch": options.batch,
+        "length": length_fed(subjects[0].model, options),
     }
     document.update(measured)
     print(json.dumps(document))

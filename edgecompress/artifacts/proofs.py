@@ -34,16 +34,17 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far a runtime is from PyTorch on the same inputs, at one batch size.
+    """How far a runtime is from PyTorch on the same inputs, at one batch size and, where a file takes any, one length.
 
     ``scale`` is PyTorch's largest absolute output; ``sqnr_db`` is signal over error energy in dB, 300 where the
-    two are equal.
+    two are equal; ``length`` are the positions of a sequence.
     """
 
     batch: int
     max_abs_error: float
     sqnr_db: float
     scale: float
+    length: int | None = None
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -52,12 +53,14 @@ class Parity:
             "max_abs_error": self.max_abs_error,
             "sqnr_db": self.sqnr_db,
             "scale": self.scale,
+            **({} if self.length is None else {"length": self.length}),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Parity:
         """The inverse of :meth:`to_json`."""
-        return cls(document["batch"], document["max_abs_error"], document["sqnr_db"], document["scale"])
+        known = {name: document[name] for name in ("batch", "max_abs_error", "sqnr_db", "scale")}
+        return cls(**known, length=document.get("length"))
 
 
 @dataclass(frozen=True, slots=True)

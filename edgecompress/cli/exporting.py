@@ -196,7 +196,8 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
 
 
 def _error_at(parity: Parity) -> str:
-    return f"{parity.max_abs_error:.1e} at batch {parity.batch}"
+    length = "" if parity.length is None else f", {parity.length} positions"
+    return f"{parity.max_abs_error:.1e} at batch {parity.batch}{length}"
 
 
 def _artifacts_in(path: Path) -> list[Artifact]:

@@ -162,7 +162,8 @@ def print_profiles(profiles: list[Profile | InstructionProfile], files: tuple[st
     rows = [(name, *(measure.get(name) for measure in measures)) for name in measures[0]]
     device = profiles[0].device
     where = f"{device.provenance} on {device.name} ({device.processor or device.machine})"
-    title = f"Profile, {where}, {profiles[0].threads} thread(s)"
+    tokens = "" if profiles[0].length is None else f", {profiles[0].length} tokens"
+    title = f"Profile, {where}, {profiles[0].threads} thread(s){tokens}"
     print_table(title, ("", *heads), rows)
     for head, profile in zip(heads, profiles, strict=True):
         for reason in getattr(profile, "unstable", ()):

@@ -12,8 +12,8 @@ from torch import nn
 
 from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
-from edgecompress.errors import BatchError, DataError, FileError
-from edgecompress.exporting.inputs import parity_inputs, probe
+from edgecompress.errors import BatchError, DataError, FileError, LengthError
+from edgecompress.exporting.inputs import golden_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal, outcomes_of, without_extras
 from edgecompress.exporting.outputs import as_feed, run_model
@@ -115,6 +115,9 @@ class Exporter:
         made, batch = self._at_a_batch(target, lambda size: self._exported(target, size, progress))
         if made.score and made.score.pair:
             self.known_score = made.score.pair[0]
+        if self.jobs.fixed_length and target.free_length:
+            length = self.jobs.sample.inputs[0].shape[1]
+            made = _noted(made, f"takes sequences of {length} positions only: {self.jobs.fixed_length}")
         return _noted(made, f"takes batches of {batch.size} only: {batch.why}") if batch.size is not None else made
 
     def probe(self, target: Target) -> None:
@@ -122,17 +125,21 @@ class Exporter:
         self._at_a_batch(target, lambda size: probe_target(target, self.jobs.job(target, size, None)))
 
     def _at_a_batch(self, target: Target, work: Callable[[int | None], Done]) -> tuple[Done, Batch]:
-        """What ``work`` gives for batches of any size, or for the one size that can be had."""
+        """What ``work`` gives for batches, and sequences, of any size, or for the one size that can be had."""
         refuse_impossible(target, self.jobs.options)
         batch = self.jobs.batch()
         refuse_impossible(target, replace(self.jobs.options, batch=batch.size))
-        try:
-            return work(batch.size), batch
-        except BatchError as error:
-            if batch.size is not None:
-                raise
-            batch = Batch(error.batch, error.fact)
-            return work(batch.size), batch
+        while True:
+            try:
+                return work(batch.size), batch
+            except LengthError as error:
+                if self.jobs.fixed_length:
+                    raise
+                self.jobs.fixed_length = error.fact
+            except BatchError as error:
+                if batch.size is not None:
+                    raise
+                batch = Batch(error.batch, error.fact)
 
     def _exported(self, target: Target, size: int | None, progress: Progress) -> Artifact:
         """The file for any batch size, or for one."""
@@ -226,7 +233,8 @@ def _proved(
         scored = check_score(
             target, path, inputs, model, sample, allowed, known=known_score, batch=job.batch, progress=progress
         )
-    _write_golden(path, inputs, outputs, model, parity_inputs(sample, job.precision), job.batch or target.batch)
+    size = job.batch or target.batch or GOLDEN_BATCH
+    _write_golden(path, inputs, outputs, model, golden_inputs(sample, job.precision, size), size)
     parts = target.parts(path)
     return Artifact(
         target=target.name,
@@ -291,8 +299,8 @@ def _write_golden(
     outputs: tuple[TensorSpec, ...],
     model: nn.Module,
     example: Inputs,
-    batch: int | None,
+    batch: int,
 ) -> None:
-    fed = probe(example, batch or GOLDEN_BATCH)
+    fed = probe(example, batch)
     expected = {spec.name: array for spec, array in zip(outputs, run_model(model, fed), strict=True)}
     write_golden(golden_path(path), as_feed(inputs, fed), expected)

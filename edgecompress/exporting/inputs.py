@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.errors import DataError
+from edgecompress.exporting.lengths import at_length, length_of
 from edgecompress.exporting.outputs import run_model
 from edgecompress.exporting.slices import FEWEST
 from edgecompress.models import Sample
@@ -25,6 +26,16 @@ def parity_inputs(sample: Sample, precision: str) -> Inputs:
     if precision != "int8":
         return sample.inputs
     return _of_data(sample, "test", max(PARITY_ITEMS, len(sample.inputs[0])), seed=2) or sample.inputs
+
+
+def golden_inputs(sample: Sample, precision: str, count: int) -> Inputs:
+    """The inputs of the golden pair, which files are also measured on: real tokens, of the example's length.
+
+    Without data, and of other inputs, as :func:`parity_inputs`.
+    """
+    length = length_of(sample.inputs)
+    real = _of_data(sample, "test", count, seed=3) if length is not None else ()
+    return at_length(real, length) if length is not None and real else parity_inputs(sample, precision)
 
 
 def slice_inputs(model: nn.Module, sample: Sample, precision: str, batch: int = 1) -> Inputs:

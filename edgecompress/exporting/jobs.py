@@ -13,6 +13,7 @@ from edgecompress.calibrating import calibration_of
 from edgecompress.errors import ExportError, ModelError, first_line
 from edgecompress.exporting.equalizing import equalized
 from edgecompress.exporting.inputs import watched_inputs
+from edgecompress.exporting.lengths import at_length, length_of, other_length
 from edgecompress.exporting.preparing import Prepared, prepared
 from edgecompress.models import Sample, check_runs, copied, evaluating
 from edgecompress.models.accepting import accepted
@@ -43,7 +44,8 @@ class Batch:
 class Jobs:
     """One model as the jobs of several targets; what those have in common is made once, when it is first needed.
 
-    ``model`` is what files are compared with; ``traces`` is what targets share.
+    ``model`` is what files are compared with; ``traces`` is what targets share; ``fixed_length`` is why files take
+    sequences of the example's length alone, once that is known (None: not yet; empty: they take any).
     """
 
     model: nn.Module
@@ -53,6 +55,7 @@ class Jobs:
     _prepared: Prepared | None = None
     _calibrated: tuple[nn.Module, Inputs] | None = None
     _batch: Batch | None = None
+    fixed_length: str | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -69,6 +72,12 @@ class Jobs:
             self._batch = _batch_of(self.model, self.sample, self.options)
         return self._batch
 
+    def any_length(self, target: Target) -> bool:
+        """Whether files of a target are to take sequences of any length: tokens, where PyTorch runs another length."""
+        if self.fixed_length is None:
+            self.fixed_length = _why_one_length(self.model, self.sample)
+        return target.free_length and not self.fixed_length and length_of(self.sample.inputs) is not None
+
     def job(self, target: Target, size: int | None, log: Path | None) -> Job:
         """The job of a target at a batch size (None: any); ``log`` is for what its converter says.
 
@@ -81,7 +90,8 @@ class Jobs:
         model = copied(ready.model)  # a converter may leave something in the one it traces
         job = Job(
             model, self.sample.inputs, self.sample.plan, options.precision, channels_last=options.channels_last,
-            log=log, batch=size, shared=self.traces.at(size), names=(form.names if form else (), ready.names),
+            log=log, batch=size, any_length=self.any_length(target), shared=self.traces.at(size),
+            names=(form.names if form else (), ready.names),
         )  # fmt: skip
         if options.precision == "int8":
             model, inputs = self._ranged()
@@ -136,6 +146,19 @@ def _batch_of(model: nn.Module, sample: Sample, options: ExportOptions) -> Batch
                 rows, f"PyTorch runs the model on its example of so many items and not on one: {first_line(error)}"
             )
     return Batch()
+
+
+def _why_one_length(model: nn.Module, sample: Sample) -> str:
+    """Why PyTorch runs the model on no other length than the example's; empty: it does, or the inputs are no tokens."""
+    length = length_of(sample.inputs)
+    if length is None:
+        return ""
+    with evaluating(tried := copied(model)):
+        try:
+            check_runs(tried, at_length(sample.inputs, other_length(length)), sample.name)
+        except ModelError as error:
+            return f"PyTorch runs the model on no other length: {first_line(error)}"
+    return ""
 
 
 def refuse_impossible(target: Target, options: ExportOptions) -> None:

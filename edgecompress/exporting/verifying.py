@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from edgecompress.artifacts import Artifact, Parity, Scored, TensorSpec
-from edgecompress.errors import BatchError, EdgeCompressError, ExportError, FileError, ParityError, first_line
+from edgecompress.errors import (
+    BatchError,
+    EdgeCompressError,
+    ExportError,
+    FileError,
+    LengthError,
+    ParityError,
+    first_line,
+)
 from edgecompress.exporting.inputs import parity_inputs, probe, slice_inputs
+from edgecompress.exporting.lengths import at_length, length_of, other_length, takes_any_length
 from edgecompress.exporting.outputs import Array, alike, as_feed, compare, run_in_batches, run_model, run_rows
 from edgecompress.exporting.score_checks import check_score
 from edgecompress.exporting.slices import Finding, compare_slices, described
@@ -56,7 +65,7 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
     if not target.runs_here:
         return Verified(artifact, (), None)
     tolerance = TOLERANCES[artifact.precision]
-    batches = tuple(parity.batch for parity in artifact.parity) or PARITY_BATCHES
+    batches = tuple(dict.fromkeys(parity.batch for parity in artifact.parity)) or PARITY_BATCHES
     inputs = parity_inputs(sample, artifact.precision)
     parity = check_parity(target, artifact.path, artifact.inputs, model, inputs, tolerance, batches)
     check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision, fixed_batch(batches))
@@ -92,9 +101,12 @@ def check_parity(
 ) -> tuple[Parity, ...]:
     """Compare the file with PyTorch at each of the batch sizes; the worst output of each comes back.
 
+    One that takes sequences of any length is compared at a length that ``inputs`` do not have too.
+
     Raises:
         ParityError: an output differs by more than the tolerance, or in shape, dtype or number.
         BatchError: the file holds at one of the batch sizes only.
+        LengthError: the file holds at the length of ``inputs`` only.
         ExportError: the file does not run.
     """
     run, found = loaded(target, path), []
@@ -105,7 +117,16 @@ def check_parity(
         except ExportError as error:
             failed[batch] = error
     _refuse_failed(target, found, failed)
-    return tuple(found)
+    length = length_of(inputs) if takes_any_length(specs) else None
+    if length is None:
+        return tuple(found)
+    other = other_length(length)
+    try:
+        last = _parity_at(batches[-1], target, path, run, specs, model, at_length(inputs, other), tolerance)
+    except ExportError as error:
+        fact = f"a file for any length is not PyTorch's model at {other} positions"
+        raise LengthError(f"{first_line(error)}, at {other} positions", fact=fact) from error
+    return (*(replace(one, length=length) for one in found), replace(last, length=other))
 
 
 def check_slices(

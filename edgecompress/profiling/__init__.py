@@ -215,6 +215,7 @@ def instruction_comparison(candidate: AnyProfile, baseline: AnyProfile) -> Instr
         candidate.batch,
         baseline.counts,
         candidate.counts,
+        length=candidate.length,
     )
 
 

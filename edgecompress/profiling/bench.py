@@ -47,6 +47,7 @@ COUNTED_RUNS = 6
 def arguments(effort: Effort, kind: Pass) -> list[str]:
     """The bench script's options for one pass."""
     argv = ["--pass", kind, "--threads", str(effort.threads), "--batch", str(effort.batch)]
+    argv += ["--length", str(effort.length)] if effort.length else []
     if kind == "sustained":
         return [*argv, "--minutes", str(effort.minutes)]
     runs = COUNTED_RUNS if kind == "count" else effort.runs
@@ -195,7 +196,8 @@ class Bench:
             provenance=provenance(self.device.provenance, machine["machine"], self.kernel["machine"]),
             **{**machine, "more": more},
         )
-        return {"device": facts, **{key: answer[key] for key in ("runtime", "threads", "batch")}}
+        known = {key: answer[key] for key in ("runtime", "threads", "batch")}
+        return {"device": facts, **known, "length": answer.get("length")}
 
 
 ANSWERS: dict[Pass, tuple[str, ...]] = {

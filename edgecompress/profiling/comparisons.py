@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgecompress._notebook import paragraph, table
 from edgecompress.files import Json, check_version, reading_fields
-from edgecompress.profiling.facts import VERSION, DeviceFacts
+from edgecompress.profiling.facts import VERSION, DeviceFacts, common_values
 from edgecompress.profiling.latencies import Latency, LatencyStatistics, Sustained, quantiles
 from edgecompress.profiling.ratios import Ratio
 
@@ -20,7 +20,7 @@ Verdict = Literal["faster", "slower", "no claim"]
 
 @dataclass(frozen=True, slots=True)
 class FilePair:
-    """What every comparison holds: both files, and where they ran."""
+    """What every comparison holds: both files, and where they ran; ``length`` are the positions of a sequence."""
 
     baseline: str
     candidate: str
@@ -30,11 +30,12 @@ class FilePair:
     runtime: Mapping[str, str]
     threads: int
     batch: int
+    length: int | None = field(default=None, kw_only=True)
 
     def common_fields(self) -> Json:
         """Its fields as JSON values, and the provenance of the figures."""
         return {
-            **{name: getattr(self, name) for name in FilePair.__dataclass_fields__},
+            **common_values(self, FilePair.__dataclass_fields__),
             "runtime": dict(self.runtime),
             "device": asdict(self.device),
             "provenance": self.device.provenance,
@@ -43,7 +44,7 @@ class FilePair:
     @staticmethod
     def common_from(document: Json) -> dict[str, Any]:
         """The fields from :meth:`common_fields`; KeyError or TypeError where one is missing or malformed."""
-        fields = {name: document[name] for name in FilePair.__dataclass_fields__}
+        fields = {name: {"length": None, **document}[name] for name in FilePair.__dataclass_fields__}
         return fields | {"device": DeviceFacts(**fields["device"])}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,12 @@ def family(machine: str) -> str:
     if machine.startswith(("aarch64", "arm")):
         return "arm"
     return "x86" if machine in ("x86_64", "amd64", "i686", "i386") else machine
+
+
+def common_values(document: object, names: Iterable[str]) -> dict[str, Any]:
+    """The fields of these names, but the length of sequences where inputs are none."""
+    fields = {name: getattr(document, name) for name in names}
+    return {name: value for name, value in fields.items() if name != "length" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)

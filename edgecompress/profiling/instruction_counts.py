@@ -42,7 +42,7 @@ class InstructionProfile(FileProfile):
         """
         check_version(document, PROFILE_KIND, VERSION)
         with reading_fields("instructions"):
-            fields = {key: document[key] for key in cls.__dataclass_fields__}
+            fields = {key: {"length": None, **document}[key] for key in cls.__dataclass_fields__}
             made = {"device": DeviceFacts(**fields["device"]), "counts": Counts.from_json(fields["counts"])}
             return cls(**fields | made)
 

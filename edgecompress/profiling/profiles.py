@@ -15,7 +15,7 @@ from typing import Any
 
 from edgecompress.files import Json, check_version, read_json, reading_fields, write_json
 from edgecompress.profiling.comparisons import Comparison
-from edgecompress.profiling.facts import VERSION, DeviceFacts
+from edgecompress.profiling.facts import VERSION, DeviceFacts, common_values
 from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
 
 __all__ = ["PROFILE_KIND", "Comparison", "FileProfile", "Operator", "Profile"]
@@ -44,6 +44,7 @@ class Operator:
 class FileProfile(ABC):
     """What every profile holds: the file, where it ran, storage and work.
 
+    ``length`` are the positions of a sequence, where the file takes any.
     ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin.
     """
 
@@ -59,11 +60,12 @@ class FileProfile(ABC):
     weight_bytes: int | None
     params: int | None
     macs: int | None
+    length: int | None = field(default=None, kw_only=True)
 
     def common_fields(self) -> Json:
         """Its fields as JSON values; FLOPs are 2 x MACs."""
         return {
-            **{name: getattr(self, name) for name in FileProfile.__dataclass_fields__},
+            **common_values(self, FileProfile.__dataclass_fields__),
             "runtime": dict(self.runtime),
             "flops": 2 * self.macs if self.macs is not None else None,
             "device": asdict(self.device),
@@ -151,7 +153,7 @@ class Profile(FileProfile):
         """
         check_version(document, PROFILE_KIND, VERSION)
         with reading_fields("profile"):
-            document = {"whole_ms": None, "whole_again_ms": None, **document}
+            document = {"whole_ms": None, "whole_again_ms": None, "length": None, **document}
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             made = {
                 "device": DeviceFacts(**fields["device"]),

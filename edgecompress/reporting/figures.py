@@ -20,7 +20,7 @@ from edgecompress.reporting.document import KIND, Report
 from edgecompress.reporting.scores import TaskMetric
 from edgecompress.split_scores import Difference, SplitScore
 
-CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch")
+CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Figures:
         """What must be equal for figures to compare."""
         device = self.profile.device
         known = (device.name, device.processor, device.provenance, dict(self.profile.runtime))
-        return dict(zip(CIRCUMSTANCES, (*known, self.profile.threads, self.profile.batch), strict=True))
+        profile = self.profile
+        return dict(zip(CIRCUMSTANCES, (*known, profile.threads, profile.batch, profile.length), strict=True))
 
 
 def figures_in(path: Path, document: Json) -> Figures:

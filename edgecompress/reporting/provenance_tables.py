@@ -91,6 +91,7 @@ def environment(pair: AnyComparison) -> list[tuple[str, str]]:
         ("Python on the device", device.python),
         ("Threads", str(pair.threads)),
         ("Batch", str(pair.batch)),
+        *(() if pair.length is None else (("Tokens of an input", f"{pair.length:,}"),)),
         *_repetitions(pair),
     ]
 

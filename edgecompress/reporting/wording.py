@@ -255,6 +255,7 @@ def place_of(pair: FilePair) -> str:
     where = processor if device.name == "local" else f"{device.name} ({processor})"
     parts = [where, "1 thread" if threads == 1 else f"{threads} threads"]
     parts += [f"batch {batch}"] if batch != 1 else []
+    parts += [f"{pair.length} tokens"] if pair.length is not None else []
     return ", ".join([*parts, runtime_text(pair.runtime)])
 
 

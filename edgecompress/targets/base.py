@@ -39,7 +39,8 @@ class Job:
     ``calibration`` are training inputs that set the ranges of int8; ``channels_last`` asks for image inputs in NHWC,
     which one target can; ``log`` is where a converter's own output is kept when it fails; ``keep`` says what stays in
     float; ``shared`` is what other targets and other tries of the same job may use too (None: nothing); ``batch`` is
-    the one batch size of the file, None: any, or one where the target has no free one; ``names`` are those of inputs
+    the one batch size of the file, None: any, or one where the target has no free one; ``any_length`` asks for a free
+    second axis of all inputs, which are tokens (N, positions); ``names`` are those of inputs
     and outputs that the user gave (none: by number), which files keep where their format has such; ``rewrites`` are
     names in ``REWRITES`` that the .onnx is to be put through.
     """
@@ -54,6 +55,7 @@ class Job:
     keep: KeepFloat = field(default_factory=KeepFloat)
     shared: Shared | None = None
     batch: int | None = None
+    any_length: bool = False
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     rewrites: tuple[str, ...] = ()
 
@@ -93,6 +95,10 @@ class Target(Protocol):
     @property
     def batch(self) -> int | None:
         """The one batch size its files take; None: any."""
+
+    @property
+    def free_length(self) -> bool:
+        """Whether its files can take sequences of any length."""
 
     @property
     def made_from(self) -> MadeFrom:

@@ -38,6 +38,7 @@ class Ort(RuntimeFile):
     needs: dict[str, str] = field(default_factory=lambda: {"onnxruntime": "1.31.1"})
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     batch: int | None = None
+    free_length: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted."""

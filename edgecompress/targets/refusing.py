@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgecompress.errors import BatchError, EdgeCompressError, ExportError, FileError, first_line
+from edgecompress.errors import BatchError, EdgeCompressError, ExportError, FileError, LengthError, first_line
 from edgecompress.memory import is_shortage
 
 
@@ -40,6 +40,8 @@ def naming(target: str) -> Iterator[None]:
         yield
     except BatchError as error:
         raise BatchError(f"{target}: {error}", batch=error.batch, fact=error.fact) from error
+    except LengthError as error:
+        raise LengthError(f"{target}: {error}", fact=error.fact) from error
     except ExportError as error:
         raise ExportError(f"{target}: {error}") from error
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from edgecompress.artifacts import TensorSpec
 from edgecompress.codecs.ada_tucker import materialized
-from edgecompress.errors import BatchError, ExportError, first_line
+from edgecompress.errors import BatchError, ExportError, LengthError, first_line
 from edgecompress.files import Json
 from edgecompress.models import unfused_attention
 from edgecompress.models.datasets import Inputs, of_batch
@@ -54,11 +54,12 @@ class Onnx(SingleFile):
     simplify: bool = True
     name: str = "onnx"
     suffix: str = ".onnx"
-    summary: str = "one .onnx file for ONNX Runtime, dynamic batch, weights inside"
+    summary: str = "one .onnx file for ONNX Runtime, dynamic batch (of tokens: dynamic length too), weights inside"
     extra: str = ""
     needs: dict[str, str] = field(default_factory=lambda: {"onnx": "1.23.2", "onnxruntime": "1.31.1"})
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = None
+    free_length: bool = True
     mixes_halves: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
@@ -102,7 +103,9 @@ class Onnx(SingleFile):
 
         if job.shared is None:
             return self._made(model, job)
-        name = f"opset {self.opset}{' simplified' if self.simplify else ''}.onnx"
+        name = (
+            f"opset {self.opset}{' simplified' if self.simplify else ''}{' any length' if job.any_length else ''}.onnx"
+        )
         file = job.shared.folder / name
 
         def make() -> bool:
@@ -134,10 +137,11 @@ class Onnx(SingleFile):
         Raises:
             ExportError: it refused.
             BatchError: the batch was to be free, and the model's code fixes it.
+            LengthError: the length was to be free, and the model's code fixes it.
         """
-        inputs, batch = job.inputs, torch.export.Dim("batch")
+        inputs = job.inputs
         given = of_batch(inputs, job.batch or max(2, len(inputs[0])))
-        free = None if job.batch else tuple({0: batch} for _ in inputs)
+        free = _free_axes(job)
         options = {
             "dynamo": True,
             "verbose": False,
@@ -152,15 +156,14 @@ class Onnx(SingleFile):
         except Exception as error:
             cause = error.__cause__ or error
             fact = f"PyTorch's exporter refused the model: {type(cause).__name__}: {first_line(cause)}"
+            if job.any_length and BY_VALUES not in fact:
+                raise LengthError(fact, fact=f"for any length {fact}") from error
             if job.batch is None and BY_VALUES not in fact:
                 raise BatchError(fact, batch=1, fact=f"for any batch size {fact}") from error
             raise ExportError(fact) from error
         assert program is not None
         proto = program.model_proto
-        sizes = {spec.shape[0] for spec in map(spec_of, proto.graph.input)}
-        if job.batch is None and any(isinstance(size, int) for size in sizes):
-            fact = "the model's code fixes the batch size"
-            raise BatchError(fact, batch=1, fact=fact)
+        _refuse_fixed(proto, job)
         return proto
 
     def signature(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -178,6 +181,29 @@ class Onnx(SingleFile):
 
         arrays = (onnx.numpy_helper.to_array(tensor) for tensor in read(path).graph.initializer)
         return sum(array.nbytes for array in arrays)
+
+
+def _free_axes(job: Job) -> tuple[dict[int, torch.export.Dim], ...] | None:
+    """The axes of each input that are to be free."""
+    axes = {} if job.batch else {0: torch.export.Dim("batch")}
+    axes |= {1: torch.export.Dim("positions", min=2)} if job.any_length else {}
+    return tuple(dict(axes) for _ in job.inputs) if axes else None
+
+
+def _refuse_fixed(proto: onnx.ModelProto, job: Job) -> None:
+    """Prove that the axes that were to be free are.
+
+    Raises:
+        BatchError: the model's code fixes the batch size.
+        LengthError: the model's code fixes the length.
+    """
+    shapes = [spec.shape for spec in map(spec_of, proto.graph.input)]
+    if job.any_length and any(isinstance(shape[1], int) for shape in shapes):
+        fact = "the model's code fixes the length of sequences"
+        raise LengthError(fact, fact=fact)
+    if job.batch is None and any(isinstance(shape[0], int) for shape in shapes):
+        fact = "the model's code fixes the batch size"
+        raise BatchError(fact, batch=1, fact=fact)
 
 
 def _program(model: nn.Module, given: Inputs, options: dict[str, Any]) -> torch.onnx.ONNXProgram | None:
