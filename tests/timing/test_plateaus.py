@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
+from edgecompress.cli import group
+from edgecompress.cli.building import scope_from
 from edgecompress.timing import plateaus
 from edgecompress.timing.caching import Circumstances, Timing, TimingFile
 from edgecompress.timing.plateaus import MULTIPLES, clear_multiple, known_multiple, measured_multiple, misfits
-from edgecompress.timing.stopwatches import flags_here, identity_here
+from edgecompress.timing.stopwatches import identity_here
 from tests.processes import command
 
 SPREAD = 0.001
@@ -61,35 +62,16 @@ def test_without_times_runtimes_and_widths_are_known() -> None:
     assert known_multiple("coreml", "avx512f") == 8
 
 
-def test_the_command_line_takes_the_multiple_that_was_measured(tmp_path: Path, tiny_file: Path) -> None:
-    cache = {"EDGECOMPRESS_CACHE": str(tmp_path)}
-    arguments = (
-        "plan",
-        tiny_file,
-        "--keep",
-        "0.6",
-        "--multiple",
-        "auto",
-        "--method",
-        "svd",
-        "--calibrate",
-        "0",
-        "--json",
-    )
-    before = command(*arguments, env=cache)
-    assert before.code == 0, before.err
-    usual = known_multiple("onnx", flags_here())
-    assert f"note: ranks are multiples of {usual}, for onnx on local: by a table of runtimes" in before.err
-    here = Circumstances("onnx", "fp32", "ort", "local", identity_here(), 1, 1, 1, "abc")
-    (tmp_path / "timings").mkdir()
-    lines = [{"kind": "edgecompress.timings", **asdict(here)}, *map(asdict, line(4, 0.0))]
-    (tmp_path / "timings" / f"{here.digest}.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
-    answer = command(*arguments, env=cache)
-    assert "note: ranks are multiples of 4, for onnx on local: by timings" in answer.err
-    ranks = [rank for layer in json.loads(answer.out)["layers"] for rank in layer["ranks"]]
-    assert ranks
-    assert all(rank % 4 == 0 for rank in ranks)
-    assert any(rank % 8 for rank in ranks)
+def test_the_command_line_takes_the_multiple_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    TimingFile(Circumstances("onnx", "fp32", "ort", "local", identity_here(), 1, 1, 1, "abc")).add(line(32, 0.0))
+    plan = group.commands["plan"]
+    for words, multiple in (["--multiple", "auto"], 32), (["--multiple", "24"], 24), ([], 8):
+        with plan.make_context("plan", ["lenet5", *words]) as context:
+            assert scope_from(context.params, ()).multiple == multiple
+    assert capsys.readouterr().err == "note: ranks are multiples of 32, for onnx on local: by timings\n"
 
 
 @pytest.mark.parametrize("value", ["0", "4097", "some"])
@@ -97,3 +79,15 @@ def test_other_words_and_numbers_are_refused(value: str, tiny_file: Path) -> Non
     answer = command("plan", tiny_file, "--multiple", value)
     assert answer.code == 2
     assert "--multiple" in answer.err
+
+
+def test_without_times_the_command_line_takes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECOMPRESS_CACHE", str(tmp_path))
+    monkeypatch.setattr("edgecompress.timing.stopwatches.flags_here", lambda: "avx2 avx512f")
+    with click.Context(click.Command("plan")):
+        assert scope_from({"multiple": "auto"}, ()).multiple == 16
+        assert scope_from({"multiple": 4}, ()).multiple == 4
+        assert scope_from({}, ()).multiple == 8
+    with click.Context(click.Command("run")) as context:
+        context.params = {"targets": ("ncnn",), "device": "emulated:cortex-a53"}
+        assert scope_from({"multiple": "auto"}, ()).multiple == 8
