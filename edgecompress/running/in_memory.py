@@ -180,6 +180,12 @@ class Compressed:
             )
         return known
 
+    def __repr__(self) -> str:
+        """Name, cost and place in a line: no numbers of tensors."""
+        before, after = self.cost
+        macs, params = f"{before.macs:,} -> {after.macs:,} MACs", f"{before.params:,} -> {after.params:,} parameters"
+        return f"<{type(self).__name__} {self.sample.name}: {macs}, {params}, in {self.folder}>"
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         return compression_html(self.figures)

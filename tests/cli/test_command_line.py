@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,11 +51,13 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_help_is_quick_and_does_not_import_torch() -> None:
+    """By CPU time: other work on the machine does not count."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         answer = fresh_command("--help")
-        times.append(time.perf_counter() - start)
+        end = os.times()
+        times.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert answer.code == 0
     assert all(name in answer.out for name in COMMANDS)
     assert min(times) < 0.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def test_labels_train_and_score(small: ec.Compressed) -> None:
     assert "net, compressed" in shown
     assert "accuracy" in shown
     assert "layers replaced" in small.plan._repr_html_()
+    assert re.fullmatch(r"<Compressed net: [\d,]+ -> [\d,]+ MACs, [\d,]+ -> [\d,]+ parameters, in .*>", repr(small))
 
 
 @pytest.mark.usefixtures("brief_measuring")
