@@ -10,13 +10,20 @@ import pytest
 from tests.processes import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PRINTED = {"compare_files": "x, 95 % interval", "mlp": "out/mlp.onnx", "own_cnn": "score -"}
+PRINTED = {
+    "compare_files": "x, 95 % interval",
+    "hugging_face": "inputs input_ids, attention_mask",
+    "mlp": "out/mlp.onnx",
+    "own_cnn": "score -",
+}
 """By each, beside other things."""
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
 @pytest.mark.usefixtures("brief_measuring")
 def test_it_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    if script.stem == "hugging_face":
+        pytest.importorskip("transformers", reason="the extra transformers is not installed")
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(script))["main"]
     main.__globals__.update({"SECONDS": 0.05} if "SECONDS" in main.__globals__ else {})

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgecompress as ec
 from edgecompress.cli import group
 from tests.processes import ROOT, command
 
 README = ROOT / "README.md"
+EXAMPLE = ROOT / "examples" / "digits"
 PAGES = [README, *(ROOT / page for page in dict.fromkeys(re.findall(r"\]\((docs/\w+\.md)\)", README.read_text())))]
 """In the order of reading: a page may use what the pages before it wrote."""
 TEXTS = [
@@ -57,8 +59,17 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is empty at first."""
-    return tmp_path_factory.mktemp("readme")
+    """A folder with the weights of the README's model alone."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "my_model.safetensors").write_bytes((EXAMPLE / "my_model.safetensors").read_bytes())
+    return folder
+
+
+def test_the_model_of_the_readme_is_the_one_in_examples() -> None:
+    assert files(README)["my_model.py"] == (EXAMPLE / "my_model.py").read_text()
+    assert (EXAMPLE / "my_model.safetensors").stat().st_size < 200_000
+    sample = ec.resolve(str(EXAMPLE / "my_model.py"))
+    assert ec.score(sample.model(), sample) > 95
 
 
 def test_the_readme_leads_to_every_page() -> None:
