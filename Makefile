@@ -44,8 +44,11 @@ slow: $(VENV)/dev.stamp
 NAME ?= whole_line
 BENCH_VENV := $(if $(filter runtimes,$(NAME)),$(VENV)-all/all.stamp,$(VENV)/demo.stamp)
 
+# a file called transformers.py would hide the package of that name from the scripts beside it
+SCRIPT := $(if $(filter transformers,$(NAME)),of_transformers,$(NAME))
+
 bench: $(BENCH_VENV)
-	$(if $(filter runtimes,$(NAME)),$(VENV)-all/bin,$(BIN))/python benchmarks/$(NAME).py
+	$(if $(filter runtimes,$(NAME)),$(VENV)-all/bin,$(BIN))/python benchmarks/$(SCRIPT).py
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/python docs/reference.py out/api

@@ -62,3 +62,47 @@ def test_settings_say_how_many_inputs_are_scored(monkeypatch: pytest.MonkeyPatch
     rows = real.settings(real.parsed())
     assert [row["scored"] for row in rows] == [2000, 2000, 250, 250]
     assert [row["calibration"] for row in rows] == [128, 500, 128, 500]
+
+
+def test_whitening_loses_least_on_the_inputs_that_it_knows() -> None:
+    from of_transformers import whitened_one
+
+    from edgecompress.calibrating.moments import collect
+
+    torch.manual_seed(0)
+    model, inputs = (
+        torch.nn.Sequential(torch.nn.Linear(12, 10, bias=False)),
+        torch.randn(64, 12) * torch.arange(1.0, 13),
+    )
+    moments = collect(model, (inputs,), ["0"])["0"]
+    trial = whitened_one(model, "0", moments, 0.6)  # type: ignore[arg-type]
+    rank = int(0.6 * 120 / 22)
+    weight = model[0].weight.detach()
+    low = weight + trial.change[0]
+    assert int(torch.linalg.matrix_rank(low)) == rank
+    sizes = torch.linalg.svdvals((inputs @ weight.T).double())
+    best = float(sizes[rank:].square().sum())
+    lost = float((inputs @ trial.change[0].T).double().square().sum())
+    assert lost == pytest.approx(best, rel=1e-3)
+
+
+def test_fidelity_of_equal_vectors_is_perfect_and_tables_have_every_row() -> None:
+    import of_transformers
+
+    vectors = torch.nn.functional.normalize(torch.randn(20, 6), dim=1)
+    assert of_transformers.fidelity(vectors, vectors) == {"cosine": 1.0, "spearman": 1.0, "same_neighbour": 1.0}
+    took = {"cpu_s": 1.0, "peak_mb": 10}
+    language = {"net": "smollm2", "tokens": 512, "plan": took, "ours": {"0.8": 1.3, "0.6": 2.0}, "seed": 0}
+    language |= {"svd_llm": {"0.8": 3.0, "0.6": 9.0}, "searched": 1.2, "search_took": took}
+    encoder = {
+        "net": "minilm",
+        "seed": 1,
+        "sentences": 9,
+        "plan": took,
+        "refit": took,
+        **of_transformers.fidelity(vectors, vectors),
+    }
+    text = of_transformers.table([language, encoder])
+    assert "| budget | 1.30 | 2.00 | 1 | 512 | 1 s, 0.0 GB |" in text
+    assert "| search | 1.20 | - | 1 | 512 | 1 s, 0.0 GB |" in text
+    assert "| draw 1 | 1.000 | 1.000 | 1.000 | 9 |" in text

@@ -23,6 +23,7 @@ from edgecompress.cli import (
     measuring,
     planning,
     running,
+    searching,
     starting,
     timing,
 )
@@ -72,6 +73,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         inspecting.inspect,
         timing.timings,
         planning.plan,
+        searching.search,
         compressing.compress,
         exporting.export,
         exporting.verify,

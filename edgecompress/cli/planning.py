@@ -57,11 +57,11 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     storage = storage_from(given, methods)
     scope = scope_from(given, methods if storage is None else ())
     if output is not None:
-        _check_plan_file(output, model, force=force)
+        check_plan_file(output, model, force=force)
     by = storage or selector_from(given, given["select"] or USUAL_SELECTOR)
     sample = resolve(model, trust=trust)
     built = sample.model()
-    made = _planned(sample, built, by, scope, given)
+    made = planned(sample, built, by, scope, given)
     if output is not None:
         made.save(output)
     for warning in warnings_of(made):
@@ -69,12 +69,12 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     if as_json:
         print_json(made.to_json())
     else:
-        _print_plan(made, layers := layer_costs(built, sample.inputs, made))
+        print_plan(made, layers := layer_costs(built, sample.inputs, made))
         if why:
             _print_rejected(made, layers)
 
 
-def _planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
+def planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
     """The plan by a rank rule, or of a codec."""
     from edgecompress.planning import choose, survey
     from edgecompress.storing.planning import plan_storage
@@ -100,7 +100,7 @@ def _warn_of_little(seen: Survey, scope: Scope) -> None:
         complain("note: `edgecompress inspect MODEL` measures what int8 buys, in seconds")
 
 
-def _check_plan_file(output: Path, model: str, *, force: bool) -> None:
+def check_plan_file(output: Path, model: str, *, force: bool) -> None:
     """Prove that a plan may be written there, and make its folder."""
     from edgecompress.errors import FileError
     from edgecompress.plans import KIND
@@ -146,7 +146,8 @@ def _times(macs: int | None, planned: int | None) -> str | None:
     return f"{macs / planned:.2g}x" if macs and planned else None
 
 
-def _print_plan(made: CompressionPlan, layers: list[Json]) -> None:
+def print_plan(made: CompressionPlan, layers: list[Json]) -> None:
+    """Every layer in a table, and what the plan keeps."""
     rows = [
         (
             layer["name"],

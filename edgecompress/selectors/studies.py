@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgecompress.errors import FileError, MissingExtra, PlanError, first_line
@@ -59,7 +60,7 @@ def found(
         evaluations: points that are tried in all, by all processes that share the study.
         sampler: how the next point is chosen.
         storage: ``journal:FILE``, a database's address, or empty: in memory.
-        seed: of the sampler.
+        seed: of the sampler, where the study is in memory; workers that share one differ.
         told: is called with the number of points tried so far and the least value.
 
     Raises:
@@ -78,10 +79,22 @@ def found(
         value = value_of(point)
         study.tell(trial, min(value, 1e300))
         told(len(_done(study)), study.best_value)
+    for start in starts:  # a worker that was killed may have had it
+        if not any(trial.params == start for trial in _done(study)):
+            _add(study, start, ranges, value_of(start))
     if not math.isfinite(study.best_value) or study.best_value >= 1e300:
         raise PlanError("search: none of the points that were tried is allowed; use more --evaluations")
     best: Point = study.best_params
     return best
+
+
+def _add(study: Study, point: Point, ranges: Mapping[str, Range], value: float) -> None:
+    """A trial that was made without being suggested."""
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import create_trial
+
+    spread = {name: FloatDistribution(*ends) for name, ends in ranges.items()}
+    study.add_trial(create_trial(params=dict(point), distributions=spread, value=min(value, 1e300)))
 
 
 def _done(study: Study) -> list[Any]:
@@ -96,11 +109,11 @@ def _study(problem: Mapping[str, Any], sampler: Sampler, storage: str, seed: int
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     digest = hashlib.sha256(json.dumps(problem, sort_keys=True).encode()).hexdigest()[:16]
-    first = max(RANDOM_FIRST, variables // 2)
+    first, own = max(RANDOM_FIRST, variables // 2), None if storage else seed  # workers with one seed try the same
     made = (
-        optuna.samplers.GPSampler(seed=seed, n_startup_trials=first)
+        optuna.samplers.GPSampler(seed=own, n_startup_trials=first)
         if sampler == "gp"
-        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
+        else optuna.samplers.TPESampler(seed=own, n_startup_trials=first)
     )
     try:
         return optuna.create_study(
@@ -115,5 +128,7 @@ def _storage(where: str) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if where.startswith(JOURNAL):
-        return JournalStorage(JournalFileBackend(where.removeprefix(JOURNAL)))
+        file = Path(where.removeprefix(JOURNAL))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(file)))
     return where or None

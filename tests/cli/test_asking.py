@@ -18,7 +18,7 @@ from edgecompress.cli.writing import telling_what_is_left
         (["plan", "lenet5", "--method", "tuker2"], "Did you mean 'tucker2'?"),
         (["plan", "lenet5", "--kep", "0.5"], "Did you mean '--keep'?"),
         (["plan", "lenet5", "--batch", "3"], "'--batch': --batch-size is an option of compress, export, profile, run."),
-        (["inspect", "lenet5", "--keep", "3"], "--keep is an option of plan, compress, run."),
+        (["inspect", "lenet5", "--keep", "3"], "--keep is an option of plan, search, compress, run."),
     ],
 )
 def test_unknown_names_get_the_nearest_or_the_reason(
