@@ -99,7 +99,8 @@ def quick(line: str) -> list[str]:
     times = ["--threads", "1", "--seconds", "0.1"] if name in ("run", "profile") else []
     epochs = ["--epochs", "1"] if name == "run" else []
     few = ["--calibrate", "12"] if name in ("plan", "compress", "run") and "ada_tucker" not in line else []
-    return [*rounds, *times, *epochs, *few]
+    none = ["--calibrate", "0"] if name == "search" else []  # with inputs it needs an extra
+    return [*rounds, *times, *epochs, *few, *none]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if set(blocks(page, "python")) - set(files(page).values())])
