@@ -90,10 +90,10 @@ def found(
 
 def _add(study: Study, point: Point, ranges: Mapping[str, Range], value: float) -> None:
     """A trial that was made without being suggested."""
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import BaseDistribution, FloatDistribution
     from optuna.trial import create_trial
 
-    spread = {name: FloatDistribution(*ends) for name, ends in ranges.items()}
+    spread: dict[str, BaseDistribution] = {name: FloatDistribution(*ends) for name, ends in ranges.items()}
     study.add_trial(create_trial(params=dict(point), distributions=spread, value=min(value, 1e300)))
 
 
