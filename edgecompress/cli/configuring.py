@@ -50,9 +50,10 @@ def _loaded(path: Path, param: click.Parameter, ctx: click.Context) -> dict[str,
 
 def _typed(value: Any, of: click.Parameter, where: str, param: click.Parameter) -> Any:
     """A value as the command line would give it."""
-    if of.multiple if isinstance(of, click.Option) else False:
-        value = value if isinstance(value, list) else [value]
-    if isinstance(value, dict) or (isinstance(value, list) and not getattr(of, "multiple", False)):
+    repeated = isinstance(of, click.Option) and of.multiple
+    if repeated and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, dict) or (isinstance(value, list) and not repeated):
         raise click.BadParameter(f"{where}: one value was expected", param=param)
     if getattr(of, "is_flag", False) and not isinstance(value, bool):
         raise click.BadParameter(f"{where}: true or false was expected", param=param)

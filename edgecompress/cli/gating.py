@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.cli.display import say
 from edgecompress.cli.fields import Decorator, option, together
 from edgecompress.cli.types import Number
 
@@ -42,19 +41,14 @@ def limit_options(group: str = "", *, basic: bool = True) -> Decorator:
 gate_options = limit_options(GATES, basic=False)
 
 
-def gates_of(report: Report, output: Path, given: Mapping[str, Any]) -> list[Check]:
-    """Each limit that was given, against what came out."""
-    from edgecompress.reporting.checking import LIMITS, checks
+def held_against(report: Report, output: Path, given: Mapping[str, Any]) -> tuple[list[Check], str]:
+    """Each limit that was given, against what came out, and the table that ``check`` prints; empty without limits."""
+    from edgecompress.reporting.checking import LIMITS, check_table, checks
     from edgecompress.reporting.figures import figures_of_report
 
     limits = {name: given[name] for name in LIMITS if given.get(name) is not None}
-    return checks(figures_of_report(output, report), limits) if limits else []
-
-
-def print_gates(report: Report, output: Path, rows: list[Check]) -> None:
-    """As ``check`` prints them."""
-    from edgecompress.reporting.checking import check_table
-    from edgecompress.reporting.figures import figures_of_report
-
-    if rows:
-        say(check_table(figures_of_report(output, report), rows))
+    if not limits:
+        return [], ""
+    figures = figures_of_report(output, report)
+    rows = checks(figures, limits)
+    return rows, check_table(figures, rows)

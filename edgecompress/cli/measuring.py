@@ -261,8 +261,6 @@ def check(report: Path, as_json: bool, **given: float | None) -> int:
 
     Prints a Markdown table for the page of a pull request.
     """
-    from dataclasses import asdict
-
     from edgecompress.reporting.checking import check_table, checks
     from edgecompress.reporting.comparing import figures_of
 
@@ -272,7 +270,7 @@ def check(report: Path, as_json: bool, **given: float | None) -> int:
     figures = figures_of(report)
     rows: list[Check] = checks(figures, limits)
     if as_json:
-        print_json({"met": all(row.met for row in rows), "checks": [{**asdict(row), "met": row.met} for row in rows]})
+        print_json({"met": all(row.met for row in rows), "checks": [row.to_json() for row in rows]})
     else:
         say(check_table(figures, rows))
     return 0 if all(row.met for row in rows) else 1

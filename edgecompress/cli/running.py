@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from edgecompress.cli.configuring import config_option, typed
 from edgecompress.cli.configuring import written as configuration
 from edgecompress.cli.display import print_before_after, print_json, print_table, say, showing_progress, suggested
 from edgecompress.cli.fields import options_of
-from edgecompress.cli.gating import gate_options, gates_of, print_gates
+from edgecompress.cli.gating import gate_options, held_against
 from edgecompress.cli.options import (
     FILES,
     device_option,
@@ -96,14 +95,15 @@ def run(
     _keep_configuration(output / CONFIG_FILE)
     if tracker is not None:
         tracker(report, output)
-    gates = gates_of(report, output, given)
+    gates, table = held_against(report, output, given)
     if as_json:
-        checked = {"checks": [{**asdict(row), "met": row.met} for row in gates]} if gates else {}
+        checked = {"checks": [row.to_json() for row in gates]} if gates else {}
         suggestion = {"suggestion": suggested(report, output) or None}
         print_json({**report.summary(), **suggestion, **checked, "output": str(output)})
     else:
         print_run(report, output)
-        print_gates(report, output, gates)
+        if table:
+            say(table)
     return 0 if all(row.met for row in gates) else 1
 
 

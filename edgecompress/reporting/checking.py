@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from edgecompress.files import Json
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.profiling.instruction_counts import InstructionComparison
 from edgecompress.reporting.figures import Figures
@@ -27,6 +28,10 @@ class Check:
     def met(self) -> bool:
         """Whether the limit was kept."""
         return not self.missed
+
+    def to_json(self) -> Json:
+        """A JSON object."""
+        return {**asdict(self), "met": self.met}
 
 
 NOT_MEASURED = "not measured"

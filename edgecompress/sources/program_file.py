@@ -11,10 +11,9 @@ from edgecompress.models import Sample
 from edgecompress.models.forms import by_position
 from edgecompress.progress import notice
 from edgecompress.sources.onnx_graphs.examples import example, telling
-from edgecompress.sources.onnx_graphs.reading import Input
 from edgecompress.sources.programs.archive import DAMAGE, Program, damaged, read
-from edgecompress.sources.programs.building import built
-from edgecompress.sources.programs.operators import SINGLE, single
+from edgecompress.sources.programs.building import built, inputs_of
+from edgecompress.sources.programs.operators import SINGLE
 
 
 class ProgramFile:
@@ -57,12 +56,11 @@ def sample_of(path: Path) -> Sample:
     except DAMAGE as error:  # a graph may be anything
         raise ModelError(f"{path}: {damaged(error)}") from error
     _say(path, program, free=found.free)
-    inputs = [Input(given.name, single(given.dtype), given.shape) for given in program.inputs]
     return Sample(
         path.stem,
         str(path.resolve()),
         partial(copy.deepcopy, found.network),
-        telling(found.network, example(inputs, found.shapes)),
+        telling(found.network, example(inputs_of(program), found.shapes)),
         form=by_position([given.name for given in program.inputs]),
     )
 

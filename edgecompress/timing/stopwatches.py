@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,58 +40,53 @@ class Stopwatch(Protocol):
     def seconds_a_file(self) -> float:
         """What a file takes besides its runs, about."""
 
-    def milliseconds(self, taken: float) -> float:
-        """Of the dense file, whose series has the median ``taken``."""
-
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         """Of each graph a series of times, in one unit for all, of which those of one turn belong together."""
 
 
 @dataclass(slots=True)
-class Here:
-    """This machine: nanoseconds of process CPU time, all files in this process."""
+class Files:
+    """The files of graphs, numbered as they are made; their runs use so many threads."""
 
     target: Target
     job: Job
     folder: Path
     threads: int
+    made: int = field(default=0, init=False)
+
+    def file(self, graph: onnx.ModelProto) -> Path:
+        """The target's file of one more graph."""
+        self.made += 1
+        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
+
+
+@dataclass(slots=True)
+class Here(Files):
+    """This machine: nanoseconds of process CPU time, all files in this process."""
+
     feed: Arrays
     seconds_a_file: float = 0.1
-    made: int = 0
 
     @property
     def machine(self) -> str:
         """Processor with its flags, and the kernel."""
         return identity_here()
 
-    def milliseconds(self, taken: float) -> float:
-        """From nanoseconds."""
-        return taken / 1e6
-
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         """All of them in turns."""
         start = time.perf_counter()
-        runs = [self.target.load(self._file(graph), threads=self.threads) for graph in graphs]
+        runs = [self.target.load(self.file(graph), threads=self.threads) for graph in graphs]
         self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
         feed = self.feed
         return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0)  # type: ignore[misc]
 
-    def _file(self, graph: onnx.ModelProto) -> Path:
-        self.made += 1
-        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
-
 
 @dataclass(slots=True)
-class There:
+class There(Files):
     """Another device: instructions where it counts them, else each file in turns with the first."""
 
-    target: Target
-    job: Job
-    folder: Path
-    threads: int
     device: Device
     seconds_a_file: float = 4.0
-    made: int = 0
 
     @property
     def machine(self) -> str:
@@ -101,21 +96,11 @@ class There:
         with bench(self.device, self.folder / f"none{self.target.suffix}") as there:
             return str(sorted(there.kernel.items()))
 
-    def milliseconds(self, taken: float) -> float:
-        """Measured alone: pairs tell ratios."""
-        from edgecompress.profiling import profile
-        from edgecompress.profiling.profiles import Profile
-
-        del taken
-        made = profile(self.folder / f"1{self.target.suffix}", self.device, threads=self.threads)
-        assert isinstance(made, Profile)
-        return float(made.latency.statistics.wall.p50)
-
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         """One file after the other; of counted instructions one number each, which is exact."""
         from edgecompress.profiling.bench import Bench, bench
 
-        files, start = [self._file(graph) for graph in graphs], time.perf_counter()
+        files, start = [self.file(graph) for graph in graphs], time.perf_counter()
         effort = Effort(self.threads, self.job.batch or 1, runs=max(2, turns), seconds=PAIR_SECONDS)
         with bench(self.device, files[0]) as there:
             if not isinstance(there, Bench):
@@ -127,10 +112,6 @@ class There:
                 found = [[1.0], *([1 / (pair.cpu or pair.wall).value] for pair in pairs)]
         self.seconds_a_file = (time.perf_counter() - start) / len(files)
         return found
-
-    def _file(self, graph: onnx.ModelProto) -> Path:
-        self.made += 1
-        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
 
 
 def written(target: Target, job: Job, graph: onnx.ModelProto, path: Path) -> Path:
@@ -160,18 +141,22 @@ def stopwatch(target: Target, job: Job, device: Device, threads: int, feed: Arra
 
 def identity_here() -> str:
     """Processor, a digest of its flags, and the kernel of this machine."""
-    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
-    facts = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    known = {key.strip(): value.strip() for key, value in facts.items()}
+    known = _cpuinfo()
     name = known.get("model name") or known.get("CPU part") or platform.processor()
     return f"{platform.machine()} {name} {sha256(flags_here().encode()).hexdigest()[:8]} {platform.release()}"
 
 
 def flags_here() -> str:
     """Instruction sets of this machine's processor, as its kernel calls them; empty where it does not tell."""
+    known = _cpuinfo()
+    return known.get("flags") or known.get("Features") or ""
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What the kernel tells of the processor: of several of one name the first."""
     text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
-    lines = (line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features")))
-    return next(lines, "").strip()
+    facts = (line.partition(":") for line in reversed(text.splitlines()))
+    return {key.strip(): value.strip() for key, colon, value in facts if colon}
 
 
 def load_here() -> float:

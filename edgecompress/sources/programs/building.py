@@ -31,7 +31,7 @@ def built(program: Program) -> Built:
     Raises:
         ModelError: a node is not known, or does not run.
     """
-    inputs = [Input(given.name, single(given.dtype), given.shape) for given in program.inputs]
+    inputs = inputs_of(program)
     shapes = tuple(given.shape for given in program.inputs)
     whole = example(inputs, shapes)
     network = _checked(Building(program).built(), whole)
@@ -42,6 +42,11 @@ def built(program: Program) -> Built:
         if items_are_apart(freed, example(inputs, shapes, 3)):
             return Built(_checked(freed, whole), shapes, True)
     return Built(network, shapes, False)
+
+
+def inputs_of(program: Program) -> list[Input]:
+    """What the network is given, in single precision at most."""
+    return [Input(given.name, single(given.dtype), given.shape) for given in program.inputs]
 
 
 def _checked(network: Network, inputs: tuple[Tensor, ...]) -> Network:
