@@ -51,8 +51,12 @@ class Texts(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
     def batch(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Whole batch at once."""
-        tokens, mask = self.tokens[indices], self.mask[indices]
-        return {"input_ids": tokens, "attention_mask": mask}, self.targets(tokens, mask)
+        inputs = self.unlabelled(indices)
+        return inputs, self.targets(inputs["input_ids"], inputs["attention_mask"])
+
+    def unlabelled(self, indices: Tensor) -> dict[str, Tensor]:
+        """The inputs of a batch."""
+        return {"input_ids": self.tokens[indices], "attention_mask": self.mask[indices]}
 
 
 def following(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -183,9 +183,13 @@ def output_metrics(
     differentiable = _run_backward(model, inputs, names, add, classes=classes)
     if not differentiable:
         return {}
-    return {
-        name: Metric(_damped(total), _level(total) / len(inputs[0])) for name, total in sums.items() if _tells(total)
-    }
+    given = (name for name in list(sums) if _tells(sums[name]))
+    return {name: _metric(sums.pop(name), len(inputs[0])) for name in given}
+
+
+def _metric(total: Tensor, inputs: int) -> Metric:
+    """Of the ``total`` over so many inputs of the products of gradients."""
+    return Metric(_damped(total), _level(total) / inputs)
 
 
 def _level(second: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 
 FINGERPRINTED_ITEMS = 256
+UNLABELLED = "unlabelled"
+"""What a dataset calls the way to the inputs of a batch alone."""
 EXPECTED = "an item is (input, target), the input a tensor or a tuple of tensors"
 """What a dataset gives."""
 
@@ -178,8 +180,16 @@ def origin(dataset: Dataset[Any]) -> str:
 
 
 def calibration_inputs(dataset: Dataset[Any], count: int, seed: int) -> Inputs:
-    """``count`` inputs drawn without replacement, without their targets."""
-    return take(dataset, _drawn(dataset, count, seed))[0]
+    """``count`` inputs drawn without replacement, without their targets.
+
+    These are not worked out where the dataset has ``unlabelled(indices)``, which gives the inputs of a batch alone.
+    """
+    drawn, split = _drawn(dataset, count, seed), Split.of(dataset)
+    if not hasattr(split.dataset, UNLABELLED):
+        return take(dataset, drawn)[0]
+    what = f"{split.what}.{UNLABELLED}(indices)"
+    given = call(split.sample, what, lambda: split.dataset.unlabelled(drawn), DataError)
+    return _checked(split, (given, drawn), len(drawn))[0]
 
 
 def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:

@@ -102,10 +102,11 @@ def candidates_of(
         partial(_priced, item, own, multiple),
     )
     fits = Fits(own, moments, metric)
-    return replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)))
+    return replace(bare, candidates=tuple(every_candidate(item, bare, fits, multiple)))
 
 
-def _all_of(item: Replaceable, bare: LayerCandidates, fits: Fits, multiple: int) -> Iterator[Candidate]:
+def every_candidate(item: Replaceable, bare: LayerCandidates, fits: Fits, multiple: int) -> Iterator[Candidate]:
+    """By all methods of the layer, those that cost less than it."""
     for method in bare.methods:
         yield from _of_method(method, item, bare, fits, multiple)
 
@@ -177,7 +178,7 @@ def calibrated_candidates(
     all_changes = sum(weight_of(item.layer).nbytes for item in items) * MAX_SCORED
     large, most = all_changes > MOST_KEPT_BYTES, MAX_SCORED if all_changes <= MOST_CHANGE_BYTES else MOST_LARGE_SCORED
     progress("plan: effect of each output on the loss", 0, 1, "")
-    metrics = calibration.output_metrics(model, names, SCORED_INPUTS)
+    metrics = dict(calibration.output_metrics(model, names, SCORED_INPUTS))  # with its roots each takes much: see pop
     found: dict[str, LayerCandidates] = {}
     tables = tuple(item.name for item in items if is_table(item.layer))
     counts = counts_of(model, calibration.fitting, tables)
@@ -190,7 +191,7 @@ def calibrated_candidates(
 
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
-                own = moments.pop(name, None), metrics.get(name)  # noqa: B023
+                own = moments.pop(name, None), metrics.pop(name, None)  # noqa: B023
                 fitted = _calibrated(by_name[name], methods, multiple, *own, most, alone=calibration.tokens)
                 return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
@@ -227,7 +228,7 @@ def _calibrated(
         tried = _affordable(item, all_methods := supported(item, methods))
         left_out = {name: _too_wide(item) for name in all_methods if name not in tried}
         bare = replace(bare, methods=tried, left_out=left_out)
-        layer = replace(bare, candidates=tuple(_all_of(item, bare, fits, multiple)), note=note)
+        layer = replace(bare, candidates=tuple(every_candidate(item, bare, fits, multiple)), note=note)
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import Subset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
 from edgecompress.cli.building import tuning_from
 from edgecompress.costs import cost
@@ -160,6 +160,22 @@ def test_calibration_inputs_are_drawn_without_replacement(tiny_file: Path) -> No
     assert len(torch.unique(drawn.flatten(1), dim=0)) == 400
     assert torch.equal(drawn, calibration_inputs(train, 400, seed=0)[0])
     assert len(calibration_inputs(train, 10_000, seed=0)[0]) == size(train)
+
+
+def test_calibration_inputs_come_without_targets_where_a_dataset_has_them_so() -> None:
+    class Slow(Dataset[tuple[Tensor, Tensor]]):
+        def __len__(self) -> int:
+            return 8
+
+        def batch(self, _indices: Tensor) -> tuple[Tensor, Tensor]:
+            raise AssertionError("targets were worked out")
+
+        def unlabelled(self, indices: Tensor) -> Tensor:
+            return indices[:, None].double()
+
+    (drawn,) = calibration_inputs(Slow(), 5, seed=0)
+    assert drawn.dtype == torch.float32
+    assert len(set(drawn.flatten().tolist())) == 5
 
 
 BAD_FILES = {
