@@ -29,12 +29,14 @@ from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
 from edgecompress.planning.judging import searched
 from edgecompress.planning.outlook import outlook
+from edgecompress.planning.pooling import pooled_candidates
 from edgecompress.planning.reaching import unreached
 from edgecompress.planning.settling import settled
 from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.bolaco import Bolaco
 from edgecompress.selectors.search import Search
 from edgecompress.settings import Scope as Scope
 
@@ -120,6 +122,9 @@ def _chosen(
     seen: Survey, selector: Selector, scope: Scope, calibration: Calibration | None, progress: Progress
 ) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
     """The candidates, and which of them the selector takes: by losses that were measured where there are inputs."""
+    if isinstance(selector, Bolaco) and calibration is not None:
+        layers = pooled_candidates(seen.model, seen.items, calibration, scope.multiple, progress)
+        return layers, searched(seen.model, layers, seen.total, selector, {}, calibration, progress)
     layers = _candidates(seen, scope, calibration, progress)
     if calibration is None:
         return layers, selector.select(layers, seen.total)

@@ -21,6 +21,7 @@ FORMER_SUMMARIES = {
     "Orthogonal": "train full-rank chains with orthogonality penalties, then ranks by EVBMF; after He et al. 2024",
     "Searched": "ranks by a learned mixture of candidates on labelled batches; after Aghababaei-Harandi & Amini 2024",
     "Search": "budget, its losses corrected by kind of layer and depth by trying whole plans; Optuna",
+    "Bolaco": "one ratio for each kind of layer, by Bayesian optimisation of the perplexity; Ji et al. 2024; Optuna",
     "Ordered": "train once, cut to any budget: sampled ranks and group lasso; Maestro, Horvath et al. 2024",
 }
 """The summaries of version 0.1 by class: they stay as they are here, whatever the entries say today."""

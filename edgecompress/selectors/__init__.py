@@ -16,6 +16,7 @@ SELECTORS: Table[Selector] = Table(
     vbmf="vbmf:Vbmf",
     continuous="continuous:Continuous",
     search="search:Search",
+    bolaco="bolaco:Bolaco",
 )
 """With their default options; ``dataclasses.replace`` gives others."""
 

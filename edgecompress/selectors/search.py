@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from edgecompress.plans import Cost
 from edgecompress.progress import notice
@@ -45,8 +46,12 @@ class Search(Budget):
         seed: of the sampler.
     """
 
-    evaluations: int = option(12, "Plans that are tried.", low=1, high=100_000, chooses=True, codecs=False)
-    sampler: Sampler = option("tpe", "What chooses the next plan to try.", chooses=True, codecs=False)
+    evaluations: int = option(
+        12, "Plans that are tried.", usual="{}; 50 with bolaco", low=1, high=100_000, chooses=True, codecs=False
+    )
+    sampler: Sampler = option(
+        "tpe", "What chooses the next plan to try.", usual="{}; gp with bolaco", chooses=True, codecs=False
+    )
     storage: str = option(
         "", "journal:FILE or a database, in which a search goes on and which several share.", codecs=False
     )
@@ -54,6 +59,7 @@ class Search(Budget):
     name: str = "search"
     summary: str = "budget, its losses corrected by kind of layer and depth by trying whole plans; Optuna"
     weighs_losses: bool = True
+    by_perplexity: ClassVar[bool] = False
 
     def refuse_in_vain(self, calibration: object) -> None:
         """Prove, before any work, that plans can be tried; without calibration inputs none are, with a notice.
