@@ -31,11 +31,14 @@ class Cost:
         params: parameters, shared ones once.
         macs: multiply-accumulates of one input.
         weight_bytes: of all parameters and buffers; 0 in a plan, which does not record them.
+        time: of one run on the device that it is planned for, in nanoseconds or instructions; 0: not known. That of a
+            layer counts from where the layer's fastest candidate has 0.
     """
 
     params: int
     macs: int
     weight_bytes: int = 0
+    time: int = 0
 
     @property
     def flops(self) -> int:
@@ -45,17 +48,27 @@ class Cost:
     @property
     def without_bytes(self) -> Cost:
         """The same as a plan records it."""
-        return replace(self, weight_bytes=0)
+        return replace(self, weight_bytes=0, time=0)
 
     def saves_over(self, other: Cost) -> bool:
         """Is this both fewer MACs and fewer parameters than ``other``? Of what has no MACs, fewer parameters."""
         return self.params < other.params and (self.macs < other.macs or not other.macs)
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.params + other.params, self.macs + other.macs, self.weight_bytes + other.weight_bytes)
+        return Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.weight_bytes + other.weight_bytes,
+            self.time + other.time,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.params - other.params, self.macs - other.macs, self.weight_bytes - other.weight_bytes)
+        return Cost(
+            self.params - other.params,
+            self.macs - other.macs,
+            self.weight_bytes - other.weight_bytes,
+            self.time - other.time,
+        )
 
     def to_json(self) -> Json:
         """A JSON object; ``flops`` is 2 x ``macs``."""
@@ -191,6 +204,7 @@ class CompressionPlan:
         rehearsed: was the model seen to run with stand-ins for ``layers``?
         outlook: what this budget and larger ones were predicted to cost; empty where that is not known.
         adapters: those that rewrote the model before it was planned; its layers are then called as they made them.
+        measured: what was measured while it was made: its ``latency`` with its rivals', its ``score``; None: nothing.
     """
 
     model: str = ""
@@ -202,6 +216,7 @@ class CompressionPlan:
     rehearsed: bool = False
     outlook: Outlook = ()
     adapters: tuple[str, ...] = ()
+    measured: Json | None = None
 
     def __post_init__(self) -> None:
         """Costs without bytes, which depend on how weights are stored."""
@@ -231,6 +246,7 @@ class CompressionPlan:
             **({"rehearsed": True} if self.rehearsed else {}),
             **({"outlook": [list(one) for one in self.outlook]} if self.outlook else {}),
             **({"adapters": list(self.adapters)} if self.adapters else {}),
+            **({"measured": self.measured} if self.measured else {}),
         }
 
     @classmethod
@@ -256,6 +272,7 @@ class CompressionPlan:
             rehearsed=document.get("rehearsed") is True,
             outlook=tuple((_finite(keep), _finite(loss)) for keep, loss in document.get("outlook", ())),
             adapters=tuple(map(str, document.get("adapters", ()))),
+            measured=dict(document["measured"]) if document.get("measured") else None,
         )
 
     def save(self, path: str | Path) -> None:

@@ -19,7 +19,7 @@ from edgecompress.costs import (
     weight_bytes,
 )
 from edgecompress.decompositions import DECOMPOSITIONS
-from edgecompress.planning import layer_costs
+from edgecompress.planning.layer_costs import layer_costs
 from edgecompress.plans import CompressionPlan, Cost, LayerPlan
 from edgecompress.sources import resolve
 

@@ -12,18 +12,21 @@ from click.core import ParameterSource
 from edgecompress.cli.fields import Option, offered, own_options
 from edgecompress.cli.options import AUTO_MULTIPLE, EVERY_METHOD
 from edgecompress.cli.types import table_of
-from edgecompress.settings import USUAL_DEVICE, USUAL_SELECTOR, USUAL_TARGET, FineTuning, Scope, Storage
+from edgecompress.settings import USUAL_DEVICE, USUAL_SELECTOR, USUAL_TARGET, DeviceOptions, FineTuning, Scope, Storage
 
 if TYPE_CHECKING:
     from edgecompress.models import Sample
     from edgecompress.recipes.base import Recipe
     from edgecompress.selectors import Selector
+    from edgecompress.timing.planning import Place
 
 Value = TypeVar("Value")
 Given = Mapping[str, Any]
 """Values by the names of options: None, or an empty tuple, where nothing was given."""
 
 
+LIMITS = "ceilings"
+"""The rule that takes limits of several kinds."""
 GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
@@ -90,6 +93,18 @@ def one_of(values: Sequence[Value], option: str) -> Value:
     return values[0]
 
 
+def place_from(given: Given) -> Place:
+    """What a latency is of: target, device, threads."""
+    from edgecompress.devices import device_named
+    from edgecompress.targets import target_named
+    from edgecompress.timing.planning import Place
+
+    target = one_of(given.get("targets") or (USUAL_TARGET,), "--target")
+    threads = one_of(given.get("threads") or (1,), "--threads")
+    device = device_named(given.get("device") or USUAL_DEVICE, made(DeviceOptions, given))
+    return Place(target_named(target), device, threads)
+
+
 # -- tables whose entries have options ---------------------------------------------------------------------------------
 
 
@@ -143,6 +158,14 @@ def recipe_from(given: Given) -> Recipe | None:
     return recipe
 
 
+def usual_selector(given: Given) -> str:
+    """The rule that goes with the limits that were given."""
+    from edgecompress.selectors import SELECTORS
+
+    limits = _own_names(type(SELECTORS[LIMITS])).keys() - _own_names(type(SELECTORS[USUAL_SELECTOR]))
+    return LIMITS if any(_is_given(given, name) for name in limits) else USUAL_SELECTOR
+
+
 def select_from(given: Given) -> str:
     """The name of the rank rule that goes with what was given; a recipe may need one, and say why."""
     from edgecompress.recipes import RECIPES
@@ -150,7 +173,7 @@ def select_from(given: Given) -> str:
 
     chosen, recipe = given["select"], RECIPES.get(given["recipe"])
     if recipe is None:
-        return chosen or USUAL_SELECTOR
+        return chosen or usual_selector(given)
     needs = recipe.needs
     if any(_is_given(given, name) for name in _own_names(type(SELECTORS[USUAL_SELECTOR]))):
         chosen = chosen or USUAL_SELECTOR

@@ -18,18 +18,22 @@ from edgecompress.cli.building import (
     tuning_from,
     typed_options,
 )
+from edgecompress.cli.building import made as made_of
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_before_after, print_json, say, showing_progress, suggested
 from edgecompress.cli.options import (
+    device_option,
     force_option,
     json_option,
     line_options,
     output_option,
+    target_option,
+    threads_option,
     trust_option,
     verbosity_options,
 )
 from edgecompress.cli.writing import announcing, telling_what_is_left
-from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR
+from edgecompress.settings import CALIBRATION_INPUTS, NO_RECIPE, USUAL_SELECTOR, DeviceOptions
 
 if TYPE_CHECKING:
     from edgecompress.cli.building import Given
@@ -126,6 +130,9 @@ def _of_preset(value: Any) -> Any:
 @click.command(cls=Command, epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
 @click.argument("model")
 @line_options
+@target_option
+@device_option
+@threads_option
 @verbosity_options
 @trust_option
 @output_option("Folder for the compressed model; give it as MODEL afterwards.")
@@ -134,6 +141,9 @@ def _of_preset(value: Any) -> Any:
 def compress(
     model: str,
     plan_file: Path | None,
+    targets: tuple[str, ...],
+    device: str,
+    threads: tuple[int, ...],
     quiet: bool,
     verbose: bool,
     trust: bool,
@@ -146,7 +156,8 @@ def compress(
     from edgecompress.reporting.wording import lost_clause
     from edgecompress.running import compress as compress_model
 
-    sample, options = sample_and_options(model, plan_file, given, trust=trust)
+    place = {"targets": targets, "device": device, "place": made_of(DeviceOptions, given), "threads": threads}
+    sample, options = sample_and_options(model, plan_file, given, trust=trust, **place)
     shows = showing_progress(quiet=quiet, verbose=verbose)
     with telling_what_is_left(output), shows as shown, announcing(output, shown) as progress:
         made = compress_model(sample, output, options, progress=progress, force=force)

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from edgecompress.reporting.checking import Check
     from edgecompress.reporting.document import Report
 
-GATES = "Limits, exit code 1 if one is missed"
+GATES = "Limits: plans are made within them, exit code 1 if one is missed"
 
 
 def limit_options(group: str = "", *, basic: bool = True) -> Decorator:
     """One option for each limit there is."""
-    shown: dict[str, Any] = {"group": group, "basic": basic}
+    shown: dict[str, Any] = {"group": group, "basic": basic, "metavar": "NUMBER"}
+    budget = {**shown, "basic": True}
     return together(
-        option("--max-latency-ms", type=Number(0, min_open=True), help="Median wall time of one run.", **shown),
-        option("--max-size-mb", type=Number(0, min_open=True), help="Size of the file, in 10^6 bytes.", **shown),
-        option("--max-acc-drop", type=Number(0), help="Points lost against the dense model.", **shown),
+        option("--max-latency-ms", type=Number(0, min_open=True), help="Median wall time of one run.", **budget),
+        option("--max-size-mb", type=Number(0, min_open=True), help="Size of the file, in 10^6 bytes.", **budget),
+        option("--max-acc-drop", type=Number(0), help="Points lost against the dense model.", **budget),
         option(
             "--min-speedup",
             type=Number(0, min_open=True),

@@ -92,7 +92,7 @@ def _layers(model: Any, inputs: Any) -> list[dict[str, Any]]:
     from edgecompress.costs import input_shapes
     from edgecompress.decompositions import DECOMPOSITIONS
     from edgecompress.layers import describe, weighted_layers
-    from edgecompress.planning import countable_cost
+    from edgecompress.planning.layer_costs import countable_cost
 
     shapes = input_shapes(model, inputs)
     return [

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecompress.cli.advice import reach_sentences
-from edgecompress.cli.building import methods_from, scope_from, selector_from, storage_from
+from edgecompress.cli.building import methods_from, place_from, scope_from, selector_from, storage_from, usual_selector
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import complain, percent, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     calibrate_option,
     core_options,
+    device_option,
     force_option,
     json_option,
     output_option,
     seed_option,
     selection_options,
+    target_option,
+    threads_option,
     trust_option,
 )
 from edgecompress.cli.writing import file_to_write
-from edgecompress.settings import CALIBRATION_INPUTS, USUAL_SELECTOR, Scope, Storage
+from edgecompress.settings import CALIBRATION_INPUTS, Scope, Storage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 @calibrate_option
 @seed_option
 @core_options
+@target_option
+@device_option
+@threads_option
 @click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
 @trust_option
 @output_option("Write the plan as JSON to this file.", required=False)
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 @json_option
 def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
-    from edgecompress.planning import layer_costs
+    from edgecompress.planning.layer_costs import layer_costs
     from edgecompress.planning.outlook import warnings_of
     from edgecompress.sources import resolve
 
@@ -58,7 +65,7 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     scope = scope_from(given, methods if storage is None else ())
     if output is not None:
         check_plan_file(output, model, force=force)
-    by = storage or selector_from(given, given["select"] or USUAL_SELECTOR)
+    by = storage or selector_from(given, given["select"] or usual_selector(given))
     sample = resolve(model, trust=trust)
     built = sample.model()
     made = planned(sample, built, by, scope, given)
@@ -76,7 +83,8 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
 
 def planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:
     """The plan by a rank rule, or of a codec."""
-    from edgecompress.planning import choose, survey
+    from edgecompress.planning import survey
+    from edgecompress.running.budgeting import Planning, plan_within
     from edgecompress.storing.planning import plan_storage
 
     if isinstance(by, Storage):
@@ -86,7 +94,8 @@ def planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Sco
     _warn_of_little(seen, scope)
     calibration = _calibration(sample, given["calibrate"], given["seed"] or 0) if by.weighs_losses else None
     with showing_progress() as progress:
-        return choose(seen, by, scope, calibration=calibration, name=sample.name, progress=progress)
+        wanted = Planning(seen, scope, sample, place_from(given), calibration, progress=progress)
+        return plan_within(wanted, by)
 
 
 def _warn_of_little(seen: Survey, scope: Scope) -> None:
@@ -141,6 +150,29 @@ def _print_rejected(made: CompressionPlan, layers: list[Json]) -> None:
     print_table("Not chosen, each at its MACs nearest to the planned ones (of a dense layer: to half)", header, rows)
 
 
+def _measured_sentences(made: CompressionPlan) -> Iterator[str]:
+    """What was measured of the plan."""
+    found = made.measured or {}
+    if latency := found.get("latency"):
+        low, high = latency["ci95"]
+        busy = f"; the machine was busy ({latency['load']:.1f} processes wanted a processor)" if latency["busy"] else ""
+        yield (
+            f"{latency['speedup']:.2f}x as fast as the dense file (95 % interval {low:.2f} to {high:.2f}, predicted "
+            f"{latency['predicted']:.2f}), {_amount(latency)}: by {latency['rule']}, measured whole on "
+            f"{latency['device']} ({latency['machine']}), {latency['runtime']}, {latency['threads']} thread(s){busy}"
+        )
+    if score := found.get("score"):
+        yield (f"score on {score['split']} data {score['dense']:.2f} -> {score['compressed']:.2f} before fine-tuning")
+
+
+def _amount(latency: Json) -> str:
+    """Before and after."""
+    dense, unit = latency["dense"], latency["unit"]
+    if unit == "instructions":
+        return f"{dense:,.0f} -> {dense / latency['speedup']:,.0f} instructions"
+    return f"{dense / 1e6:.3f} -> {dense / latency['speedup'] / 1e6:.3f} ms"
+
+
 def _times(macs: int | None, planned: int | None) -> str | None:
     """How many times the planned MACs."""
     return f"{macs / planned:.2g}x" if macs and planned else None
@@ -170,3 +202,5 @@ def print_plan(made: CompressionPlan, layers: list[Json]) -> None:
         f"MACs {before.macs:,} -> {after.macs:,} ({percent(after.macs, before.macs)} kept), "
         f"parameters {before.params:,} -> {after.params:,} ({percent(after.params, before.params)} kept)"
     )
+    for sentence in _measured_sentences(made):
+        say(sentence)

@@ -41,7 +41,7 @@ STUDY_FILE, USUAL_SEARCH = "study.log", "search"
 @json_option
 def search(model: str, trust: bool, output: Path, force: bool, as_json: bool, **given: Any) -> None:
     """Try whole plans and keep the best; given again it goes on, given twice at once both share one study."""
-    from edgecompress.planning import layer_costs
+    from edgecompress.planning.layer_costs import layer_costs
     from edgecompress.sources import resolve
     from edgecompress.sources.compressed_folder import PLAN_FILE
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, TypedDict, Unpack
 
-import torch
 from torch import nn
 
 from edgecompress.calibrating import Calibration
-from edgecompress.codecs import CODECS
-from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.costs import Shape, chain_cost, cost_and_shapes, input_shapes, weight_bytes
+from edgecompress.costs import Shape, chain_cost, cost_and_shapes
 from edgecompress.decomposing import matching
 from edgecompress.decomposing.dry_run import noticed
-from edgecompress.decompositions import AUTO, DECOMPOSITIONS
+from edgecompress.decompositions import AUTO
 from edgecompress.decompositions.base import RECURRENT
 from edgecompress.decompositions.kernels import weight_of
-from edgecompress.files import Json
-from edgecompress.layers import Found, describe, weighted_layers, without_numbers_to_fit
+from edgecompress.errors import PlanError
+from edgecompress.layers import Found, weighted_layers, without_numbers_to_fit
 from edgecompress.memory import keeping_little
 from edgecompress.models.accepting import refuse_sealed, unwrapped
-from edgecompress.models.adapting import adapted, adapted_for, adapters_of
+from edgecompress.models.adapting import adapted_for, adapters_of
 from edgecompress.models.data_forms import example_of
 from edgecompress.models.datasets import Inputs
 from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
@@ -31,12 +27,14 @@ from edgecompress.planning.judging import searched
 from edgecompress.planning.outlook import outlook
 from edgecompress.planning.pooling import pooled_candidates
 from edgecompress.planning.reaching import unreached
+from edgecompress.planning.rejecting import rejected
 from edgecompress.planning.settling import settled
-from edgecompress.plans import Alternative, CompressionPlan, Cost, LayerPlan, Skipped
+from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.base import Choice, LayerCandidates, Prices, Selector
 from edgecompress.selectors.bolaco import Bolaco
+from edgecompress.selectors.ceilings import Ceilings, needs_scores, needs_times
 from edgecompress.selectors.search import Search
 from edgecompress.settings import Scope as Scope
 
@@ -108,30 +106,67 @@ def choose(
         ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
         BudgetError: the selector's budget cannot be met; said before anything is worked out.
     """
-    refuse_out_of_reach(seen, selector, scope)
-    if isinstance(selector, Search):
-        selector.refuse_in_vain(calibration)
-    with keeping_little():
-        layers, choices = _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, progress)
+    layers, choices = weighed_choices(seen, selector, scope, calibration=calibration, progress=progress)
+    return assembled(seen, selector, layers, choices, name)
+
+
+def assembled(
+    seen: Survey, selector: Selector, layers: Sequence[LayerCandidates], choices: dict[str, Choice], name: str = ""
+) -> CompressionPlan:
+    """The plan of ``choices`` from the candidates of ``layers``, which ``selector`` made."""
     skipped = [Skipped(name, reason) for name, reason in seen.reasons.items()]
     made = _assemble(name, seen.total, layers, choices, skipped, seen.found)
     return replace(made, outlook=outlook(selector, layers, seen.total), adapters=adapters_of(seen.model))
 
 
-def _chosen(
-    seen: Survey, selector: Selector, scope: Scope, calibration: Calibration | None, progress: Progress
+def weighed_choices(
+    seen: Survey,
+    selector: Selector,
+    scope: Scope = EVERYTHING,
+    *,
+    calibration: Calibration | None = None,
+    prices: Prices | None = None,
+    progress: Progress = silent,
 ) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
-    """The candidates, and which of them the selector takes: by losses that were measured where there are inputs."""
+    """The candidates, and which of them the selector takes: by losses that were measured where there are inputs.
+
+    Raises:
+        ModelError: the model does not run on the calibration inputs, or gives NaN or infinity.
+        BudgetError: the selector's budget cannot be met; said before anything is worked out.
+        PlanError: the budget is of what is not known here: times, or scores.
+    """
+    _refuse_unknown(seen, selector)
+    refuse_out_of_reach(seen, selector, scope)
+    if isinstance(selector, Search):
+        selector.refuse_in_vain(calibration)
+    with keeping_little():
+        return _chosen(seen, selector, scope, calibration if selector.weighs_losses else None, prices, progress)
+
+
+def _chosen(
+    seen: Survey,
+    selector: Selector,
+    scope: Scope,
+    calibration: Calibration | None,
+    prices: Prices | None,
+    progress: Progress,
+) -> tuple[Sequence[LayerCandidates], dict[str, Choice]]:
     if isinstance(selector, Bolaco) and calibration is not None:
-        layers = pooled_candidates(seen.model, seen.items, calibration, scope.multiple, progress)
-        return layers, searched(seen.model, layers, seen.total, selector, {}, calibration, progress)
-    layers = _candidates(seen, scope, calibration, progress)
+        pooled = pooled_candidates(seen.model, seen.items, calibration, scope.multiple, progress)
+        return pooled, searched(seen.model, pooled, seen.total, selector, {}, calibration, progress)
+    layers = _candidates(seen, scope, calibration, prices, progress)
     if calibration is None:
         return layers, selector.select(layers, seen.total)
     corrected, choices = settled(seen.model, layers, seen.total, selector, calibration, progress)
     if isinstance(selector, Search):
         choices = searched(seen.model, corrected, seen.total, selector, choices, calibration, progress)
     return corrected, choices
+
+
+def _refuse_unknown(seen: Survey, selector: Selector) -> None:
+    if (needs_times(selector) and not seen.total.time) or needs_scores(selector):
+        what = "scores" if needs_scores(selector) else "times"
+        raise PlanError(f"{selector.name}: its budget needs {what}; plan by edgecompress.running.budgeting.plan_within")
 
 
 def _limited(scope: Scope, limits: Limits) -> Scope:
@@ -191,21 +226,23 @@ def refuse_out_of_reach(seen: Survey, selector: Selector, scope: Scope) -> None:
     Raises:
         BudgetError: with the smallest fraction that can be reached, and what keeps it from being smaller.
     """
-    if isinstance(selector, Budget):
+    selector = replace(selector, time=None) if isinstance(selector, Ceilings) else selector
+    if isinstance(selector, Budget | Ceilings):
         costs = [smaller_costs(item, scope.methods or AUTO, scope.multiple) for item in seen.items]
         selector.refuse_out_of_reach(costs, seen.total, seen.reasons)
 
 
 def _candidates(
-    seen: Survey, scope: Scope, calibration: Calibration | None, progress: Progress
+    seen: Survey, scope: Scope, calibration: Calibration | None, prices: Prices | None, progress: Progress
 ) -> list[LayerCandidates]:
     methods = scope.methods or AUTO
     if calibration is not None:
-        return calibrated_candidates(seen.model, seen.items, calibration, methods, scope.multiple, progress)
+        return calibrated_candidates(seen.model, seen.items, calibration, methods, scope.multiple, progress, prices)
     layers = []
     for done, item in enumerate(seen.items, start=1):
         progress("plan", done, len(seen.items), item.name)
-        layers.append(weighed(item, methods, scope.multiple))
+        layer = weighed(item, methods, scope.multiple)
+        layers.append(prices.on(layer) if prices else layer)
     return layers
 
 
@@ -240,80 +277,3 @@ def _assemble(
         rejected=tuple(other for layer in layers for other in rejected(layer, choices[layer.name])),
         rehearsed=True,
     )
-
-
-def rejected(layer: LayerCandidates, choice: Choice) -> Iterator[Alternative]:
-    """For each method but the chosen one what it would have done at about the same MACs, and why that lost."""
-    for method, why in layer.left_out.items():
-        yield Alternative(layer.name, method, why)
-    for method in layer.methods:
-        own = [c for c in layer.candidates if c.method == method]
-        if isinstance(choice, Candidate) and method == choice.method:
-            continue
-        scored = [c for c in own if c.loss is not None] or own
-        if not scored:
-            yield Alternative(layer.name, method, "no rank makes it smaller")
-            continue
-        aim = choice.cost.macs if isinstance(choice, Candidate) else layer.dense.macs / 2
-        nearest = min(scored, key=lambda c: (abs(c.cost.macs - aim), c.error))
-        why = _why_rejected(nearest, choice)
-        cost = nearest.cost.without_bytes
-        yield Alternative(layer.name, method, why, nearest.ranks, cost, nearest.error, nearest.loss)
-
-
-def _why_rejected(candidate: Candidate, choice: Choice) -> str:
-    """The two ratios that decided."""
-    if isinstance(choice, str):
-        return choice
-    both = candidate.loss is not None and choice.loss is not None
-    measure, loss, least = ("loss", candidate.loss, choice.loss) if both else ("error", candidate.error, choice.error)
-    assert loss is not None
-    assert least is not None
-    more = f"{loss / least:.2g}x the {measure}" if least > 0 else f"more {measure}"
-    return f"{more} at {candidate.cost.macs / choice.cost.macs:.2g}x the MACs"
-
-
-def layer_costs(model: nn.Module, inputs: Inputs, plan: CompressionPlan) -> list[Json]:
-    """For every layer of ``plan``, in the model's order: kind, method, ranks, reason or note, and cost."""
-    model = adapted(model, plan.adapters)
-    shapes = input_shapes(model, inputs)
-    chosen = {layer.name: layer for layer in plan.layers}
-    reasons = {skip.name: skip.reason for skip in plan.skipped}
-    reasons |= {layer.name: layer.note for layer in plan.layers if layer.note}
-    rows = []
-    for item in weighted_layers(model):
-        layer_plan, runs = chosen.get(item.name), shapes.get(item.name, [])
-        before = countable_cost(item.layer, runs)
-        rows.append(
-            {
-                "name": item.name,
-                "kind": describe(item.layer),
-                "method": layer_plan.method if layer_plan else None,
-                "ranks": list(layer_plan.ranks) if layer_plan else None,
-                "error": layer_plan.error if layer_plan else None,
-                "reason": reasons.get(item.name),
-                "dense": before,
-                "compressed": _chain_summary(item.layer, layer_plan, runs) if layer_plan else before,
-            }
-        )
-    return rows
-
-
-def _chain_summary(layer: nn.Module, plan: LayerPlan, shapes: list[Shape]) -> Json:
-    if plan.method in CODECS:
-        kept = countable_cost(layer, shapes)
-        fewer = prod(plan.shape) - stored_params([plan], shared=False)
-        size = weight_of(layer).element_size()
-        return {**kept, "params": kept["params"] - fewer, "bytes": kept["bytes"] - size * fewer}
-    with torch.device("meta"):
-        return countable_cost(DECOMPOSITIONS[plan.method].chain(layer, plan.ranks), shapes)
-
-
-def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
-    """Parameters, bytes, and MACs where they are known (None: no closed form, or the layer was not seen running)."""
-    try:
-        macs: int | None = chain_cost(layer, shapes).macs if shapes else None
-    except TypeError:
-        macs = None
-    params = sum(parameter.numel() for parameter in layer.parameters())
-    return {"macs": macs, "params": params, "bytes": weight_bytes(layer)}

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +28,13 @@ from edgecompress.layers import refuse_unusable
 from edgecompress.memory import give_back, naming_shortage, without
 from edgecompress.models.datasets import Inputs, first
 from edgecompress.planning.fits import MAX_SCORED, Fits
+from edgecompress.planning.fronts import pareto_front, thinned
 from edgecompress.planning.grids import grid_costs
 from edgecompress.planning.scoring import MOST_CHANGE_BYTES, MOST_KEPT_BYTES, Fitted, Scoring
 from edgecompress.plans import Cost, Ranks
 from edgecompress.progress import Progress
-from edgecompress.selectors.base import Candidate, LayerCandidates
+from edgecompress.selectors.base import Candidate, LayerCandidates, Prices
 from edgecompress.threads import in_parallel
-
-Item = TypeVar("Item")
 
 SCORED_INPUTS = 256
 """Calibration inputs that losses are estimated on; moments and gradients settle long before the refit's do."""
@@ -162,6 +160,7 @@ def calibrated_candidates(
     methods: Sequence[str],
     multiple: int,
     progress: Progress,
+    prices: Prices | None = None,
 ) -> list[LayerCandidates]:
     """The candidates of all layers with errors in the metric of their inputs and outputs, the best with a loss.
 
@@ -192,7 +191,8 @@ def calibrated_candidates(
         def candidates(name: str) -> Fitted:
             with naming_shortage(f"{name}: its candidates", without(name)):
                 own = moments.pop(name, None), metrics.pop(name, None)  # noqa: B023
-                fitted = _calibrated(by_name[name], methods, multiple, *own, most, alone=calibration.tokens)
+                alone = calibration.tokens
+                fitted = _calibrated(by_name[name], methods, multiple, *own, most, alone=alone, prices=prices)
                 return replace(fitted, changes=_compact(fitted.changes)) if large else fitted
 
         for name, of_layer in zip(part, in_parallel(candidates, part), strict=True):
@@ -213,6 +213,7 @@ def _calibrated(
     most: int,
     *,
     alone: bool = False,
+    prices: Prices | None = None,
 ) -> Fitted:
     """By the layer's inputs and outputs, or by its weight alone, with the reason, where those lead to no numbers.
 
@@ -220,6 +221,7 @@ def _calibrated(
     """
     if moments is None:
         layer = weighed(item, methods, multiple)
+        layer = prices.on(layer) if prices else layer
         return Fitted(replace(layer, note=layer.note or _note(item, None)))
     note = _note(item, moments)
     bare = candidates_of(item, (), multiple)
@@ -232,6 +234,7 @@ def _calibrated(
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
+    layer = prices.on(layer) if prices else layer
     losses = fits.losses(layer.candidates) if alone else None
     if losses is not None:
         return Fitted(_priced_alone(layer, losses, fits, moments.mean))
@@ -299,21 +302,3 @@ def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCa
         dense = chain_cost(item.layer, item.shapes)
         shape = tuple(weight_of(item.layer).shape)
         return LayerCandidates(item.name, shape, dense, (), note=f"no decomposition of its weight: {first_line(error)}")
-
-
-def pareto_front(candidates: Sequence[Candidate], most: int = MAX_SCORED) -> list[Candidate]:
-    """Those that no other beats in MACs and error or in parameters and error, thinned evenly along the front."""
-    kept: dict[tuple[str, Ranks], Candidate] = {}
-    for size in ("macs", "params"):
-        front: list[Candidate] = []
-        for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, size), c.error)):
-            if not front or candidate.error < front[-1].error:
-                front.append(candidate)
-        kept |= {(candidate.method, candidate.ranks): candidate for candidate in thinned(front, most)}
-    return list(kept.values())
-
-
-def thinned(items: Sequence[Item], most: int) -> list[Item]:
-    """At most ``most`` of ``items``, evenly spread, with both ends."""
-    stride = max(1.0, (len(items) - 1) / (most - 1))
-    return [items[round(index * stride)] for index in range(min(most, len(items)))]

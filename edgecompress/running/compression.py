@@ -17,24 +17,27 @@ from edgecompress.costs import param_bytes
 from edgecompress.decomposing import decompose
 from edgecompress.decomposing.choosing import refit_nearest
 from edgecompress.decomposing.refitting import refit
+from edgecompress.devices import device_named
 from edgecompress.files import Json, make_folder
 from edgecompress.finetuning import finetune
 from edgecompress.finetuning.checkpoints import discard
 from edgecompress.finetuning.loop import FineTuned
 from edgecompress.finetuning.workers import workers
 from edgecompress.models import check_runs
-from edgecompress.planning import choose
 from edgecompress.planning.outlook import warnings_of
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import notice
 from edgecompress.recipes.base import Recipe, RecipeInputs
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
 from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
+from edgecompress.running.budgeting import Planning, in_float, plan_within
 from edgecompress.running.claiming import CHECKPOINT_FILE, COMPARISON_FILE, DECOMPOSED, RECIPE_FILE, TRAINED
 from edgecompress.running.keys import former_key, options_key
 from edgecompress.running.nearness import nearness
+from edgecompress.running.options import Options
 from edgecompress.running.pipeline import SCORES, Pipeline
 from edgecompress.running.resuming import Done, key_of
+from edgecompress.selectors.ceilings import needs_times
 from edgecompress.settings import FineTuning, Storage
 from edgecompress.sources.compressed_folder import (
     CODES_FILE,
@@ -47,6 +50,8 @@ from edgecompress.sources.compressed_folder import (
 )
 from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, without_dropped
 from edgecompress.storing.planning import plan_storage
+from edgecompress.targets import target_named
+from edgecompress.timing.planning import Place
 
 STALE = (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
 """What an earlier plan led to, which a new one makes untrue."""
@@ -103,19 +108,22 @@ def _plan_key(pipeline: Pipeline, selector: object) -> list[object]:
     if options.given is not None:
         return [pipeline.dense_key, options.given.to_json()]
     scope = asdict(options.scope).values()
-    return [pipeline.dense_key, [selector, list(scope), *pipeline.calibration_key]]
+    place = [options.targets[0], options.device, _threads(options)] if needs_times(options.selector) else []
+    return [pipeline.dense_key, [selector, list(scope), *pipeline.calibration_key, *place]]
 
 
 def _new_plan(pipeline: Pipeline) -> CompressionPlan:
     options = pipeline.options
-    return choose(
-        pipeline.survey,
-        options.selector,
-        options.scope,
-        calibration=pipeline.calibration,
-        name=pipeline.sample.name,
-        progress=pipeline.progress,
+    place = Place(target_named(options.targets[0]), device_named(options.device, options.place), _threads(options))
+    tuned = options.tuning.epochs > 0
+    given = Planning(
+        pipeline.survey, options.scope, pipeline.sample, place, pipeline.calibration, tuned, pipeline.progress
     )
+    return plan_within(given, in_float(options.selector, options.quantize))
+
+
+def _threads(options: Options) -> int:
+    return (options.threads or (1,))[0]
 
 
 def fill(pipeline: Pipeline, planned: Done) -> Done:

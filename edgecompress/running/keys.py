@@ -15,6 +15,7 @@ WORDS = ("summary", "weighs_losses")
 
 FORMER_SUMMARIES = {
     "Budget": "least total loss with at most --keep of the dense --of macs|params|bytes; knapsack over all layers",
+    "Ceilings": "least total loss within all of --max-latency-ms, --max-size-mb, --max-macs, --keep that are given",
     "Energy": "each rank keeps --energy of its unfolding's squared singular values; cheapest method",
     "Vbmf": "ranks where EVBMF finds the noise of the weights; no budget; Nakajima et al. 2013, Kim et al. 2016",
     "Continuous": "tied ranks by a learned mixture of candidates; no budget; after Aghababaei-Harandi & Amini 2024",

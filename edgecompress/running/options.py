@@ -93,7 +93,8 @@ class Options:
         """A flat JSON object for the report."""
         if self.given is not None:
             return {"plan": f"given, of {self.given.model or 'no name'}", **self._rest()}
-        selector = {key: value for key, value in asdict(self.selector).items() if key not in UNREPORTED}  # type: ignore[call-overload]
+        selector = asdict(self.selector)  # type: ignore[call-overload]
+        selector = {key: value for key, value in selector.items() if key not in UNREPORTED and value is not None}
         return {
             "select": selector.pop("name"),
             **selector,

@@ -19,6 +19,7 @@ from edgecompress.finetuning.workers import shared
 from edgecompress.models import Sample, check_runs, state_digest
 from edgecompress.planning import refuse_out_of_reach
 from edgecompress.plans import CompressionPlan
+from edgecompress.running.budgeting import in_float
 from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
 from edgecompress.running.delivery import dense_exporter, export_options, needed_targets
 from edgecompress.running.keys import options_key
@@ -89,7 +90,7 @@ def _check_choice(pipeline: Pipeline) -> None:
     if options.given is not None:
         _check_given(pipeline, options.given)
     elif _makes_plan(options) and not pipeline.stages.is_done("budget", _budget_key(pipeline)):
-        refuse_out_of_reach(pipeline.survey, options.selector, options.scope)
+        refuse_out_of_reach(pipeline.survey, in_float(options.selector, options.quantize), options.scope)
 
 
 def _makes_plan(options: Options) -> bool:

@@ -11,7 +11,7 @@ from edgecompress.costs import coded_bytes, cost
 from edgecompress.fields import optional
 from edgecompress.files import read_json, zipped_bytes
 from edgecompress.manifests.reading import manifest_from
-from edgecompress.planning import layer_costs
+from edgecompress.planning.layer_costs import layer_costs
 from edgecompress.plans import CompressionPlan, Cost
 from edgecompress.profiling.comparisons import Comparison, ComparisonSummary
 from edgecompress.profiling.instruction_counts import AnyComparison, AnyProfile, comparison_from, profile_from

@@ -12,6 +12,7 @@ from edgecompress.tables import Table
 SELECTORS: Table[Selector] = Table(
     "edgecompress.selectors",
     budget="budget:Budget",
+    ceilings="ceilings:Ceilings",
     energy="energy:Energy",
     vbmf="vbmf:Vbmf",
     continuous="continuous:Continuous",

@@ -56,6 +56,16 @@ class LayerCandidates:
     changed: Callable[[Candidate], tuple[Tensor, Tensor] | None] | None = field(default=None, compare=False)
 
 
+class Prices(Protocol):
+    """Times on a device, by which candidates are chosen too."""
+
+    def total(self, cost: Cost, /) -> Cost:
+        """The cost of the whole dense model with its time."""
+
+    def on(self, layer: LayerCandidates, /) -> LayerCandidates:
+        """The layer and its candidates with their times."""
+
+
 Choice = Candidate | str
 """A candidate, or the reason in words why the layer stays dense."""
 

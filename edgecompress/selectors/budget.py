@@ -19,7 +19,7 @@ from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
 from edgecompress.settings import CODED_KEEP, option
 
-Of = Literal["macs", "params", "bytes"]
+Of = Literal["macs", "params", "bytes", "latency"]
 
 LEAST_GAIN = 0.001
 """What is added to the smallest fraction that can be reached, in the advice of a message."""
@@ -70,7 +70,7 @@ class Budget:
             [self.size(layer.dense), *(self.size(c.cost) for c in kept)]
             for layer, kept in zip(layers, options, strict=True)
         ]
-        losses = [[0.0, *(_loss(candidate, typical) for candidate in kept)] for kept in options]
+        losses = [[0.0, *(loss_or_error(candidate, typical) for candidate in kept)] for kept in options]
         self._refuse_impossible(sizes, room, fixed, total, {})
         picks = solve_knapsack(losses, sizes, room)
         return {
@@ -80,14 +80,16 @@ class Budget:
 
     def size(self, cost: Cost) -> int:
         """The cost that the budget is of."""
-        return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes}[self.of]
+        return {"macs": cost.macs, "params": cost.params, "bytes": cost.weight_bytes, "latency": cost.time}[self.of]
 
     def _options(self, layer: LayerCandidates, typical: float | None) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
         scored = [candidate for candidate in layer.candidates if candidate.loss is not None]
         kept: list[Candidate] = []
-        for candidate in sorted(scored or layer.candidates, key=lambda c: (self.size(c.cost), _loss(c, typical))):
-            if not kept or _loss(candidate, typical) < _loss(kept[-1], typical):
+        for candidate in sorted(
+            scored or layer.candidates, key=lambda c: (self.size(c.cost), loss_or_error(c, typical))
+        ):
+            if not kept or loss_or_error(candidate, typical) < loss_or_error(kept[-1], typical):
                 kept.append(candidate)
         return kept
 
@@ -153,7 +155,7 @@ def typical_loss(layers: Sequence[LayerCandidates]) -> float | None:
     return median(known) if known else None
 
 
-def _loss(candidate: Candidate, typical: float | None) -> float:
+def loss_or_error(candidate: Candidate, typical: float | None) -> float:
     """Its loss; where it has none beside others that do, what its error costs elsewhere; without any, its error."""
     if candidate.loss is not None:
         return candidate.loss

@@ -36,8 +36,9 @@ from edgecompress.targets.onnx.rewrites import REWRITES, rewritten
 from edgecompress.targets.onnx.rewrites import VERSION as REWRITES_VERSION
 from edgecompress.timing.caching import Circumstances, Timing, TimingFile
 from edgecompress.timing.geometries import Chain, Geometry, geometries_of
-from edgecompress.timing.grafting import Chosen, grafted, places_of
+from edgecompress.timing.grafting import Chosen, graftable, grafted, places_of
 from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
+from edgecompress.timing.prices import Prices
 from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Bench:
         """The median of all that was taken of the dense file."""
         return median(self.dense) if self.dense else median(self.compared([])[0])
 
+    @property
+    def dense_ms(self) -> float | None:
+        """Milliseconds of the dense file; None where instructions are counted."""
+        return None if self.unit == "instructions" else self.dense_time / 1e6
+
 
 @dataclass
 class Timings:
@@ -96,6 +102,11 @@ class Timings:
     def multiple(self) -> int | None:
         """The multiple of ranks within which times stay level; None where that is not known."""
         return clear_multiple(misfits(self.found))
+
+    @property
+    def prices(self) -> Prices:
+        """Of all candidates."""
+        return Prices(self.geometries, self.found, self.bench.dense_time, self.seen.total.macs)
 
 
 @contextmanager
@@ -124,7 +135,8 @@ def bench_of(sample: Sample, seen: Survey, target: Target, device: Device, threa
             place = (device.name, watch.machine, threads, size or 1)
             at = Circumstances(target.name, job.precision, runtime, *place, REWRITES_VERSION, context)
             unit = "ns" if device.provenance == "measured" else "instructions"
-            yield Bench(graph, {name: layers[name] for name in layers if places[name]}, watch, at, unit)
+            layers = {name: layer for name, layer in layers.items() if places[name] and graftable(layer)}
+            yield Bench(graph, layers, watch, at, unit)
 
 
 def timings(

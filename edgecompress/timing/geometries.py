@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecompress.costs import Shape, chain_cost
-from edgecompress.planning.candidates import Replaceable, supported, thinned
+from edgecompress.planning.candidates import Replaceable, supported
+from edgecompress.planning.fronts import thinned
 from edgecompress.planning.grids import grid_costs
 from edgecompress.plans import Cost, Ranks
 from edgecompress.timing.grafting import chain_of

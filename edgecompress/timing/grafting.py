@@ -41,6 +41,11 @@ def chain_of(layer: nn.Module, method: str, ranks: Ranks) -> list[nn.Module] | N
     return links if all(type(link) in LINKS and _is_simple(link) for link in links) else None
 
 
+def graftable(layer: nn.Module) -> bool:
+    """Whether chains can be put in its place: their links pad as it does."""
+    return type(layer) in LINKS and _is_simple(layer)
+
+
 def _is_simple(link: nn.Module) -> bool:
     return isinstance(link, nn.Linear) or (link.padding_mode == "zeros" and not isinstance(link.padding, str))
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,7 +63,7 @@ class Files:
 
 @dataclass(slots=True)
 class Here(Files):
-    """This machine: nanoseconds of process CPU time, all files in this process."""
+    """This machine: nanoseconds of process CPU time, of several threads of wall time; all files in this process."""
 
     feed: Arrays
     seconds_a_file: float = 0.1
@@ -77,8 +78,8 @@ class Here(Files):
         start = time.perf_counter()
         runs = [self.target.load(self.file(graph), threads=self.threads) for graph in graphs]
         self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
-        feed = self.feed
-        return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0)  # type: ignore[misc]
+        feed, tick = self.feed, time.process_time_ns if self.threads == 1 else time.perf_counter_ns
+        return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0, tick=tick)  # type: ignore[misc]
 
 
 @dataclass(slots=True)
@@ -91,10 +92,8 @@ class There(Files):
     @property
     def machine(self) -> str:
         """What its own system reports."""
-        from edgecompress.profiling.bench import bench
-
-        with bench(self.device, self.folder / f"none{self.target.suffix}") as there:
-            return str(sorted(there.kernel.items()))
+        with self.device.session(()) as session:
+            return str(sorted(session.facts().items()))
 
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         """One file after the other; of counted instructions one number each, which is exact."""
@@ -108,8 +107,9 @@ class There(Files):
             if is_counting(there.session):
                 found = [[float(there.profile(file, effort).counts.least)] for file in files]  # type: ignore[union-attr]
             else:
-                pairs = [there.compare(file, files[0], effort) for file in files[1:]]
-                found = [[1.0], *([1 / (pair.cpu or pair.wall).value] for pair in pairs)]
+                pairs = [there.compare(file, files[0], effort) for file in files[1:] or files]
+                dense = median(pair.baseline_latency.statistics.wall.p50 for pair in pairs) * 1e6
+                found = [[dense], *([dense / (pair.cpu or pair.wall).value] for pair in pairs[: len(files) - 1])]
         self.seconds_a_file = (time.perf_counter() - start) / len(files)
         return found
 

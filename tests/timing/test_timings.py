@@ -41,9 +41,6 @@ class Counted:
     fails_at: int = 10**9
     taken: list[int] = field(default_factory=list)
 
-    def milliseconds(self, taken: float) -> float:
-        return taken
-
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         self.files += len(graphs)
         if self.files > self.fails_at:
