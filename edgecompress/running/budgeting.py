@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from edgecompress.advising import MOST_MACS, measured_int8
 from edgecompress.calibrating import Calibration, recalibrate_if_better
 from edgecompress.decomposing import decompose
 from edgecompress.decomposing.choosing import refit_nearest
@@ -19,12 +20,14 @@ from edgecompress.progress import Progress, notice, silent
 from edgecompress.scoring import score
 from edgecompress.selectors import Selector
 from edgecompress.selectors.ceilings import Ceilings, needs_scores, needs_times
-from edgecompress.settings import Precision, Scope
+from edgecompress.settings import USUAL_DEVICE, Precision, Scope
 from edgecompress.timing.planning import Place, timed_plan
 
 FIRST_KEEP, HALVINGS = 0.5, 6
 """Where the search for the smallest plan begins, and how often what is between is halved."""
 SMALLER: Mapping[Precision, int] = {"fp32": 1, "fp16": 2, "int8": 4}
+AS_FAST, IN_ORT = 1.05, ("onnx", "ort")
+"""How much more time int8 may take to be called as fast; where it is tried."""
 SPLIT = "validation"
 """Data that was not trained on, and is not what results are reported on."""
 
@@ -84,8 +87,44 @@ def _planned(given: Planning, selector: Selector) -> CompressionPlan:
     inputs, progress = given.calibration, given.progress
     if needs_times(selector):
         place = given.place
-        return timed_plan(given.seen, selector, given.scope, given.sample, place, calibration=inputs, progress=progress)
+        made = timed_plan(given.seen, selector, given.scope, given.sample, place, calibration=inputs, progress=progress)
+        return _beside_int8(given, made)
     return choose(given.seen, selector, given.scope, calibration=inputs, name=given.sample.name, progress=progress)
+
+
+def _beside_int8(given: Planning, made: CompressionPlan) -> CompressionPlan:
+    """The plan with what the dense model takes in int8, where that is measured in seconds; said where it is as fast."""
+    place, measured = given.place, made.measured or {}
+    if place.device.name != USUAL_DEVICE or place.target.name not in IN_ORT or place.threads != 1:
+        return made
+    found = measured_int8(given.seen.model, given.sample) if given.seen.total.macs <= MOST_MACS else "too large"
+    if isinstance(found, str):
+        return made
+    times, latency = found.pair.candidate_latency.statistics, measured["latency"]
+    int8, ours = (times.cpu or times.wall).p50, latency["dense"] / latency["speedup"] / 1e6
+    if int8 <= ours * AS_FAST:
+        notice(f"the dense model in int8 takes {int8:.3f} ms, the plan {ours:.3f}: rather `edgecompress export "
+               f"{given.sample.source} --quantize int8`, which compares its outputs")  # fmt: skip
+    return replace(made, measured={**measured, "int8": {"ms": int8, "size_bytes": found.bytes_after}})
+
+
+def refuse_lost(selector: Selector, made: CompressionPlan, training: Json | None) -> None:
+    """Refuse what fine-tuning did not win back, by the validation scores of its epochs.
+
+    Raises:
+        BudgetError: more is lost than ``max_acc_drop``.
+    """
+    if not isinstance(selector, Ceilings) or selector.max_acc_drop is None or training is None:
+        return
+    scores = (made.measured or {})["score"]
+    reached = {0: scores["compressed"], **{one["epoch"]: one["score"] for one in training["history"]}}
+    drop = scores["dense"] - reached[training["best_epoch"]]
+    if drop > selector.max_acc_drop:
+        raise BudgetError(
+            f"--max-acc-drop {selector.max_acc_drop:g} is missed: {drop:.2f} points are lost on {SPLIT} data after "
+            "fine-tuning; allow that much, or more --epochs, or larger limits",
+            nearest_keep=_kept(made),
+        )
 
 
 class _Drops:

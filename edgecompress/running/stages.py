@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress.models import Sample
+from edgecompress.plans import CompressionPlan
 from edgecompress.processes import is_first
 from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
 from edgecompress.reporting.pairs import Pair
+from edgecompress.running.budgeting import refuse_lost
 from edgecompress.running.claiming import owner_of, release
 from edgecompress.running.compression import compare_outputs, score_dense, start, store, tune
 from edgecompress.running.delivery import bundle_files, export_files, profile_files, report_on
@@ -23,6 +25,7 @@ from edgecompress.running.pipeline import Pipeline
 from edgecompress.running.preflight import check
 from edgecompress.running.results import compression_of, report_of
 from edgecompress.running.resuming import Done
+from edgecompress.sources.compressed_folder import PLAN_FILE
 
 
 @contextmanager
@@ -52,7 +55,10 @@ def opened(
 def first_stages(pipeline: Pipeline) -> tuple[Compression, Done, Done]:
     """Plan, decompose, fine-tune: what they came to, the dense model's score, and the last of them."""
     check(pipeline)
-    return _compressed(pipeline)
+    done = _compressed(pipeline)
+    training = done[2].result.get("training")
+    refuse_lost(pipeline.options.selector, CompressionPlan.load(pipeline.folder / PLAN_FILE), training)
+    return done
 
 
 def all_stages(pipeline: Pipeline) -> Report:

@@ -143,7 +143,8 @@ class Ceilings:
         shown = ", ".join(
             self._shown(one, getattr(nearest, one), total) for one in dict.fromkeys((name, *rooms, "macs"))
         )
-        rest = "what the fastest chains leave" if name == "time" else "outside the layers that may be replaced"
+        outside = "outside the layers that may be replaced, the rest is what the smallest chains leave"
+        rest = "what the fastest chains leave" if name == "time" else outside
         return BudgetError(
             f"{self._spelled(name)} cannot be met: the nearest plan has {shown}; what binds: "
             f"{self._shown(name, fixed, total)} {rest}{others}; allow that much, or more methods or a smaller "

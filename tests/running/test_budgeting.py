@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +16,16 @@ from edgecompress.devices import device_named
 from edgecompress.errors import BudgetError, DataError, PlanError
 from edgecompress.models import Sample
 from edgecompress.planning import survey
+from edgecompress.plans import CompressionPlan
 from edgecompress.running import budgeting
-from edgecompress.running.budgeting import Planning, in_float, plan_within
+from edgecompress.running.budgeting import Planning, in_float, plan_within, refuse_lost
 from edgecompress.selectors import Budget
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.settings import FineTuning, Scope
 from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.timing.planning import Place
+from tests.processes import command
 
 SCOPE = Scope(methods=("svd",), multiple=4)
 
@@ -86,6 +91,56 @@ def test_a_size_is_of_the_file_in_its_precision() -> None:
     assert in_float(Ceilings(max_size_mb=1), "int8") == Ceilings(max_size_mb=4)
     assert in_float(Ceilings(max_macs=1), "fp16") == Ceilings(max_macs=1)
     assert in_float(Budget(0.5), "int8") == Budget(0.5)
+
+
+@pytest.mark.parametrize(("int8", "said"), [(0.5, True), (2.0, False)])
+def test_int8_is_recommended_where_it_is_as_fast(
+    given: Planning, int8: float, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = CompressionPlan(layers=(), measured={"latency": {"dense": 2e6, "speedup": 2.0}})
+    times = SimpleNamespace(statistics=SimpleNamespace(cpu=SimpleNamespace(p50=int8), wall=None))
+    found = SimpleNamespace(pair=SimpleNamespace(candidate_latency=times), bytes_after=7)
+    monkeypatch.setattr(budgeting, "timed_plan", lambda *_, **__: made)
+    monkeypatch.setattr(budgeting, "measured_int8", lambda *_: found)
+    planned = plan_within(given, Budget(0.5, "latency"))
+    assert planned.measured is not None
+    assert planned.measured["int8"] == {"ms": int8, "size_bytes": 7}
+    assert ("--quantize int8" in capsys.readouterr().err) == said
+    elsewhere = replace(given, place=replace(given.place, threads=2))
+    assert plan_within(elsewhere, Budget(0.5, "latency")) == made
+
+
+def test_what_fine_tuning_does_not_win_back_is_refused() -> None:
+    made = CompressionPlan(layers=(), measured={"score": {"dense": 90.0, "compressed": 80.0}})
+    history = [{"epoch": 1, "loss": 1.0, "score": 85.0}, {"epoch": 2, "loss": 0.5, "score": 89.5}]
+    by, training = Ceilings(max_acc_drop=1), {"best_epoch": 2, "history": history}
+    refuse_lost(by, made, training)
+    refuse_lost(by, made, None)
+    refuse_lost(Budget(0.5), made, training)
+    for best, lost in ((1, 5), (0, 10)):
+        with pytest.raises(BudgetError, match=rf"--max-acc-drop 1 is missed: {lost}\.00 points are lost on validation"):
+            refuse_lost(by, made, {**training, "best_epoch": best})
+
+
+def test_the_command_refuses_what_no_plan_keeps_and_makes_no_folder(tiny_file: Path, tmp_path: Path) -> None:
+    answer = command("run", tiny_file, "--max-macs", "10", "--max-size-mb", "1", "-o", tmp_path / "no")
+    assert answer.code == 1
+    assert re.search(r"--max-macs 10 cannot be met: the nearest plan has [\d,]+ MACs, .* MB; what binds", answer.err)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_run_is_held_against_the_limits_it_was_planned_within(tiny_file: Path, tmp_path: Path) -> None:
+    out, quick = tmp_path / "small", ("--epochs", "0", "--calibrate", "0", "--seconds", "0.05", "--threads", "1")
+    more = ("--max-size-mb", "0.1", "--max-acc-drop", "100", "--max-macs", "50e3", *quick)
+    answer = command("run", tiny_file, *more, "-o", out, "--json")
+    assert answer.code == 0, answer.err
+    assert [(one["name"], one["met"]) for one in json.loads(answer.out)["checks"]] == [
+        ("file size", True),
+        ("accuracy drop", True),
+    ]
+    plan = ec.CompressionPlan.load(out / "plan.json")
+    assert plan.compressed is not None
+    assert plan.compressed.macs <= 50e3
 
 
 def test_compress_plans_within_them(tiny_file: Path, tmp_path: Path) -> None:
