@@ -4,7 +4,7 @@
 # make test-bundles    bundles compiled and run for real, whatever toolchains are here; others are named and skipped
 # make test-ios    the Swift package built and tested on Linux; sets up Debian 13's Swift in the cache: root, 2.8 GB
 # make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, real, scale, training, runtimes, trust, ...)
-# make docs    the reference of the Python API, out/api/index.html
+# make docs    the documentation with the reference of the Python API, out/docs/index.html; sets up no PyTorch
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -50,8 +50,8 @@ SCRIPT := $(if $(filter transformers,$(NAME)),of_transformers,$(NAME))
 bench: $(BENCH_VENV)
 	$(if $(filter runtimes,$(NAME)),$(VENV)-all/bin,$(BIN))/python benchmarks/$(SCRIPT).py
 
-docs: $(VENV)/docs.stamp
-	$(BIN)/python docs/reference.py out/api
+docs: $(VENV)-docs/docs.stamp
+	$(VENV)-docs/bin/python docs/pages.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -79,8 +79,11 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(BIN)/mypy $(VENV)/typed.py
 	@touch $@
 
-$(VENV)/docs.stamp: $(VENV)/demo.stamp
-	$(INSTALL) -e '.[docs]'
+DOCS := "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])"
+
+$(VENV)-docs/docs.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(PYTHON) -c $(DOCS))
 	@touch $@
 
 $(VENV)-all/all.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
@@ -89,4 +92,4 @@ $(VENV)-all/all.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-all out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-all $(VENV)-docs out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -80,6 +80,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _key_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))  # also of commands in other processes
+
+
 @pytest.fixture(autouse=True)
 def _data_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The large ones are for tests that say so; all others use the images that ship here, which are read at once."""

@@ -76,6 +76,11 @@ def test_the_readme_leads_to_every_page() -> None:
     assert set(PAGES[1:]) == set((ROOT / "docs").glob("*.md"))
 
 
+def test_the_site_has_every_page_and_leads_to_it() -> None:
+    listed = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "docs" / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert {page for page in listed if not page.startswith("api/")} == {str(page.relative_to(ROOT)) for page in TEXTS}
+
+
 def test_every_command_is_shown() -> None:
     assert {shlex.split(line)[1] for page in PAGES for line in commands(page)} == set(group.commands)
 

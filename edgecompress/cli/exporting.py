@@ -225,7 +225,7 @@ def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     if given is not None and given.plan == artifact.plan:
         return given
     try:
-        recorded = resolve_recorded(artifact.source, str(artifact.path), trust=trust)
+        recorded = resolve_recorded(artifact.source, str(artifact.path), trust=trust, above=(artifact.path,))
     except ModelError as error:
         raise ModelError(f"{error}; or say where its model is now with --model") from error
     return recorded if given is None else replace(given, build=recorded.build, plan=recorded.plan)

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgecompress.errors import ModelError, printable
 from edgecompress.models import Sample
 from edgecompress.sources.base import Source
+from edgecompress.sources.proving import Known, only
 from edgecompress.sources.python_file import code_digest
 from edgecompress.sources.samples import is_whole, presets, sample_facts, sample_file, sample_weights
 from edgecompress.sources.weights_files import described, is_weights
@@ -44,7 +45,7 @@ def resolve(reference: str | Path, *, trust: bool = False) -> Sample:
     """The sample that ``reference`` names, without building its model.
 
     Giving a file or a module means trusting its code; a folder may have come from anywhere, so the code it names runs
-    only if it is a shipped sample or with ``trust``.
+    only if it is a shipped sample, if this user compressed the folder here from the same code, or with ``trust``.
 
     Args:
         reference: ``file.py``, ``file.py:name``, ``package.module:name``, the name of a shipped sample, or a
@@ -76,13 +77,13 @@ def source_of(text: str) -> Source:
 
 
 def resolve_recorded(text: str, where: str, *, trust: bool, above: tuple[Path, ...] = ()) -> Sample:
-    """The sample that a file names as its source; its code runs only if it is shipped here, or trusted.
+    """The sample that a file names as its source; its code runs only if it is shipped here, trusted, or under a seal.
 
     Args:
         text: the MODEL in the file.
         where: the file or folder, for messages.
         trust: whether to run code that did not come with this package.
-        above: folders that name this MODEL in turn.
+        above: folders that name this MODEL in turn, outermost first; their seals have to hold.
 
     Raises:
         ModelError: the code is not trusted, or not there.
@@ -92,11 +93,27 @@ def resolve_recorded(text: str, where: str, *, trust: bool, above: tuple[Path, .
         source = source_of(text)
     except ModelError:
         raise ModelError(f"{where}: was made from {shown}, which is no model here; put it back where it was") from None
-    if source.runs_code and not trust:
+    if not source.runs_code or trust:
+        return source.resolve(text, trust=trust, above=above)
+    from edgecompress.sources.sealing import unsealed
+
+    modules = unsealed(above)
+    changed = "" if modules is None else next((one.file for one in modules.values() if one.changed), "")
+    if modules is None or changed:
+        since = f" ({printable(changed)} has changed since you compressed it here)" if changed else ""
         raise ModelError(
-            f"{where}: was made from {shown}, whose code must run to rebuild it; add --trust if you trust that code"
+            f"{where}: was made from {shown}, whose code must run to rebuild it{since}; "
+            "add --trust if you trust that code"
         )
-    return source.resolve(text, trust=trust, above=above)
+    return _as_sealed(source, text, modules, above)
+
+
+def _as_sealed(source: Source, text: str, modules: dict[str, Known], above: tuple[Path, ...]) -> Sample:
+    with only(modules):
+        try:
+            return source.resolve(text, trust=False, above=above)
+        except ModelError as error:
+            raise ModelError(f"{error}; add --trust to load its code as it is now") from error
 
 
 def folder_of(text: str) -> Path | None:

@@ -2,7 +2,8 @@
 
 ``model.json`` names the MODEL it was made from, whose code rebuilds the structure; plan and weights do the rest,
 bit for bit. A model stored by a codec has ``model.ectk`` instead of the safetensors. ``model.json`` holds the digests
-of both files beside it and the weights' types; folders that were written before it did still load.
+of both files beside it and the weights' types; folders that were written before it did still load. What this user
+compressed here bears a seal (``sealing.py``).
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from edgecompress.files import (
 )
 from edgecompress.models import Sample, check_runs, put_state
 from edgecompress.plans import CompressionPlan
-from edgecompress.sources import resolve_recorded, source_of
+from edgecompress.sources import resolve_recorded, sealing, source_of
 from edgecompress.storing import decoded
 
 VERSION = 1
 KIND = "edgecompress.model"
-MODEL_FILE, PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "model.json", "plan.json", "model.safetensors", f"model{SUFFIX}"
+MODEL_FILE = sealing.MODEL_FILE
+PLAN_FILE, WEIGHTS_FILE, CODES_FILE = "plan.json", "model.safetensors", f"model{SUFFIX}"
 
 
 class CompressedFolder:
@@ -81,20 +83,18 @@ def save_stored(folder: Path, stored: Stored, plan: CompressionPlan, sample: Sam
 
 
 def _save_model_file(folder: Path, sample: Sample, weights: str, **more: Json) -> None:
-    write_json(
-        folder / MODEL_FILE,
-        {
-            "kind": KIND,
-            "version": VERSION,
-            "name": sample.name,
-            "source": sample.source,
-            "plan": PLAN_FILE,
-            "weights": weights,
-            "sha256": {name: sha256(folder / name) for name in (PLAN_FILE, weights)},
-            **_digest_of(sample.source),
-            **more,
-        },
-    )
+    document = {
+        "kind": KIND,
+        "version": VERSION,
+        "name": sample.name,
+        "source": sample.source,
+        "plan": PLAN_FILE,
+        "weights": weights,
+        "sha256": {name: sha256(folder / name) for name in (PLAN_FILE, weights)},
+        **_digest_of(sample.source),
+        **more,
+    }
+    write_json(folder / MODEL_FILE, sealing.sealed(folder, document, sample))
 
 
 def _digest_of(source: str) -> Json:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from pathlib import Path
 
 from edgecompress.errors import ModelError
 from edgecompress.models import Sample
 from edgecompress.models.calling import call
+from edgecompress.sources import proving
 from edgecompress.sources.definitions import sample_in
 
 
@@ -35,11 +37,18 @@ class ImportableModule:
         """What the module defines; naming it means trusting it. The current folder is behind all that is installed."""
         del trust, above
         module_name, _, attribute = text.rpartition(":")
-        working = str(Path.cwd())
-        if working not in sys.path:
-            sys.path.append(working)
+        began = time.time_ns()
+        if proving.loading() is None:
+            _make_found(str(Path.cwd()))
         try:
             module = call(text, "importing it", lambda: importlib.import_module(module_name))
         except ModelError as error:
             raise ModelError(f"{text}: cannot import {module_name!r}: {error.__cause__}") from error
+        proving.note(getattr(module, "__file__", None), began)
         return sample_in(module, attribute or "model", text, text, text)
+
+
+def _make_found(working: str) -> None:
+    proving.forget()
+    if working not in sys.path:
+        sys.path.append(working)

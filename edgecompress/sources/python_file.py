@@ -1,4 +1,7 @@
-"""A name in a Python file, whose code runs. The file's folder is importable until another model file is loaded."""
+"""A name in a Python file, whose code runs. The file's folder is importable until another model file is loaded.
+
+Under a seal (``sealing.py``) nothing becomes importable but the modules that were sealed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib.util
 import os
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +17,7 @@ from edgecompress.errors import ModelError
 from edgecompress.files import sha256
 from edgecompress.models import Sample
 from edgecompress.models.calling import call
+from edgecompress.sources import proving
 from edgecompress.sources.definitions import sample_in
 
 
@@ -60,7 +65,7 @@ def from_file(path: Path, attribute: str, reference: str, name: str = "") -> Sam
     if not path.is_file():
         raise ModelError(f"{path}: no such file; `edgecompress init {path.name}` writes one to fill in")
     source = name or (f"{path.resolve()}:{attribute}" if attribute != "model" else str(path.resolve()))
-    if not name and path.resolve().is_relative_to(Path.cwd()):
+    if not name and proving.loading() is None and path.resolve().is_relative_to(Path.cwd()):
         _make_found(Path.cwd())
     return sample_in(_load(path), attribute, name or path.stem, source, reference)
 
@@ -69,8 +74,8 @@ def _load(path: Path) -> ModuleType:
     """The module; one beside an ``__init__.py`` may import its package's own relatively."""
     _make_importable(path.resolve().parent)
     package = _package_of(path.resolve().parent)
-    name = f"edgecompress_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(f"{package}.{name}" if package else name, path)
+    proving.note(path)
+    spec = _spec(f"{package}.{PREFIX}{path.stem}" if package else f"{PREFIX}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path}: Python cannot load this file")
     module = importlib.util.module_from_spec(spec)
@@ -84,7 +89,18 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+PREFIX = "edgecompress_model_"
 RELATIVE = "attempted relative import"
+
+
+def _spec(name: str, path: Path) -> ModuleSpec | None:
+    """How the file is loaded: as it is, or as it was sealed."""
+    modules = proving.loading()
+    if modules is None:
+        return importlib.util.spec_from_file_location(name, path)
+    if name not in modules or Path(modules[name].file) != path.resolve():
+        raise ModelError(f"{path}: is not the file that was compressed here")
+    return proving.proved_spec(name, modules[name])
 
 
 def _package_of(folder: Path) -> str:
@@ -93,7 +109,7 @@ def _package_of(folder: Path) -> str:
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         names.insert(0, folder.name)
         folder = folder.parent
-    if names:
+    if names and proving.loading() is None:
         _make_found(folder)
     return ".".join(names)
 
@@ -110,18 +126,22 @@ _IMPORTABLE: dict[Path, set[str]] = {}
 
 def _make_importable(folder: Path) -> None:
     """Let the files of ``folder`` be imported; forget those of the model folder before it, names may be the same."""
-    if folder in _IMPORTABLE:
-        if str(folder) not in sys.path:  # whoever loaded a model before may have put it back as it was
-            sys.path.insert(0, str(folder))
+    _forget_others(folder)
+    _IMPORTABLE.setdefault(folder, set(sys.modules))
+    if proving.loading() is not None:
         return
-    for other, earlier in list(_IMPORTABLE.items()):
+    proving.forget()
+    if str(folder) not in sys.path:  # whoever loaded a model before may have put it back as it was
+        sys.path.insert(0, str(folder))
+
+
+def _forget_others(folder: Path) -> None:
+    for other, earlier in [(other, names) for other, names in _IMPORTABLE.items() if other != folder]:
         for name in set(_loaded_under(other)) - earlier:
             del sys.modules[name]
         del _IMPORTABLE[other]
         if str(other) in sys.path:  # a model file may have changed it
             sys.path.remove(str(other))
-    _IMPORTABLE[folder] = set(sys.modules)
-    sys.path.insert(0, str(folder))
 
 
 def code_digest(file: Path | None) -> str:
@@ -135,7 +155,7 @@ def code_digest(file: Path | None) -> str:
 def _loaded_under(folder: Path) -> dict[str, Path]:
     """Loaded modules, with their files, that lie in ``folder``; what is installed below it is not meant."""
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    real = {name: _real(file) for name, file in files.items() if isinstance(file, str) and file.endswith(".py")}
+    real = {name: real_file(file) for name, file in files.items() if isinstance(file, str) and file.endswith(".py")}
     paths = {name: Path(file) for name, file in real.items() if file.startswith(f"{folder}{os.sep}")}
     return {
         name: path
@@ -145,7 +165,7 @@ def _loaded_under(folder: Path) -> dict[str, Path]:
 
 
 @cache
-def _real(file: str) -> str:
+def real_file(file: str) -> str:
     """Where a module's file is once links are followed: needed for thousands of modules, again for each model file.
 
     Empty for a relative or made-up name, which some modules carry.

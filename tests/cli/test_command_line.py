@@ -152,11 +152,14 @@ def test_compress_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path
     answer = command("compress", tiny_file, "--keep", "0.5", "--epochs", "1", "-o", small, "--json")
     document = json.loads(answer.out)
     assert document["cost"]["compressed"]["macs"] <= 0.5 * document["cost"]["dense"]["macs"]
-    assert command("inspect", small).code == 2
-    trusted = command("inspect", small, "--trust", "--json")
-    assert json.loads(trusted.out)["cost"]["macs"] == document["cost"]["compressed"]["macs"]
-    exported = command("export", small, "--trust", "-o", tmp_path / "out")
+    stranger = {"XDG_STATE_HOME": str(tmp_path / "stranger")}
+    assert command("inspect", small, env=stranger).code == 2
+    for trust, env in (([], {}), (["--trust"], stranger)):
+        inspected = command("inspect", small, *trust, "--json", env=env)
+        assert json.loads(inspected.out)["cost"]["macs"] == document["cost"]["compressed"]["macs"]
+    exported = command("export", small, "-o", tmp_path / "out")
     assert exported.code == 0, exported.err
+    assert "add --trust" in command("verify", tmp_path / "out").err  # an exported file bears no seal
     verified = command("verify", tmp_path / "out", "--model", tiny_file, "--trust", "--json")
     score = json.loads(verified.out)["verified"][0]["score"]
     assert score["artifact"] == pytest.approx(document["accuracy"]["finetuned"], abs=0.05)

@@ -238,11 +238,12 @@ def test_a_compressed_folder_is_the_model_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(again.model()(sample.inputs[0]), small(sample.inputs[0]))
 
 
-def test_a_folder_runs_code_only_if_trusted(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_folder_runs_code_only_if_trusted(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = resolve(str(tiny_file))
     dense = sample.model()
     chosen = plan(dense, sample.inputs, Budget(0.5))
     save_compressed(tmp_path, decompose(dense, chosen), chosen, sample)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # another user's
     with pytest.raises(ModelError, match=r"was made from .*tiny\.py, whose code must run.*--trust"):
         load_compressed(tmp_path)
     assert load_compressed(tmp_path, trust=True).model()(sample.inputs[0]).shape == (2, 4)
