@@ -106,3 +106,15 @@ def test_fidelity_of_equal_vectors_is_perfect_and_tables_have_every_row() -> Non
     assert "| budget | 1.30 | 2.00 | 1 | 512 | 1 s, 0.0 GB |" in text
     assert "| search | 1.20 | - | 1 | 512 | 1 s, 0.0 GB |" in text
     assert "| draw 1 | 1.000 | 1.000 | 1.000 | 9 |" in text
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    import tables
+
+    shown = tables.README.read_text()
+    assert len(tables.benches()) >= 9
+    for name in tables.benches():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        assert shown.partition(begin)[2].partition(end)[0] == tables.table(name), f"python benchmarks/{name}.py --table"
+    measured = {file.stem for file in tables.README.with_name("results").glob("*.json*")}
+    assert measured - set(tables.benches()) == {"training_speed", "tucker2_speed"}  # one sentence each, in docs/
