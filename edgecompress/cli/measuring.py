@@ -200,7 +200,7 @@ def _timed(profile: Profile) -> dict[str, str | int | None]:
         "first run, ms": None if profile.first_run_ms is None else f"{profile.first_run_ms:.3f}",
         "wall p50, ms": f"{wall.p50:.3f}",
         "wall p90, ms": f"{wall.p90:.3f}",
-        "wall p99, ms": f"{wall.p99:.3f}",
+        "wall p99, ms": f"{wall.p99:.3f}" if latency.p99(wall) is not None else None,
         "wall min, ms": f"{wall.min:.3f}",
         "wall stdev, ms": f"{wall.stdev:.3f}",
         "CPU p50, ms": f"{cpu.p50:.3f}" if cpu else None,

@@ -19,6 +19,8 @@ from edgecompress.profiling.ratios import (
     statistics,
 )
 
+FEWEST_FOR_P99 = 100
+"""Of fewer runs a 99th percentile lies beside the slowest one, which is chance: it is not shown."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -94,6 +96,10 @@ class LatencyStatistics:
     def statistics(self) -> LatencyStatistics:
         """Itself: the same question as to a :class:`Latency`."""
         return self
+
+    def p99(self, times: Statistics) -> float | None:
+        """Of wall or CPU time, to be shown; None of too few runs."""
+        return times.p99 if self.runs >= FEWEST_FOR_P99 else None
 
     def summary(self) -> Json:
         """The same as :meth:`to_json`."""

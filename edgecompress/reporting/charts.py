@@ -95,8 +95,8 @@ def _panel(role: str, latency: Latency, counts: Sequence[int], axis: Axis, talle
     times, wall = latency.all_wall_ms(), latency.statistics.wall
     unit = HISTOGRAM_HEIGHT / (tallest * len(times))
     bars = [(round(100 * i / BINS, 2), round(count * unit, 1)) for i, count in enumerate(counts) if count]
-    marks = {"p50": wall.p50, "p90": wall.p90, "p99": wall.p99}
-    within = {mark: axis.place(time) for mark, time in marks.items() if time <= axis.high}
+    marks = {"p50": wall.p50, "p90": wall.p90, "p99": latency.statistics.p99(wall)}
+    within = {mark: axis.place(time) for mark, time in marks.items() if time is not None and time <= axis.high}
     beyond = sum(time > axis.high for time in times)
     return Histogram(role, latency.statistics, bars, within, beyond, max(times))
 

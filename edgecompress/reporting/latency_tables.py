@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from edgecompress.devices.base import Counts
 from edgecompress.profiling.comparisons import TimedPair
 from edgecompress.profiling.instruction_counts import InstructionComparison
-from edgecompress.profiling.latencies import Sustained
+from edgecompress.profiling.latencies import LatencyStatistics, Sustained
 from edgecompress.profiling.profiles import Profile
 from edgecompress.profiling.ratios import Ratio, Statistics
 from edgecompress.reporting.document import Report
@@ -29,13 +29,14 @@ def latency_table(pair: TimedPair) -> Table:
 def _latency_rows(pair: TimedPair) -> Iterator[tuple[str, ...]]:
     for role, latency in Pair(pair.baseline_latency.statistics, pair.candidate_latency.statistics).items():
         runs = grouped(latency.runs)
-        yield f"{role}, wall", runs, *_marks(latency.wall)
+        yield f"{role}, wall", runs, *_marks(latency, latency.wall)
         if pair.cpu and latency.cpu:
-            yield f"{role}, CPU", runs, *_marks(latency.cpu)
+            yield f"{role}, CPU", runs, *_marks(latency, latency.cpu)
 
 
-def _marks(times: Statistics) -> Iterator[str]:
-    return map(significant, (times.min, times.p50, times.p90, times.p99, times.mean, times.stdev))
+def _marks(latency: LatencyStatistics, times: Statistics) -> Iterator[str]:
+    marks = (times.min, times.p50, times.p90, latency.p99(times), times.mean, times.stdev)
+    return ("too few runs" if mark is None else significant(mark) for mark in marks)
 
 
 def threads_table(pair: TimedPair, others: Sequence[TimedPair]) -> Table:

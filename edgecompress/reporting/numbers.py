@@ -75,7 +75,7 @@ def minus(text: str) -> str:
 
 def typeset(findings: str) -> str:
     """Arrow, minus and times sign in place of their ASCII forms, and no line break before a percent sign."""
-    signs = findings.replace(" -> ", " → ").replace("(-", "(−")
+    signs = re.sub(r"(\(| interval | to )-(?=\d)", r"\1−", findings.replace(" -> ", " → "))
     return re.sub(r"(\d\.\d+)x\b", r"\1×", signs).replace(" %", "\N{NO-BREAK SPACE}%")
 
 

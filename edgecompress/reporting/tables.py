@@ -108,7 +108,9 @@ def _latency_rows(pair: TimedPair | None) -> Iterator[Row]:
     changes = {mark: time_change(ratio) for mark, ratio in pair.quantiles().items()}
     yield Row.of("Wall time, p50", Pair(before.wall.p50, after.wall.p50), TIME, changes.get("p50", ""))
     yield Row.of("Wall time, p90", Pair(before.wall.p90, after.wall.p90), TIME, changes.get("p90", ""))
-    yield Row.of("Wall time, p99", Pair(before.wall.p99, after.wall.p99), TIME, changes.get("p99", ""))
+    slowest = Pair(before.p99(before.wall), after.p99(after.wall))
+    if None not in slowest:
+        yield Row.of("Wall time, p99", slowest, TIME, changes.get("p99", ""))
     yield Row.of("Wall time, min", Pair(before.wall.min, after.wall.min), TIME, "")
     if pair.cpu and before.cpu and after.cpu:
         yield Row.of("CPU time, p50", Pair(before.cpu.p50, after.cpu.p50), TIME, time_change(pair.cpu.inverse))

@@ -217,6 +217,13 @@ def test_statistics_are_ordered() -> None:
     assert found.min == 1.0 <= found.p50 == 2.5 <= found.p90 <= found.p99 <= 10.0
 
 
+def test_a_p99_is_shown_of_a_hundred_runs_or_more() -> None:
+    for count, shown in ((99, None), (100, 98.01)):
+        block = tuple(float(run) for run in range(count))
+        made = Latency((block,), (), (0,)).statistics
+        assert made.p99(made.wall) == (shown and pytest.approx(shown))
+
+
 def test_latency_without_runs_is_refused() -> None:
     with pytest.raises(ValueError, match="without runs"):
         Latency.from_json({"wall_ms": [[]], "cpu_ms": [[]], "loads": [0]})

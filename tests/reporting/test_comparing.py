@@ -177,8 +177,10 @@ def test_times_of_two_runs_are_compared_only_with_an_interval(tmp_path: Path, do
     ratio = time_ratios(first, other)["wall_p99_ms"]
     assert ratio is not None
     assert ratio.high < 0.7
-    short = figures_of(written(tmp_path / "d", document))
+    few = {**document, "comparison": reports.comparison(blocks=10, size=20).to_json()}
+    short, shorter = figures_of(written(tmp_path / "d", few)), figures_of(written(tmp_path / "e", document))
     assert changes(short, short)["wall_p99_ms"] == "not compared: too few runs"
+    assert "wall_p99_ms" not in side_by_side(shorter, shorter)
     assert changes(first, same)["speedup_over_dense"] == "no measurable difference"
 
 
