@@ -55,7 +55,8 @@ MOST_INPUTS = 256
 
 MOST_MACS = 1.5e11
 """Multiply-accumulates of the dense model's runs: large models get fewer inputs."""
-
+MOST_TEXTS, TEXTS_MACS = 1024, 1e12
+"""Likewise of models that are given token numbers: a text has few positions, and wide layers need many."""
 CHUNK, CHUNK_BYTES = 32, 1 << 27
 """Inputs that run together, at most, and what they may hold."""
 
@@ -79,8 +80,7 @@ def refit(
     Args:
         dense: the model that ``plan`` was made for; it stays as it is.
         plan: with decompositions; what a codec stores has nothing to fit.
-        calibration: unlabelled inputs, or what :class:`Calibration` takes; at most ``MOST_INPUTS`` of them are used,
-            of large models fewer.
+        calibration: unlabelled inputs, or what :class:`Calibration` takes; ``used_inputs`` of them are used.
         asymmetric: fit each layer on what the layers before it deliver in the compressed model; False: on the dense
             model's own inputs.
         progress: is called for each layer.
@@ -110,9 +110,10 @@ def refit_both_ways(
 
 
 def used_inputs(dense: nn.Module, calibration: Calibration) -> Inputs:
-    """Those that :func:`refit` uses."""
-    inputs = first(calibration.inputs, MOST_INPUTS)
-    return first(inputs, affordable(unwrapped(dense), inputs, MOST_MACS))
+    """Those that :func:`refit` uses: at most ``MOST_INPUTS``, ``MOST_TEXTS`` of texts, of large models fewer."""
+    texts = any(given.dim() == 2 and not given.is_floating_point() for given in calibration.inputs)
+    inputs = first(calibration.inputs, MOST_TEXTS if texts else MOST_INPUTS)
+    return first(inputs, affordable(unwrapped(dense), inputs, TEXTS_MACS if texts else MOST_MACS))
 
 
 def _refitted(

@@ -11,7 +11,7 @@ from torch import nn
 from edgecompress import planning
 from edgecompress.calibrating import Calibration
 from edgecompress.decomposing import decompose
-from edgecompress.decomposing.refitting import CHUNK, refit
+from edgecompress.decomposing.refitting import CHUNK, MOST_INPUTS, MOST_TEXTS, refit, used_inputs
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import ModelError
 from edgecompress.layers import weighted_layers
@@ -469,3 +469,9 @@ def test_how_many_inputs_run_together_makes_no_difference(monkeypatch, name, chu
     whole = refit(dense, plan_at(dense, 0.5), calibration)
     monkeypatch.setattr("edgecompress.decomposing.refitting.CHUNK", chunk)
     torch.testing.assert_close(refit(dense, plan_at(dense, 0.5), calibration).state_dict(), whole.state_dict())
+
+
+def test_of_texts_more_are_used_than_of_other_inputs():
+    texts, model = torch.zeros(1200, 3, dtype=torch.long), nn.Sequential(nn.Embedding(4, 5), nn.Linear(5, 2))
+    assert len(used_inputs(model, Calibration(texts))[0]) == MOST_TEXTS
+    assert len(used_inputs(nn.Linear(3, 2), Calibration(texts.float()))[0]) == MOST_INPUTS
