@@ -11,6 +11,8 @@ from textwrap import dedent
 
 import pytest
 
+from tests.covering import slow_ones
+
 sys.dont_write_bytecode = False  # while tests are collected: what is compiled then is read by the next run and children
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of workers and children: more would wait for each other by spinning
 
@@ -117,10 +119,11 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_finish() -> None:
     """All modules of the tests, and torch with them, are imported, and know where the data sets are."""
-    from tests.quick import collect_garbage_rarely, patch_exporter
+    from tests.quick import collect_garbage_rarely, patch_exporter, seed_the_cpu_alone
     from tests.warm_interpreter import split_off_from_here
 
     collect_garbage_rarely()
+    seed_the_cpu_alone()
     sys.dont_write_bytecode = True  # no folder of a test gets files that the test does not make
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.pop("EDGECOMPRESS_DATA", None)
@@ -138,6 +141,8 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first: at the end they would run alone. What needs CIFAR-10 is skipped where it is not."""
+    for item in slow_ones(items):
+        item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if DATA and (Path(DATA) / "cifar-10-batches-bin").is_dir():
         return

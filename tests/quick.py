@@ -101,6 +101,14 @@ def _in_forks(run_command: Callable[..., Finished]) -> Callable[..., Finished]:
     return run
 
 
+def seed_the_cpu_alone() -> None:
+    """PyTorch keeps where each seed was given for processors that are not there: 2 ms a test, and a layer of a law."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.random._manual_seed_impl = lambda seed: torch.default_generator.manual_seed(int(seed))
+
+
 def collect_garbage_rarely() -> None:
     """Imports leave a million objects, and tracing makes many: looking through them is a tenth of an export."""
     gc.collect()

@@ -170,4 +170,12 @@ def real_file(file: str) -> str:
 
     Empty for a relative or made-up name, which some modules carry.
     """
-    return str(Path(file).resolve()) if Path(file).is_absolute() else ""
+    path = Path(file)
+    if not path.is_absolute():
+        return ""
+    return os.path.realpath(file) if path.is_symlink() else f"{_real_folder(str(path.parent))}{os.sep}{path.name}"
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -72,6 +72,7 @@ def assert_alike(theirs, ours, given, **options):
 @pytest.mark.filterwarnings("ignore:Support for mismatched")
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.covering(1)
 def test_it_gives_the_same_with_every_mask(options, batch_first):
     theirs, ours = pair(batch_first=batch_first, **options)
     for training, batched in ((False, True), (True, True), (False, False)):

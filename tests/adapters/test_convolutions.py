@@ -96,6 +96,7 @@ GRID = list(product((1, 3, 4, (5, 3)), (1, 2, 3, (2, 1)), (1, 2), (1, 2)))
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "groups"), GRID)
+@pytest.mark.covering(2)
 def test_same_padding_by_size_is_a_pad_and_a_convolution(kernel, stride, dilation, groups):
     layer = Dynamic(4, 6, kernel, stride=stride, dilation=dilation, groups=groups, bias=groups == 1)
     assert SAME.recognizes(layer)

@@ -374,7 +374,10 @@ def test_options_of_another_recipe_are_refused(
     assert message in answer.err
 
 
-@pytest.mark.parametrize("recipe", ["orthogonal", "continuous", "ordered"])
+SLOWER = (pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("orthogonal", "continuous"))
+
+
+@pytest.mark.parametrize("recipe", ["ordered", *SLOWER])
 def test_a_recipe_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path, recipe: str) -> None:
     options = ["--recipe", recipe, "--epochs", "2", "--lr", "0.05", "--distill", "0", "--json"]
     answer = command("compress", tiny_file, *options, "-o", tmp_path / "out")

@@ -179,6 +179,7 @@ def distance(model, dense, x):
 @for_every_net
 @pytest.mark.parametrize("asymmetric", [True, False])
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str)
+@pytest.mark.covering(2)
 def test_at_the_largest_ranks_the_outputs_are_the_dense_ones(name, dtype, within, asymmetric):
     dense, x = built(name, dtype), images(64, dtype=dtype)
     small = refit(dense, plan_at(dense, 1), Calibration((x,)), asymmetric=asymmetric)
@@ -189,6 +190,7 @@ def test_at_the_largest_ranks_the_outputs_are_the_dense_ones(name, dtype, within
 
 @for_every_net
 @pytest.mark.parametrize("seed", [0, 7], ids=["on calibration inputs", "on others"])
+@pytest.mark.covering(1)
 def test_the_outputs_are_nearer_than_by_the_weights_alone(name, seed):
     dense, x = built(name), images(128, seed=seed)
     assert distance(fitted(name, 0.5)[0], dense, x) < 0.5 * distance(decomposed(name, 0.5), dense, x)

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from torch import nn
 
 from edgecompress.decomposing import decompose
@@ -23,6 +24,7 @@ def seconds_to_decompose(model, plan):
     return min(time.perf_counter() - clock, time.process_time() - processor)
 
 
+@pytest.mark.slow
 def test_a_resnet18_is_decomposed_at_half_its_ranks_in_under_five_seconds():
     model = resnet18_convolutions()
     layers = tuple(

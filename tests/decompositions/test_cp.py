@@ -132,6 +132,7 @@ def test_planted_terms_are_found_under_noise(shape, rank):
 
 @pytest.mark.parametrize("part", [0.05, 0.15, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", [(16, 16, 9), (24, 12, 5), (16, 12, 3, 3)], ids=str)
+@pytest.mark.covering(1)
 def test_noise_is_fitted_as_well_as_by_tensorly(shape, part):
     """In the mean over three kernels: on noise every start ends in an optimum of its own."""
     rank, ours, other = max(1, int(part * exact_rank(shape))), 0.0, 0.0
@@ -233,6 +234,7 @@ ODD = {
 
 @both
 @pytest.mark.parametrize("weight", ODD.values(), ids=ODD)
+@pytest.mark.covering(1)
 def test_odd_kernels_give_numbers_at_every_rank(method, weight):
     (most,) = method.max_ranks(nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:]))
     before = float("inf")

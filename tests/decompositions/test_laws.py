@@ -147,6 +147,7 @@ def test_every_chain_is_the_dense_layer_with_the_reconstructed_weight(geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_error_never_grows_with_any_rank(method, geometry):
     layer = build(geometry)
     error = {
@@ -159,6 +160,7 @@ def test_the_error_never_grows_with_any_rank(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_predicted_error_bounds_the_true_one(method, geometry):
     layer = build(geometry)
     grid = ranks_between(method, layer)
@@ -178,6 +180,7 @@ def test_no_candidates_have_no_errors(method):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_chain_has_the_dtype_of_the_layer(method, geometry):
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         layer = build(geometry, dtype)
@@ -187,6 +190,7 @@ def test_the_chain_has_the_dtype_of_the_layer(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_chain_in_float32_is_the_layer_within_single_precision(method, geometry):
     layer, x = build(geometry, torch.float32), input_for(geometry, torch.float32)
     chain = filled(method, layer, method.max_ranks(layer))
@@ -194,6 +198,7 @@ def test_the_chain_in_float32_is_the_layer_within_single_precision(method, geome
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_chain_is_in_the_mode_of_the_layer(method, geometry):
     for training in (True, False):
         layer = build(geometry).train(training)
@@ -202,6 +207,7 @@ def test_the_chain_is_in_the_mode_of_the_layer(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_frozen_stays_frozen(method, geometry):
     for weight, bias in product((True, False), repeat=2):
         layer = build(geometry)
@@ -214,6 +220,7 @@ def test_frozen_stays_frozen(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_layer_is_left_as_it_was(method, geometry):
     layer, untouched = build(geometry), build(geometry)
     chain = filled(method, layer, method.max_ranks(layer))
@@ -223,6 +230,7 @@ def test_the_layer_is_left_as_it_was(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_equal_weights_give_equal_factors(method, geometry):
     layer = build(geometry)
     for ranks in ranks_between(method, layer, (0.5, 1)):

@@ -94,6 +94,7 @@ def half(method, layer):
 @for_every_method
 @at_all_shapes
 @for_every_metric
+@pytest.mark.covering(2)
 def test_the_factors_are_exact_at_the_largest_ranks(method, shape, metric):
     kernel, moments = problem(shape, metric)
     largest = method.max_ranks(layer_of(shape))
@@ -107,6 +108,7 @@ def test_the_factors_are_exact_at_the_largest_ranks(method, shape, metric):
 @for_every_method
 @at_all_shapes
 @for_every_metric
+@pytest.mark.covering(2)
 def test_the_factors_are_no_worse_than_those_of_the_weight_alone(method, shape, metric):
     kernel, moments = problem(shape, metric)
     for ranks in ranks_between(method, shape):
@@ -125,6 +127,7 @@ def test_the_factors_are_better_than_those_of_the_weight_alone_at_low_ranks(meth
 @for_every_method
 @at_all_shapes
 @for_every_metric
+@pytest.mark.covering(2)
 def test_the_predicted_error_bounds_the_one_that_is_reached(method, shape, metric):
     kernel, moments = problem(shape, metric)
     grid = ranks_between(method, shape)
@@ -184,6 +187,7 @@ def tucker2_by_alternation(kernel, ranks, moments, sweeps=50):
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.covering(1)
 def test_tucker2_is_not_worse_than_fifty_sweeps_of_alternation(shape, seed):
     method, (kernel, moments) = DECOMPOSITIONS["tucker2"], problem(shape, seed=seed)
     for ranks in [(3, 3), (6, 4), (4, 6)]:
@@ -194,6 +198,7 @@ def test_tucker2_is_not_worse_than_fifty_sweeps_of_alternation(shape, seed):
 @for_every_method
 @at_all_shapes
 @for_every_metric
+@pytest.mark.covering(2)
 def test_the_error_does_not_grow_with_any_rank(method, shape, metric):
     """The closed forms never do; what is refined from them stops within a percent of a minimum."""
     grid = ranks_between(method, shape)

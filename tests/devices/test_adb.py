@@ -131,7 +131,12 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
     return made
 
 
-@pytest.fixture(params=["scripted", "scripted, old", "scripted, Android's shell", "adbd"])
+PHONES = [
+    pytest.param("scripted", marks=pytest.mark.slow), "scripted, old", "scripted, Android's shell", "adbd",
+]  # fmt: skip
+
+
+@pytest.fixture(params=PHONES)
 def any_phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
     """Each in turn."""
     made = request.getfixturevalue("adbd") if request.param == "adbd" else scripted(tmp_path)
@@ -465,6 +470,7 @@ def busy(phone: Phone) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.covering(1)
 def test_a_measurement_that_is_interrupted_leaves_nothing_there(any_phone: Phone, how: signal.Signals) -> None:
     if how != signal.SIGINT and (any_phone.programs.parent / "phone" / "old").exists():
         pytest.skip("without the shell protocol the end of input does not reach the phone")

@@ -29,6 +29,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.covering(1)
 def test_the_model_computes_the_same(kind: str, name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(LAYERS[kind](), nn.ReLU()).double().eval()

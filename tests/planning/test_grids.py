@@ -25,6 +25,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("method", DECOMPOSITIONS)
 @pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.covering(1)
 def test_costs_are_those_of_the_chains_and_few_are_built(method: str, multiple: int) -> None:
     decomposition, compared = DECOMPOSITIONS[method], 0
     for layer, shape in LAYERS.values():

@@ -238,6 +238,7 @@ for_every_model = pytest.mark.parametrize("name", MODELS)
 
 @for_every_model
 @pytest.mark.parametrize("selector", SELECTIONS.values(), ids=SELECTIONS)
+@pytest.mark.covering(1)
 def test_the_built_model_costs_exactly_what_the_plan_says(name, selector):
     (model, inputs), made = model_and_inputs(name), plan_of(name, selector)
     built, dense = cost(decompose(model, made), inputs), cost(model, inputs)
@@ -253,6 +254,7 @@ BRIEFLY = {**SELECTORS, "continuous": replace(SELECTORS["continuous"], iteration
 
 @pytest.mark.parametrize("name", ["lenet300", "lenet5", pytest.param("resnet20", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("selector", BRIEFLY.values(), ids=BRIEFLY)
+@pytest.mark.covering(1)
 def test_a_compressed_sample_costs_exactly_what_its_plan_says(name, selector):
     sample = resolve(name)
     model = sample.model()
@@ -397,6 +399,7 @@ def calibrated_plan(name, selector):
         for by, selector in CALIBRATED.items()
     ],
 )
+@pytest.mark.covering(1)
 def test_a_calibrated_plan_costs_exactly_what_it_says(name, selector):
     model, inputs, made = calibrated_plan(name, selector)
     built = cost(decompose(model, made), inputs)
@@ -496,6 +499,7 @@ def test_patterns_are_of_dotted_names(option):
 @pytest.mark.parametrize(
     ("pattern", "near"), [("layer1.0.con1", "layer1.0.conv1"), ("cnv1", "conv1"), ("?", "conv1|linear|fc")]
 )
+@pytest.mark.covering(1)
 def test_a_pattern_that_matches_nothing_is_a_typing_error(option, pattern, near):
     sample = resolve("resnet20")
     with pytest.raises(PlanError, match=rf"no layer matches '{re.escape(pattern)}'; the nearest names are .*({near})"):

@@ -96,6 +96,7 @@ def test_a_plan_weighs_losses_beside_a_layer_that_runs_in_vain(kind):
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2, "batch_first": True}], ids=str)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.covering(1)
 def test_a_recurrent_layer_is_refused_with_its_share_of_the_macs(kind, options):
     class Recurrent(nn.Module):
         def __init__(self):

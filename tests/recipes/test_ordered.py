@@ -356,6 +356,7 @@ def test_sampled_widths_of_a_linear_map_find_its_truncated_svd_at_every_width() 
     assert bool((errors(plain)[:5] > 1.2 * tails).all())  # without sampling the ranks come in no order
 
 
+@pytest.mark.slow
 def test_sampled_widths_of_an_autoencoder_find_the_principal_components() -> None:
     deviations = torch.tensor([2.5, 2.0, 1.5, 1.1, 0.7, 0.4], dtype=torch.float64)
     basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
@@ -547,11 +548,13 @@ def test_layers_out_of_scope_are_left_alone(sample: Sample) -> None:
     assert isinstance(start.model[0], nn.Conv2d)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_not_asked_for(sample: Sample) -> None:
     plain, averaged = (Ordered().start(asked_of(sample, tuning=replace(SETTINGS, ema=ema))) for ema in (0, 0.9))
     assert state_digest(plain.model) == state_digest(averaged.model)
 
 
+@pytest.mark.slow
 def test_the_full_pass_trains_too(sample: Sample) -> None:
     plain, full = (Ordered(full_pass=full_pass).start(asked_of(sample)) for full_pass in (False, True))
     assert state_digest(plain.model) != state_digest(full.model)

@@ -323,6 +323,7 @@ def test_resnet20_at_half_the_macs_is_within_two_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not is_installed(), reason="needs the emulated device: edgecompress doctor --setup emulated")
+@pytest.mark.slow
 def test_a_run_on_an_emulated_core_tells_instructions_and_claims_no_time(
     tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_layer_with_the_mixed_weight_is_the_mixture_of_its_candidates(layer):
 
 @pytest.mark.parametrize("method", ["tucker2", "svd", "spatial_svd", "cp3", "hierarchical_tucker2", "cp4"])
 @pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.covering(1)
 def test_every_rank_searched_pays_and_the_highest_is_the_break_even(method, multiple):
     built = conv_ladder(channels=16 if method.startswith("cp") else 32, multiple=multiple, method=method)
     window = first_window(built)
@@ -283,10 +284,12 @@ def test_a_planted_optimum_of_the_validation_loss_is_found(rank):
     assert abs(ranks["0"] - rank) <= 1
 
 
+@pytest.mark.slow
 def test_a_weight_of_full_rank_alone_asks_for_high_ranks():
     assert search([conv_ladder()], Continuous(step=4))["0"] > 24
 
 
+@pytest.mark.slow
 def test_a_loss_that_no_rank_changes_leaves_the_lowest():
     """Then Eq. 5 alone decides."""
     ranks = search([conv_ladder()], Continuous(step=4), lambda mixed: 1 + 0 * mixed["0"].sum())

@@ -256,6 +256,7 @@ def test_a_larger_budget_never_costs_more_error(of, seen):
 
 @for_every_cost
 @pytest.mark.parametrize("keep", [0.3, 0.4, 0.5, 0.7, 0.9])
+@pytest.mark.covering(1)
 def test_the_budget_buys_almost_the_least_error(keep, of, seen):
     """Against the exact answer of an integer program; the little that is lost at 0.9 is a large share of nothing."""
     sizes = [[size(layer.dense, of), *(size(c.cost, of) for c in layer.candidates)] for layer in seen.layers]

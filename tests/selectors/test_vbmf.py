@@ -33,6 +33,7 @@ def either_way(matrix, *, transposed):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.covering(2)
 def test_a_planted_rank_is_recovered(size, share, seed, transposed):
     rank = max(1, int(share * min(size)))
     matrix = planted(size, rank, noise=0.3, seed=seed)

@@ -123,6 +123,7 @@ def test_cifar10_splits_do_not_overlap_and_augment_keeps_the_shape() -> None:
 
 
 @pytest.mark.cifar10
+@pytest.mark.slow
 def test_resnet20_scores_on_every_tenth_image_as_on_all() -> None:
     sample = resolve("resnet20")
     tenth = replace(sample, splits=lambda split: Subset(sample.data(split), range(0, 10_000, 10)))

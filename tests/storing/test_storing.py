@@ -107,7 +107,7 @@ def test_a_stopped_storing_goes_on_to_the_same_codes(sample: Sample, tmp_path: P
     assert to_bytes(whole) != to_bytes(train_codes(model, sample, replace(SCADA, rate=5.0), TUNING)[0])
 
 
-@pytest.mark.parametrize("biases", [0, 15])
+@pytest.mark.parametrize("biases", [0, pytest.param(15, marks=pytest.mark.slow)])
 def test_what_is_stored_scores_as_what_was_trained(
     sample: Sample, tiny_file: Path, tmp_path: Path, biases: int
 ) -> None:
@@ -259,6 +259,7 @@ def test_a_plan_for_a_codec_goes_nowhere_without_its_training(sample: Sample, tm
         refit(dense, made, calibration_of(sample, 8, 0))
 
 
+@pytest.mark.slow
 def test_another_rounding_trains_no_factors_anew(tiny_file: Path, tmp_path: Path) -> None:
     short = ("compress", tiny_file, "--method", "ada_tucker", "--rank", "3", "--epochs", "1", "--round-epochs", "1")
     first = command(*short, "-o", tmp_path / "small", "--trust")
@@ -298,6 +299,7 @@ def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_pa
     assert state_digest(trained) != state_digest(stored)
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_codec_is_followed_to_its_sizes(tiny_file: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     run_json("plan", str(tiny_file), "--method", "ada_tucker", "--rank", "3", "-o", str(plan), "--trust")

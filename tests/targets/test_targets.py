@@ -281,7 +281,7 @@ def test_a_slice_with_steps_is_a_pooling(tmp_path: Path) -> None:
     np.testing.assert_array_equal(before[0], after[0])
 
 
-@pytest.mark.parametrize("name", ["ncnn", "litert", "openvino"])
+@pytest.mark.parametrize("name", ["ncnn", "litert", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_strided_shortcut_arrives(name: str, tmp_path: Path) -> None:
     sample = sliced()
     artifact = export(sample.model(), sample, tmp_path, target=there(name))
