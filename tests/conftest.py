@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from textwrap import dedent
 
@@ -138,11 +139,17 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # else extension modules take what is frozen for leaked when Python ends, and say so
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first: at the end they would run alone. What needs CIFAR-10 is skipped where it is not."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """What is slow is marked before pytest chooses by markers; what remains is put in order after it."""
     for item in slow_ones(items):
         item.add_marker(pytest.mark.slow)
+    yield
+    _put_in_order(items)
+
+
+def _put_in_order(items: list[pytest.Item]) -> None:
+    """The longest files come first: at the end they would run alone. What needs CIFAR-10 is skipped where it is not."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if DATA and (Path(DATA) / "cifar-10-batches-bin").is_dir():
         return
