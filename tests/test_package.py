@@ -158,6 +158,7 @@ wrong: str = ec.resolve("lenet5").inputs  # type: ignore[assignment]
 """The ignore is needed only if types arrive: unknown ones could be assigned to anything, and --strict would say so."""
 
 
+@pytest.mark.slow
 def test_a_wheel_brings_its_types(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     files = ["script.py", *sorted((ROOT / "examples").glob("*.py"))]

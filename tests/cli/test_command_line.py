@@ -332,6 +332,7 @@ def test_wrong_input_is_one_clear_message_and_the_right_code(name: str, wrong_in
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, the device that is always full")
+@pytest.mark.slow
 def test_a_full_disk_is_said() -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - the device, not a path of ours
         done = subprocess.run(

@@ -162,6 +162,7 @@ def test_a_model_is_measured_there_and_nothing_is_left(
 
 
 @pytest.mark.usefixtures("brief_measuring")
+@pytest.mark.slow
 def test_two_models_take_turns_there(board: Board, files: dict[str, Path]) -> None:
     found = compare(files["lenet300"], files["lenet5"], board.device(), seconds=0.2)
     assert isinstance(found, Comparison)

@@ -62,6 +62,7 @@ def test_names_that_a_runtime_changed_are_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("brief_measuring")
+@pytest.mark.slow
 def test_a_product_that_was_fused_with_what_follows_belongs_to_its_own_layer(tmp_path: Path) -> None:
     sample = resolve("resnet20")
     path = export(sample.model(), replace(sample, splits=None), tmp_path, options=ExportOptions(rewrite="off")).path

@@ -332,6 +332,7 @@ def _length(*values: float) -> float:
 # --- what the theory says ---
 
 
+@pytest.mark.slow
 def test_sampled_widths_of_a_linear_map_find_its_truncated_svd_at_every_width() -> None:
     values = torch.tensor([3.0, 2.4, 1.8, 1.3, 0.8, 0.4], dtype=torch.float64)
     left, right = (torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0] for _ in range(2))
@@ -391,7 +392,7 @@ def cut(sample: Sample, dense: nn.Module, model: nn.Module, budget: Budget) -> T
     return truncate(model, dense, full_rank_plan(dense, sample.inputs, "svd", SCOPE), budget, SCOPE, sample)
 
 
-@pytest.mark.parametrize("of", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("of", ["macs", pytest.param("params", marks=pytest.mark.slow), "bytes"])
 def test_one_set_of_factors_gives_a_model_for_every_budget(sample: Sample, of: str) -> None:
     dense, model = trained_like(sample)
     total, before, ranks, sizes = cost(dense, sample.inputs), state_digest(model), [], []

@@ -445,6 +445,7 @@ def test_the_drift_under_load_is_computed_once(document, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_large_run_stays_small(document):
     document["layers"] = [
         layer(f"denseblock4.denselayer{i}.conv2", method="tucker2", ranks=[128, 256], error=0.25, times=(0.25, 0.125))

@@ -122,6 +122,7 @@ def test_what_is_stored_scores_as_what_was_trained(
     )
 
 
+@pytest.mark.slow
 def test_a_higher_rate_makes_a_shorter_file(sample: Sample) -> None:
     model = decompose(sample.model(), plan_storage(sample.model(), sample.inputs, SCADA), fill=False)
     refresh(model, 0)
@@ -156,7 +157,13 @@ def test_codes_of_another_model_are_refused(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "levels"), [("ada_tucker", 3), ("ada_tucker", 15), ("scada_tucker", 7), ("scada_tucker", 255)]
+    ("codec", "levels"),
+    [
+        ("ada_tucker", 3),
+        pytest.param("ada_tucker", 15, marks=pytest.mark.slow),
+        pytest.param("scada_tucker", 7, marks=pytest.mark.slow),
+        ("scada_tucker", 255),
+    ],
 )
 def test_the_onnx_computes_the_model_from_codes_that_fold(
     sample: Sample, dense_bytes: int, tmp_path: Path, codec: str, levels: int
