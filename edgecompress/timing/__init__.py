@@ -35,7 +35,7 @@ from edgecompress.targets.onnx.graphs import spec_of
 from edgecompress.targets.onnx.rewrites import REWRITES, rewritten
 from edgecompress.targets.onnx.rewrites import VERSION as REWRITES_VERSION
 from edgecompress.timing.caching import Circumstances, Timing, TimingFile
-from edgecompress.timing.geometries import Chain, Geometry, geometries_of
+from edgecompress.timing.geometries import MOST_COUNTED, Chain, Geometry, geometries_of
 from edgecompress.timing.grafting import Chosen, graftable, grafted, places_of
 from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
 from edgecompress.timing.prices import Prices
@@ -159,11 +159,12 @@ def timings(
         FileError: the cache cannot be written to.
     """
     file, methods = TimingFile(bench.circumstances), scope.methods or AUTO
+    counted = bench.unit == "instructions"
     geometries = tuple(one for one in geometries_of(seen.items) if one.first.name in bench.layers)
     known = {(one.geometry, one.method, one.ranks): one for one in file.read()}
     todo = {
         key: [chain for chain in dict.fromkeys(chains) if (key, *chain) not in known]
-        for key, chains in _wanted(geometries, methods, scope.multiple, more).items()
+        for key, chains in _wanted(geometries, methods, scope.multiple, more, counted=counted).items()
     }
     count, done = sum(map(len, todo.values())), 0
     turns = _announced(bench, count, sum(map(bool, todo.values())), progress)
@@ -178,9 +179,16 @@ def timings(
 
 
 def _wanted(
-    geometries: Sequence[Geometry], methods: Sequence[str], multiple: int, more: Sequence[tuple[str, Chain]]
+    geometries: Sequence[Geometry],
+    methods: Sequence[str],
+    multiple: int,
+    more: Sequence[tuple[str, Chain]],
+    *,
+    counted: bool,
 ) -> dict[str, list[Chain]]:
-    """By geometry the chains to time."""
+    """By geometry the chains to time; few where instructions are ``counted``, which takes seconds and has no noise."""
+    if counted:
+        return {one.key: one.timed(methods, multiple, MOST_COUNTED) for one in geometries}
     largest = sorted(geometries, key=lambda one: -one.dense.macs * len(one.items))[:MOST_PLATEAUS]
     found = {one.key: one.timed(methods, multiple) for one in geometries}
     for one in largest:

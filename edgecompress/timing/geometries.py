@@ -12,8 +12,8 @@ from edgecompress.planning.grids import grid_costs
 from edgecompress.plans import Cost, Ranks
 from edgecompress.timing.grafting import chain_of
 
-MOST_TIMED = 8
-"""Chains of one method for one geometry: those between are interpolated."""
+MOST_TIMED, MOST_COUNTED = 8, 3
+"""Chains of one method for one geometry, of times and of instructions: those between are interpolated."""
 
 Chain = tuple[str, Ranks]
 
@@ -45,13 +45,13 @@ class Geometry:
             if cost.saves_over(dense)
         }
 
-    def timed(self, methods: Sequence[str], multiple: int) -> list[Chain]:
+    def timed(self, methods: Sequence[str], multiple: int, most: int = MOST_TIMED) -> list[Chain]:
         """Of each method a few chains, evenly from few to many MACs."""
         costs, found = self.costs(methods, multiple), list[Chain]()
         for method in methods:
             own = sorted((chain for chain in costs if chain[0] == method), key=lambda chain: costs[chain].macs)
             if own and chain_of(self.first.layer, *own[0]) is not None:
-                found += thinned(own, MOST_TIMED)
+                found += thinned(own, most)
         return found
 
 

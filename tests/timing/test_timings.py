@@ -83,6 +83,14 @@ def test_what_is_known_is_not_timed_again(bench: Bench, dense: tuple[Sample, Sur
     assert len(more.found) == len(first.found) + 1
 
 
+def test_instructions_of_few_chains_are_counted(bench: Bench, dense: tuple[Sample, Survey]) -> None:
+    counted = replace(bench, unit="instructions")
+    found = timings(counted, dense[1], SCOPE, more=[("4", ("svd", (3,)))])
+    assert 0 < len(found.found) <= 3 * len(found.geometries)
+    assert counted.dense_ms is None
+    assert bench.dense_ms == pytest.approx(1400 / 1e6)
+
+
 def test_what_was_interrupted_goes_on(bench: Bench, dense: tuple[Sample, Survey]) -> None:
     assert isinstance(bench.watch, Counted)
     bench.watch.fails_at = 25  # in the second of four geometries
