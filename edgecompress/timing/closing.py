@@ -4,8 +4,8 @@ Rivals are the plan by times, the same with times drawn towards MACs, the same w
 at the usual multiple of ranks and at that of the runtime: which of them is best depends on the runtime, so that all are
 measured and the best is kept. What the table of times lets a plan save is not quite what its file saves; how much it is
 off is measured for each rival, which is chosen again between the files that were too slow and those that were fast
-enough. The winner loses the chains that do not pay in their place, and is measured once more, since the best of several
-noisy figures flatters.
+enough. The best of each are measured again beside each other, since the best of several noisy figures flatters; the
+winner loses the chains that do not pay in their place, and is measured once more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SMALL_DOUBT = 0.1
 """How far off the share of MACs may be as an estimate of time, in the rival whose times are drawn towards it."""
 STEPS = 128
 """Plans by MACs that are looked at, by a fraction of the dense model's each."""
-MOST_ABLATED, MOST_WINNERS = 8, 6
+FINALS, MOST_ABLATED, MOST_WINNERS = 2, 8, 6
 
 Choices = Mapping[str, Choice]
 Rule = Callable[[float], Choices]
@@ -187,13 +187,13 @@ class _Loop:
         """Choose and measure once; False where nothing new is chosen."""
         chosen = {rule: choices for rule in self.rules if (choices := self._chosen(rule)) is not None}
         for one in self._measured(chosen, TURNS) if chosen else ():
-            self.found.append(one)
-            self._curve(one.rule).add(one.asked, 1 - one.kept)
+            self._add(one)
         return bool(chosen)
 
     def winner(self) -> Measured:
-        """The one of least loss among those in time, without the chains that do not pay, measured again."""
-        in_time = sorted((one for one in self.found if self._in_time(one)), key=lambda one: one.loss)
+        """The one of least loss among the finalists in time, without the chains that do not pay, measured again."""
+        finalists = [one for one in self._finalists() if self._in_time(one)]
+        in_time = sorted(finalists or filter(self._in_time, self.found), key=lambda one: one.loss)
         for one in in_time[:MOST_WINNERS]:
             last = self._again(one)
             if last is not None:
@@ -207,6 +207,24 @@ class _Loop:
             "that may be replaced, and what the fastest chains take; allow that much",
             nearest_keep=fastest.kept,
         )
+
+    def _finalists(self) -> list[Measured]:
+        """Of each rule its plan of least loss in time, measured again beside the others; late ones choose again."""
+        found: list[Measured] = []
+        in_time = sorted((one for one in self.found if self._in_time(one)), key=lambda one: -one.loss)
+        chosen = {one.rule: (one.asked, one.choices) for one in in_time}
+        for _ in range(FINALS):
+            found = self._measured(chosen, LAST_TURNS) if chosen else []
+            for one in found:
+                self._add(one)
+            again = {one.rule: self._chosen(one.rule) for one in found if not self._in_time(one)}
+            chosen = {rule: again.get(rule, one) for rule, one in chosen.items()}  # type: ignore[misc]
+            chosen = {rule: one for rule, one in chosen.items() if one is not None}
+        return found
+
+    def _add(self, one: Measured) -> None:
+        self.found.append(one)
+        self._curve(one.rule).add(one.asked, 1 - one.kept)
 
     def _curve(self, rule: str) -> Curve:
         return self.curves.setdefault(rule, Curve())
@@ -234,12 +252,12 @@ class _Loop:
         return found
 
     def _again(self, one: Measured) -> Measured | None:
-        """Measured again, without useless chains and with all of them: the former if in time, else the latter if so."""
+        """Measured again, without useless chains, else with all of them; None where both are surely too slow."""
         both = [self._paying(one), one.choices]
         both = both if chains_of(both[0]) != chains_of(both[1]) else both[1:]
         for choices in both:
             (last,) = self._measured({one.rule: (one.asked, choices)}, LAST_TURNS)
-            if self._in_time(last):
+            if self._in_time(last) or (1 / last.ratio.high <= self.keep and last.kept <= self.keep * (1 + CLOSE)):
                 return last
         return None
 
