@@ -2,7 +2,7 @@
 
 Where the plan for one limit keeps all others, it is taken. Else sizes are weighed into one, in shares of what each
 limit leaves; a limit that is overstepped gets more weight, one that is not less, and of all plans within all limits the
-one of least loss is taken (multiplicative weights: Plotkin, Shmoys & Tardos 1995).
+one of least loss is taken (multiplicative weights: Plotkin, Shmoys & Tardos 1995), with what else fits.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class Ceilings:
             used = _used(nearest, sizes, left)
             name = max(used, key=lambda one: used[one])
             raise self._refusal(name, _cost_of(nearest, costs, total), total, fixed[name], ", and the other limits")
-        return min(within, key=lambda picks: sum(own[pick] for own, pick in zip(losses, picks, strict=True)))
+        filled = [_filled(picks, losses, sizes, left) for picks in within]
+        return min(filled, key=lambda picks: sum(own[pick] for own, pick in zip(losses, picks, strict=True)))
 
     def _refusal(self, name: str, nearest: Cost, total: Cost, fixed: int, others: str = "") -> BudgetError:
         """What cannot be met, the nearest plan, what binds, the way out."""
@@ -213,6 +214,26 @@ def _solved(
     layers = zip(*(sizes[name] for name in left), strict=True)
     weighed = [[round(UNITS * sum(map(mul, shares, option))) for option in zip(*own, strict=True)] for own in layers]
     return solve_knapsack([list(own) for own in losses], weighed, room)
+
+
+def _filled(
+    picks: Sequence[int], losses: Sequence[Sequence[float]], sizes: Sizes, left: Mapping[str, float]
+) -> list[int]:
+    """With what still fits: again and again the change that lowers the loss most for its share of the rooms."""
+    filled = list(picks)
+    while True:
+        used, gains = _used(filled, sizes, left), list[tuple[float, int, int]]()
+        for at, own in enumerate(losses):
+            before = {name: sizes[name][at][filled[at]] for name in left}
+            for pick in (pick for pick, loss in enumerate(own) if loss < own[filled[at]]):
+                more = {name: (sizes[name][at][pick] - before[name]) / room for name, room in left.items()}
+                if all(used[name] + share <= 1 for name, share in more.items()):
+                    taken = sum(max(0.0, share) for share in more.values())
+                    gains.append(((own[filled[at]] - own[pick]) / max(1e-12, taken), at, pick))
+        if not gains:
+            return filled
+        _, at, pick = max(gains)
+        filled[at] = pick
 
 
 def _used(picks: Sequence[int], sizes: Sizes, left: Mapping[str, float]) -> dict[str, float]:

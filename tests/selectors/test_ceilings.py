@@ -69,6 +69,19 @@ def test_all_limits_are_kept_at_little_more_than_the_least_loss(seed: int) -> No
     assert loss <= 1.35 * best + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_still_fits_is_taken(seed: int) -> None:
+    of = layers(seed, 6, 8)
+    total = total_of(of)
+    by = Ceilings(max_macs=0.6 * total.macs, max_size_mb=0.5 * total.weight_bytes / 1e6)
+    choices = by.select(of, total)
+    _, loss = spent(of, choices)
+    for layer in of:
+        for other in ("dense", *layer.candidates):
+            cost, theirs = spent(of, {**choices, layer.name: other})
+            assert theirs >= loss or any(getattr(cost, name) > room for name, room in by.rooms(total).items())
+
+
 def test_one_limit_is_a_budget() -> None:
     of = layers(1)
     total = total_of(of)
