@@ -20,6 +20,8 @@ from edgecompress.settings import option
 USUAL_KEEP = 0.5
 ROUNDS, POWER, UNITS = 16, 3.0, 10**9
 """Of weighing anew, how strongly, and what a whole room is in the weighed size."""
+STEPS = 8
+"""For each layer, at most, that lead a plan into its limits."""
 OF = {"macs": "macs", "params": "params", "bytes": "weight_bytes", "latency": "time"}
 """By what ``--of`` takes, the name of a cost."""
 AMOUNTS = {"macs": "MACs", "params": "parameters"}
@@ -192,6 +194,7 @@ def _tried(losses: Sequence[Sequence[float]], sizes: Sizes, left: Mapping[str, f
         yield picks
         if max(_used(picks, sizes, left).values()) <= 1:
             return
+        yield _brought_within(picks, losses, sizes, left)
     weights = {name: 1.0 / len(left) for name in left}
     for _ in range(ROUNDS):
         picks = _solved(losses, sizes, left, weights)
@@ -214,6 +217,30 @@ def _solved(
     layers = zip(*(sizes[name] for name in left), strict=True)
     weighed = [[round(UNITS * sum(map(mul, shares, option))) for option in zip(*own, strict=True)] for own in layers]
     return solve_knapsack([list(own) for own in losses], weighed, room)
+
+
+def _brought_within(
+    picks: Sequence[int], losses: Sequence[Sequence[float]], sizes: Sizes, left: Mapping[str, float]
+) -> list[int]:
+    """As near within all limits as single changes lead: again and again the one that costs least for what it takes off.
+
+    Prices alone pass by plans in which one layer takes a little off one limit: an embedding, cut, has MACs.
+    """
+    near = list(picks)
+    for _ in range(STEPS * len(near)):
+        used, ways = _used(near, sizes, left), list[tuple[float, int, int]]()
+        over = sum(max(0.0, share - 1) for share in used.values())
+        for at, own in enumerate(losses) if over > 0 else ():
+            before = {name: used[name] - 1 - sizes[name][at][near[at]] / room for name, room in left.items()}
+            for pick, loss in enumerate(own):
+                off = over - sum(max(0.0, before[n] + sizes[n][at][pick] / room) for n, room in left.items())
+                if off > 1e-12:
+                    ways.append(((loss - own[near[at]]) / off, at, pick))
+        if not ways:
+            return near
+        _, at, pick = min(ways)
+        near[at] = pick
+    return near
 
 
 def _filled(

@@ -34,7 +34,11 @@ def total_of(of: list[LayerCandidates]) -> Cost:
 
 
 def spent(of: list[LayerCandidates], choices: dict[str, Choice]) -> tuple[Cost, float]:
-    total, loss = total_of(of), 0.0
+    return spent_of(of, choices, total_of(of))
+
+
+def spent_of(of: list[LayerCandidates], choices: dict[str, Choice], total: Cost) -> tuple[Cost, float]:
+    loss = 0.0
     for layer in of:
         choice = choices[layer.name]
         if isinstance(choice, Candidate):
@@ -67,6 +71,27 @@ def test_all_limits_are_kept_at_little_more_than_the_least_loss(seed: int) -> No
     cost, loss = spent(of, by.select(of, total))
     assert all(getattr(cost, name) <= room for name, room in by.rooms(total).items())
     assert loss <= 1.35 * best + 1e-9
+
+
+def test_a_layer_that_takes_a_little_off_one_limit_adds_a_little_to_another() -> None:
+    """As an embedding does: dense it has no MACs, and prices alone cut it far more than the parameters ask for."""
+    table = tuple(
+        Candidate("svd", (r,), (96 - r) / 96, Cost(12 * r, r, 48 * r), (96 - r) / 96) for r in range(8, 96, 8)
+    )
+    block = tuple(Candidate("svd", (r,), 1 - r / 50, Cost(10 * r, 20 * r, 40 * r), 1 - r / 50) for r in range(2, 50, 2))
+    of = [LayerCandidates("table", (1, 1), Cost(1200, 0, 4800), table)]
+    of += [LayerCandidates(f"block{at}", (1, 1), Cost(500, 1000, 2000), block) for at in range(2)]
+    total = sum((layer.dense for layer in of), start=Cost(0, 0))
+    by = Ceilings(keep=0.8, of="params", max_macs=0.7 * total.macs)
+    cost, loss = spent_of(of, by.select(of, total), total)
+    assert cost.params <= 0.8 * total.params
+    assert cost.macs <= 0.7 * total.macs
+    assert loss <= 1.05 * min(
+        theirs
+        for picks in product(*(("dense", *layer.candidates) for layer in of))
+        for kept, theirs in [spent_of(of, {x.name: pick for x, pick in zip(of, picks, strict=True)}, total)]
+        if kept.params <= 0.8 * total.params and kept.macs <= 0.7 * total.macs
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
