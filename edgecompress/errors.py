@@ -65,6 +65,14 @@ class FileError(EdgeCompressError):
 
     exit_code = 2
 
+    @classmethod
+    def not_exported(cls, path: Path) -> FileError:
+        """The error where an exported file was expected, and nothing is there."""
+        export = f"edgecompress export {printable(path)} -o out"
+        return cls(
+            f"{path}: no such file" + ("" if path.suffix else f"; taken are exported files: `{export}` writes one")
+        )
+
 
 class BudgetError(EdgeCompressError):
     """No plan meets the budget.

@@ -160,7 +160,7 @@ class Artifact:
         """
         path = Path(path)
         if not path.exists():
-            raise FileError(f"{path}: no such file")
+            raise FileError.not_exported(path)
         facts = facts_path(path)
         if not facts.is_file():
             raise FileError(f"{path}: {facts.name} is not beside it; only files written by `edgecompress export` do")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edgecompress.cli.fields import FORMER, Option, own_options
 from edgecompress.cli.types import DeviceName, TableChoice, nearest
+from edgecompress.files import resource
 
 ARGUMENTS = "edgecompress.arguments"
 """Key of a context's meta: what was typed after the command's name."""
@@ -52,12 +55,15 @@ class Command(click.Command):
         return [*params, HELP_ALL] if any(map(_is_advanced, params)) else params
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Of an unknown option the nearest are named, and the commands that have it."""
+        """Of an unknown option the nearest are named, and the commands that have it; of what is missing an example."""
         ctx.meta[ARGUMENTS] = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise _explained(error, self, ctx) from None
+        except click.MissingParameter as error:
+            example = (self.epilog or "").partition("Example: ")[2]
+            raise click.UsageError(f"{error.format_message().rstrip('.')}; as in: {example}", ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under their headings; the basic ones unless all are asked for."""
@@ -120,6 +126,12 @@ def _headings(params: Sequence[click.Parameter]) -> Iterator[str]:
     yield OTHERS
 
 
+def _is_model(text: str) -> bool:
+    """Whether what was typed is a sample, or named as files are that hold a model."""
+    samples = tomllib.loads((resource("sample_models") / "info.toml").read_text(encoding="utf-8"))
+    return text in samples or Path(text).suffix in (".py", ".onnx", ".pt2")
+
+
 class Group(click.Group):
     """Commands in the order in which they were added, under headings."""
 
@@ -137,6 +149,18 @@ class Group(click.Group):
         """Their names in the order of the work."""
         del ctx
         return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A MODEL in place of a command is named as such."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if _is_model(args[0]):
+                message = f"{args[0]!r} is a MODEL, and a command comes before it: edgecompress inspect {args[0]}"
+                raise click.UsageError(message, ctx) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section for each heading."""

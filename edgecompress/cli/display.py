@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,20 @@ Row = Sequence[object]
 def say(text: str) -> None:
     """A line on the real stdout: while a command runs, what a model file prints goes to stderr."""
     if is_first():
-        click.echo(shown(text), file=sys.__stdout__)
+        click.echo("\n".join(map(_fitted, shown(text).split("\n"))), file=sys.__stdout__)
+
+
+def _fitted(line: str) -> str:
+    """A sentence broken between words where a terminal would break it anywhere; a command can be copied as it is."""
+    if not _is_terminal() or COMMAND.search(line):
+        return line
+    whole, width = UNIT.sub("\N{NO-BREAK SPACE}", line), shutil.get_terminal_size().columns
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _is_terminal() -> bool:
+    return sys.__stdout__ is not None and sys.__stdout__.isatty()
 
 
 def complain(text: str) -> None:
@@ -43,7 +58,8 @@ def print_json(document: Mapping[str, Any]) -> None:
     """Exactly one JSON document on stdout."""
     from edgecompress.files import dump_json
 
-    say(dump_json(document))
+    if is_first():
+        click.echo(shown(dump_json(document)), file=sys.__stdout__)
 
 
 PIPED_WIDTH, GAP = 200, 2
@@ -53,6 +69,10 @@ LONGEST_PROSE, LEAST_PROSE, LONGEST_NAME = 26, 10, 22
 ELSEWHERE = "see below"
 FIGURE = re.compile(r"[-+\u2212]?\d[\d.,e+-]*( (kB|MB|GB|B|dB|ms|%|points))?")
 """A number as text, with its unit."""
+UNIT = re.compile(r"(?<=\d) (?=(kB|MB|GB|B|dB|ms|s|%|points|bytes)\b|%)")
+"""The space between a number and its unit."""
+COMMAND = re.compile(r"\b(edgecompress|pip install|python|cd) |^\w+: +\S+$")
+"""In a line: what is typed or copied, such as a command or a path."""
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
@@ -64,9 +84,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
 
     if not is_first():
         return
-    stdout = sys.__stdout__
-    width = None if stdout is not None and stdout.isatty() else PIPED_WIDTH
-    console = Console(width=width, file=stdout, highlight=False)
+    console = Console(width=None if _is_terminal() else PIPED_WIDTH, file=sys.__stdout__, highlight=False)
     texts = [[_text(cell) for cell in row] for row in rows]
     narrow = sum(_widths(header, texts)) + GAP * len(header) > console.width
     below = _below(header, texts, console.width) if narrow else {}
@@ -75,9 +93,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
         header, rows = header[:-1], [row[:-1] for row in rows]
     elif below:
         rows = [(*row[:-1], ELSEWHERE if text[-1] in below else row[-1]) for row, text in zip(rows, texts, strict=True)]
-    console.print(_table(title, header, rows, console.width if narrow else PIPED_WIDTH))
+    if len(header) > 1 or not below:
+        console.print(_table(title, header, rows, console.width if narrow else PIPED_WIDTH))
     for words, names in below.items():
-        console.print(f"{', '.join(names)}: {words}", markup=False)
+        say(f"{', '.join(names)}: {words}")
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Row], width: int) -> Table:
@@ -93,7 +112,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Row], width: int) -
              for name, right in zip(header, numeric, strict=True)]  # fmt: skip
     widths = _widths(heads, [[_text(cell) for cell in row] for row in rows])
     fixed = [right or _are_names(cells) for right, cells in zip(numeric, columns, strict=True)]
-    loose = sum(LEAST_PROSE for one in fixed if not one)
+    loose = sum(_least(cells) for one, cells in zip(fixed, columns, strict=True) if not one)
     fits = sum(one for one, kept in zip(widths, fixed, strict=True) if kept) + loose + GAP * len(header) <= width
     for head, right, kept in zip(heads, numeric, fixed, strict=True):
         table.add_column(
@@ -119,6 +138,11 @@ def _below(header: Sequence[str], texts: Sequence[Sequence[str]], width: int) ->
         if row[-1] not in ("", "-") and len(row[-1]) > longest and not FIGURE.fullmatch(row[-1]):
             names.setdefault(row[-1], []).append(row[0].strip())
     return {words: list(dict.fromkeys(those)) for words, those in names.items()}
+
+
+def _least(cells: Sequence[object]) -> int:
+    """Characters that a column of sentences has to have: for the longest word, within reason."""
+    return min(LEAST_PROSE, max((len(word) for cell in cells for word in _text(cell).split()), default=0))
 
 
 def _are_names(cells: Sequence[object]) -> bool:

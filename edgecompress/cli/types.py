@@ -24,11 +24,23 @@ class Number(click.FloatRange):
     """A finite number in a range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse nan and inf, which pass every comparison of a range or none."""
+        """Refuse nan and inf, which pass every comparison of a range or none; say what percent are as a fraction."""
+        if isinstance(value, str) and not _is_number(value):
+            part = value.rstrip("% ")
+            hint = f"; {part} % is {float(part) / 100:g}" if value.endswith("%") and _is_number(part) else ""
+            self.fail(f"{value!r} is no number{hint}.", param, ctx)
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Odd(click.IntRange):
@@ -98,10 +110,15 @@ class TableChoice(Choice):
         try:
             return super().convert(self.former.get(value, value), param, ctx)
         except click.BadParameter as error:
-            near = " or ".join(map(repr, nearest(str(value), self.choices)))
+            near = " or ".join(map(repr, nearest(str(value), self.choices) or self._by_suffix(str(value))))
             if not near:
                 raise
             self.fail(f"{error.message.rstrip('.')}. Did you mean {near}?", param, ctx)
+
+    def _by_suffix(self, value: str) -> list[str]:
+        """Entries whose files end so: ``tflite`` is said for ``litert``."""
+        suffixes = {name: end for table in self.tables for name, end in table_of(table).facts("suffix").items()}
+        return [name for name, end in suffixes.items() if value and value in end.split(".")]
 
 
 class DeviceName(Text):

@@ -61,6 +61,8 @@ def resolve(reference: str | Path, *, trust: bool = False) -> Sample:
         FileError: the weights of a shipped sample or a folder are damaged.
     """
     text = str(reference)
+    if "://" in text:
+        raise ModelError(f"{printable(text)}: is an address, and nothing is fetched; download the file and name that")
     return source_of(text).resolve(text, trust=trust)
 
 

@@ -43,7 +43,8 @@ class ImportableModule:
         try:
             module = call(text, "importing it", lambda: importlib.import_module(module_name))
         except ModelError as error:
-            raise ModelError(f"{text}: cannot import {module_name!r}: {error.__cause__}") from error
+            hint = f"; install it into {sys.prefix}" if isinstance(error.__cause__, ModuleNotFoundError) else ""
+            raise ModelError(f"{text}: cannot import {module_name!r}: {error.__cause__}{hint}") from error
         proving.note(getattr(module, "__file__", None), began)
         return sample_in(module, attribute or "model", text, text, text)
 

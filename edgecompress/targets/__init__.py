@@ -46,10 +46,13 @@ def target_of(path: Path) -> Target:
         FileError: no such file, or no target writes such files.
     """
     if not path.exists():
-        raise FileError(f"{path}: no such file")
+        raise FileError.not_exported(path)
     for target in TARGETS.values():
         if path.name.endswith(target.suffix):
             return target
+    files = [file for file in sorted(path.iterdir()) if file.suffix == ".onnx"] if path.is_dir() else []
+    if files:
+        raise FileError(f"{path}: is a folder; name a file in it, as {files[-1]}")
     raise FileError(f"{path}: not a file any target reads ({', '.join(t.suffix for t in TARGETS.values())})")
 
 

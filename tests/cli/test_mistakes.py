@@ -53,7 +53,15 @@ FILES = {
 }  # fmt: skip
 MISTAKES = {
     'inspct good.py': "Did you mean one of: 'init', 'inspect'",
-    'inspect': "Missing argument 'MODEL'",
+    'inspect': "Missing argument 'MODEL'; as in: edgecompress inspect resnet20",
+    'lenet5': "'lenet5' is a MODEL, and a command comes before it: edgecompress inspect lenet5",
+    'good.py': 'edgecompress inspect good.py',
+    'inspect https://somewhere/net.onnx': 'download the file and name that',
+    'inspect nowhere_at_all.models:net': 'install it into ',
+    'bundle lenet5 --platform pi -o app': '`edgecompress export lenet5 -o out` writes',
+    'profile lenet5': '`edgecompress export lenet5 -o out` writes',
+    'profile exports': 'is a folder; name a file in it, as exports/model.onnx',
+    'run good.py --keep 50% -o out': "'50%' is no number; 50 % is 0.5",
     'inspect lenet6': "did you mean 'lenet5'?",
     'inspect gone.py': '`edgecompress init gone.py` writes one',
     'inspect w.pth': '`edgecompress init my_model.py --weights w.pth`',
@@ -89,12 +97,12 @@ MISTAKES = {
     'inspect batchless.py': 'batch first',
     'plan good.py --keep 2': 'not in the range 0<x<=1',
     'plan good.py --keep 50': 'not in the range 0<x<=1',
-    'plan good.py --keep half': 'not a valid float',
+    'plan good.py --keep half': "'half' is no number",
     'plan good.py --keep 0.5 --method tuker2': "Did you mean 'tucker2'?",
     'plan good.py --keep 0.5 --exclude nothing': 'the layer is the model itself',
     'plan good.py --keep 0.5 --select budgt': "Did you mean 'budget'?",
     'plan good.py --kep 0.5': "Did you mean '--keep'?",
-    'run good.py --keep 0.5': "Missing option '-o'",
+    'run good.py --keep 0.5': "Missing option '-o' / '--output'; as in: edgecompress run lenet5",
     'run good.py -o out --target onx': "Did you mean 'onnx'?",
     'run good.py -o out --target onnx --platform andriod': "Did you mean 'android'?",
     'profile fake.onnx --device rasberry': "no device 'rasberry'; there are local",
@@ -109,7 +117,8 @@ MISTAKES = {
     'run good.py -o out --epochs 3 --log wandb': 'there are tensorboard:FOLDER and mlflow',
     'compress good.py -o out --keep 0.5 --of flops': "'flops' is not one of",
     'compress good.py -o good.py': 'choose another folder with -o',
-    'export good.py -o out --target tflite': "not one of 'onnx'",
+    'export good.py -o out --target tflite': "Did you mean 'litert'?",
+    'export good.py -o out --target mlpackage': "Did you mean 'coreml'?",
     'verify gone.onnx': 'no such file',
     'verify fake.onnx': 'only files written by `edgecompress export`',
     'profile gone.onnx': 'no such file',
@@ -133,6 +142,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).write_text(text)
     (folder / "folder").mkdir()
+    (folder / "exports").mkdir()
+    (folder / "exports" / "model.onnx").touch()
     torch.save(nn.Linear(8, 4).state_dict(), folder / "w.pth")
     torch.save(nn.Linear(8, 4), folder / "whole.pt")
     save_file(nn.Linear(8, 4).state_dict(), folder / "w.safetensors")
