@@ -3,54 +3,69 @@
     EDGECOMPRESS_DATA=... python benchmarks/of_transformers.py [--net smollm2] [--seed 0 1 2] [--scored 0] [--search 12]
 
 ``pip install '.[transformers,search]'`` and the packages of docs/samples.md; WikiText-2 in EDGECOMPRESS_DATA. A row is
-one draw of calibration inputs, in a process of its own on one thread; rows are kept and not measured twice.
+one method on one draw of calibration inputs, in a process of its own on one thread; rows are kept and not measured
+twice.
 
 SmolLM2: perplexity on windows of 512 tokens of the test text, evenly spread (``--scored 0``: all), over the dense
-model's, where 0.8 and 0.6 of the parameters of the blocks' Linears remain: edgecompress's budget, and beside it SVD-LLM
-(Wang et al. 2024, arXiv 2403.07378: whitening by Cholesky factors, the same rank ratio everywhere) on the same inputs.
-No layer is refitted. MiniLM: 0.8 of all parameters, planned and refitted; cosine to the dense vectors, rank correlation
-of all pairs' similarities, and how often the nearest sentence is the same.
+model's, where 0.8 and 0.6 of the parameters of the blocks' Linears remain: edgecompress's budget, its search, and
+SVD-LLM (Wang et al. 2024, arXiv 2403.07378: whitening by Cholesky factors, the same rank ratio everywhere) on the same
+inputs. No layer is refitted. Rows hold what each window loses, so that ratios are paired. MiniLM: 0.8 of all
+parameters, without and with a limit of the MACs, planned and refitted; cosine to the dense vectors, rank correlation of
+all pairs' similarities, how often the nearest sentence is the same, and how fast the file is beside the dense one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import Any, cast
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from children import in_child, measure_missing, read_rows, say, used
 from rows import Row, put_in_readme, spread
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from edgecompress.calibrating import Calibration, calibration_of
 from edgecompress.calibrating.moments import Moments, collect
 from edgecompress.calibrating.trials import Trial, all_changed
+from edgecompress.costs import cost
 from edgecompress.decomposing.choosing import refit_nearest
+from edgecompress.devices import device_named
+from edgecompress.exporting import export
 from edgecompress.models import Sample
-from edgecompress.models.datasets import in_parts, size, take
+from edgecompress.models.datasets import Inputs, in_parts, size, take
+from edgecompress.models.kinds import token_sums
 from edgecompress.planning import Scope, Survey, plan, survey
 from edgecompress.planning.candidates import calibrated_candidates
 from edgecompress.planning.judging import searched
 from edgecompress.planning.measuring import Trials
+from edgecompress.planning.pooling import pooled_candidates
+from edgecompress.profiling import compare
+from edgecompress.profiling.comparisons import Comparison
 from edgecompress.progress import silent
-from edgecompress.scoring import score
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.bolaco import Bolaco
+from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.selectors.search import Search
 from edgecompress.sources import resolve
 
 RESULTS = Path(__file__).with_name("results") / "transformers.jsonl"
 BLOCKS, KEEPS = "model.layers.*", (0.8, 0.6)
-INPUTS = {"smollm2": 20, "minilm": 1024}
-"""That calibrate: windows of 256 tokens, 5,120 in all; sentences."""
+WINDOW = 512
+INPUTS = {"smollm2": 64, "minilm": 1024}
+"""That calibrate: windows of 256 tokens, 16,384 in all; sentences."""
+Judged = Callable[[Sequence[Trial]], list[float]]
 ENCODED_AT_ONCE, SENTENCES = 32, 1024
+LENGTH = 128
+"""Tokens of an input whose latency is measured."""
 RIDGE = 1e-6
 """Share of the mean second moment that makes a Cholesky factor exist."""
 
@@ -59,41 +74,85 @@ RIDGE = 1e-6
 
 
 def measured_language_model(setting: Row) -> None:
-    """Say the fields of one row as they are known."""
+    """Say the fields of one row as they are known: of every window the negative logarithms of its tokens, summed."""
     sample = resolve("smollm2")
-    model, fewer = sample.built(), on_windows(sample, setting["scored"])
+    model, scored = sample.built(), windows_of(sample, setting["scored"])
+    judge = partial(lost, model, scored)
+    if setting["method"] == "dense":
+        say(lost={"1.0": judge(())})
+        return
     calibration = calibration_of(sample, setting["inputs"], setting["seed"])
     seen = survey(model, sample.inputs, Scope(include=(BLOCKS,)))
-    dense = -score(model, fewer)
-    say(tokens=512 * size(fewer.data("test")), dense=dense)
-    work = partial(calibrated_candidates, model, seen.items, calibration, ("svd",), 8, silent)
-    layers, took = used(work)
+    OF_METHOD[setting["method"]](setting, seen, calibration, judge)
+
+
+def windows_of(sample: Sample, count: int) -> list[tuple[Inputs, Tensor]]:
+    """So many test windows, evenly spread, each with its targets; 0: all."""
+    test = sample.data("test")
+    wanted = range(size(test)) if not count else [size(test) * at // count for at in range(count)]
+    return [take(test, torch.tensor([at])) for at in wanted]
+
+
+def lost(model: nn.Module, scored: Sequence[tuple[Inputs, Tensor]], changes: Sequence[Trial]) -> list[float]:
+    """The negative logarithms of the probabilities of each window's tokens, summed, with all changes in place."""
+    with torch.no_grad(), all_changed(model, changes):
+        return [round(float(token_sums(model(*inputs), targets)[0, 0]), 3) for inputs, targets in scored]
+
+
+def budget(_setting: Row, seen: Survey, calibration: Calibration, judge: Judged) -> None:
+    """What edgecompress chooses without trying any plan."""
+    layers = candidates(seen, calibration)
+    trials, ours = Trials(seen.model, calibration, seen.total, silent), dict[str, list[float]]()
+    for keep in KEEPS:
+        choices = Budget(keep_of_all(seen, layers, keep), "params").select(layers, seen.total)
+        ours[str(keep)] = judge(trials_of(trials, layers, choices))
+        say(lost=ours)
+
+
+def search(setting: Row, seen: Survey, calibration: Calibration, judge: Judged) -> None:
+    """The best of some plans around it."""
+    tried(setting, Search, seen, candidates(seen, calibration), calibration, judge)
+
+
+def bolaco(setting: Row, seen: Survey, calibration: Calibration, judge: Judged) -> None:
+    """The paper's search, on layers cut as the paper does."""
+    layers, took = used(partial(pooled_candidates, seen.model, seen.items, calibration, 8, silent))
     say(plan=took)
-    trials, judge = Trials(model, calibration, seen.total, silent), partial(ratio, model, fewer, dense)
-    budgets = {keep: Budget(keep_of_all(seen, layers, keep), "params") for keep in KEEPS}
-    chosen = {keep: budget.select(layers, seen.total) for keep, budget in budgets.items()}
-    say(ours={str(keep): judge(trials_of(trials, layers, choices)) for keep, choices in chosen.items()})
-    say(svd_llm={str(keep): judge(whitened(model, seen, calibration, keep)) for keep in KEEPS})
-    if setting["search"]:
-        say(**search_of(setting, seen, layers, calibration, trials, judge, chosen[KEEPS[0]]))
+    tried(setting, Bolaco, seen, layers, calibration, judge)
 
 
-def on_windows(sample: Sample, count: int) -> Sample:
-    """The sample, of its test windows so many, evenly spread; 0: all."""
-    splits = sample.splits
-    assert splits is not None
-
-    def few(split: str) -> Any:
-        whole: Any = splits(split)
-        return Subset(whole, [len(whole) * at // count for at in range(count)]) if count else whole
-
-    return replace(sample, splits=few)
+def candidates(seen: Survey, calibration: Calibration) -> list[LayerCandidates]:
+    """Of all layers; says what they took."""
+    layers, took = used(partial(calibrated_candidates, seen.model, seen.items, calibration, ("svd",), 8, silent))
+    say(plan=took)
+    return layers
 
 
-def ratio(model: nn.Module, sample: Sample, dense: float, changes: Sequence[Trial]) -> float:
-    """Perplexity with all changes in place over that of the dense model."""
-    with all_changed(model, changes):
-        return round(-score(model, sample) / dense, 4)
+def tried(
+    setting: Row,
+    kind: type[Search],
+    seen: Survey,
+    layers: Sequence[LayerCandidates],
+    calibration: Calibration,
+    judge: Judged,
+) -> None:
+    """Search at the first of ``KEEPS``."""
+    keep = keep_of_all(seen, layers, KEEPS[0])
+    by = kind(keep, "params", evaluations=setting["search"], seed=setting["seed"])
+    usual = Budget(keep, "params").select(layers, seen.total)
+    choices, took = used(partial(searched, seen.model, layers, seen.total, by, usual, calibration, silent))
+    trials = Trials(seen.model, calibration, seen.total, silent)
+    say(search_took=took)
+    say(lost={str(KEEPS[0]): judge(trials_of(trials, layers, choices))})
+
+
+def svd_llm(setting: Row, seen: Survey, calibration: Calibration, judge: Judged) -> None:
+    """SVD-LLM at one ratio everywhere."""
+    del setting
+    theirs = dict[str, list[float]]()
+    for keep, changes in whitened(seen, calibration).items():
+        theirs[str(keep)] = judge(changes)
+        say(lost=theirs)
 
 
 def keep_of_all(seen: Survey, layers: Iterable[LayerCandidates], keep: float) -> float:
@@ -106,32 +165,38 @@ def trials_of(trials: Trials, layers: Sequence[LayerCandidates], choices: dict[s
     return trials.of(layers, {name: one for name, one in choices.items() if isinstance(one, Candidate)})
 
 
-def whitened(model: nn.Module, seen: Survey, calibration: Calibration, keep: float) -> list[Trial]:
-    """SVD-LLM: every weight truncated at the rank that leaves ``keep`` of its parameters."""
+def whitened(seen: Survey, calibration: Calibration) -> dict[float, list[Trial]]:
+    """SVD-LLM: every weight truncated at the ranks that leave each of ``KEEPS`` of its parameters."""
     names = [item.name for item in seen.items]
-    moments = collect(model, calibration.inputs, names)
-    return [whitened_one(model, name, cast("Moments", moments.pop(name)), keep) for name in names]
+    moments = collect(seen.model, calibration.inputs, names)
+    of_layers = [whitened_one(seen.model, name, cast("Moments", moments.pop(name)), KEEPS) for name in names]
+    return dict(zip(KEEPS, map(list, zip(*of_layers, strict=True)), strict=True))
 
 
-def whitened_one(model: nn.Module, name: str, moments: Moments, keep: float) -> Trial:
+def whitened_one(model: nn.Module, name: str, moments: Moments, keeps: Sequence[float]) -> list[Trial]:
     """Of one layer: W L truncated, times the inverse of L, with L L^T the second moments of its inputs."""
     weight, second = cast("Tensor", model.get_submodule(name).weight).detach().double(), moments.second[0].double()
     second.diagonal().add_(RIDGE * second.diagonal().mean())
     root = torch.linalg.cholesky(second)
     left, sizes, right = torch.linalg.svd(weight @ root, full_matrices=False)
-    rank = int(keep * weight.numel() / sum(weight.shape))
-    low = (left[:, :rank] * sizes[:rank]) @ torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
-    return Trial(name, (low - weight).float()[None], torch.zeros(1, len(weight), dtype=torch.float64))
+    across = torch.linalg.solve_triangular(root, right, upper=False, left=False)
+    found = list[Trial]()
+    for keep in keeps:
+        rank = int(keep * weight.numel() / sum(weight.shape))
+        change = (left[:, :rank] * sizes[:rank]) @ across[:rank] - weight
+        found.append(Trial(name, change.float()[None], torch.zeros(1, len(weight), dtype=torch.float64)))
+    return found
 
 
-def search_of(
-    setting: Row, seen: Survey, layers: Any, calibration: Calibration, trials: Trials, judge: Any, usual: Any
-) -> Row:
-    """The ratio at the first of ``KEEPS`` of what a search finds, and what it takes beyond the plan."""
-    wanted = Search(keep_of_all(seen, layers, KEEPS[0]), "params", evaluations=setting["search"], seed=setting["seed"])
-    work = partial(searched, seen.model, layers, seen.total, wanted, usual, calibration, silent)
-    choices, took = used(work)
-    return {"searched": judge(trials_of(trials, layers, choices)), "search_took": took}
+LINES = (
+    ("budget", "budget", "lost", "plan"),
+    ("SVD-LLM, uniform", "svd_llm", "lost", "-"),
+    ("search of {search} plans, beyond the budget", "search", "lost", "search_took"),
+    ("Bolaco's, {search} plans", "bolaco", "lost", "search_took"),
+)
+"""Of the table: name, method and field of its rows, and what of them took processor time."""
+
+OF_METHOD = {"budget": budget, "svd_llm": svd_llm, "search": search, "bolaco": bolaco}
 
 
 # -- MiniLM ----------------------------------------------------------------------------------------------------------
@@ -140,11 +205,14 @@ def search_of(
 def measured_encoder(setting: Row) -> None:
     """Say the fields of one row as they are known."""
     sample = resolve("minilm")
-    model, calibration = sample.model(), calibration_of(sample, setting["inputs"], setting["seed"])
-    made, took = used(lambda: plan(model, sample.inputs, Budget(0.8, "params"), calibration=calibration))
+    model, calibration = sample.built(), calibration_of(sample, setting["inputs"], setting["seed"])
+    most = None if setting["macs"] is None else setting["macs"] * cost(model, sample.inputs).macs
+    by = Ceilings(keep=0.8, of="params", max_macs=most)
+    made, took = used(lambda: plan(model, sample.inputs, by, calibration=calibration))
     assert made.compressed is not None
     assert made.dense is not None
-    say(plan=took, params_kept=round(made.compressed.params / made.dense.params, 4))
+    kept = {of: round(getattr(made.compressed, of) / getattr(made.dense, of), 4) for of in ("params", "macs")}
+    say(plan=took, params_kept=kept["params"], macs_kept=kept["macs"])
     (small, _), took = used(lambda: refit_nearest(model, made, calibration))
     say(refit=took)
     test = sample.data("test")
@@ -153,6 +221,21 @@ def measured_encoder(setting: Row) -> None:
     with torch.no_grad():
         vectors = torch.cat([small(*part) for part in in_parts(inputs, ENCODED_AT_ONCE)])
     say(sentences=count, **fidelity(vectors, wanted))
+    say(**speed(sample, small, model))
+
+
+def speed(sample: Sample, small: nn.Module, dense: nn.Module) -> Row:
+    """How many times as fast the exported file is in ONNX Runtime, one thread, in turns; with its interval."""
+    sample = replace(sample, splits=None)
+    with TemporaryDirectory() as folder:
+        ours, theirs = (
+            export(model, sample, Path(folder), stem=stem).path for model, stem in ((small, "small"), (dense, "dense"))
+        )
+        found = compare(ours, theirs, device_named("local"), threads=1, length=LENGTH, runs=10, seconds=0.5)
+    assert isinstance(found, Comparison)
+    of_clocks = {"speed": found.wall, "speed_cpu": found.cpu}
+    figures = {name: [round(of.value, 3), round(of.low, 3), round(of.high, 3)] for name, of in of_clocks.items() if of}
+    return {**figures, "unstable": list(found.unstable)}
 
 
 def fidelity(vectors: Tensor, wanted: Tensor) -> Row:
@@ -174,30 +257,47 @@ def fidelity(vectors: Tensor, wanted: Tensor) -> Row:
 def table(rows: list[Row]) -> str:
     """Markdown: SmolLM2's methods over the draws, then MiniLM."""
     language, encoder = ([row for row in rows if row["net"] == net] for net in INPUTS)
-    titles = [
-        "SmolLM2: perplexity / dense",
-        *(f"keep {keep:g}" for keep in KEEPS),
-        "draws",
-        "test tokens",
-        "CPU, memory",
-    ]
+    titles = ["SmolLM2: perplexity / dense", *(f"keep {keep:g}" for keep in KEEPS)]
+    titles += ["draws", "test tokens", "standard error over windows", "CPU, memory"]
     lines = [titles, ["---"] * len(titles)]
-    for name, field in (("budget", "ours"), ("SVD-LLM, uniform", "svd_llm")):
-        lines += _line_of(name, [row for row in language if field in row], field)
-    lines += _line_of(
-        "search", [{**row, "of": {"0.8": row["searched"]}} for row in language if "searched" in row], "of"
-    )
-    lines += [[], ["MiniLM, keep 0.8 of all", "cosine", "Spearman", "same neighbour", "sentences", "CPU, memory"]]
-    lines += [["---"] * 6, *(_encoder_line(row) for row in encoder if "cosine" in row)]
+    for dense in (row for row in language if row.get("method") == "dense"):
+        beside = [row for row in language if row["scored"] == dense["scored"]]
+        for name, method, field, stage in LINES:
+            lines += _line_of(
+                name, [row for row in beside if row.get("method") == method and field in row], field, dense, stage
+            )
+    titles = ["MiniLM, 0.8 of all parameters: MACs kept", "cosine", "Spearman", "same neighbour", "sentences"]
+    titles += ["times as fast", "by CPU time", "CPU, memory"]
+    lines += [[], titles, ["---"] * len(titles), *(_encoder_line(row) for row in encoder if "cosine" in row)]
     return "".join(f"| {' | '.join(line)} |\n" if line else "\n" for line in lines)
 
 
-def _line_of(name: str, rows: list[Row], field: str) -> list[list[str]]:
+def ratio(ours: Sequence[float], dense: Sequence[float]) -> tuple[float, float]:
+    """The perplexity by the dense one, and the standard error of it that the choice of windows leaves."""
+    apart = [(one - other) / (WINDOW - 1) for one, other in zip(ours, dense, strict=True)]
+    found = math.exp(mean(apart))
+    return found, found * stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+
+
+def _line_of(name: str, rows: list[Row], field: str, dense: Row, stage: str) -> list[list[str]]:
     if not rows:
         return []
-    cells = [spread([row[field][str(k)] for row in rows]) if str(k) in rows[0][field] else "-" for k in KEEPS]
-    took = {"of": "search_took", "ours": "plan"}.get(field)
-    return [[name, *cells, str(len(rows)), f"{rows[0]['tokens']:,}", _taken(rows, took) if took else "-"]]
+    of_keeps = [
+        [ratio(row[field][str(k)], dense["lost"]["1.0"]) for row in rows if str(k) in row[field]] for k in KEEPS
+    ]
+    cells = [spread([value for value, _ in found]) if found else "-" for found in of_keeps]
+    errors = " / ".join(f"{max(error for _, error in found):.2f}" for found in of_keeps if found)
+    tokens = f"{WINDOW * len(dense['lost']['1.0']):,}"
+    return [
+        [
+            name.format(**rows[0]),
+            *cells,
+            str(len(rows)),
+            tokens,
+            errors,
+            _taken(rows, stage) if stage in rows[0] else "-",
+        ]
+    ]
 
 
 def _taken(rows: list[Row], stage: str) -> str:
@@ -209,7 +309,13 @@ def _taken(rows: list[Row], stage: str) -> str:
 def _encoder_line(row: Row) -> list[str]:
     figures = [f"{row[field]:.3f}" for field in ("cosine", "spearman", "same_neighbour")]
     both = f"plan {_taken([row], 'plan')}; refit {_taken([row], 'refit')}"
-    return [f"draw {row['seed']}", *figures, f"{row['sentences']:,}", both]
+    times = [_times(row[field]) if field in row else "-" for field in ("speed", "speed_cpu")]
+    return [f"{row['macs_kept']:.2f}, draw {row['seed']}", *figures, f"{row['sentences']:,}", *times, both]
+
+
+def _times(ratio_and_interval: Sequence[float]) -> str:
+    value, low, high = ratio_and_interval
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def parsed() -> argparse.Namespace:
@@ -219,6 +325,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], help="of the calibration draws")
     parser.add_argument("--scored", type=int, default=0, help="windows or sentences; 0: all windows, 1,024 sentences")
     parser.add_argument("--search", type=int, default=12, help="plans that are tried; 0: no search")
+    parser.add_argument("--bolaco", type=int, default=0, help="plans that Bolaco's search tries; 50 in the paper")
+    parser.add_argument(
+        "--macs", nargs="+", type=float, default=[0.0, 0.68], help="most that MiniLM keeps; 0: no limit"
+    )
     parser.add_argument("--tag", default="this version", help="a name for the state of the code")
     parser.add_argument("--limit", type=int, default=36_000, help="processor seconds of one row")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of rows")
@@ -230,12 +340,18 @@ def parsed() -> argparse.Namespace:
 def settings(options: argparse.Namespace) -> list[Row]:
     """What is to be measured."""
     common = {"tag": options.tag, "scored": options.scored}
-    of_language = {"search": options.search}
-    return [
-        {**common, "net": net, "seed": seed, "inputs": INPUTS[net], **(of_language if net == "smollm2" else {})}
-        for net in options.net
-        for seed in options.seed
-    ]
+    rows: list[Row] = []
+    if "smollm2" in options.net:
+        language = {**common, "net": "smollm2"}
+        rows.append({**language, "method": "dense"})
+        drawn = [{**language, "inputs": INPUTS["smollm2"], "seed": seed} for seed in options.seed]
+        rows += [{**row, "method": method} for method in ("budget", "svd_llm") for row in drawn]
+        plans = (("search", options.search), ("bolaco", options.bolaco))
+        rows += [{**row, "method": method, "search": count} for method, count in plans if count for row in drawn]
+    if "minilm" in options.net:
+        encoder = {**common, "net": "minilm", "inputs": INPUTS["minilm"]}
+        rows += [{**encoder, "seed": seed, "macs": macs or None} for macs in options.macs for seed in options.seed]
+    return rows
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import log
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_whitening_loses_least_on_the_inputs_that_it_knows() -> None:
         torch.randn(64, 12) * torch.arange(1.0, 13),
     )
     moments = collect(model, (inputs,), ["0"])["0"]
-    trial = whitened_one(model, "0", moments, 0.6)  # type: ignore[arg-type]
+    (trial,) = whitened_one(model, "0", moments, [0.6])  # type: ignore[arg-type]
     rank = int(0.6 * 120 / 22)
     weight = model[0].weight.detach()
     low = weight + trial.change[0]
@@ -92,20 +93,27 @@ def test_fidelity_of_equal_vectors_is_perfect_and_tables_have_every_row() -> Non
     vectors = torch.nn.functional.normalize(torch.randn(20, 6), dim=1)
     assert of_transformers.fidelity(vectors, vectors) == {"cosine": 1.0, "spearman": 1.0, "same_neighbour": 1.0}
     took = {"cpu_s": 1.0, "peak_mb": 10}
-    language = {"net": "smollm2", "tokens": 512, "plan": took, "ours": {"0.8": 1.3, "0.6": 2.0}, "seed": 0}
-    language |= {"svd_llm": {"0.8": 3.0, "0.6": 9.0}, "searched": 1.2, "search_took": took}
+    of_all = {"net": "smollm2", "scored": 2}
+    dense = {**of_all, "method": "dense", "lost": {"1.0": [1000.0, 1200.0]}}
+    more = [round(1000 + 511 * log(2), 3), round(1200 + 511 * log(2), 3)]
+    ours = {**of_all, "method": "budget", "seed": 0, "plan": took, "lost": {"0.8": more, "0.6": [2000.0, 2000.0]}}
+    best = {**of_all, "method": "search", "search": 9, "lost": {"0.8": [1000.0, 1200.0]}, "search_took": took}
+    theirs = {**of_all, "method": "svd_llm", "seed": 0, "lost": {"0.8": more}}
     encoder = {
         "net": "minilm",
         "seed": 1,
         "sentences": 9,
+        "macs_kept": 0.68,
+        "speed": [1.3, 1.2, 1.4],
         "plan": took,
         "refit": took,
         **of_transformers.fidelity(vectors, vectors),
     }
-    text = of_transformers.table([language, encoder])
-    assert "| budget | 1.30 | 2.00 | 1 | 512 | 1 s, 0.0 GB |" in text
-    assert "| search | 1.20 | - | 1 | 512 | 1 s, 0.0 GB |" in text
-    assert "| draw 1 | 1.000 | 1.000 | 1.000 | 9 |" in text
+    text = of_transformers.table([dense, ours, theirs, best, encoder])
+    assert "| budget | 2.00 | 5.82 | 1 | 1,024 | 0.00 / 1.14 | 1 s, 0.0 GB |" in text
+    assert "| search of 9 plans, beyond the budget | 1.00 | - | 1 | 1,024 | 0.00 | 1 s, 0.0 GB |" in text
+    assert "| SVD-LLM, uniform | 2.00 | - | 1 | 1,024 | 0.00 | - |" in text
+    assert "| 0.68, draw 1 | 1.000 | 1.000 | 1.000 | 9 | 1.30 (1.20 to 1.40) | - |" in text
 
 
 def test_the_tables_are_those_of_the_results() -> None:
