@@ -3,7 +3,7 @@
 # make test-all    every export target, with all extras (3 GB) in an environment of its own
 # make test-bundles    bundles compiled and run for real, whatever toolchains are here; others are named and skipped
 # make test-ios    the Swift package built and tested on Linux; sets up Debian 13's Swift in the cache: root, 2.8 GB
-# make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, real, scale, training, runtimes, trust, ...)
+# make bench NAME=onestep    a script of benchmarks/ (whole_line, onestep, latency, real, training, runtimes, trust, ...)
 # make docs    the documentation with the reference of the Python API, out/docs/index.html; sets up no PyTorch
 # Each target sets up what it needs in .venv; only Python 3.11 and make have to be there.
 

@@ -77,13 +77,13 @@ class Work:
 
 def main() -> None:
     """Rows that are missing, times, the table."""
-    known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "times": {}}
+    known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"plans": [], "times": {}}
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     folder = Path(arguments[0] if arguments else "out/latency")
     for net in NETS if "--table" not in sys.argv else ():
-        work = Work(resolve(net), folder / net, known["rows"])
+        work = Work(resolve(net), folder / net, known["plans"])
         for row in () if "--times" in sys.argv or not work.missing() else measured(work):
-            known["rows"].append(row)
+            known["plans"].append(row)
             _keep(known)
             print(net, row["rule"], row["keep"], row["accuracy"], flush=True)
         if files := sorted(work.folder.glob("*.onnx")):
@@ -188,7 +188,7 @@ def _of_net(net: str, known: dict[str, Any]) -> str:
     times_of = known["times"][net]
     speed = times_of["speedup"]
     rows = sorted(
-        (row for row in known["rows"] if row["net"] == net and row["stem"] in speed), key=lambda row: row["macs_kept"]
+        (row for row in known["plans"] if row["net"] == net and row["stem"] in speed), key=lambda row: row["macs_kept"]
     )
     load = " to ".join(f"{one:.1f}" for one in times_of["load"])
     runtime = f"ONNX Runtime {times_of['versions'].get('onnxruntime', '?')}"

@@ -126,3 +126,24 @@ def test_the_tables_are_those_of_the_results() -> None:
         assert shown.partition(begin)[2].partition(end)[0] == tables.table(name), f"python benchmarks/{name}.py --table"
     measured = {file.stem for file in tables.README.with_name("results").glob("*.json*")}
     assert measured - set(tables.benches()) == {"training_speed", "tucker2_speed"}  # one sentence each, in docs/
+
+
+def test_the_table_of_latencies_has_a_row_for_each_file_that_took_turns() -> None:
+    from latency import NETS, RULES, Work, table
+
+    ratio = {base: {"value": 2.0, "ci95": [1.9, 2.1]} for base in ("dense", "dense-unrewritten")}
+    row = {"net": NETS[1], "keep": 0.5, "macs_kept": 0.5, "accuracy": 91.0}
+    winner = {"rule": "latency", "predicted": 2.05}
+    rows = [{**row, "rule": "MACs", "stem": "a"}, {**row, "rule": "latency", "stem": "b", "winner": winner}]
+    times = {
+        "machine": "one", "versions": {}, "dense_ms": 1.0, "load": [0.5, 0.6],
+        "speedup": dict.fromkeys(("a", "a-unrewritten", "b"), ratio),
+    }  # fmt: skip
+    text = table({"plans": rows, "times": {NETS[1]: times}})
+    assert text.count("2.00x (1.90 to 2.10)") == 6
+    assert text.count("| latency 0.5 (by latency) | 50 % | 91.00 % |") == 1
+    assert text.count("file not rewritten") == 1
+    assert text.count("2.05x") == 1
+    sample = resolve("lenet5")
+    known = [{"net": "lenet5", "rule": rule, "keep": keep} for rule, keep in RULES[1:]]
+    assert Work(sample, Path(), known).missing() == [RULES[0]]

@@ -37,16 +37,19 @@ class Model:
 
     law: Callable[[str, float], float]
     noise: Sequence[float] = (0.0,)
+    series: int = 6
     files: list[Chosen] = field(default_factory=list)
 
     def compared(self, plans: Sequence[Chosen], turns: int) -> list[list[float]]:
         del turns
         self.files += plans
-        series = [[1000.0] * 6]
+        series = [[1000.0] * self.series]
         for plan in plans:
             saved = sum(self.law(name, 1 - 100 * ranks[0] / 8 / MACS) * MACS / TOTAL.macs
                         for name, (_, ranks) in plan.items())  # fmt: skip
-            series.append([1000 * (1 - saved) * (1 + self.noise[turn % len(self.noise)]) for turn in range(6)])
+            series.append(
+                [1000 * (1 - saved) * (1 + self.noise[turn % len(self.noise)]) for turn in range(self.series)]
+            )
         return series
 
 
@@ -76,6 +79,18 @@ def test_rounds_do_not_swing() -> None:
     assert 1 <= len(own) <= ROUNDS + FINALS
     assert abs(own[-1] - 0.5) < 0.03
     assert all(abs(later - 0.5) <= abs(first - 0.5) + 0.01 for first, later in pairwise(own))
+
+
+def test_instructions_are_one_exact_number_each() -> None:
+    best, _ = run(Model(lambda _, saved: 0.8 * saved, series=1), 0.5)
+    assert 0.45 < best.kept <= 0.5
+    assert best.ratio.low == best.ratio.value == best.ratio.high
+
+
+def test_where_all_time_may_remain_all_stays_dense() -> None:
+    best, _ = run(Model(lambda _, saved: 0.8 * saved), 1.2)
+    assert not chains_of(best.choices)
+    assert best.kept == 1
 
 
 def test_rivals_are_of_both_multiples_and_all_are_kept() -> None:
