@@ -136,6 +136,10 @@ class _Drops:
         assert limits.max_acc_drop is not None
         if limits.of == "latency" and limits.is_open:
             raise PlanError("--max-acc-drop of latency: give --max-latency-ms or --keep too")
+        if given.sample.validation_seen:
+            notice(
+                f"the weights of {given.sample.name} have seen the {SPLIT} data: what is lost on other data may differ"
+            )
         self.given, self.limits, self.most = given, limits, limits.max_acc_drop
         self.dense = self._score(given.seen.model, "dense")
 

@@ -79,6 +79,16 @@ def test_nothing_that_keeps_it_is_refused_with_the_nearest(given: Planning, scor
     assert len(scores) > 1
 
 
+def test_weights_that_have_seen_the_data_are_named(
+    given: Planning, scores: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = replace(given, sample=replace(given.sample, validation_seen=True))
+    for one, said in ((given, False), (seen, True)):
+        plan_within(one, Ceilings(max_acc_drop=100, keep=0.6))
+        assert ("have seen the validation data" in capsys.readouterr().err) == said
+    assert scores
+
+
 def test_it_takes_data_and_costs(given: Planning) -> None:
     bare = replace(given, sample=replace(given.sample, splits=None))
     with pytest.raises(DataError, match="has no labelled data"):
