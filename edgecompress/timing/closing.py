@@ -194,13 +194,13 @@ class _Loop:
         """The one of least loss among the finalists in time, without the chains that do not pay, measured again."""
         finalists = [one for one in self._finalists() if self._in_time(one)]
         in_time = sorted(finalists or filter(self._in_time, self.found), key=lambda one: one.loss)
-        for one in in_time[:MOST_WINNERS]:
-            last = self._again(one)
-            if last is not None:
-                return last
         if not self.found:
             raise BudgetError(f"no plan keeps {self.keep:.3f} of the latency within the limits", nearest_keep=inf)
-        fastest = max(self.found, key=lambda one: one.ratio.value)
+        for one in (*in_time[:MOST_WINNERS], max(self.found, key=lambda one: one.ratio.value)):
+            last = self._again(one)
+            if self._holds(last):
+                return last
+        fastest = last
         raise BudgetError(
             f"no plan that was measured keeps {self.keep:.3f} of the latency; the nearest keeps {fastest.kept:.3f} "
             f"({fastest.rule}, at an expected loss of {fastest.loss:.3g}); what binds: the time outside the layers "
@@ -251,15 +251,19 @@ class _Loop:
             found.append(Measured(rule, asked, choices, loss, ratio_of(dense, own), predicted))
         return found
 
-    def _again(self, one: Measured) -> Measured | None:
-        """Measured again, without useless chains, else with all of them; None where both are surely too slow."""
+    def _holds(self, last: Measured) -> bool:
+        """In time, or not surely too slow and hardly above."""
+        return self._in_time(last) or (1 / last.ratio.high <= self.keep and last.kept <= self.keep * (1 + CLOSE))
+
+    def _again(self, one: Measured) -> Measured:
+        """Measured again, without useless chains, and where that is too slow with all of them."""
         both = [self._paying(one), one.choices]
         both = both if chains_of(both[0]) != chains_of(both[1]) else both[1:]
         for choices in both:
             (last,) = self._measured({one.rule: (one.asked, choices)}, LAST_TURNS)
-            if self._in_time(last) or (1 / last.ratio.high <= self.keep and last.kept <= self.keep * (1 + CLOSE)):
-                return last
-        return None
+            if self._holds(last):
+                break
+        return last
 
     def _paying(self, one: Measured) -> Choices:
         """Without chains whose layer, dense again in the whole file, makes it no slower; the costliest are tried."""
