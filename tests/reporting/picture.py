@@ -19,6 +19,7 @@ def main(report: Path = REPORT, picture: Path = PICTURE) -> None:
     """From the top of the page to the end of its first screen."""
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
         page = chromium.page(WIDTH, 640)
+        page.call("Emulation.setScrollbarsHidden", hidden=True)
         page.open(report.resolve().as_uri())
         height = page.wait("document.querySelector('#before-and-after')?.getBoundingClientRect().top")
         clip = {"x": 0, "y": 0, "width": WIDTH, "height": int(height), "scale": 1}
