@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import import_module
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ def benches() -> list[str]:
 
 def table(name: str) -> str:
     """The tables of a bench, from its results."""
-    bench: Any = import_module(SCRIPTS.get(name, name))
-    write = bench.tables if hasattr(bench, "tables") else bench.table
-    return str(write(stored(bench.RESULTS)))
+    bench = runpy.run_path(str(Path(__file__).with_name(f"{SCRIPTS.get(name, name)}.py")))
+    write = bench.get("tables") or bench["table"]
+    return str(write(stored(bench["RESULTS"])))
 
 
 def stored(results: Path) -> Any:

@@ -113,7 +113,13 @@ NETS = {
     "inverted residual": inverted,
     "sequence": sequence,
 }
+QUICK = ("plain", "residual, batch norm", "sequence")
 for_every_net = pytest.mark.parametrize("name", NETS)
+
+
+def slow(*names):
+    """Nets that wait for ``make slow``."""
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def built(name, dtype=torch.float32):
@@ -196,7 +202,9 @@ def test_the_outputs_are_nearer_than_by_the_weights_alone(name, seed):
     assert distance(fitted(name, 0.5)[0], dense, x) < 0.5 * distance(decomposed(name, 0.5), dense, x)
 
 
-@for_every_net
+@pytest.mark.parametrize(
+    "name", ["plain", "residual, batch norm", *slow("residual, biases", "inverted residual"), "sequence"]
+)
 def test_refitting_on_what_the_compressed_model_gives_is_better_than_on_what_the_dense_one_gives(name):
     dense, x = built(name), images(128, seed=7)
     asymmetric, symmetric = (

@@ -296,6 +296,7 @@ def test_a_loss_that_no_rank_changes_leaves_the_lowest():
     assert ranks == {"0": 2}
 
 
+@pytest.mark.slow
 def test_gamma_scales_a_product_and_beta_weighs_ranks():
     built = conv_ladder(planted(4, noise=0.01, channels=16), channels=16)
     ranks = [search([built], Continuous(step=4, gamma=gamma))["0"] for gamma in (0.1, 1.6)]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +52,11 @@ NAMES = list(TARGETS)
 INT8 = [name for name in NAMES if "int8" in TARGETS[name].precisions]
 FP16 = [name for name in NAMES if "fp16" in TARGETS[name].precisions]
 GRAPH_BYTES = {"onnx": 8_000, "ort": 16_000, "litert": 12_000, "executorch": 16_000, "openvino": 24_000}
+
+
+def with_slow(names: list[str]) -> list[Any]:
+    """OpenVINO's are slow: it is half of each test's time."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name == "openvino" else name for name in names]
 
 
 def there(name: str) -> str:
@@ -145,7 +151,7 @@ def test_a_file_is_measured_in_its_own_runtime(name: str, made: dict[str, Artifa
     assert found.runtime["version"]
 
 
-@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("name", with_slow(INT8))
 def test_int8_keeps_the_score_and_is_a_quarter(
     name: str, small: Sample, made: dict[str, Artifact], tmp_path: Path
 ) -> None:
@@ -161,7 +167,7 @@ def test_int8_keeps_the_score_and_is_a_quarter(
     assert verify(Artifact.load(artifact.path), small).score == artifact.score
 
 
-@pytest.mark.parametrize("name", FP16)
+@pytest.mark.parametrize("name", with_slow(FP16))
 def test_fp16_halves_the_file(name: str, small: Sample, made: dict[str, Artifact], tmp_path: Path) -> None:
     options = ExportOptions("fp16")
     artifact = export(small.model(), small, tmp_path, target=there(name), options=options)
