@@ -114,12 +114,9 @@ NETS = {
     "sequence": sequence,
 }
 QUICK = ("plain", "residual, batch norm", "sequence")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in NETS if name not in QUICK]
+for_few_nets = pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 for_every_net = pytest.mark.parametrize("name", NETS)
-
-
-def slow(*names):
-    """Nets that wait for ``make slow``."""
-    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def built(name, dtype=torch.float32):
@@ -202,9 +199,7 @@ def test_the_outputs_are_nearer_than_by_the_weights_alone(name, seed):
     assert distance(fitted(name, 0.5)[0], dense, x) < 0.5 * distance(decomposed(name, 0.5), dense, x)
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "residual, batch norm", *slow("residual, biases", "inverted residual"), "sequence"]
-)
+@for_few_nets
 def test_refitting_on_what_the_compressed_model_gives_is_better_than_on_what_the_dense_one_gives(name):
     dense, x = built(name), images(128, seed=7)
     asymmetric, symmetric = (
@@ -213,7 +208,7 @@ def test_refitting_on_what_the_compressed_model_gives_is_better_than_on_what_the
     assert asymmetric < symmetric
 
 
-@for_every_net
+@for_few_nets
 def test_the_mean_error_of_the_outputs_is_corrected(name):
     dense, (x,) = built(name), CALIBRATION.inputs
     with torch.no_grad():
@@ -359,7 +354,7 @@ def test_a_norm_over_positions_is_no_norm_of_features(features):
     assert torch.equal(small.norm.running_mean, dense.norm.running_mean)
 
 
-@for_every_net
+@for_few_nets
 @pytest.mark.parametrize("count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_few_calibration_inputs_are_better_than_none(name, count):
     """One input gives a layer behind a global pooling one patch, without any spread."""
@@ -387,7 +382,7 @@ def test_a_model_without_gradients_is_refitted_without_a_metric_of_the_outputs()
 # ------------------------------------------------------------------------------------------- left as it was
 
 
-@for_every_net
+@for_few_nets
 def test_the_dense_model_is_left_as_it_was(name):
     dense = built(name).train()
     next(dense.children()).eval()
@@ -414,13 +409,13 @@ def test_what_is_left_dense_keeps_its_numbers():
     assert torch.equal(small.depthwise.weight, dense.depthwise.weight)
 
 
-@for_every_net
+@for_few_nets
 def test_refitting_is_deterministic(name):
     first, second = fitted(name, 0.5)[0], refit(built(name), plan_at(built(name), 0.5), CALIBRATION)
     assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
-@for_every_net
+@for_few_nets
 def test_progress_names_every_layer_once(name):
     made, (_, seen) = plan_at(built(name), 0.5), fitted(name, 0.5)
     assert sorted(layer for *_, layer in seen) == sorted(layer.name for layer in made.layers)
@@ -472,7 +467,7 @@ def test_early_layers_are_fitted_on_fewer_inputs_where_all_would_hold_too_much(m
 
 
 @pytest.mark.parametrize("chunk", [16, pytest.param(8, marks=pytest.mark.slow)])
-@for_every_net
+@for_few_nets
 def test_how_many_inputs_run_together_makes_no_difference(monkeypatch, name, chunk):
     dense = built(name, torch.float64)
     calibration = Calibration((images(40, dtype=torch.float64),))

@@ -218,6 +218,7 @@ def _runs(command: str) -> bool:
     return subprocess.run(["pgrep", "-f", f"^{command}$"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_runner_that_prints_garbage_is_told_what_it_said(
     board: Board, files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_perplexity_goes_through_the_file_and_facts_are_read_back(exported: Arti
     assert Parity.from_json({"batch": 1, "max_abs_error": 0.0, "sqnr_db": 300.0, "scale": 1.0}).length is None
 
 
+@pytest.mark.slow
 def test_real_tokens_are_fed_and_their_number_is_part_of_the_figures(exported: Artifact) -> None:
     fed, _ = exported.golden()
     assert fed["input_ids"].shape == (3, LENGTH)

@@ -78,6 +78,7 @@ def test_a_model_of_a_ninth_of_the_macs_is_found_faster(files: dict[str, Artifac
     assert Comparison.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
+@pytest.mark.slow
 def test_a_model_against_itself_is_no_claim(files: dict[str, Artifact]) -> None:
     """Twice of at most three times: one interval in twenty does not hold the truth."""
     verdicts = []
@@ -160,6 +161,7 @@ def _silent(what: str, done: int, of: int, detail: str = "") -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief_measuring")
 def test_under_sustained_load_windows_are_kept_and_drift_is_found(files: dict[str, Artifact]) -> None:
     found = compare(files["lenet300"].path, files["lenet5"].path, Local(), seconds=0.05, minutes=0.03)

@@ -302,6 +302,7 @@ class Stop(Exception):
     """Stands for Ctrl-C."""
 
 
+@pytest.mark.slow
 def test_a_stopped_recipe_goes_on_to_the_same_start(sample: Sample, tmp_path: Path) -> None:
     whole = Orthogonal().start(asked(sample))
 

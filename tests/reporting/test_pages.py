@@ -99,6 +99,7 @@ def test_the_chosen_quantity_is_the_one_shown(written, tmp_path):
     assert framed(tmp_path, written["measured"], change=choose_time)["shown"] == ["wall_ms"]
 
 
+@pytest.mark.slow
 def test_the_page_is_dark_where_the_reader_prefers_it(written, tmp_path):
     light, dark = (
         framed(tmp_path, written["bare"], f"--blink-settings=preferredColorScheme={scheme}")["background"]
@@ -107,6 +108,7 @@ def test_the_page_is_dark_where_the_reader_prefers_it(written, tmp_path):
     assert (light, dark) == ("rgb(255, 255, 255)", "rgb(20, 23, 27)")
 
 
+@pytest.mark.slow
 def test_the_page_prints(written, tmp_path):
     paper = tmp_path / "report.pdf"
     browse(tmp_path, written["measured"], f"--print-to-pdf={paper}")

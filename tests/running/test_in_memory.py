@@ -64,6 +64,7 @@ def test_labels_train_and_score(small: ec.Compressed) -> None:
     assert re.fullmatch(r"<Compressed net: [\d,]+ -> [\d,]+ MACs, [\d,]+ -> [\d,]+ parameters, in .*>", repr(small))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief_measuring")
 def test_files_profiles_bundles_and_the_report(
     small: ec.Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,7 +120,7 @@ def test_a_changed_option_redoes_only_what_depends_on_it(
     ("name", "options", "at", "how", "code"),
     [
         ("run", OPTIONS, "fine-tune, epoch 2", signal.SIGINT, 130),
-        ("compress", TRAINING, "fine-tune, epoch 1", signal.SIGKILL, -9),
+        pytest.param("compress", TRAINING, "fine-tune, epoch 1", signal.SIGKILL, -9, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_training_goes_on_to_the_same_weights(
@@ -244,6 +244,7 @@ def constant_teacher(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_from_another_teacher(tiny_file: Path, tmp_path: Path, constant_teacher: Path) -> None:
     model = tmp_path / "model" / "tiny.py"
     model.parent.mkdir()
@@ -303,6 +304,7 @@ def test_what_cannot_work_is_refused_before_any_work(tiny_file: Path, tmp_path: 
     assert stamps(small) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_training_is_said(tiny_file: Path, tmp_path: Path) -> None:
     (tmp_path / "limited.py").write_text(
         "import resource, runpy, signal\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"

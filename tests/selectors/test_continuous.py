@@ -314,6 +314,7 @@ def test_layers_of_different_depth_are_searched_together():
     assert [name for name, _ in windows].count("narrow") == 1
 
 
+@pytest.mark.slow
 def test_the_search_works_where_gradients_are_switched_off():
     with torch.no_grad():
         assert search([conv_ladder(planted(4))], Continuous(step=4)) == {"0": 4}
@@ -418,6 +419,7 @@ def without_time(start):
     return {name: fact for name, fact in start.facts.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tiny):
     first, again = (Searched().start(asked(tiny)) for _ in range(2))
     torch.manual_seed(1)
@@ -447,6 +449,7 @@ def test_each_call_draws_another_batch(tiny):
     assert float(batches({})) != float(batches({}))
 
 
+@pytest.mark.slow
 def test_labels_choose_what_matters_to_the_outputs():
     """Fourteen directions make the weight, but the inputs have two of them."""
     left, right = (torch.linalg.qr(torch.randn(32, 32))[0] for _ in range(2))

@@ -280,6 +280,7 @@ def test_another_rounding_trains_no_factors_anew(tiny_file: Path, tmp_path: Path
     assert "fine-tune, epoch 1 of 1" in with_biases.err
 
 
+@pytest.mark.slow
 def test_a_weight_with_rows_of_zeros_has_one_scale(sample: Sample, tmp_path: Path) -> None:
     model = coded(sample.model(), SCADA, sample)
     first = export(model, sample, tmp_path / "first")
@@ -291,6 +292,7 @@ def test_a_weight_with_rows_of_zeros_has_one_scale(sample: Sample, tmp_path: Pat
     assert second.size_bytes < first.size_bytes + 100
 
 
+@pytest.mark.slow
 def test_a_trained_folder_is_a_model_too(tiny_file: Path, sample: Sample, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     run_json(

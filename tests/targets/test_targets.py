@@ -136,7 +136,7 @@ def test_a_file_verifies_and_a_change_to_any_part_is_seen(
 
 
 @pytest.mark.usefixtures("brief_measuring")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", with_slow(NAMES))
 def test_a_file_is_measured_in_its_own_runtime(name: str, made: dict[str, Artifact]) -> None:
     artifact = made[there(name)]
     assert target_of(artifact.path).name == name
