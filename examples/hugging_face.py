@@ -27,8 +27,15 @@ def items(count: int, seed: int) -> list[dict[str, Tensor]]:
 def main() -> None:
     """Keep half of the MACs, fine-tune for an epoch, export."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    model = BertForSequenceClassification(BertConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, **sizes))
+    config = BertConfig(
+        vocab_size=WORDS,
+        max_position_embeddings=LENGTH,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+    )
+    model = BertForSequenceClassification(config)
     data = {"train": items(128, 0), "validation": items(32, 1), "test": items(64, 2)}
     first = data["test"][:2]
     example = {name: torch.stack([item[name] for item in first]) for name in ("input_ids", "attention_mask")}
