@@ -73,6 +73,7 @@ def test_the_files_are_those_of_the_results(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['seed']}")
+@pytest.mark.slow
 def test_their_onnx_is_as_small_as_the_results_say(row: dict[str, Any]) -> None:
     sample = resolve(row["network"])
     stored = load(RESULTS / "storage" / f"{row['network']}-{row['seed']}.ectk")

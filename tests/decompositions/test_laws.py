@@ -239,6 +239,7 @@ def test_equal_weights_give_equal_factors(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_structure_needs_no_numbers(method, geometry):
     layer = build(geometry)
     for ranks in ranks_between(method, layer):
@@ -256,6 +257,7 @@ def shapes(module):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_the_links_are_the_names_of_the_chain(method, geometry):
     layer = build(geometry)
     chain = method.chain(layer, method.max_ranks(layer))
@@ -265,6 +267,7 @@ def test_the_links_are_the_names_of_the_chain(method, geometry):
 
 
 @at_all_sizes
+@pytest.mark.covering(1)
 def test_only_the_last_link_has_a_bias_and_only_if_the_layer_has_one(method, geometry):
     layer = build(geometry)
     *inner, last = links_of(method.chain(layer, method.max_ranks(layer)))

@@ -519,6 +519,7 @@ def test_a_session_without_an_interpreter_is_told_from_a_browser_and_from_a_coun
         assert not is_counting(session)
 
 
+@pytest.mark.slow
 def test_a_program_of_the_users_measures_two_files_in_turns(phone: Phone, tmp_path: Path) -> None:
     files = {}
     for name in ("lenet5", "lenet300"):

@@ -170,6 +170,7 @@ def test_two_models_take_turns_there(board: Board, files: dict[str, Path]) -> No
     assert found.verified_on_arm is found.device.is_arm
 
 
+@pytest.mark.slow
 def test_files_of_one_name_do_not_overwrite_each_other(board: Board, tmp_path: Path) -> None:
     texts = {"a": "first", "b": "second"}
     for folder, text in texts.items():
@@ -312,6 +313,7 @@ def test_two_sessions_at_once_take_turns(board: Board) -> None:
     board.wait_until_empty()
 
 
+@pytest.mark.slow
 def test_who_is_interrupted_while_waiting_leaves_nothing(board: Board, tmp_path: Path) -> None:
     script = _script_that(board, tmp_path, "pass")
     with board.device().session(()):

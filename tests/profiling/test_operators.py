@@ -200,6 +200,7 @@ def test_a_layer_put_back_is_the_layer_and_nothing_else_changes(
 
 
 @pytest.mark.usefixtures("brief_measuring")
+@pytest.mark.slow
 def test_a_chain_that_is_truly_slower_is_called_so_and_no_other(
     files: tuple[nn.Module, nn.Module, Path, Path],
 ) -> None:

@@ -143,6 +143,7 @@ def test_only_a_measured_arm_device_verifies_a_gain_on_arm(pair: Json) -> None:
 
 
 @pytest.mark.usefixtures("brief_measuring")
+@pytest.mark.slow
 def test_all_there_is_to_know_is_measured_in_one_session(files: dict[str, Artifact]) -> None:
     found = measure(
         files["lenet300"].path, files["lenet5"].path, Local(), Effort(seconds=0.05), threads=[1, 2], progress=_silent

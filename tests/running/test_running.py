@@ -144,6 +144,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_measuring_goes_on_to_the_same_files(
     tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
 ) -> None:
