@@ -42,6 +42,7 @@ from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.timing import bench_of, timings
 from edgecompress.timing.closing import Measured, Rivals, closed
+from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.stopwatches import flags_here, identity_here, load_here
 
@@ -110,8 +111,7 @@ def measured(work: Work) -> Iterator[Row]:
         first = Ceilings(keep=WEIGHED_AT, of="latency", time=round(WEIGHED_AT * total.time))
         priced = replace(seen, total=total)
         layers, _ = weighed_choices(priced, first, scope, calibration=calibration, prices=found.prices)
-        more = [(one.name, (c.method, c.ranks)) for one in layers for c in one.candidates if c.loss is not None]
-        found = timings(bench, seen, scope, more=more)
+        found = timings(bench, seen, scope, more=scored_chains(layers))
         multiple = found.multiple or known_multiple(TARGET, flags_here())
         for rule, keep in work.missing():
             by = Ceilings(keep=keep, of="latency") if rule == "latency" else Budget(keep)

@@ -51,7 +51,7 @@ from edgecompress.profiling import compare
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.progress import silent
 from edgecompress.selectors import Budget
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import Choice, LayerCandidates, replaced
 from edgecompress.selectors.bolaco import Bolaco
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.selectors.search import Search
@@ -162,7 +162,7 @@ def keep_of_all(seen: Survey, layers: Iterable[LayerCandidates], keep: float) ->
 
 def trials_of(trials: Trials, layers: Sequence[LayerCandidates], choices: dict[str, Choice]) -> list[Trial]:
     """What is chosen, as changes of the model."""
-    return trials.of(layers, {name: one for name, one in choices.items() if isinstance(one, Candidate)})
+    return trials.of(layers, replaced(choices))
 
 
 def whitened(seen: Survey, calibration: Calibration) -> dict[float, list[Trial]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 Values = frozenset[tuple[str, int]]
 """Parameters with their values' identities, that one case has."""
@@ -31,6 +30,11 @@ def covering(cases: Sequence[dict[str, object]], strength: int) -> set[int]:
 def _combinations(case: dict[str, object], strength: int) -> set[Values]:
     values = [(name, id(value)) for name, value in sorted(case.items())]
     return {frozenset(some) for some in combinations(values, min(strength, len(values)))}
+
+
+def slow(cases: Iterable[object]) -> list[Any]:
+    """Values of a parameter whose cases only `make slow` runs."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def slow_ones(items: Iterable[pytest.Function]) -> list[pytest.Function]:

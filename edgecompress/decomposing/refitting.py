@@ -45,7 +45,7 @@ from edgecompress.models import copied
 from edgecompress.models.accepting import unwrapped
 from edgecompress.models.adapting import adapted
 from edgecompress.models.datasets import Inputs, first, in_parts
-from edgecompress.models.masks import counted
+from edgecompress.models.masks import counted, is_by_position
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.progress import Progress, silent
 from edgecompress.threads import one_thread
@@ -111,7 +111,7 @@ def refit_both_ways(
 
 def used_inputs(dense: nn.Module, calibration: Calibration) -> Inputs:
     """Those that :func:`refit` uses: at most ``MOST_INPUTS``, ``MOST_TEXTS`` of texts, of large models fewer."""
-    texts = any(given.dim() == 2 and not given.is_floating_point() for given in calibration.inputs)
+    texts = any(map(is_by_position, calibration.inputs))
     inputs = first(calibration.inputs, MOST_TEXTS if texts else MOST_INPUTS)
     return first(inputs, affordable(unwrapped(dense), inputs, TEXTS_MACS if texts else MOST_MACS))
 

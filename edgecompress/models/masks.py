@@ -24,10 +24,15 @@ def counted(model: nn.Module, inputs: Inputs) -> Tensor | None:
     """
     names = list(inspect.signature(model.forward).parameters)
     at = names.index(MASK) if MASK in names else len(inputs)
-    if at >= len(inputs) or inputs[at].dim() != 2 or inputs[at].is_floating_point():
+    if at >= len(inputs) or not is_by_position(inputs[at]):
         return None
     mask = inputs[at] != 0
     return None if bool(mask.all()) else mask
+
+
+def is_by_position(given: Tensor) -> bool:
+    """Whether it is (N, positions) of whole numbers, as tokens and masks are."""
+    return given.dim() == 2 and not given.is_floating_point()
 
 
 def kept_rows(given: Tensor, mask: Tensor | None) -> Tensor:

@@ -22,7 +22,7 @@ from edgecompress.models.accepting import refuse_sealed, unwrapped
 from edgecompress.models.adapting import adapted_for, adapters_of
 from edgecompress.models.data_forms import example_of
 from edgecompress.models.datasets import Inputs
-from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, weighed
+from edgecompress.planning.candidates import Replaceable, calibrated_candidates, smaller_costs, timed, weighed
 from edgecompress.planning.judging import searched
 from edgecompress.planning.outlook import outlook
 from edgecompress.planning.pooling import pooled_candidates
@@ -32,7 +32,7 @@ from edgecompress.planning.settling import settled
 from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Skipped
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors import Budget
-from edgecompress.selectors.base import Choice, LayerCandidates, Prices, Selector
+from edgecompress.selectors.base import NO_RANK, Choice, LayerCandidates, Prices, Selector
 from edgecompress.selectors.bolaco import Bolaco
 from edgecompress.selectors.ceilings import Ceilings, needs_scores, needs_times
 from edgecompress.selectors.search import Search
@@ -241,8 +241,7 @@ def _candidates(
     layers = []
     for done, item in enumerate(seen.items, start=1):
         progress("plan", done, len(seen.items), item.name)
-        layer = weighed(item, methods, scope.multiple)
-        layers.append(prices.on(layer) if prices else layer)
+        layers.append(timed(weighed(item, methods, scope.multiple), prices))
     return layers
 
 
@@ -259,9 +258,7 @@ def _assemble(
     for layer in layers:
         choice = choices[layer.name]
         if isinstance(choice, str):
-            skipped.append(
-                Skipped(layer.name, choice if layer.candidates else layer.note or "no rank makes it smaller")
-            )
+            skipped.append(Skipped(layer.name, choice if layer.candidates else layer.note or NO_RANK))
             continue
         compressed += choice.cost - layer.dense
         method, ranks, error, loss = choice.method, choice.ranks, choice.error, choice.loss

@@ -220,8 +220,7 @@ def _calibrated(
     With ``alone`` positions count each for itself, as tokens do: losses come from the same spectra as errors.
     """
     if moments is None:
-        layer = weighed(item, methods, multiple)
-        layer = prices.on(layer) if prices else layer
+        layer = timed(weighed(item, methods, multiple), prices)
         return Fitted(replace(layer, note=layer.note or _note(item, None)))
     note = _note(item, moments)
     bare = candidates_of(item, (), multiple)
@@ -234,7 +233,7 @@ def _calibrated(
     except NUMERICAL as error:
         fits = Fits(bare.kernels)
         layer = replace(weighed(item, methods, multiple), note=f"{BY_WEIGHT}: {first_line(error)}")
-    layer = prices.on(layer) if prices else layer
+    layer = timed(layer, prices)
     losses = fits.losses(layer.candidates) if alone else None
     if losses is not None:
         return Fitted(_priced_alone(layer, losses, fits, moments.mean))
@@ -292,6 +291,11 @@ def _changes(fits: Fits, chosen: Sequence[Candidate]) -> Tensor | Components | N
 def _compact(changes: Tensor | Components | None) -> Tensor | Components | None:
     """Changes in half the bytes, for large models: three digits tell what they cost."""
     return changes.bfloat16() if isinstance(changes, Tensor) else changes
+
+
+def timed(layer: LayerCandidates, prices: Prices | None) -> LayerCandidates:
+    """With times, where these are known."""
+    return prices.on(layer) if prices else layer
 
 
 def weighed(item: Replaceable, methods: Sequence[str], multiple: int) -> LayerCandidates:

@@ -21,7 +21,7 @@ def pareto_front(candidates: Sequence[Candidate], most: int = MAX_SCORED) -> lis
         for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, size), c.error)):
             if not front or candidate.error < front[-1].error:
                 front.append(candidate)
-        kept |= {(candidate.method, candidate.ranks): candidate for candidate in thinned(front, most)}
+        kept |= {candidate.chain: candidate for candidate in thinned(front, most)}
     return list(kept.values())
 
 

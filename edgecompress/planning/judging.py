@@ -15,11 +15,11 @@ from edgecompress.errors import PlanError
 from edgecompress.models import as_outputs, calibrated, evaluating
 from edgecompress.models.datasets import Inputs, first, in_parts
 from edgecompress.models.kinds import IGNORED, token_sums
-from edgecompress.models.masks import counted
+from edgecompress.models.masks import counted, is_by_position
 from edgecompress.planning.measuring import Trials
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import Choice, LayerCandidates, replaced
 from edgecompress.selectors.search import Search
 
 KL_SHARE, MOST_LOST = 1e-3, 700.0
@@ -84,8 +84,7 @@ class _Judge:
 
     def __call__(self, choices: Mapping[str, Choice]) -> float:
         """What the outputs lose with all that is chosen in place: see :func:`searched`."""
-        wanted = {name: choice for name, choice in choices.items() if isinstance(choice, Candidate)}
-        changes = self.trials.of(list(self.layers.values()), wanted)
+        changes = self.trials.of(list(self.layers.values()), replaced(choices))
         apart, lost = list[Tensor](), list[Tensor]()
         with evaluating(self.model), torch.no_grad(), all_changed(self.model, changes):
             for part, dense in zip(self.parts, self.dense, strict=True):
@@ -109,7 +108,7 @@ def next_tokens(model: nn.Module, inputs: Inputs) -> Tensor:
     Raises:
         PlanError: no input is (N, positions) of whole numbers.
     """
-    tokens = next((one for one in inputs if one.dim() == 2 and not one.is_floating_point()), None)
+    tokens = next(filter(is_by_position, inputs), None)
     if tokens is None:
         raise PlanError("perplexity is of token numbers (N, positions), and the model has no such input")
     mask, after = counted(model, inputs), torch.full_like(tokens, IGNORED)

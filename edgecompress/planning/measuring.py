@@ -183,7 +183,7 @@ class Trials:
         known = {place(layer.name, candidate) for candidate in tried} | self.failed
         scored = [c for c in layer.candidates if c.loss is not None and place(layer.name, c) not in known]
         if isinstance(choice, Candidate):
-            return next((c for c in scored if (c.method, c.ranks) == (choice.method, choice.ranks)), None)
+            return next((c for c in scored if c.chain == choice.chain), None)
         return min(scored, key=lambda c: _off_half(c.cost, layer.dense)) if scored and not tried else None
 
     def _try(self, layers: Sequence[LayerCandidates], wanted: Mapping[str, Candidate], inputs: Inputs) -> None:

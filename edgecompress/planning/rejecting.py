@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgecompress.plans import Alternative
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import NO_RANK, Candidate, Choice, LayerCandidates, scored
 
 
 def rejected(layer: LayerCandidates, choice: Choice) -> Iterator[Alternative]:
@@ -16,12 +16,11 @@ def rejected(layer: LayerCandidates, choice: Choice) -> Iterator[Alternative]:
         own = [c for c in layer.candidates if c.method == method]
         if isinstance(choice, Candidate) and method == choice.method:
             continue
-        scored = [c for c in own if c.loss is not None] or own
-        if not scored:
-            yield Alternative(layer.name, method, "no rank makes it smaller")
+        if not own:
+            yield Alternative(layer.name, method, NO_RANK)
             continue
         aim = choice.cost.macs if isinstance(choice, Candidate) else layer.dense.macs / 2
-        nearest = min(scored, key=lambda c: (abs(c.cost.macs - aim), c.error))
+        nearest = min(scored(own), key=lambda c: (abs(c.cost.macs - aim), c.error))
         why = _why_rejected(nearest, choice)
         cost = nearest.cost.without_bytes
         yield Alternative(layer.name, method, why, nearest.ranks, cost, nearest.error, nearest.loss)

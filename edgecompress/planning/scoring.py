@@ -81,16 +81,16 @@ class Scoring:
         """What one candidate changes, and the mean patch."""
         if name in self._again:
             return self._again[name](candidate), self._means[name]
-        places = [(c.method, c.ranks) for c in self._chosen[name]]
-        if name not in self._kept or (candidate.method, candidate.ranks) not in places:
+        places = [c.chain for c in self._chosen[name]]
+        if name not in self._kept or candidate.chain not in places:
             return None
-        return self._kept[name][places.index((candidate.method, candidate.ranks))], self._means[name]
+        return self._kept[name][places.index(candidate.chain)], self._means[name]
 
 
 def _with_losses(layer: LayerCandidates, chosen: Sequence[Candidate], losses: Tensor | None) -> LayerCandidates:
     if losses is None:
         return layer
-    known = {(c.method, c.ranks): loss for c, loss in zip(chosen, losses.tolist(), strict=True)}
-    scored = (replace(c, loss=known.get((c.method, c.ranks))) for c in layer.candidates)
+    known = {c.chain: loss for c, loss in zip(chosen, losses.tolist(), strict=True)}
+    scored = (replace(c, loss=known.get(c.chain)) for c in layer.candidates)
     note = layer.note if bool(losses.any()) else layer.note or UNSEEN_NOTE
     return replace(layer, candidates=tuple(scored), note=note)

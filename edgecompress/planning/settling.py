@@ -20,7 +20,7 @@ from edgecompress.calibrating import Calibration
 from edgecompress.planning.measuring import LEAST_LOSS, Trials, with_losses
 from edgecompress.plans import Cost
 from edgecompress.progress import Progress
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.base import Candidate, Choice, Choices, LayerCandidates, Selector, as_known
 from edgecompress.selectors.budget import typical_loss
 
 ROUNDS = 4
@@ -37,8 +37,6 @@ MOST_OFF = 10.0
 
 BLIND = 0.01
 """An estimate counts as at least this share of what an error of its size costs in the model's other layers."""
-
-Choices = Mapping[str, Choice]
 
 
 def settled(
@@ -62,7 +60,7 @@ def settled(
     rivals = _Rivals([_not_blind(layer, typical) for layer in layers], trials, selector, total)
     choices = rivals.nearest(rivals.one_by_one())
     corrected = rivals.corrected()
-    return corrected, _losses_of(corrected, choices)
+    return corrected, as_known(corrected, choices)
 
 
 def _not_blind(layer: LayerCandidates, typical: float) -> LayerCandidates:
@@ -121,22 +119,11 @@ class _Rivals:
 
     def _in_context(self, choices: Choices) -> dict[str, float]:
         """By layer how many times as much as alone it costs there, in units of what is usual, to the ``POWER``."""
-        alone = _losses_of(self.corrected(), choices)
+        alone = as_known(self.corrected(), choices)
         measured = self.trials.each_in_context(choices)
         ratios = {name: max(cost, LEAST_LOSS) / _loss_of(alone[name]) for name, cost in measured.items()}
         usual = median(ratios.values())
         return {name: min(MOST_OFF, max(1 / MOST_OFF, ratio / usual)) ** POWER for name, ratio in ratios.items()}
-
-
-def _losses_of(layers: Sequence[LayerCandidates], choices: Choices) -> dict[str, Choice]:
-    """The same choices with the losses of ``layers``."""
-    chosen = dict(choices)
-    for layer in layers:
-        choice = chosen[layer.name]
-        if isinstance(choice, Candidate):
-            same = (c for c in layer.candidates if (c.method, c.ranks) == (choice.method, choice.ranks))
-            chosen[layer.name] = next(same, choice)
-    return chosen
 
 
 def _loss_of(choice: Choice) -> float:

@@ -33,6 +33,11 @@ class Candidate:
     cost: Cost
     loss: float | None = None
 
+    @property
+    def chain(self) -> tuple[str, Ranks]:
+        """Method and ranks: what stands in the layer's place, whatever is known of it."""
+        return self.method, self.ranks
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCandidates:
@@ -68,6 +73,28 @@ class Prices(Protocol):
 
 Choice = Candidate | str
 """A candidate, or the reason in words why the layer stays dense."""
+Choices = Mapping[str, Choice]
+"""By the names of layers."""
+
+NO_RANK = "no rank makes it smaller"
+"""Why a layer without candidates stays dense."""
+
+
+def replaced(choices: Choices) -> dict[str, Candidate]:
+    """The layers that do not stay dense."""
+    return {name: choice for name, choice in choices.items() if isinstance(choice, Candidate)}
+
+
+def scored(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those with a loss; all, where none has one."""
+    return [candidate for candidate in candidates if candidate.loss is not None] or list(candidates)
+
+
+def as_known(layers: Sequence[LayerCandidates], choices: Choices) -> dict[str, Choice]:
+    """The same choices with the losses that the candidates of ``layers`` have."""
+    known = {(layer.name, candidate.chain): candidate for layer in layers for candidate in layer.candidates}
+    own = {name: known.get((name, candidate.chain), candidate) for name, candidate in replaced(choices).items()}
+    return {**choices, **own}
 
 
 class Selector(Protocol):

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 from edgecompress.errors import BudgetError
 from edgecompress.plans import Cost
-from edgecompress.selectors.base import Choice, LayerCandidates
+from edgecompress.selectors.base import NO_RANK, Choice, LayerCandidates
 from edgecompress.selectors.search import Judge, Search, kinds_of
-from edgecompress.selectors.studies import Point, Sampler, found
+from edgecompress.selectors.studies import Point, Sampler
 from edgecompress.settings import option
 
 LEAST, MOST, SLACK = 0.2, 1.0, 0.1
@@ -62,19 +62,8 @@ class Bolaco(Search):
         def chosen(point: Point) -> dict[str, Choice]:
             return self._fitting(point, layers, kinds, total)
 
-        start = dict.fromkeys(variables, self.keep)
-        best = found(
-            {"layers": [[x.name, list(x.shape)] for x in layers], "keep": self.keep, "of": self.of, "by": self.name},
-            dict.fromkeys(variables, (LEAST, MOST)),
-            [{name: min(MOST, max(LEAST, ratio)) for name, ratio in start.items()}],
-            lambda point: judge(chosen(point)),
-            evaluations=self.evaluations,
-            sampler=self.sampler,
-            storage=self.storage,
-            seed=self.seed,
-            told=told,
-        )
-        return chosen(best)
+        ranges, start = dict.fromkeys(variables, (LEAST, MOST)), dict.fromkeys(variables, _in_range(self.keep))
+        return chosen(self.best(layers, ranges, start, lambda point: judge(chosen(point)), told, by=self.name))
 
     def _fitting(
         self, point: Point, layers: Sequence[LayerCandidates], kinds: Mapping[str, str], total: Cost
@@ -117,14 +106,18 @@ def at_ratios(layers: Sequence[LayerCandidates], kinds: Mapping[str, str], ratio
     def choice(layer: LayerCandidates) -> Choice:
         if layer.name not in kinds:
             return "values stay dense"
-        ratio = min(MOST, max(LEAST, ratios[kinds[layer.name]]))
+        ratio = _in_range(ratios[kinds[layer.name]])
         nearest = min(layer.candidates, key=lambda one: abs(one.cost.params / layer.dense.params - ratio), default=None)
         if nearest is None:
-            return "no rank makes it smaller"
+            return NO_RANK
         share = nearest.cost.params / layer.dense.params
         return nearest if abs(share - ratio) < MOST - ratio else "its kind's ratio is 1"
 
     return {layer.name: choice(layer) for layer in layers}
+
+
+def _in_range(ratio: float) -> float:
+    return min(MOST, max(LEAST, ratio))
 
 
 def _way_out(nearest: float) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from edgecompress.errors import BudgetError, PlanError
 from edgecompress.plans import Cost
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import NO_RANK, Candidate, Choice, LayerCandidates, scored
 from edgecompress.settings import CODED_KEEP, option
 
 Of = Literal["macs", "params", "bytes", "latency"]
@@ -84,11 +84,8 @@ class Budget:
 
     def _options(self, layer: LayerCandidates, typical: float | None) -> list[Candidate]:
         """The candidates that no other beats in both size and loss, smallest first."""
-        scored = [candidate for candidate in layer.candidates if candidate.loss is not None]
         kept: list[Candidate] = []
-        for candidate in sorted(
-            scored or layer.candidates, key=lambda c: (self.size(c.cost), loss_or_error(c, typical))
-        ):
+        for candidate in sorted(scored(layer.candidates), key=lambda c: (self.size(c.cost), loss_or_error(c, typical))):
             if not kept or loss_or_error(candidate, typical) < loss_or_error(kept[-1], typical):
                 kept.append(candidate)
         return kept
@@ -122,7 +119,7 @@ class Budget:
 
     def _why_dense(self, kept: list[Candidate]) -> str:
         if not kept:
-            return "no rank makes it smaller"
+            return NO_RANK
         return "the budget is met at less loss by compressing other layers"
 
 

@@ -13,7 +13,7 @@ from operator import mul
 
 from edgecompress.errors import BudgetError
 from edgecompress.plans import Cost
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, Selector
+from edgecompress.selectors.base import NO_RANK, Candidate, Choice, LayerCandidates, Selector, scored
 from edgecompress.selectors.budget import Budget, Of, loss_or_error, solve_knapsack, typical_loss
 from edgecompress.settings import option
 
@@ -98,7 +98,7 @@ class Ceilings:
             BudgetError: there is none; with the limit that binds and the nearest plan.
         """
         usual = typical_loss(layers)
-        options = [[c for c in layer.candidates if c.loss is not None] or list(layer.candidates) for layer in layers]
+        options = [scored(layer.candidates) for layer in layers]
         losses = [[0.0, *(loss_or_error(one, usual) for one in of_layer)] for of_layer in options]
         costs = [[layer.dense, *(one.cost for one in own)] for layer, own in zip(layers, options, strict=True)]
         picks = self._picked(losses, costs, total)
@@ -276,4 +276,4 @@ def _cost_of(picks: Sequence[int], costs: Sequence[Sequence[Cost]], total: Cost)
 
 
 def _why_dense(kept: Sequence[Candidate]) -> str:
-    return "the limits are met at less loss by compressing other layers" if kept else "no rank makes it smaller"
+    return "the limits are met at less loss by compressing other layers" if kept else NO_RANK

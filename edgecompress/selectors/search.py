@@ -17,9 +17,9 @@ from typing import ClassVar
 
 from edgecompress.plans import Cost
 from edgecompress.progress import notice
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, as_known
 from edgecompress.selectors.budget import Budget
-from edgecompress.selectors.studies import Point, Sampler, found, refuse_missing
+from edgecompress.selectors.studies import Point, Range, Sampler, found, refuse_missing
 from edgecompress.settings import option
 
 MOST_KINDS = 12
@@ -101,15 +101,33 @@ class Search(Budget):
 
         def value_of(point: Point) -> float:
             choices = chosen(point)
-            key = tuple((c.method, c.ranks) if isinstance(c, Candidate) else None for c in choices.values())
+            key = tuple(c.chain if isinstance(c, Candidate) else None for c in choices.values())
             if key not in known:
                 known[key] = judge(choices)
             return known[key]
 
-        best = found(
-            {"layers": [[layer.name, list(layer.shape)] for layer in layers], "keep": self.keep, "of": self.of},
-            dict.fromkeys(variables, (-FARTHEST, FARTHEST)),
-            [dict.fromkeys(variables, 0.0)],
+        ranges, start = dict.fromkeys(variables, (-FARTHEST, FARTHEST)), dict.fromkeys(variables, 0.0)
+        return as_known(layers, chosen(self.best(layers, ranges, start, value_of, told)))
+
+    def best(
+        self,
+        layers: Sequence[LayerCandidates],
+        ranges: Mapping[str, Range],
+        start: Point,
+        value_of: Callable[[Point], float],
+        told: Callable[[int, float], None],
+        **more: str,
+    ) -> Point:
+        """The point of least value of those that are tried, ``start`` first; ``more`` tells this study from others.
+
+        Raises:
+            FileError: the storage cannot be used.
+        """
+        problem = {"layers": [[layer.name, list(layer.shape)] for layer in layers], "keep": self.keep, "of": self.of}
+        return found(
+            {**problem, **more},
+            ranges,
+            [start],
             value_of,
             evaluations=self.evaluations,
             sampler=self.sampler,
@@ -117,7 +135,6 @@ class Search(Budget):
             seed=self.seed,
             told=told,
         )
-        return _with_own_losses(layers, chosen(best))
 
 
 def kinds_of(layers: Sequence[LayerCandidates]) -> dict[str, str]:
@@ -144,14 +161,3 @@ def scaled(layer: LayerCandidates, factor: float) -> LayerCandidates:
         return candidate if loss is None else replace(candidate, loss=loss * factor)
 
     return replace(layer, candidates=tuple(map(of, layer.candidates)))
-
-
-def _with_own_losses(layers: Sequence[LayerCandidates], choices: Mapping[str, Choice]) -> dict[str, Choice]:
-    """The same choices as the candidates that the layers themselves have."""
-    own = dict(choices)
-    for layer in layers:
-        choice = own[layer.name]
-        if isinstance(choice, Candidate):
-            same = (one for one in layer.candidates if (one.method, one.ranks) == (choice.method, choice.ranks))
-            own[layer.name] = next(same)
-    return own

@@ -21,7 +21,7 @@ from edgecompress.plans import Cost
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.profiling.turns import ratio_of
 from edgecompress.progress import Progress, silent
-from edgecompress.selectors.base import Candidate, Choice, LayerCandidates
+from edgecompress.selectors.base import Choices, LayerCandidates, replaced
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.timing import Bench
 from edgecompress.timing.curves import Curve
@@ -43,7 +43,6 @@ STEPS = 128
 """Plans by MACs that are looked at, by a fraction of the dense model's each."""
 FINALS, MOST_ABLATED, MOST_WINNERS = 2, 8, 6
 
-Choices = Mapping[str, Choice]
 Rule = Callable[[float], Choices]
 """What is chosen where such a fraction of the dense time may remain by the table."""
 Asked = tuple[float, Choices]
@@ -148,13 +147,12 @@ class Rivals:
 
 def chains_of(choices: Choices) -> Chosen:
     """Those that are replaced."""
-    return {name: (one.method, one.ranks) for name, one in choices.items() if isinstance(one, Candidate)}
+    return {name: one.chain for name, one in replaced(choices).items()}
 
 
 def losses_of(choices: Choices) -> dict[str, float]:
     """Of all layers that are replaced: losses, or errors where there are none."""
-    chosen = {name: one for name, one in choices.items() if isinstance(one, Candidate)}
-    return {name: one.error if one.loss is None else one.loss for name, one in chosen.items()}
+    return {name: one.error if one.loss is None else one.loss for name, one in replaced(choices).items()}
 
 
 def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silent) -> tuple[Measured, list[Measured]]:
@@ -200,12 +198,11 @@ class _Loop:
             last = self._again(one)
             if self._holds(last):
                 return last
-        fastest = last
         raise BudgetError(
-            f"no plan that was measured keeps {self.keep:.3f} of the latency; the nearest keeps {fastest.kept:.3f} "
-            f"({fastest.rule}, at an expected loss of {fastest.loss:.3g}); what binds: the time outside the layers "
+            f"no plan that was measured keeps {self.keep:.3f} of the latency; the nearest keeps {last.kept:.3f} "
+            f"({last.rule}, at an expected loss of {last.loss:.3g}); what binds: the time outside the layers "
             "that may be replaced, and what the fastest chains take; allow that much",
-            nearest_keep=fastest.kept,
+            nearest_keep=last.kept,
         )
 
     def _finalists(self) -> list[Measured]:

@@ -79,7 +79,7 @@ def timed_plan(
         layers, _ = weighed_choices(
             replace(seen, total=total), first, scope, calibration=calibration, prices=found.prices, progress=progress
         )
-        found = timings(bench, seen, scope, more=list(_scored(layers)), progress=progress)
+        found = timings(bench, seen, scope, more=scored_chains(layers), progress=progress)
         multiple = found.multiple or known_multiple(place.target.name, flags_here())
         best, measured = closed(bench, Rivals(layers, found.prices, total, multiple, limits), keep, progress)
         made = assembled(seen, limits, layers, dict(best.choices), sample.name)
@@ -130,11 +130,9 @@ def _first_time(found: Timings, scope: Scope, limits: Ceilings, keep: float, tot
     return max(wanted, total.time - sum(own[0].time - min(cost.time for cost in own) for own in costs))
 
 
-def _scored(layers: Sequence[LayerCandidates]) -> list[tuple[str, Chain]]:
-    """The candidates that can be chosen: these are timed themselves."""
-    return [
-        (layer.name, (one.method, one.ranks)) for layer in layers for one in layer.candidates if one.loss is not None
-    ]
+def scored_chains(layers: Sequence[LayerCandidates]) -> list[tuple[str, Chain]]:
+    """The candidates that can be chosen, by layer: these are timed themselves."""
+    return [(layer.name, one.chain) for layer in layers for one in layer.candidates if one.loss is not None]
 
 
 def _facts(

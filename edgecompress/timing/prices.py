@@ -51,7 +51,7 @@ class Prices:
 
     def on(self, layer: LayerCandidates) -> LayerCandidates:
         """Times counted from the fastest candidate on; ``dense`` has what the fastest saves."""
-        shares = self.shares(layer.name, [(one.method, one.ranks) for one in layer.candidates], layer)
+        shares = self.shares(layer.name, [one.chain for one in layer.candidates], layer)
         weight = layer.dense.macs / max(1, self.macs) * self.burden
         times = [self.dense * (share + weight) for share in shares]
         least = min([0.0, *times])
@@ -64,7 +64,7 @@ class Prices:
     def shares(self, name: str, chains: Sequence[Chain], layer: LayerCandidates) -> list[float]:
         """Of the dense model's time, what each chain takes more than the dense layer (negative: less)."""
         geometry = next((one for one in self.geometries if any(item.name == name for item in one.items)), None)
-        costs = {(one.method, one.ranks): one.cost for one in layer.candidates}
+        costs = {one.chain: one.cost for one in layer.candidates}
         usual = {chain: self._usual(costs[chain].macs - layer.dense.macs) for chain in chains}
         if geometry is None:
             return [usual[chain] for chain in chains]

@@ -12,6 +12,7 @@ from edgecompress.decompositions.kernels import kernels
 from edgecompress.planning import Scope, plan
 from edgecompress.selectors import Budget
 from edgecompress.sources import resolve
+from tests.covering import slow
 
 
 def unmoved(layer):
@@ -117,7 +118,7 @@ def divergence(model, inputs, wanted):
     return float((wanted.exp() * (wanted - ours)).sum() / len(ours)) * TEMPERATURE**2
 
 
-@pytest.mark.parametrize("index", [0, 2, *(pytest.param(index, marks=pytest.mark.slow) for index in (1, 3))])
+@pytest.mark.parametrize("index", [0, 2, *slow([1, 3])])
 def test_a_small_change_of_lenet5_costs_about_what_is_predicted(index, lenet5):
     model, inputs = lenet5
     name = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)][index]

@@ -24,6 +24,7 @@ from edgecompress.selectors import SELECTORS, Budget, Continuous, Energy
 from edgecompress.settings import Effort, ExportOptions, FineTuning, Scope, Storage
 from edgecompress.targets import TARGETS
 from tests import reports
+from tests.covering import slow
 from tests.processes import command, fresh_command
 
 COMMANDS = sorted(group.commands)
@@ -375,10 +376,7 @@ def test_options_of_another_recipe_are_refused(
     assert message in answer.err
 
 
-SLOWER = (pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("orthogonal", "continuous"))
-
-
-@pytest.mark.parametrize("recipe", ["ordered", *SLOWER])
+@pytest.mark.parametrize("recipe", ["ordered", *slow(["orthogonal", "continuous"])])
 def test_a_recipe_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path, recipe: str) -> None:
     options = ["--recipe", recipe, "--epochs", "2", "--lr", "0.05", "--distill", "0", "--json"]
     answer = command("compress", tiny_file, *options, "-o", tmp_path / "out")

@@ -17,6 +17,7 @@ from edgecompress.errors import ModelError
 from edgecompress.layers import weighted_layers
 from edgecompress.plans import CompressionPlan, LayerPlan, Skipped
 from edgecompress.selectors import Budget
+from tests.covering import slow
 from tests.nets import Net
 
 
@@ -114,8 +115,7 @@ NETS = {
     "sequence": sequence,
 }
 QUICK = ("plain", "residual, batch norm", "sequence")
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in NETS if name not in QUICK]
-for_few_nets = pytest.mark.parametrize("name", [*QUICK, *OTHERS])
+for_few_nets = pytest.mark.parametrize("name", [*QUICK, *slow(name for name in NETS if name not in QUICK)])
 for_every_net = pytest.mark.parametrize("name", NETS)
 
 

@@ -31,6 +31,7 @@ from edgecompress.recipes.orthogonal_training import full_rank_plan
 from edgecompress.recipes.truncation import Truncated, truncate
 from edgecompress.selectors import Budget, Energy
 from edgecompress.sources import resolve
+from tests.covering import slow
 
 SETTINGS = FineTuning(epochs=2, lr=0.05, distill=0.5, batch_size=64)
 SCOPE = Scope(multiple=2)
@@ -392,7 +393,7 @@ def cut(sample: Sample, dense: nn.Module, model: nn.Module, budget: Budget) -> T
     return truncate(model, dense, full_rank_plan(dense, sample.inputs, "svd", SCOPE), budget, SCOPE, sample)
 
 
-@pytest.mark.parametrize("of", ["macs", pytest.param("params", marks=pytest.mark.slow), "bytes"])
+@pytest.mark.parametrize("of", ["macs", "bytes", *slow(["params"])])
 def test_one_set_of_factors_gives_a_model_for_every_budget(sample: Sample, of: str) -> None:
     dense, model = trained_like(sample)
     total, before, ranks, sizes = cost(dense, sample.inputs), state_digest(model), [], []

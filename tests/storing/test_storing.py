@@ -38,6 +38,7 @@ from edgecompress.storing.planning import plan_storage
 from edgecompress.targets import Job
 from edgecompress.targets.onnx import Onnx
 from edgecompress.targets.onnx.codes import check_folded
+from tests.covering import slow
 from tests.processes import command
 
 SCADA = Storage("scada_tucker", rank=4, levels=15, core_levels=15, epochs=2, rate=0.5)
@@ -107,7 +108,7 @@ def test_a_stopped_storing_goes_on_to_the_same_codes(sample: Sample, tmp_path: P
     assert to_bytes(whole) != to_bytes(train_codes(model, sample, replace(SCADA, rate=5.0), TUNING)[0])
 
 
-@pytest.mark.parametrize("biases", [0, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("biases", [0, *slow([15])])
 def test_what_is_stored_scores_as_what_was_trained(
     sample: Sample, tiny_file: Path, tmp_path: Path, biases: int
 ) -> None:

@@ -42,6 +42,7 @@ from edgecompress.targets.litert import LiteRT
 from edgecompress.targets.ncnn import strides_as_pooling
 from edgecompress.targets.onnx.sessions import session
 from edgecompress.targets.products import product_notices
+from tests.covering import slow
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of the runtimes
@@ -56,7 +57,7 @@ GRAPH_BYTES = {"onnx": 8_000, "ort": 16_000, "litert": 12_000, "executorch": 16_
 
 def with_slow(names: list[str]) -> list[Any]:
     """OpenVINO's are slow: it is half of each test's time."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name == "openvino" else name for name in names]
+    return [*(name for name in names if name != "openvino"), *slow(name for name in names if name == "openvino")]
 
 
 def there(name: str) -> str:
