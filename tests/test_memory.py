@@ -104,3 +104,40 @@ def test_what_is_freed_goes_back_at_once_where_little_is_kept() -> None:
     little, usual = map(int, done.stdout.split())
     assert little > 0.9 * BLOCK
     assert usual < 0.1 * BLOCK
+
+
+KEPT = """
+import ctypes
+from pathlib import Path
+from edgecompress.memory import keeping_much
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.free.argtypes, libc.memset.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+
+def pile():
+    blocks = [libc.malloc(SIZE) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, SIZE)
+    for block in blocks:
+        libc.free(block)
+    return resident()
+
+before = resident()
+with keeping_much():
+    print(pile() - before)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(memory._of_libc("mallopt") is None, reason="another C library than glibc keeps what it likes")
+def test_what_is_freed_is_kept_while_much_is_and_goes_back_after() -> None:
+    """Eight blocks together are more than is kept as a rule."""
+    size = memory.USUAL[1] // 5
+    done = subprocess.run([sys.executable, "-c", KEPT.replace("SIZE", str(size))], capture_output=True, check=True)
+    kept, after = map(int, done.stdout.split())
+    assert kept > 7 * size
+    assert after < 2 * size

@@ -28,6 +28,7 @@ from edgecompress.finetuning.augmentation import augmented, channels_last
 from edgecompress.finetuning.checkpoints import State, load, save
 from edgecompress.finetuning.schedules import optimizer_of, schedule_of
 from edgecompress.finetuning.workers import explained, workers
+from edgecompress.memory import keeping_much
 from edgecompress.models import Sample, copied, put_state, state_digest
 from edgecompress.models.calling import call
 from edgecompress.models.datasets import Batch, Inputs, batches, fingerprint, in_parts, size
@@ -191,10 +192,11 @@ def fit(
         run.keep_if(0, _score(run, task), better=True)
     else:
         run.restore(stored)
-    for epoch in range(len(run.history) + 1, settings.epochs + 1):
-        _one_epoch(run, task, epoch)
-        if checkpoint is not None and workers().rank == 0:
-            save(run.state(key), checkpoint)
+    with keeping_much():
+        for epoch in range(len(run.history) + 1, settings.epochs + 1):
+            _one_epoch(run, task, epoch)
+            if checkpoint is not None and workers().rank == 0:
+                save(run.state(key), checkpoint)
     return _finish(run, model)
 
 
