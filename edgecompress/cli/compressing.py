@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 def sample_and_options(
     model: str, plan_file: Path | None, given: dict[str, Any], *, trust: bool, **more: Any
 ) -> tuple[Sample, Options]:
-    """The model and the options of a run; a teacher is built first: the last model's files stay importable."""
+    """The model and the options of a run; teachers are built first: the last model's files stay importable."""
     from edgecompress.running.options import Teacher
     from edgecompress.sources import presets, resolve
 
     preset = presets(model).get(given["preset"] or "", {}) if given["distill"] != 0 else {}
-    named = given.pop("teacher") or preset.get("teacher")
-    teacher = Teacher(named, resolve(named, trust=trust).model()) if named else None
+    names = given.pop("teacher") or _of_preset(preset.get("teacher", []))
+    teacher = Teacher(names, tuple(resolve(name, trust=trust).model() for name in names)) if names else None
     sample = resolve(model, trust=trust)
     return sample, options_from(sample, plan_file, given, teacher=teacher, **more)
 

@@ -150,9 +150,10 @@ training_options = together(
     option(
         "--teacher",
         metavar="MODEL",
+        multiple=True,
         group=TRAINING,
         basic=False,
-        help="What --distill learns from, such as a larger model. [the dense model]",
+        help="What --distill learns from, such as a larger model; of several, the mean. [the dense model]",
     ),
     option(
         "--symmetric/--asymmetric",

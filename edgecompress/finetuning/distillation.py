@@ -27,6 +27,18 @@ from edgecompress.settings import FineTuning
 TINY = 1e-12
 
 
+class Ensemble(nn.Module):
+    """Several teachers as one: the mean of their logits, a geometric mean of what they predict (Hinton et al. 2015)."""
+
+    def __init__(self, teachers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs (N, ...) to logits (N, classes, ...)."""
+        return torch.stack([class_scores(teacher(*inputs)) for teacher in self.teachers]).mean(0)
+
+
 class Distilled(Objective):
     """The sample's loss and the distance to the teacher's softened outputs, mixed; what has no share is not computed.
 

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from edgecompress.errors import TrainingError
 from edgecompress.finetuning.augmentation import augmented, channels_last
 from edgecompress.finetuning.checkpoints import State, load, save
+from edgecompress.finetuning.halving import sparing_slow_layers
 from edgecompress.finetuning.schedules import optimizer_of, schedule_of
 from edgecompress.finetuning.workers import explained, workers
 from edgecompress.memory import keeping_much
@@ -205,6 +206,8 @@ def _start(model: nn.Module, task: _Task) -> _Run:
     trained = copied(model).to(device)
     if all(parameter.dim() <= 4 for parameter in trained.parameters()):
         trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.bfloat16 and device.type == "cpu":
+        sparing_slow_layers(trained)
     task.objective.to(device)
     optimizer = optimizer_of(trained, settings)
     step, prepared = workers().prepare(_Step(trained, task.objective, halved=settings.bfloat16), optimizer)

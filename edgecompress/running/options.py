@@ -10,6 +10,7 @@ from torch import nn
 from edgecompress.devices import DeviceOptions
 from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
+from edgecompress.finetuning.distillation import Ensemble
 from edgecompress.models import Sample
 from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
@@ -35,10 +36,20 @@ UNREPORTED = ("summary", "weighs_losses")
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Another model than the dense one to learn from, and the name it was given by."""
+    """Other models than the dense one to learn from, and the names they were given by."""
 
-    name: str
-    model: nn.Module
+    names: tuple[str, ...]
+    models: tuple[nn.Module, ...]
+
+    @property
+    def name(self) -> str:
+        """All names, for the report."""
+        return ", ".join(self.names)
+
+    @property
+    def model(self) -> nn.Module:
+        """The one model, or all of them as one."""
+        return self.models[0] if len(self.models) == 1 else Ensemble(self.models)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from edgecompress.running.budgeting import in_float
 from edgecompress.running.claiming import Owner, bundle_name, check_claim, claim
 from edgecompress.running.delivery import dense_exporter, export_options, needed_targets
 from edgecompress.running.keys import options_key
-from edgecompress.running.options import Options
+from edgecompress.running.options import Options, Teacher
 from edgecompress.running.pipeline import STEMS, Pipeline
 from edgecompress.settings import Replaces
 from edgecompress.sources import folder_of
@@ -48,7 +48,7 @@ def check(pipeline: Pipeline, *, exports: bool = False) -> None:
     _refuse_changing_weights(pipeline)
     _check_choice(pipeline)
     if pipeline.options.teacher is not None:
-        _check_teacher(pipeline, pipeline.options.teacher.model)
+        _check_teacher(pipeline, pipeline.options.teacher)
     if pipeline.data is None:
         _check_untrained(pipeline.sample, pipeline.options)
     _check_places(pipeline.options)
@@ -63,7 +63,7 @@ def _refuse_inputs(pipeline: Pipeline) -> None:
     """Nothing that the pipeline reads lies where it writes."""
     ours, read = pipeline.folder, [folder_of(source) for source in _sources(pipeline.sample)]
     if pipeline.options.teacher is not None:
-        read.append(folder_of(pipeline.options.teacher.name))
+        read += map(folder_of, pipeline.options.teacher.names)
     for folder in (folder for folder in read if folder is not None):
         if folder == ours.resolve():
             raise FileError(f"{ours}: is the model itself; choose another folder with -o")
@@ -111,7 +111,7 @@ def _check_given(pipeline: Pipeline, given: CompressionPlan) -> None:
         raise PlanError(f"the plan is for {codec}: say how its codes are trained, with Options(storage=...)")
 
 
-def _check_teacher(pipeline: Pipeline, teacher: nn.Module) -> None:
+def _check_teacher(pipeline: Pipeline, teacher: Teacher) -> None:
     """Its outputs can stand for the dense model's, and no option needs the dense model's layers."""
     options, sample = pipeline.options, pipeline.sample
     if options.tuning.distill == 0:
@@ -123,9 +123,11 @@ def _check_teacher(pipeline: Pipeline, teacher: nn.Module) -> None:
             raise ModelError(f"{what} compares layers with the dense model's; it goes without another teacher")
     if options.recipe is not None:
         raise ModelError(f"recipe {options.recipe.name} learns from the dense model; it goes without a teacher")
-    ours, theirs = _shapes(pipeline.dense_model, sample, sample.name), _shapes(teacher, sample, "the teacher")
-    if ours != theirs:
-        raise ModelError(f"the teacher gives {theirs} where {sample.name} gives {ours}")
+    ours = _shapes(pipeline.dense_model, sample, sample.name)
+    for name, model in zip(teacher.names, teacher.models, strict=True):
+        theirs = _shapes(model, sample, f"the teacher {name}")
+        if ours != theirs:
+            raise ModelError(f"the teacher {name} gives {theirs} where {sample.name} gives {ours}")
 
 
 def _shapes(model: nn.Module, sample: Sample, name: str) -> str:

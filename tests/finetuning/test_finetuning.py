@@ -14,6 +14,7 @@ from edgecompress import calibrating
 from edgecompress.calibrating import Calibration, recalibrate, recalibrate_if_better
 from edgecompress.errors import ModelError, TrainingError
 from edgecompress.finetuning import FineTuned, FineTuning, distillation, finetune, state_digest
+from edgecompress.finetuning.distillation import Ensemble
 from edgecompress.models import Sample
 from edgecompress.sources import resolve
 
@@ -197,3 +198,13 @@ def test_recalibration_is_not_kept_for_a_single_input(monkeypatch: pytest.Monkey
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).eval()
     _, helped = recalibrate_if_better(model, model, Calibration((torch.randn(64, 3, 8, 8),), classes=False))
     assert helped == (outliers == 16)
+
+
+def test_several_teachers_say_the_mean_of_their_logits(sample: Sample) -> None:
+    """In order, whatever the input; each is asked once."""
+    teachers = [sample.model(), finetune(sample.model(), sample, SETTINGS).model]
+    images = sample.inputs[0]
+    said = Ensemble(teachers)(images)
+    expected = (teachers[0](images) + teachers[1](images)) / 2
+    torch.testing.assert_close(said, expected)
+    assert not torch.allclose(said, teachers[0](images))

@@ -283,11 +283,12 @@ def test_a_teacher_goes_without_what_needs_the_dense_model(
 def test_a_teacher_that_cannot_teach_is_refused(tiny_file: Path, tmp_path: Path, constant_teacher: Path) -> None:
     (constant_teacher.parent / "constants.py").write_text("LOGITS = [0.0] * 5")
     for teacher, message in (
-        (constant_teacher, "the teacher gives (2, 5) where tiny gives (2, 4)"),
-        ("lenet5", "the teacher: does not run on its example of shape (2, 1, 12, 12)"),
+        (constant_teacher, f"the teacher {constant_teacher} gives (2, 5) where tiny gives (2, 4)"),
+        ("lenet5", "the teacher lenet5: does not run on its example of shape (2, 1, 12, 12)"),
         ("lenet6", "no model 'lenet6'; did you mean 'lenet5'?"),
     ):
-        answer = command("compress", tiny_file, "--teacher", teacher, "-o", tmp_path / "out")
+        both = ("--teacher", tiny_file, "--teacher", teacher)
+        answer = command("compress", tiny_file, *both, "-o", tmp_path / "out")
         assert answer.code == 2
         assert message in answer.err
 
