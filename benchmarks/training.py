@@ -5,7 +5,7 @@
 FOLDER (default out/training) keeps the runs. A configuration that is in the results is skipped and one that was stopped
 goes on from its last finished epoch, so the benchmark can be stopped and started at will; delete a row to measure it
 anew. Each row is one ``edgecompress compress`` command, which stands in the row. ``--table`` only writes the tables of
-README.md again. Two cores need about two hours.
+README.md again. Two cores need about two hours, and about twelve more for the long rows, which come last.
 """
 
 from __future__ import annotations
@@ -62,9 +62,17 @@ BEST = (
     ("resnet20", "plain, -80 %", "--keep 0.2 --epochs 3 --lr 0.01 --bf16"),
 )
 
+LONG = (
+    ("resnet20", "long, -72 %", "--keep 0.28 --epochs 32 --lr 0.03 --bf16 --teacher resnet56"),
+    ("resnet20", "long, -50 %", "--keep 0.5 --epochs 15 --lr 0.02 --bf16 --teacher resnet56"),
+    ("resnet56", "long, -70 %", "--keep 0.3 --epochs 16 --lr 0.01 --bf16"),
+    ("resnet56", "long, -50 %", "--keep 0.5 --epochs 6 --lr 0.005 --bf16"),
+)
+"""Seed by seed; the file of each is timed beside the dense one's too."""
+
 
 def runs() -> Iterator[Run]:
-    """The best of each model, then the recipes side by side, seed by seed."""
+    """The best of each model, the recipes side by side, seed by seed, and the long rows."""
     for model, method, options in BEST:
         yield Run(model, method, 0, options)
     for model, keep, options in SIDES:
@@ -75,6 +83,9 @@ def runs() -> Iterator[Run]:
     model, keep, options = SIDES[-1]
     for name, option in OPTIONS.items():
         yield Run(model, name, 0, f"{COMPARED[PLAIN].replace('KEEP', keep)} {option} {options}")
+    for seed in SEEDS:
+        for model, method, options in LONG:
+            yield Run(model, method, seed, options)
 
 
 def with_cost(run: Run, rows: list[Row]) -> Run:
@@ -87,10 +98,26 @@ def measured(given: Run, rows: list[Row], folder: Path) -> Row:
     """The row of one configuration: what its command answered, and how long it took."""
     run, where = with_cost(given, rows), folder / given.folder
     start = time.perf_counter()
-    command = [sys.executable, "-m", "edgecompress", *run.arguments, "-o", str(where), "--json"]
-    document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    document = asked(*run.arguments, "-o", str(where))
     seconds, plan = time.perf_counter() - start, json.loads((where / "plan.json").read_text(encoding="utf-8"))
-    return row(run, document, plan, seconds)
+    timed = speedup(run, where) if run.method.startswith("long") else {}
+    return row(run, document, plan, seconds) | timed
+
+
+def asked(*arguments: str) -> dict[str, Any]:
+    """What a command answers."""
+    command = [sys.executable, "-m", "edgecompress", *arguments, "--json"]
+    document: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return document
+
+
+def speedup(run: Run, where: Path) -> Row:
+    """CPU time of the dense model's ONNX file over the compressed one's, in turns, batch 1, one thread."""
+    files = [where / f"{name}.onnx" for name in ("small", "dense")]
+    for model, file in zip((str(where), run.model), files, strict=True):
+        asked("export", model, "--target", "onnx", "-o", str(file), "--force")
+    document = asked("profile", str(files[0]), "--baseline", str(files[1]), "--threads", "1")
+    return {"speedup": document["cpu_speedup"], "ci95": document["cpu_ci95"]}
 
 
 def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float) -> Row:
@@ -116,9 +143,36 @@ def row(run: Run, document: dict[str, Any], plan: dict[str, Any], seconds: float
 
 def tables(rows: list[Row]) -> str:
     """Markdown: each model's best, then for each model the recipes side by side."""
-    best = [_best(r) for r in rows if r["method"] not in (*COMPARED, *OPTIONS)]
+    best = [_best(r) for r in rows if r["method"] not in (*COMPARED, *OPTIONS, *(name for _, name, _ in LONG))]
     head = "| model | MACs | parameters | before fine-tuning | accuracy | dense | epochs |\n" + "|---" * 7 + "|\n"
-    return head + "".join(best) + "".join(_sides(model, rows) for model, *_ in SIDES) + _options(rows)
+    sides = "".join(_sides(model, rows) for model, *_ in SIDES)
+    return head + "".join(best) + _long(rows) + sides + _options(rows)
+
+
+def _long(rows: list[Row]) -> str:
+    """Each long training with its spread over seeds, what it learned from, and what its file takes."""
+    lines = []
+    for model, method, options in LONG:
+        own = [r for r in rows if (r["model"], r["method"]) == (model, method)]
+        lines += [_long_row(model, options.split(), own)] if own else []
+    cells = ("long", "MACs", "before fine-tuning", "accuracy", "dense", "seeds", "epochs", "teacher", "speed-up")
+    head = f"\n| {' | '.join(cells)} |\n" + "|---" * len(cells) + "|\n"
+    return head + "".join(lines) if lines else ""
+
+
+def _long_row(model: str, options: list[str], rows: list[Row]) -> str:
+    teacher = options[options.index("--teacher") + 1] if "--teacher" in options else "itself"
+    before, after = (spread([r[key] for r in rows]) for key in ("before_fine_tuning", "accuracy"))
+    low, high = min(r["ci95"][0] for r in rows), max(r["ci95"][1] for r in rows)
+    cells = [
+        f"-{100 * mean(r['macs_cut'] for r in rows):.1f} %",
+        before,
+        f"**{after}**",
+        f"{rows[0]['dense_accuracy']:.2f}",
+    ]
+    cells += [str(len(rows)), str(rows[0]["epochs"]), teacher]
+    cells += [f"{mean(r['speedup'] for r in rows):.2f}x ({low:.2f} to {high:.2f})"]
+    return f"| {model} | {' | '.join(cells)} |\n"
 
 
 def _options(rows: list[Row]) -> str:

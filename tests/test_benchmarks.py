@@ -128,6 +128,20 @@ def test_the_tables_are_those_of_the_results() -> None:
     assert measured - set(tables.benches()) == {"training_speed", "tucker2_speed"}  # one sentence each, in docs/
 
 
+def test_a_long_training_has_one_row_for_all_its_seeds() -> None:
+    from training import LONG, tables
+
+    model, method, _ = LONG[0]
+    cuts = {"macs_cut": 0.72, "params_cut": 0.7, "before_fine_tuning": 88.0, "dense_accuracy": 92.0, "epochs": 3}
+    scores = [(0, 91.0, 2.0, [1.9, 2.1]), (1, 91.4, 2.2, [2.1, 2.3])]
+    rows = [
+        {"model": model, "method": method, "seed": seed, **cuts, "accuracy": reached, "speedup": faster, "ci95": ci95}
+        for seed, reached, faster, ci95 in scores
+    ]
+    expected = "| -72.0 % | 88.00 ± 0.00 | **91.20 ± 0.28** | 92.00 | 2 | 3 | resnet56 | 2.10x (1.90 to 2.30) |"
+    assert f"| {model} {expected}\n" in tables(rows)
+
+
 def test_the_table_of_latencies_has_a_row_for_each_file_that_took_turns() -> None:
     from latency import NETS, RULES, Work, table
 
