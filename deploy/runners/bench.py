@@ -12,7 +12,8 @@ What disturbs one figure is kept out of another by passes, each a process of its
     start       one model: time to load it, its first inference, and the most memory the process ever took
     operators   one model: time in each operator, by the runtime's own profiler, less what looking at each one adds
     sustained   minutes under load, in windows of about a second
-    count       markers around loading and each inference, for a counter of instructions outside; times nothing
+    count       markers around loading and each inference, for a counter of instructions outside; times nothing. With
+                --also one model after the other, in one process: where it is emulated, its start takes longest
 
 Stand-alone: needs Python 3.8, numpy, the one runtime, and the files ``runtimes.py`` and ``machine.py`` beside it, so it
 can be copied to any board.
@@ -319,19 +320,23 @@ def measure_sustained(subjects, options):
 def count_instructions(subjects, options):
     """A cheap system call that nothing else here makes marks the ends of what an outer counter is to count.
 
-    Intervals between marks: loading, making up the input, then each inference.
+    Intervals between marks: loading, making up the input, then each inference; the same of each further model.
     """
-    (subject,) = subjects
-    mark = os.getppid
-    mark()
-    subject.model = opened(subject.path, 1)
-    mark()
-    feed = feed_for(subject.model, options)
-    mark()
-    for _ in range(options.runs):
-        subject.model.run(feed)
+    (subject,), mark, intervals = subjects, os.getppid, []
+    for path in [subject.path, *options.also]:
+        subject.model = None
+        if intervals:
+            intervals.append("between")
         mark()
-    return {"intervals": ["load", "input"] + ["run"] * options.runs}
+        subject.model = opened(path, 1)
+        mark()
+        feed = feed_for(subject.model, options)
+        mark()
+        for _ in range(options.runs):
+            subject.model.run(feed)
+            mark()
+        intervals += ["load", "input"] + ["run"] * options.runs
+    return {"intervals": intervals}
 
 
 PASSES = {
@@ -348,6 +353,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--baseline")
+    parser.add_argument("--also", action="append", default=[], help="a further model to count; repeatable")
     parser.add_argument("--pass", dest="kind", choices=sorted(PASSES), default="latency")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
@@ -370,6 +376,8 @@ def main():
         if options.kind not in ("latency", "sustained"):
             parser.error("--baseline goes with the passes latency and sustained")
         subjects.append(Subject("baseline", options.baseline, options))
+    if options.also and options.kind != "count":
+        parser.error("--also goes with the pass count")
     before, switches = conditions(), preempted()
     measured = PASSES[options.kind](subjects, options)
     document = {

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from edgecompress.artifacts import golden_path
 from edgecompress.devices import CountingSession, Device, Session, is_counting, is_page
+from edgecompress.devices.base import Counts
 from edgecompress.errors import DeviceError, FileError
 from edgecompress.files import Json
 from edgecompress.profiling.ablation import with_dense_layer
@@ -33,7 +34,7 @@ from edgecompress.profiling.vendor_runners import runner_of
 from edgecompress.profiling.web_bench import WebBench
 from edgecompress.progress import Progress, silent
 from edgecompress.settings import Effort
-from edgecompress.targets import target_of
+from edgecompress.targets import Target, target_of
 from edgecompress.targets.runtimes import bench_files, module_of
 
 Pass = Literal["latency", "start", "operators", "sustained", "count"]
@@ -41,7 +42,8 @@ Pass = Literal["latency", "start", "operators", "sustained", "count"]
 TIMEOUT_S = 900.0
 """Beyond the time of the effort: large models load slowly and run at least a few dozen times."""
 COLD_STARTS = 3
-COUNTED_RUNS = 6
+FEWEST_COUNTED, COUNTED_RUNS = 2, 6
+"""Inferences whose instructions are counted, the first of which is dropped."""
 
 
 def arguments(effort: Effort, kind: Pass) -> list[str]:
@@ -50,7 +52,7 @@ def arguments(effort: Effort, kind: Pass) -> list[str]:
     argv += ["--length", str(effort.length)] if effort.length else []
     if kind == "sustained":
         return [*argv, "--minutes", str(effort.minutes)]
-    runs = COUNTED_RUNS if kind == "count" else effort.runs
+    runs = max(FEWEST_COUNTED, min(COUNTED_RUNS, effort.runs)) if kind == "count" else effort.runs
     return [*argv, "--runs", str(runs), "--seconds", str(effort.seconds)]
 
 
@@ -156,18 +158,34 @@ class Bench:
     # -- emulated ------------------------------------------------------------------------------------------------
 
     def _counted(self, path: Path, effort: Effort, session: CountingSession) -> InstructionProfile:
-        """Instructions of one file; one thread, since waiting threads spin."""
+        """Instructions of one file."""
+        (counts,), answer = self._all_counted([path], effort, session)
+        return InstructionProfile(**facts_of_file(path, target_of(path)), **self._circumstances(answer), counts=counts)
+
+    def counts(self, paths: Sequence[Path], effort: Effort) -> list[Counts]:
+        """Instructions of several files, one after the other in one process: its start takes longer than most files.
+
+        Raises:
+            DeviceError: the device counts none, or the bench script failed.
+        """
+        if not is_counting(self.session):
+            raise DeviceError.of(self.device.name, "counts no instructions")
+        return self._all_counted(paths, effort, self.session)[0]
+
+    def _all_counted(
+        self, paths: Sequence[Path], effort: Effort, session: CountingSession
+    ) -> tuple[list[Counts], Json]:
+        """By one thread, since waiting threads spin; with the bench script's answer."""
         if effort.threads != 1:
             why = "instructions are counted with one thread (others spin while they wait)"
             raise DeviceError.of(self.device.name, why)
         from edgecompress.devices.emulated import counts_of
 
-        argv = self._argv(path, None, "count", effort)
-        text, intervals = session.counted(argv, timeout_s=TIMEOUT_S)
+        argv = self._argv(paths[0], None, "count", effort)
+        argv += [word for path in paths[1:] for word in ("--also", self._there(path))]
+        text, intervals = session.counted(argv, timeout_s=TIMEOUT_S * len(paths))
         answer = _read_answer(self.device, argv, text, "count")
-        circumstances = self._circumstances(answer)
-        counts = counts_of(answer, intervals, session.cpu)
-        return InstructionProfile(**facts_of_file(path, target_of(path)), **circumstances, counts=counts)
+        return counts_of(answer, intervals, session.cpu), answer
 
     # -- the bench script ----------------------------------------------------------------------------------------------
 
@@ -231,15 +249,26 @@ def bench(device: Device, path: Path) -> Iterator[Bench | VendorBench | WebBench
         FileError: they cannot be measured.
         DeviceError: the device cannot be used.
     """
-    target = target_of(path)
+    with bench_for(device, target_of(path), str(path)) as there:
+        yield there
+
+
+@contextmanager
+def bench_for(device: Device, target: Target, name: str) -> Iterator[Bench | VendorBench | WebBench]:
+    """Use a device for files of a target; errors name what is called ``name``.
+
+    Raises:
+        FileError: they cannot be measured.
+        DeviceError: the device cannot be used.
+    """
     if not target.runs_here:
         raise FileError(
-            f"{path}: {target.name} has no runtime for this machine, nor can it be measured on {device.name}"
+            f"{name}: {target.name} has no runtime for this machine, nor can it be measured on {device.name}"
         )
     program = device.options.runner
-    if program and not path.name.endswith(suffixes := runner_of(program).suffixes):
-        raise FileError(f"{path}: {program.name} runs {', '.join(suffixes)} files")
-    modules = () if program else ("numpy", *module_of(path))
+    if program and not target.suffix.endswith(suffixes := runner_of(program).suffixes):
+        raise FileError(f"{name}: {program.name} runs {', '.join(suffixes)} files")
+    modules = () if program else ("numpy", *module_of(Path(f"model{target.suffix}")))
     with device.session(modules) as session:
         kernel = session.facts()
         if is_page(session):

@@ -2,7 +2,8 @@
 
 All layers of one geometry are replaced at once in the whole dense file, which takes turns with the dense file: what
 lies between both, by the number of layers, is what a chain takes in its place, with the caches, layouts and fusions of
-a whole model. (Chains timed alone mispredict whole models by up to 40 %, per-node profiles inflate chains.)
+a whole model. (Chains timed alone mispredict whole models by up to 40 %, per-node profiles inflate chains.) Where
+instructions are counted, which know nothing of caches, one layer is replaced in its neighbourhood.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from edgecompress.targets.onnx.rewrites import VERSION as REWRITES_VERSION
 from edgecompress.timing.caching import Circumstances, Timing, TimingFile
 from edgecompress.timing.geometries import MOST_COUNTED, Chain, Geometry, geometries_of
 from edgecompress.timing.grafting import Chosen, graftable, grafted, places_of
+from edgecompress.timing.neighbourhoods import neighbourhood
 from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
 from edgecompress.timing.prices import Prices
 from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
@@ -44,31 +46,41 @@ from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
 if TYPE_CHECKING:
     import onnx
 
+    from edgecompress.artifacts import Arrays
+
 FEWEST_TURNS, MOST_TURNS, SECONDS = 8, 32, 60.0
 """Of each file of candidates with the dense file: as many as take so long in all."""
+INSTRUCTIONS = "instructions"
 MOST_PLATEAUS = 3
 """Geometries whose plateaus are looked for: those with the most MACs."""
 FILE_BYTES = 1 << 30
 """Of all files that take turns in one process."""
+COUNTING_SECONDS, NEAR = 240.0, 3
+"""Of counting instructions, about: beyond, few chains are counted. A neighbourhood is taken for so many layers."""
+
+
+Todo = list[tuple[Geometry, list[Chain]]]
+"""By geometry the chains that are still to be timed."""
 
 
 @dataclass
 class Bench:
     """A dense model's graph on a device: files with chains in it are made and timed.
 
-    ``layers`` are those that may be replaced; ``unit`` is what times are in.
+    ``layers`` are those that may be replaced; ``feed`` an input; ``unit`` is what times are in.
     """
 
     graph: onnx.ModelProto
     layers: dict[str, nn.Module]
     watch: Stopwatch
     circumstances: Circumstances
+    feed: Arrays
     unit: str = "ns"
     dense: list[float] = field(default_factory=list)
 
-    def file(self, chosen: Chosen) -> onnx.ModelProto:
-        """The whole model with these chains, rewritten as an exported file is."""
-        made = grafted(self.graph, self.layers, chosen)
+    def file(self, chosen: Chosen, graph: onnx.ModelProto | None = None) -> onnx.ModelProto:
+        """The whole model, or a part of its graph, with these chains, rewritten as an exported file is."""
+        made = grafted(graph or self.graph, self.layers, chosen)
         rewritten(made, tuple(REWRITES))
         return made
 
@@ -78,6 +90,17 @@ class Bench:
         self.dense += found[0]
         return found
 
+    def counted(self, layer: str, chains: Sequence[Chain]) -> list[float]:
+        """Instructions of a layer and what lies around it, then of the same with each chain in its place."""
+        part = neighbourhood(self.graph, places_of(self.graph, self.layers)[layer], self.feed)
+        files = [self.file(chosen, part) for chosen in ({}, *({layer: chain} for chain in chains))]
+        return [count for (count,) in self.watch.take(files, 1)]
+
+    @property
+    def counts(self) -> bool:
+        """Whether instructions are counted, which are exact."""
+        return self.unit == INSTRUCTIONS
+
     @property
     def dense_time(self) -> float:
         """The median of all that was taken of the dense file."""
@@ -86,7 +109,7 @@ class Bench:
     @property
     def dense_ms(self) -> float | None:
         """Milliseconds of the dense file; None where instructions are counted."""
-        return None if self.unit == "instructions" else self.dense_time / 1e6
+        return None if self.counts else self.dense_time / 1e6
 
 
 @dataclass
@@ -127,16 +150,17 @@ def bench_of(sample: Sample, seen: Survey, target: Target, device: Device, threa
         rewritten(graph, tuple(REWRITES))
         layers = {item.name: item.layer for item in seen.items}
         places = places_of(graph, layers)
-        feed = as_feed(tuple(map(spec_of, graph.graph.input)), probe(sample.inputs, size or 1))
-        with stopwatch(target, job, device, threads, feed) as watch:
+        inputs = probe(sample.inputs, size or 1)
+        feed = as_feed(tuple(map(spec_of, graph.graph.input)), inputs)
+        with stopwatch(target, job, device, threads, inputs) as watch:
             known = versions(*target.needs)
             runtime = " ".join(f"{name} {known[name]}" for name in target.needs)
             context = sha256(graph.SerializeToString(deterministic=True)).hexdigest()
             place = (device.name, watch.machine, threads, size or 1)
             at = Circumstances(target.name, job.precision, runtime, *place, REWRITES_VERSION, context)
-            unit = "ns" if device.provenance == "measured" else "instructions"
+            unit = "ns" if device.provenance == "measured" else INSTRUCTIONS
             layers = {name: layer for name, layer in layers.items() if places[name] and graftable(layer)}
-            yield Bench(graph, layers, watch, at, unit)
+            yield Bench(graph, layers, watch, at, feed, unit)
 
 
 def timings(
@@ -159,18 +183,26 @@ def timings(
         FileError: the cache cannot be written to.
     """
     file, methods = TimingFile(bench.circumstances), scope.methods or AUTO
-    counted = bench.unit == "instructions"
     geometries = tuple(one for one in geometries_of(seen.items) if one.first.name in bench.layers)
     known = {(one.geometry, one.method, one.ranks): one for one in file.read()}
-    todo = {
-        key: [chain for chain in dict.fromkeys(chains) if (key, *chain) not in known]
-        for key, chains in _wanted(geometries, methods, scope.multiple, more, counted=counted).items()
-    }
-    count, done = sum(map(len, todo.values())), 0
-    turns = _announced(bench, count, sum(map(bool, todo.values())), progress)
-    for geometry in geometries:
-        for part in _parts(todo[geometry.key], bench):
-            taken = _take(bench, geometry, part, turns)
+
+    def missing(*, few: bool) -> Todo:
+        wanted = _wanted(geometries, methods, scope.multiple, more, few=few)
+        return [(one, [c for c in dict.fromkeys(wanted[one.key]) if (one.key, *c) not in known]) for one in geometries]
+
+    todo = missing(few=False)
+    turns, seconds = _estimated(bench, todo, seen.total.macs)
+    if bench.counts and seconds > COUNTING_SECONDS:
+        todo = missing(few=True)
+        turns, seconds = _estimated(bench, todo, seen.total.macs)
+    count, done = sum(len(chains) for _, chains in todo), 0
+    if count:
+        how = "are counted" if bench.counts else f"are timed, {turns} turns each"
+        notice(f"{count} chains of {sum(bool(own) for _, own in todo)} geometries {how}: about {seconds:.0f} s")
+        progress("timings", 0, count, "")
+    for geometry, chains in todo:
+        for part in _parts(chains, bench):
+            taken = _count(bench, geometry, part) if bench.counts else _take(bench, geometry, part, turns)
             file.add(taken)
             known |= {(one.geometry, one.method, one.ranks): one for one in taken}
             done += len(part)
@@ -184,10 +216,10 @@ def _wanted(
     multiple: int,
     more: Sequence[tuple[str, Chain]],
     *,
-    counted: bool,
+    few: bool,
 ) -> dict[str, list[Chain]]:
-    """By geometry the chains to time; few where instructions are ``counted``, which takes seconds and has no noise."""
-    if counted:
+    """By geometry the chains to time; without ``more`` and those that show plateaus where there are to be ``few``."""
+    if few:
         return {one.key: one.timed(methods, multiple, MOST_COUNTED) for one in geometries}
     largest = sorted(geometries, key=lambda one: -one.dense.macs * len(one.items))[:MOST_PLATEAUS]
     found = {one.key: one.timed(methods, multiple) for one in geometries}
@@ -200,18 +232,19 @@ def _wanted(
     return found
 
 
-def _announced(bench: Bench, count: int, geometries: int, progress: Progress) -> int:
-    """How many turns there are to be, after an estimate of what they take."""
+def _estimated(bench: Bench, todo: Todo, macs: int) -> tuple[int, float]:
+    """How many turns there are to be, and what all take in seconds, about."""
+    count = sum(len(chains) for _, chains in todo)
     if not count:
-        return FEWEST_TURNS
+        return FEWEST_TURNS, 0.0
     start = perf_counter()
     bench.compared([], turns=FEWEST_TURNS)
+    if bench.counts:
+        parts = sum(len(chains) * min(1.0, NEAR * one.dense.macs / max(1, macs)) for one, chains in todo)
+        return 1, bench.watch.seconds_a_file * (parts + sum(bool(chains) for _, chains in todo))
     turn = count * (perf_counter() - start) / FEWEST_TURNS
     turns = round(min(MOST_TURNS, max(FEWEST_TURNS, SECONDS / turn)))
-    seconds = turn * turns + count * bench.watch.seconds_a_file
-    notice(f"{count} chains of {geometries} geometries are timed, {turns} turns each: about {seconds:.0f} s")
-    progress("timings", 0, count, "")
-    return turns
+    return turns, turn * turns + count * bench.watch.seconds_a_file
 
 
 def _steps(geometry: Geometry) -> list[Chain]:
@@ -233,6 +266,13 @@ def _take(bench: Bench, geometry: Geometry, chains: Sequence[Chain], turns: int)
     names = [item.name for item in geometry.items]
     dense, *series = bench.compared([dict.fromkeys(names, chain) for chain in chains], turns)
     return [_timing(geometry, chain, dense, own) for chain, own in zip(chains, series, strict=True)]
+
+
+def _count(bench: Bench, geometry: Geometry, chains: Sequence[Chain]) -> list[Timing]:
+    """Of one layer, in shares of the dense model's instructions."""
+    dense, *counts = bench.counted(geometry.first.name, chains)
+    shares = [(own - dense) / bench.dense_time for own in counts]
+    return [Timing(geometry.key, *chain, share, 0.0, 1, 1) for chain, share in zip(chains, shares, strict=True)]
 
 
 def _timing(geometry: Geometry, chain: Chain, dense: Sequence[float], series: Sequence[float]) -> Timing:

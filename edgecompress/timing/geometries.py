@@ -13,7 +13,8 @@ from edgecompress.plans import Cost, Ranks
 from edgecompress.timing.grafting import chain_of
 
 MOST_TIMED, MOST_COUNTED = 8, 3
-"""Chains of one method for one geometry, of times and of instructions: those between are interpolated."""
+"""Chains of one method for one geometry, usually and where instructions of a large model are counted: those between
+are interpolated."""
 
 Chain = tuple[str, Ranks]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecompress.devices import Device, is_counting
 from edgecompress.errors import DeviceError
+from edgecompress.exporting.outputs import as_feed
 from edgecompress.profiling.turns import in_turns
 from edgecompress.settings import Effort
 from edgecompress.targets import Job, Target
@@ -23,10 +24,13 @@ from edgecompress.targets import Job, Target
 if TYPE_CHECKING:
     import onnx
 
-    from edgecompress.artifacts import Arrays
+    from edgecompress.models.datasets import Inputs
+    from edgecompress.profiling.bench import Bench
 
 PAIR_SECONDS = 0.5
 """Of measuring two files in turns on a device elsewhere."""
+COUNTED = 3
+"""Inferences of a file whose instructions are counted, the first of which is dropped."""
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -65,7 +69,7 @@ class Files:
 class Here(Files):
     """This machine: nanoseconds of process CPU time, of several threads of wall time; all files in this process."""
 
-    feed: Arrays
+    inputs: Inputs
     seconds_a_file: float = 0.1
 
     @property
@@ -76,42 +80,56 @@ class Here(Files):
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
         """All of them in turns."""
         start = time.perf_counter()
-        runs = [self.target.load(self.file(graph), threads=self.threads) for graph in graphs]
+        files = [self.file(graph) for graph in graphs]
+        runs = [self.target.load(file, threads=self.threads) for file in files]
         self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
-        feed, tick = self.feed, time.process_time_ns if self.threads == 1 else time.perf_counter_ns
+        feed = as_feed(self.target.signature(files[0])[0], self.inputs)  # formats have their own names
+        tick = time.process_time_ns if self.threads == 1 else time.perf_counter_ns
         return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0, tick=tick)  # type: ignore[misc]
 
 
 @dataclass(slots=True)
 class There(Files):
-    """Another device: instructions where it counts them, else each file in turns with the first."""
+    """Another device, in use: nanoseconds of each file in turns with the first."""
 
-    device: Device
+    bench: Bench
     seconds_a_file: float = 4.0
 
     @property
     def machine(self) -> str:
         """What its own system reports."""
-        with self.device.session(()) as session:
-            return str(sorted(session.facts().items()))
+        return str(sorted(self.bench.session.facts().items()))
 
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
-        """One file after the other; of counted instructions one number each, which is exact."""
-        from edgecompress.profiling.bench import Bench, bench
-
+        """One file after the other."""
         files, start = [self.file(graph) for graph in graphs], time.perf_counter()
         effort = Effort(self.threads, self.job.batch or 1, runs=max(2, turns), seconds=PAIR_SECONDS)
-        with bench(self.device, files[0]) as there:
-            if not isinstance(there, Bench):
-                raise DeviceError.of(self.device.name, "layers cannot be timed there: it runs no bench script")
-            if is_counting(there.session):
-                found = [[float(there.profile(file, effort).counts.least)] for file in files]  # type: ignore[union-attr]
-            else:
-                pairs = [there.compare(file, files[0], effort) for file in files[1:] or files]
-                dense = median(pair.baseline_latency.statistics.wall.p50 for pair in pairs) * 1e6
-                found = [[dense], *([dense / (pair.cpu or pair.wall).value] for pair in pairs[: len(files) - 1])]
+        pairs = [self.bench.compare(file, files[0], effort) for file in files[1:] or files]
+        dense = median(pair.baseline_latency.statistics.wall.p50 for pair in pairs) * 1e6
         self.seconds_a_file = (time.perf_counter() - start) / len(files)
-        return found
+        return [[dense], *([dense / (pair.cpu or pair.wall).value] for pair in pairs[: len(files) - 1])]
+
+
+@dataclass(slots=True)
+class Counting(There):
+    """An emulated device, in use: instructions, which are exact, so that a graph is counted once."""
+
+    known: dict[str, float] = field(default_factory=dict)
+
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+        """One number each; those that are not known in one process, whose start takes longer than a small file."""
+        del turns
+        digests = [sha256(graph.SerializeToString(deterministic=True)).hexdigest() for graph in graphs]
+        missing = {digest: graph for digest, graph in zip(digests, graphs, strict=True) if digest not in self.known}
+        if missing:
+            files, start = [self.file(graph) for graph in missing.values()], time.perf_counter()
+            effort = Effort(self.threads, self.job.batch or 1, runs=COUNTED)
+            counts = self.bench.counts(files, effort)
+            self.known |= {digest: float(one.least) for digest, one in zip(missing, counts, strict=True)}
+            self.seconds_a_file = (time.perf_counter() - start) / len(files)
+            for file in files:
+                file.unlink()
+        return [[self.known[digest]] for digest in digests]
 
 
 def written(target: Target, job: Job, graph: onnx.ModelProto, path: Path) -> Path:
@@ -129,14 +147,24 @@ def written(target: Target, job: Job, graph: onnx.ModelProto, path: Path) -> Pat
 
 
 @contextmanager
-def stopwatch(target: Target, job: Job, device: Device, threads: int, feed: Arrays) -> Iterator[Stopwatch]:
-    """For files of ``target`` on ``device``; its files are gone afterwards."""
+def stopwatch(target: Target, job: Job, device: Device, threads: int, inputs: Inputs) -> Iterator[Stopwatch]:
+    """For files of ``target`` on ``device``; its files are gone afterwards.
+
+    Raises:
+        DeviceError: the device cannot be used, or runs no bench script.
+    """
+    from edgecompress.profiling.bench import Bench, bench_for
+
     with TemporaryDirectory(prefix="edgecompress-") as folder:
         place = Path(folder)
         if device.name == "local":
-            yield Here(target, job, place, threads, feed)
-        else:
-            yield There(target, job, place, threads, device)
+            yield Here(target, job, place, threads, inputs)
+            return
+        with bench_for(device, target, target.name) as there:
+            if not isinstance(there, Bench):
+                raise DeviceError.of(device.name, "layers cannot be timed there: it runs no bench script")
+            kind = Counting if is_counting(there.session) else There
+            yield kind(target, job, place, threads, there)
 
 
 def identity_here() -> str:

@@ -83,12 +83,21 @@ def test_what_is_known_is_not_timed_again(bench: Bench, dense: tuple[Sample, Sur
     assert len(more.found) == len(first.found) + 1
 
 
-def test_instructions_of_few_chains_are_counted(bench: Bench, dense: tuple[Sample, Survey]) -> None:
+def test_instructions_are_counted_around_one_layer(bench: Bench, dense: tuple[Sample, Survey]) -> None:
     counted = replace(bench, unit="instructions")
     found = timings(counted, dense[1], SCOPE, more=[("4", ("svd", (3,)))])
-    assert 0 < len(found.found) <= 3 * len(found.geometries)
+    assert {(round(one.share * counted.dense_time), one.spread, one.layers) for one in found.found} == {(100, 0.0, 1)}
+    assert len(found.found) == len(timings(bench, dense[1], SCOPE).found)
     assert counted.dense_ms is None
     assert bench.dense_ms == pytest.approx(1400 / 1e6)
+
+
+def test_few_chains_are_counted_where_it_takes_long(
+    bench: Bench, dense: tuple[Sample, Survey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing_stage, "COUNTING_SECONDS", -1.0)
+    found = timings(replace(bench, unit="instructions"), dense[1], SCOPE, more=[("4", ("svd", (3,)))])
+    assert 0 < len(found.found) <= 3 * len(found.geometries)
 
 
 def test_what_was_interrupted_goes_on(bench: Bench, dense: tuple[Sample, Survey]) -> None:

@@ -131,8 +131,8 @@ def parse(rest: str, options: DeviceOptions) -> Emulated:
 KIND = Kind(FORM, "an ARM core under QEMU on this machine; exact instruction counts, no times", parse)
 
 
-def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) -> Counts:
-    """What the bench script reports of its intervals, and what was counted in each, put together.
+def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) -> list[Counts]:
+    """What the bench script reports of its intervals, and what was counted in each, put together, model by model.
 
     The first inference is dropped; the mix is that of the least one.
 
@@ -143,6 +143,13 @@ def counts_of(answer: Json, intervals: Sequence[Mapping[str, int]], cpu: str) ->
     if not isinstance(names, list) or len(names) != len(intervals):
         why = f"{len(intervals)} intervals were counted, the bench script reports {names!r}"
         raise DeviceError.of(f"emulated:{cpu}", why)
+    starts = [at for at, name in enumerate(names) if name == "load"]
+    ends = [*starts[1:], len(names)]
+    return [_counts(names[at:end], intervals[at:end], cpu) for at, end in zip(starts or [0], ends, strict=True)]
+
+
+def _counts(names: Sequence[str], intervals: Sequence[Mapping[str, int]], cpu: str) -> Counts:
+    """Of one model."""
     runs = [counted for name, counted in zip(names, intervals, strict=True) if name == "run"][1:]
     if not runs:
         raise DeviceError.of(f"emulated:{cpu}", "fewer than two inferences were counted")

@@ -148,15 +148,23 @@ def test_a_program_sees_none_of_this_machines_variables(
 def test_the_first_inference_is_dropped_and_the_least_one_gives_the_mix() -> None:
     answer = {"intervals": ["load", "input", "run", "run", "run"]}
     intervals = [{"vector_fp": total, "integer": 1} for total in (500, 7, 90, 32, 30)]
-    found = counts_of(answer, intervals, "cortex-a53")
+    (found,) = counts_of(answer, intervals, "cortex-a53")
     assert found == Counts("cortex-a53", (33, 31), {"vector_fp": 30, "integer": 1}, 501)
     assert found.least == 31
+
+
+def test_models_counted_in_one_process_are_told_apart() -> None:
+    one = ["load", "input", "run", "run"]
+    intervals = [{"integer": count} for count in (50, 1, 9, 3, 1000, 60, 2, 8, 4)]
+    found = counts_of({"intervals": [*one, "between", *one]}, intervals, "cortex-a53")
+    assert [(counts.per_inference, counts.load) for counts in found] == [((3,), 50), ((4,), 60)]
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
         (["load", "input", "run"], "fewer than two"),
+        (["load", "run", "load"], "fewer than two"),
         (["load", "run"], "3 intervals were counted"),
         ("load", "load"),
         (None, "None"),
@@ -399,7 +407,8 @@ def counted(core: str, model: Path, *, runs: int = 4) -> Counts:
             str(runs),
         ]
         text, intervals = session.counted(argv, timeout_s=600)
-    return counts_of(json.loads(text), intervals, core)
+    (found,) = counts_of(json.loads(text), intervals, core)
+    return found
 
 
 @pytest.mark.slow
