@@ -41,9 +41,10 @@ from edgecompress.settings import Scope
 from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.timing import bench_of, timings
-from edgecompress.timing.closing import Measured, Rivals, closed
+from edgecompress.timing.closing import Measured, closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
+from edgecompress.timing.rivals import Rivals
 from edgecompress.timing.stopwatches import flags_here, identity_here, load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency.json"

@@ -19,6 +19,7 @@ def in_turns(
     seconds: float = 2.0,
     each: int = 2,
     tick: Callable[[], int] = time.process_time_ns,
+    seed: int = 0,
 ) -> list[list[float]]:
     """Nanoseconds of CPU time of one run of each of ``runs``, in every turn, in which each has its own in random order.
 
@@ -26,7 +27,7 @@ def in_turns(
     """
     import numpy as np
 
-    found, draw = list[list[float]](), np.random.default_rng(0)
+    found, draw = list[list[float]](), np.random.default_rng(seed)
     for run in runs:
         run()
     end = time.perf_counter() + seconds

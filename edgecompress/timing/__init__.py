@@ -84,9 +84,9 @@ class Bench:
         rewritten(made, tuple(REWRITES))
         return made
 
-    def compared(self, plans: Sequence[Chosen], turns: int = MOST_TURNS) -> list[list[float]]:
-        """The times of the dense file, then of each plan's, in turns."""
-        found = self.watch.take([self.file({}), *map(self.file, plans)], turns)
+    def compared(self, plans: Sequence[Chosen], turns: int = MOST_TURNS, loads: int = 1) -> list[list[float]]:
+        """The times of the dense file, then of each plan's, in turns, each load of all files with its share of them."""
+        found = self.watch.take([self.file({}), *map(self.file, plans)], turns, loads)
         self.dense += found[0]
         return found
 

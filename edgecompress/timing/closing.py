@@ -4,56 +4,57 @@ Rivals are the plan by times, the same with times drawn towards MACs, the same w
 at the usual multiple of ranks and at that of the runtime: which of them is best depends on the runtime, so that all are
 measured and the best is kept. What the table of times lets a plan save is not quite what its file saves; how much it is
 off is measured for each rival, which is chosen again between the files that were too slow and those that were fast
-enough. The best of each are measured again beside each other, since the best of several noisy figures flatters; the
-winner loses the chains that do not pay in their place, and is measured once more.
+enough.
+
+One measurement says little of the next: a file loaded anew takes some percent more or less. So each file is loaded
+several times, all that was ever measured is pooled, and no round alone takes or refuses a plan: those that lose less
+than the one to be taken, and are not surely too slow, are measured again until they are. The winner loses the chains
+that do not pay in their place, where that is fast enough too, and is measured once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf
 
 from edgecompress.errors import BudgetError
 from edgecompress.files import Json
-from edgecompress.plans import Cost
 from edgecompress.profiling.ratios import Ratio
-from edgecompress.profiling.turns import ratio_of
 from edgecompress.progress import Progress, silent
-from edgecompress.selectors.base import Choices, LayerCandidates, replaced
-from edgecompress.selectors.ceilings import Ceilings
+from edgecompress.selectors.base import Choices
 from edgecompress.timing import Bench
 from edgecompress.timing.curves import Curve
+from edgecompress.timing.geometries import Chain
 from edgecompress.timing.grafting import Chosen
-from edgecompress.timing.plateaus import USUAL
-from edgecompress.timing.prices import Prices
+from edgecompress.timing.pooling import Pool
+from edgecompress.timing.rivals import Asked, Rivals, Rule, chains_of, fastest_from, losses_of
 
-ROUNDS, TURNS, LAST_TURNS = 4, 24, 60
-"""Of choosing and measuring; turns of a round, and of the winner."""
+ROUNDS, MOST_CHOICES = 16, 6
+"""Of choosing and measuring; and how many plans a rule may choose."""
+LOADS, TURNS, LAST_LOADS, MOST_LOADS = 4, 6, 8, 24
+"""Of each file in a round; turns of each load; loads of the winner, and of a plan that stays in doubt."""
+SECONDS_A_LOAD, FEWEST_TURNS = 0.25, 2
+"""What the turns of a load may take for each file, about: there are fewer of them in a large net."""
 MARGIN = 0.01
 """Of the time that may remain: two measurements of one file differ by as much. Files are aimed so much below it."""
 CLOSE = 0.03
-"""A rival that is so little below the time it may take is not chosen again."""
-BURDEN = 0.15
-"""Share of its dense layer's time that a chain is counted to take more, in the rival with fewer chains."""
-SMALL_DOUBT = 0.1
-"""How far off the share of MACs may be as an estimate of time, in the rival whose times are drawn towards it."""
-STEPS = 128
-"""Plans by MACs that are looked at, by a fraction of the dense model's each."""
-FINALS, MOST_ABLATED, MOST_WINNERS = 2, 8, 6
+"""A rival that is so little below the time it may take is not chosen again; one in doubt may take so much more."""
+NUDGE, NUDGES = 0.01, 4
+"""More of the dense time, or less, is requested where a rule chooses what was measured; and how often."""
+MOST_AGAIN, MOST_ABLATED = 5, 8
+"""Plans that are measured again in one round; chains of the winner that are left out, one at a time."""
 
-Rule = Callable[[float], Choices]
-"""What is chosen where such a fraction of the dense time may remain by the table."""
-Asked = tuple[float, Choices]
-"""The share of the dense time that was to be saved by the table, and what was chosen."""
+Key = frozenset[tuple[str, Chain]]
+"""What a file is known by: the chains in it."""
+DENSE: Key = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A whole plan: the rule that made it, its expected loss, how many times as fast as dense it is, and should be.
 
-    ``asked`` is the share of the dense time that the rule was to save by the table.
+    ``asked`` is the share of the dense time that the rule was to save by the table; the ratio is pooled over ``loads``.
     """
 
     rule: str
@@ -62,11 +63,17 @@ class Measured:
     loss: float
     ratio: Ratio
     predicted: float
+    loads: int = 1
 
     @property
     def kept(self) -> float:
         """Of the dense time."""
         return 1 / self.ratio.value
+
+    @property
+    def key(self) -> Key:
+        """Of its file."""
+        return key_of(chains_of(self.choices))
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -77,82 +84,14 @@ class Measured:
             "speedup": self.ratio.value,
             "ci95": self.ratio.ci95,
             "predicted": self.predicted,
+            "loads": self.loads,
             "chains": {name: [method, *ranks] for name, (method, ranks) in chains.items()},
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Rivals:
-    """What rivals choose from: ``layers`` with losses, their prices, the dense model's cost, and all other limits."""
-
-    layers: Sequence[LayerCandidates]
-    prices: Prices
-    total: Cost
-    multiple: int
-    limits: Ceilings
-
-    def rules(self) -> dict[str, Rule]:
-        """By name."""
-        rules: dict[str, Rule] = {
-            "latency": self._timed,
-            "latency, near MACs": partial(self._timed, doubt=SMALL_DOUBT),
-            "latency, fewer chains": partial(self._timed, burden=BURDEN),
-        }
-        for multiple in sorted({USUAL, self.multiple}):
-            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, self._of_multiple(multiple), {})
-        return rules
-
-    def saving(self, choices: Choices) -> float:
-        """Share of the dense time that the table of times lets chains save."""
-        by_name = {layer.name: layer for layer in self.layers}
-        shares = (self.prices.shares(name, [chain], by_name[name])[0] for name, chain in chains_of(choices).items())
-        return -sum(shares)
-
-    def _timed(self, keep: float, **differently: float) -> Choices:
-        prices = replace(self.prices, **differently)  # type: ignore[arg-type]
-        layers = [prices.on(layer) for layer in self.layers]
-        return replace(self.limits, time=round(keep * prices.dense)).select(layers, prices.total(self.total))
-
-    def _of_multiple(self, multiple: int) -> list[LayerCandidates]:
-        """The layers with those candidates alone whose ranks are multiples."""
-        return [
-            replace(layer, candidates=tuple(c for c in layer.candidates if all(r % multiple == 0 for r in c.ranks)))
-            for layer in self.layers
-        ]
-
-    def _by_macs(self, layers: Sequence[LayerCandidates], known: dict[int, Choices | None], keep: float) -> Choices:
-        """The plan of most MACs whose time is expected to be within the budget; ``known`` are those of each step."""
-        low, high, found = 0, STEPS, None
-        while high - low > 1:
-            step = (low + high) // 2
-            if step not in known:
-                known[step] = self._of_macs(layers, step / STEPS)
-            choices = known[step]
-            if choices is not None and 1 - self.saving(choices) > keep:
-                high = step
-            else:
-                low, found = step, choices or found
-        if found is None:
-            raise BudgetError("no plan by MACs is fast enough", nearest_keep=inf)
-        return found
-
-    def _of_macs(self, layers: Sequence[LayerCandidates], share: float) -> Choices | None:
-        """None where there is no plan of so few MACs."""
-        macs = min(share * self.total.macs, self.limits.max_macs or inf)
-        try:
-            return replace(self.limits, max_macs=macs, time=None).select(layers, self.total)
-        except BudgetError:
-            return None
-
-
-def chains_of(choices: Choices) -> Chosen:
-    """Those that are replaced."""
-    return {name: one.chain for name, one in replaced(choices).items()}
-
-
-def losses_of(choices: Choices) -> dict[str, float]:
-    """Of all layers that are replaced: losses, or errors where there are none."""
-    return {name: one.error if one.loss is None else one.loss for name, one in replaced(choices).items()}
+def key_of(chosen: Chosen) -> Key:
+    """Equal for equal files."""
+    return frozenset(chosen.items())
 
 
 def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silent) -> tuple[Measured, list[Measured]]:
@@ -161,43 +100,60 @@ def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silen
     Raises:
         BudgetError: none was; with the nearest.
     """
-    loop = _Loop(bench, rivals, keep, rivals.rules())
+    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.unit == "instructions"))
     for number in range(ROUNDS):
         progress("plan: whole files", number, ROUNDS, "rivals in turns with the dense file")
         if not loop.goes_on():
             break
     progress("plan: whole files", ROUNDS, ROUNDS, "")
-    return loop.winner(), loop.found
+    return loop.winner(), [loop.pooled(one) for one in loop.found.values()]
 
 
 @dataclass(slots=True)
 class _Loop:
-    """Rivals by the rule, what was measured of them, and what that says of the table."""
+    """Rivals by the rule, what was measured of them, and what that says of the table.
+
+    ``tried`` is what each rule was asked and chose, be it what another one did before.
+    """
 
     bench: Bench
     rivals: Rivals
     keep: float
     rules: Mapping[str, Rule]
-    found: list[Measured] = field(default_factory=list)
-    curves: dict[str, Curve] = field(default_factory=dict)
+    pool: Pool
+    found: dict[Key, Measured] = field(default_factory=dict)
+    tried: dict[str, list[tuple[float, Key]]] = field(default_factory=dict)
+    ablated: set[Key] = field(default_factory=set)
 
     def goes_on(self) -> bool:
-        """Choose and measure once; False where nothing new is chosen."""
+        """Choose and measure once; False where nothing new is chosen, and nothing is in doubt."""
         chosen = {rule: choices for rule in self.rules if (choices := self._chosen(rule)) is not None}
-        for one in self._measured(chosen, TURNS) if chosen else ():
-            self._add(one)
-        return bool(chosen)
+        again, new = self._doubtful(), dict[Key, Measured]()
+        for rule, (asked, plan) in chosen.items():
+            one = self._new(rule, asked, plan)
+            new.setdefault(one.key, one)
+            self.tried.setdefault(rule, []).append((asked, one.key))
+        if not new and not again:
+            return self._prunes()
+        self.found |= new
+        self._measure([*new, *again], LOADS)
+        return True
 
     def winner(self) -> Measured:
-        """The one of least loss among the finalists in time, without the chains that do not pay, measured again."""
-        finalists = [one for one in self._finalists() if self._in_time(one)]
-        in_time = sorted(finalists or filter(self._in_time, self.found), key=lambda one: one.loss)
+        """The plan of least loss in time, measured once more; the next one where that shows it to be too slow."""
         if not self.found:
             raise BudgetError(f"no plan keeps {self.keep:.3f} of the latency within the limits", nearest_keep=inf)
-        for one in (*in_time[:MOST_WINNERS], max(self.found, key=lambda one: one.ratio.value)):
-            last = self._again(one)
-            if self._holds(last):
-                return last
+        known = set[Key]()
+        while (first := self._first()) is not None and first.key not in known:
+            known.add(first.key)
+            self._measure([first.key], LAST_LOADS)
+            if (last := self._first()) is not None and last.key == first.key:
+                return replace(last, predicted=first.ratio.value)
+        if first is not None:
+            return first
+        last = min(map(self.pooled, self.found.values()), key=lambda one: one.kept)
+        if 1 / last.ratio.high <= self.keep and last.kept <= self.keep * (1 + CLOSE):
+            return last
         raise BudgetError(
             f"no plan that was measured keeps {self.keep:.3f} of the latency; the nearest keeps {last.kept:.3f} "
             f"({last.rule}, at an expected loss of {last.loss:.3g}); what binds: the time outside the layers "
@@ -205,81 +161,106 @@ class _Loop:
             nearest_keep=last.kept,
         )
 
-    def _finalists(self) -> list[Measured]:
-        """Of each rule its plan of least loss in time, measured again beside the others; late ones choose again."""
-        found: list[Measured] = []
-        in_time = sorted((one for one in self.found if self._in_time(one)), key=lambda one: -one.loss)
-        chosen = {one.rule: (one.asked, one.choices) for one in in_time}
-        for _ in range(FINALS):
-            found = self._measured(chosen, LAST_TURNS) if chosen else []
-            for one in found:
-                self._add(one)
-            again = {one.rule: self._chosen(one.rule) for one in found if not self._in_time(one)}
-            chosen = {rule: again.get(rule, one) for rule, one in chosen.items()}  # type: ignore[misc]
-            chosen = {rule: one for rule, one in chosen.items() if one is not None}
-        return found
+    def pooled(self, one: Measured) -> Measured:
+        """With all that was measured of its file up to now."""
+        return replace(one, ratio=self.pool.ratio(one.key, DENSE), loads=self.pool.loads_of(one.key))
 
-    def _add(self, one: Measured) -> None:
-        self.found.append(one)
-        self._curve(one.rule).add(one.asked, 1 - one.kept)
+    def _by_loss(self) -> list[Measured]:
+        return sorted(map(self.pooled, self.found.values()), key=lambda one: one.loss)
 
-    def _curve(self, rule: str) -> Curve:
-        return self.curves.setdefault(rule, Curve())
+    def _first(self) -> Measured | None:
+        """The one of least loss among those in time."""
+        return next((one for one in self._by_loss() if self._in_time(one)), None)
 
     def _in_time(self, one: Measured) -> bool:
         return one.kept <= self.keep * (1 + MARGIN)
 
+    def _is_close(self, one: Measured) -> bool:
+        """In time, and no faster than it has to be."""
+        return self._in_time(one) and one.kept >= self.keep * (1 - CLOSE)
+
+    def _is_late(self, one: Measured) -> bool:
+        """Surely."""
+        return not self._in_time(one) and 1 / one.ratio.high > self.keep
+
+    def _is_sure(self, one: Measured) -> bool:
+        """To be hardly too slow, if at all; or as sure as it gets."""
+        return 1 / one.ratio.low <= self.keep * (1 + CLOSE) or one.loads >= MOST_LOADS
+
+    def _doubtful(self) -> list[Key]:
+        """Those that lose less than the first that is surely in time, and are not surely too slow: by loss."""
+        found = list[Key]()
+        for one in self._by_loss():
+            if self._in_time(one) and self._is_sure(one):
+                break
+            if not self._is_late(one) and one.loads < MOST_LOADS:
+                found.append(one.key)
+        return found[:MOST_AGAIN]
+
     def _chosen(self, rule: str) -> Asked | None:
-        """What the rule chooses next; None where that was measured, or the last was close enough."""
-        own = [one for one in self.found if one.rule == rule]
-        if own and self.keep * (1 - CLOSE) <= own[-1].kept <= self.keep:
+        """What the rule chooses next; None where that was measured, or one of its plans is close enough."""
+        own = [self.pooled(self.found[key]) for _, key in self.tried.get(rule, ())]
+        if len(own) >= MOST_CHOICES or any(map(self._is_close, own)):
             return None
         asked = self._curve(rule).needed(1 - self.keep * (1 - MARGIN))
-        chosen = _fastest_from(self.rules[rule], asked)
-        known = [chains_of(one.choices) for one in own]
-        return None if chosen is None or chains_of(chosen[1]) in known else chosen
-
-    def _measured(self, chosen: Mapping[str, Asked], turns: int) -> list[Measured]:
-        dense, *series = self.bench.compared([chains_of(choices) for _, choices in chosen.values()], turns)
-        found = []
-        for (rule, (asked, choices)), own in zip(chosen.items(), series, strict=True):
-            predicted = 1 / max(0.01, 1 - self._curve(rule).expected(asked))
-            loss = sum(losses_of(choices).values())
-            found.append(Measured(rule, asked, choices, loss, ratio_of(dense, own), predicted))
-        return found
-
-    def _holds(self, last: Measured) -> bool:
-        """In time, or not surely too slow and hardly above."""
-        return self._in_time(last) or (1 / last.ratio.high <= self.keep and last.kept <= self.keep * (1 + CLOSE))
-
-    def _again(self, one: Measured) -> Measured:
-        """Measured again, without useless chains, and where that is too slow with all of them."""
-        both = [self._paying(one), one.choices]
-        both = both if chains_of(both[0]) != chains_of(both[1]) else both[1:]
-        for choices in both:
-            (last,) = self._measured({one.rule: (one.asked, choices)}, LAST_TURNS)
-            if self._holds(last):
+        for _ in range(NUDGES):
+            chosen = fastest_from(self.rules[rule], asked)
+            known = chosen and self.found.get(key_of(chains_of(chosen[1])))
+            if chosen is None or known is None:
+                return chosen
+            if self._is_close(self.pooled(known)):
                 break
-        return last
-
-    def _paying(self, one: Measured) -> Choices:
-        """Without chains whose layer, dense again in the whole file, makes it no slower; the costliest are tried."""
-        chosen, losses = chains_of(one.choices), losses_of(one.choices)
-        tried = sorted(chosen, key=lambda name: -losses[name])[:MOST_ABLATED]
-        without = [{name: chain for name, chain in chosen.items() if name != left} for left in tried]
-        _, whole, *series = self.bench.compared([chosen, *without], TURNS)
-        useless = {name for name, own in zip(tried, series, strict=True) if ratio_of(whole, own).low >= 1}
-        reason = "its chain does not pay in its place: measured in the whole file"
-        return {name: reason if name in useless else choice for name, choice in one.choices.items()}
-
-
-def _fastest_from(rule: Rule, asked: float) -> Asked | None:
-    """What a rule chooses; of one that finds nothing in time its fastest, None where that is not known."""
-    for _ in range(2):
-        try:
-            return asked, rule(1 - asked)
-        except BudgetError as error:
-            asked = 1 - (1 - asked) * error.nearest_keep * (1 + MARGIN / 10)
-            if not asked > 0:
+            asked += -NUDGE if self._in_time(self.pooled(known)) else NUDGE
+            if not 0 <= asked < 1:
                 break
-    return None
+        return None
+
+    def _curve(self, rule: str) -> Curve:
+        """What its files save, by what was requested of the table."""
+        own = [(asked, self.pooled(self.found[key])) for asked, key in self.tried.get(rule, ())]
+        return Curve([(asked, max(0.0, 1 - one.kept)) for asked, one in own])
+
+    def _new(self, rule: str, asked: float, choices: Choices) -> Measured:
+        """Before it is measured."""
+        predicted = 1 / max(0.01, 1 - self._curve(rule).expected(asked))
+        loss = sum(losses_of(choices).values())
+        return Measured(rule, asked, choices, loss, Ratio(predicted, 0.0, inf), predicted, 0)
+
+    def _measure(self, keys: Sequence[Key], loads: int) -> None:
+        """Files in turns with the dense one."""
+        loads = 1 if self.pool.exact else loads
+        turns = 2 * loads if not self.bench.dense else loads * _turns(self.bench.dense_time)
+        keys = [key for key in keys if key != DENSE]
+        series = self.bench.compared([dict(key) for key in keys], turns, loads)
+        self.pool.add(dict(zip([DENSE, *keys], series, strict=True)), loads)
+
+    def _prunes(self) -> bool:
+        """Measure the winner without chains that do not pay in their place; False where all do, or that was done."""
+        first = self._first()
+        if first is None or first.key in self.ablated:
+            return False
+        useless = self._useless(first)
+        self.ablated |= {first.key, first.key - useless}
+        if not useless or first.key - useless in self.found:
+            return False
+        names, reason = {name for name, _ in useless}, "its chain does not pay in its place: measured in the whole file"
+        choices = {name: reason if name in names else choice for name, choice in first.choices.items()}
+        one = self._new(first.rule, first.asked, choices)
+        self.found[one.key] = one
+        self._measure([one.key, first.key], LAST_LOADS)
+        return True
+
+    def _useless(self, one: Measured) -> Key:
+        """Chains without which the file is surely no slower; of those that cost most loss."""
+        losses = losses_of(one.choices)
+        tried = sorted(one.key, key=lambda chain: -losses[chain[0]])[:MOST_ABLATED]
+        without = [one.key - {chain} for chain in tried]
+        self._measure([one.key, *without], LAST_LOADS)
+        return frozenset(
+            chain for chain, key in zip(tried, without, strict=True) if self.pool.ratio(key, one.key).low >= 1
+        )
+
+
+def _turns(nanoseconds: float) -> int:
+    """Of a load, each of which has three runs."""
+    return round(min(TURNS, max(FEWEST_TURNS, SECONDS_A_LOAD / (3e-9 * nanoseconds))))

@@ -21,10 +21,6 @@ class Curve:
 
     points: list[Point] = field(default_factory=list)
 
-    def add(self, asked: float, measured: float) -> None:
-        """One more file."""
-        self.points.append((asked, max(0.0, measured)))
-
     def expected(self, asked: float) -> float:
         """What a file is expected to save, for which so much is asked of the table."""
         return _along(self._rising(), asked)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -45,8 +46,11 @@ class Stopwatch(Protocol):
     def seconds_a_file(self) -> float:
         """What a file takes besides its runs, about."""
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
-        """Of each graph a series of times, in one unit for all, of which those of one turn belong together."""
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
+        """Of each graph a series of times, in one unit for all, of which those of one turn belong together.
+
+        Files are loaded anew ``loads`` times, each for as many turns, which follow each other in the series.
+        """
 
 
 @dataclass(slots=True)
@@ -57,12 +61,15 @@ class Files:
     job: Job
     folder: Path
     threads: int
-    made: int = field(default=0, init=False)
+    made: dict[str, Path] = field(default_factory=dict, init=False)
 
     def file(self, graph: onnx.ModelProto) -> Path:
-        """The target's file of one more graph."""
-        self.made += 1
-        return written(self.target, self.job, graph, self.folder / f"{self.made}{self.target.suffix}")
+        """The target's file of a graph; of equal ones the same."""
+        digest = sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+        if digest not in self.made:
+            path = self.folder / f"{len(self.made)}{self.target.suffix}"
+            self.made[digest] = written(self.target, self.job, graph, path)
+        return self.made[digest]
 
 
 @dataclass(slots=True)
@@ -77,15 +84,21 @@ class Here(Files):
         """Processor with its flags, and the kernel."""
         return identity_here()
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         """All of them in turns."""
         start = time.perf_counter()
         files = [self.file(graph) for graph in graphs]
-        runs = [self.target.load(file, threads=self.threads) for file in files]
         self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
+        parts = [self._loaded(files, max(1, turns // loads), number) for number in range(loads)]
+        return [[one for part in parts for one in part[at]] for at in range(len(files))]
+
+    def _loaded(self, files: Sequence[Path], turns: int, number: int) -> list[list[float]]:
+        """Times of files that are loaded anew."""
+        runs = [self.target.load(file, threads=self.threads) for file in files]
         feed = as_feed(self.target.signature(files[0])[0], self.inputs)  # formats have their own names
         tick = time.process_time_ns if self.threads == 1 else time.perf_counter_ns
-        return in_turns([lambda run=run: run(feed) for run in runs], turns=turns, seconds=600.0, tick=tick)  # type: ignore[misc]
+        calls = [partial(run, feed) for run in runs]
+        return in_turns(calls, turns=turns, seconds=600.0, tick=tick, seed=number)
 
 
 @dataclass(slots=True)
@@ -100,8 +113,9 @@ class There(Files):
         """What its own system reports."""
         return str(sorted(self.bench.session.facts().items()))
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
-        """One file after the other."""
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
+        """One file after the other: one number each, of several loads anyway."""
+        del loads
         files, start = [self.file(graph) for graph in graphs], time.perf_counter()
         effort = Effort(self.threads, self.job.batch or 1, runs=max(2, turns), seconds=PAIR_SECONDS)
         pairs = [self.bench.compare(file, files[0], effort) for file in files[1:] or files]
@@ -116,9 +130,9 @@ class Counting(There):
 
     known: dict[str, float] = field(default_factory=dict)
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         """One number each; those that are not known in one process, whose start takes longer than a small file."""
-        del turns
+        del turns, loads
         digests = [sha256(graph.SerializeToString(deterministic=True)).hexdigest() for graph in graphs]
         missing = {digest: graph for digest, graph in zip(digests, graphs, strict=True) if digest not in self.known}
         if missing:

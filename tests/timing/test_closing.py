@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from edgecompress.errors import BudgetError
@@ -14,9 +16,10 @@ from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, LayerCandidates
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.timing import Bench
-from edgecompress.timing.closing import FINALS, LAST_TURNS, ROUNDS, Rivals, chains_of, closed
+from edgecompress.timing.closing import MOST_CHOICES, closed
 from edgecompress.timing.grafting import Chosen
 from edgecompress.timing.prices import Prices
+from edgecompress.timing.rivals import Rivals, chains_of, losses_of
 
 LAYERS, MACS, OTHERS = 12, 1000, 600
 TOTAL = Cost(LAYERS * MACS + OTHERS, LAYERS * MACS + OTHERS, 4 * (LAYERS * MACS + OTHERS))
@@ -37,20 +40,28 @@ class Model:
 
     law: Callable[[str, float], float]
     noise: Sequence[float] = (0.0,)
-    series: int = 6
+    unit: str = "ns"
+    dense: list[float] = field(default_factory=list)
     files: list[Chosen] = field(default_factory=list)
 
-    def compared(self, plans: Sequence[Chosen], turns: int) -> list[list[float]]:
-        del turns
+    @property
+    def dense_time(self) -> float:
+        return 1e6
+
+    def kept(self, plan: Chosen) -> float:
+        """Of the dense time, in truth."""
+        return 1 - sum(
+            self.law(name, 1 - 100 * ranks[0] / 8 / MACS) * MACS / TOTAL.macs for name, (_, ranks) in plan.items()
+        )
+
+    def compared(self, plans: Sequence[Chosen], turns: int, loads: int) -> list[list[float]]:
+        assert turns % loads == 0
         self.files += plans
-        series = [[1000.0] * self.series]
-        for plan in plans:
-            saved = sum(self.law(name, 1 - 100 * ranks[0] / 8 / MACS) * MACS / TOTAL.macs
-                        for name, (_, ranks) in plan.items())  # fmt: skip
-            series.append(
-                [1000 * (1 - saved) * (1 + self.noise[turn % len(self.noise)]) for turn in range(self.series)]
-            )
-        return series
+        times = [1e6, *(1e6 * self.kept(plan) for plan in plans)]
+        return [self.series(one, turns) for one in times]
+
+    def series(self, time: float, turns: int) -> list[float]:
+        return [time * (1 + self.noise[turn % len(self.noise)]) for turn in range(turns)]
 
 
 def rivals(multiple: int = 16, limits: Ceilings | None = None) -> Rivals:
@@ -76,13 +87,13 @@ def test_what_is_predicted_is_measured_whatever_the_table_is_off(keep: float, ef
 def test_rounds_do_not_swing() -> None:
     _, found = run(Model(lambda _, saved: 0.95 * saved**1.5, noise=(0.0, 0.02, -0.02)), 0.5)
     own = [one.kept for one in found if one.rule == "latency"]
-    assert 1 <= len(own) <= ROUNDS + FINALS
+    assert 1 <= len(own) <= MOST_CHOICES
     assert abs(own[-1] - 0.5) < 0.03
     assert all(abs(later - 0.5) <= abs(first - 0.5) + 0.01 for first, later in pairwise(own))
 
 
 def test_instructions_are_one_exact_number_each() -> None:
-    best, _ = run(Model(lambda _, saved: 0.8 * saved, series=1), 0.5)
+    best, _ = run(Model(lambda _, saved: 0.8 * saved, unit="instructions"), 0.5)
     assert 0.45 < best.kept <= 0.5
     assert best.ratio.low == best.ratio.value == best.ratio.high
 
@@ -95,9 +106,8 @@ def test_where_all_time_may_remain_all_stays_dense() -> None:
 
 def test_rivals_are_of_both_multiples_and_all_are_kept() -> None:
     best, found = run(Model(lambda _, saved: 0.7 * saved), 0.7)
-    assert {one.rule for one in found} == {
-        "latency", "latency, near MACs", "latency, fewer chains", "MACs, multiples of 8", "MACs, multiples of 16"
-    }  # fmt: skip
+    assert {one.rule for one in found} >= {"latency", "latency, fewer chains", "MACs, multiples of 16"}
+    assert len({one.key for one in found}) == len(found)
     of_16 = next(one for one in found if one.rule.endswith("16"))
     assert all(ranks[0] % 16 == 0 for _, ranks in chains_of(of_16.choices).values())
     facts = best.to_json()
@@ -118,24 +128,80 @@ def test_what_is_too_fast_to_reach_is_refused_with_the_nearest() -> None:
     assert 0.7 < refused.value.nearest_keep < 0.8
 
 
-def test_the_best_is_not_lost_to_one_measurement_that_was_slow() -> None:
-    """The rival of least loss, measured 4 % slower just once, when finalists are measured again."""
+@dataclass
+class Noisy(Model):
+    """Loads move a file's time, other work that of all files, and now and then a turn takes much longer."""
 
-    @dataclass
-    class OnceSlow(Model):
-        asked: int = 0
+    seed: int = 0
+    of_loads: float = 0.04
+    of_others: float = 0.06
 
-        def compared(self, plans: Sequence[Chosen], turns: int) -> list[list[float]]:
-            found = super().compared(plans, turns)
-            self.asked += turns == LAST_TURNS
-            if turns == LAST_TURNS and self.asked == 1:
-                found[1:] = [[1.04 * one for one in series] for series in found[1:]]
-            return found
+    def __post_init__(self) -> None:
+        self.draw = np.random.default_rng(self.seed)
 
-    steady, _ = run(Model(lambda _, saved: 0.7 * saved), 0.6)
-    once, _ = run(OnceSlow(lambda _, saved: 0.7 * saved), 0.6)
-    assert once.loss <= 1.3 * steady.loss
-    assert once.kept <= 0.6 * 1.01
+    def compared(self, plans: Sequence[Chosen], turns: int, loads: int) -> list[list[float]]:
+        found = np.array(super().compared(plans, turns, loads)).reshape(len(plans) + 1, loads, -1)
+        found *= np.exp(self.draw.normal(0, self.of_loads, (len(plans) + 1, loads, 1)))
+        found *= np.exp(self.draw.normal(0, self.of_others, (1, loads, 1)))
+        found *= 1 + 0.02 * self.draw.exponential(1, found.shape) + 0.4 * (self.draw.random(found.shape) < 0.1)
+        return [list(map(float, series.ravel())) for series in found]
+
+
+def best_of(model: Model, keep: float) -> float:
+    """The least loss that any rule reaches in time, in truth."""
+    losses = []
+    for rule in rivals().rules().values():
+        for asked in np.linspace(0.1, 0.9, 41):
+            with suppress(BudgetError):
+                choices = rule(1 - asked)
+                if model.kept(chains_of(choices)) <= keep:
+                    losses.append(sum(losses_of(choices).values()))
+    return min(losses)
+
+
+LAWS: list[Callable[[str, float], float]] = [
+    lambda _, saved: 0.7 * saved,
+    lambda name, saved: (0.95 if int(name[5:]) % 2 else 0.5) * saved**1.3,
+    lambda name, saved: 0.9 * saved - (0.08 if int(name[5:]) % 3 == 0 else 0.0),
+]
+
+
+def distances(seeds: Sequence[int], law: Callable[[str, float], float], keep: float) -> list[tuple[float, float]]:
+    """By seed how far above the budget the true time of what was taken is, and its loss above the best's, as shares."""
+    best = best_of(Model(law), keep)
+    found = []
+    for seed in seeds:
+        model = Noisy(law, seed=seed)
+        taken, _ = run(model, keep)
+        found.append((model.kept(chains_of(taken.choices)) / keep - 1, taken.loss / best - 1))
+    return found
+
+
+OVER, WORSE = 0.06, 0.3
+"""A load is off by 4 %, so that of many plans one seems 1 % faster than it is: and what is looked for is not finer."""
+
+
+def test_the_plan_that_is_taken_is_in_time_and_near_the_best_on_a_noisy_device() -> None:
+    for over, worse in distances(range(3), LAWS[1], 0.65):
+        assert over < OVER
+        assert worse < WORSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [0.65, 0.5])
+@pytest.mark.parametrize("law", range(len(LAWS)))
+def test_of_many_noisy_devices_none_takes_a_plan_that_is_late_or_far_from_the_best(law: int, keep: float) -> None:
+    found = distances(range(40), LAWS[law], keep)
+    assert max(over for over, _ in found) < OVER
+    assert max(worse for _, worse in found) < WORSE
+    assert sorted(over for over, _ in found)[len(found) // 2] < 0.015
+
+
+def test_chance_alone_leaves_no_chain_out() -> None:
+    """Each chain pays alike: what a load brings is not taken for what a chain costs."""
+    for seed in range(3):
+        best, _ = run(Noisy(LAWS[0], seed=seed), 0.65)
+        assert not [why for why in best.choices.values() if isinstance(why, str) and "does not pay in its place" in why]
 
 
 def test_other_limits_are_kept_too() -> None:

@@ -8,10 +8,7 @@ from edgecompress.timing.curves import Curve
 
 
 def curve(*points: tuple[float, float]) -> Curve:
-    made = Curve()
-    for point in points:
-        made.add(*point)
-    return made
+    return Curve(list(points))
 
 
 def test_without_files_the_table_is_believed() -> None:
@@ -47,5 +44,5 @@ def test_a_plan_is_looked_for_between_those_that_were_too_slow_and_fast_enough()
     loop = Curve()
     for _ in range(6):
         asked = loop.needed(0.45)
-        loop.add(asked, file(asked))
+        loop.points.append((asked, file(asked)))
     assert file(loop.needed(0.45)) == pytest.approx(0.45, abs=0.03)

@@ -45,7 +45,7 @@ class Weighing:
     seconds_a_file: float = 0.0
     files: int = 0
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         self.files += len(graphs)
         sizes = [sum(int(np.prod(one.dims)) for one in graph.graph.initializer) for graph in graphs]
         return [[1e3 * (REST + size)] * turns for size in sizes]

@@ -41,7 +41,7 @@ class Counted:
     fails_at: int = 10**9
     taken: list[int] = field(default_factory=list)
 
-    def take(self, graphs: Sequence[onnx.ModelProto], turns: int) -> list[list[float]]:
+    def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         self.files += len(graphs)
         if self.files > self.fails_at:
             raise DeviceError.of("local", "was switched off")

@@ -1,0 +1,116 @@
+"""Rules that choose plans within a latency, and compete: by times, by MACs, with fewer chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+
+from edgecompress.errors import BudgetError
+from edgecompress.plans import Cost
+from edgecompress.selectors.base import Choices, LayerCandidates, replaced
+from edgecompress.selectors.ceilings import Ceilings
+from edgecompress.timing.grafting import Chosen
+from edgecompress.timing.plateaus import USUAL
+from edgecompress.timing.prices import Prices
+
+BURDEN = 0.15
+"""Share of its dense layer's time that a chain is counted to take more, in the rival with fewer chains."""
+SMALL_DOUBT = 0.1
+"""How far off the share of MACs may be as an estimate of time, in the rival whose times are drawn towards it."""
+STEPS = 128
+"""Plans by MACs that are looked at, by a fraction of the dense model's each."""
+NEAR = 0.001
+"""Of the time that may remain, so much more is requested of a rule than the fastest that it names."""
+
+Rule = Callable[[float], Choices]
+"""What is chosen where such a fraction of the dense time may remain by the table."""
+Asked = tuple[float, Choices]
+"""The share of the dense time that was to be saved by the table, and what was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """What rivals choose from: ``layers`` with losses, their prices, the dense model's cost, and all other limits."""
+
+    layers: Sequence[LayerCandidates]
+    prices: Prices
+    total: Cost
+    multiple: int
+    limits: Ceilings
+
+    def rules(self) -> dict[str, Rule]:
+        """By name."""
+        rules: dict[str, Rule] = {
+            "latency": self._timed,
+            "latency, near MACs": partial(self._timed, doubt=SMALL_DOUBT),
+            "latency, fewer chains": partial(self._timed, burden=BURDEN),
+        }
+        for multiple in sorted({USUAL, self.multiple}):
+            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, self._of_multiple(multiple), {})
+        return rules
+
+    def saving(self, choices: Choices) -> float:
+        """Share of the dense time that the table of times lets chains save."""
+        by_name = {layer.name: layer for layer in self.layers}
+        shares = (self.prices.shares(name, [chain], by_name[name])[0] for name, chain in chains_of(choices).items())
+        return -sum(shares)
+
+    def _timed(self, keep: float, **differently: float) -> Choices:
+        prices = replace(self.prices, **differently)  # type: ignore[arg-type]
+        layers = [prices.on(layer) for layer in self.layers]
+        return replace(self.limits, time=round(keep * prices.dense)).select(layers, prices.total(self.total))
+
+    def _of_multiple(self, multiple: int) -> list[LayerCandidates]:
+        """The layers with those candidates alone whose ranks are multiples."""
+        return [
+            replace(layer, candidates=tuple(c for c in layer.candidates if all(r % multiple == 0 for r in c.ranks)))
+            for layer in self.layers
+        ]
+
+    def _by_macs(self, layers: Sequence[LayerCandidates], known: dict[int, Choices | None], keep: float) -> Choices:
+        """The plan of most MACs whose time is expected to be within the budget; ``known`` are those of each step."""
+        low, high, found = 0, STEPS, None
+        while high - low > 1:
+            step = (low + high) // 2
+            if step not in known:
+                known[step] = self._of_macs(layers, step / STEPS)
+            choices = known[step]
+            if choices is not None and 1 - self.saving(choices) > keep:
+                high = step
+            else:
+                low, found = step, choices or found
+        if found is None:
+            raise BudgetError("no plan by MACs is fast enough", nearest_keep=inf)
+        return found
+
+    def _of_macs(self, layers: Sequence[LayerCandidates], share: float) -> Choices | None:
+        """None where there is no plan of so few MACs."""
+        macs = min(share * self.total.macs, self.limits.max_macs or inf)
+        try:
+            return replace(self.limits, max_macs=macs, time=None).select(layers, self.total)
+        except BudgetError:
+            return None
+
+
+def chains_of(choices: Choices) -> Chosen:
+    """Those that are replaced."""
+    return {name: one.chain for name, one in replaced(choices).items()}
+
+
+def losses_of(choices: Choices) -> dict[str, float]:
+    """Of all layers that are replaced: losses, or errors where there are none."""
+    return {name: one.error if one.loss is None else one.loss for name, one in replaced(choices).items()}
+
+
+def fastest_from(rule: Rule, asked: float) -> Asked | None:
+    """What a rule chooses; of one that finds nothing in time its fastest, None where that is not known."""
+    for _ in range(2):
+        try:
+            return asked, rule(1 - asked)
+        except BudgetError as error:
+            asked = 1 - (1 - asked) * error.nearest_keep * (1 + NEAR)
+            if not asked > 0:
+                break
+    return None
