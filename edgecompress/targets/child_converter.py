@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,15 +168,21 @@ def convert_onnx(converter: Converter, job: Job, path: Path) -> Json:
     return _with_notices(converter, {**source, **facts, "notices": notices}, counted("onnx", source["operators"]))
 
 
-def convert_graph(converter: Converter, job: Job, graph: onnx.ModelProto, path: Path) -> Json:
-    """Have a child write ``path`` from a graph that is there already; of the ``job`` all but the model counts.
+def convert_graphs(converter: Converter, job: Job, graphs: Mapping[Path, onnx.ModelProto]) -> None:
+    """Have one child write each path from its graph; of the ``job`` all but the model counts.
 
     Raises:
         ExportError: the converter refused, crashed or hung.
     """
     import onnx
 
-    return _converted(converter, job, path, SOURCE, lambda file: onnx.save_model(graph, file))
+    with TemporaryDirectory() as folder:
+        works = {path: Path(folder) / str(number) for number, path in enumerate(graphs)}
+        for path, work in works.items():
+            work.mkdir()
+            onnx.save_model(graphs[path], work / SOURCE)
+            write_job(job, work)
+        _run(converter.name, {work: path for path, work in works.items()}, job.log)
 
 
 def _converted(converter: Converter, job: Job, path: Path, name: str, write: Callable[[Path], None]) -> Json:
@@ -185,7 +191,7 @@ def _converted(converter: Converter, job: Job, path: Path, name: str, write: Cal
         work = Path(folder)
         write(work / name)
         write_job(job, work)
-        _run(converter.name, work, path, job.log)
+        _run(converter.name, {work: path}, job.log)
         return read_json(work / FACTS)
 
 
@@ -211,8 +217,12 @@ def _save(file: Path, tensors: Inputs) -> None:
     save_file({f"{index:03}": tensor.contiguous().clone() for index, tensor in enumerate(tensors)}, file)
 
 
-def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
-    output, argv = work / "log.txt", [sys.executable, "-m", __spec__.name, name, str(work), str(path.absolute())]
+def _run(name: str, works: Mapping[Path, Path], log: Path | None) -> None:
+    """A child that writes the paths in ``works`` from the folders there, one after the other."""
+    first = next(iter(works))
+    output = first / "log.txt"
+    pairs = [str(each) for work, path in works.items() for each in (work, path.absolute())]
+    argv = [sys.executable, "-m", __spec__.name, name, *pairs]
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # also where it is not installed
     with output.open("wb") as stream:
         try:
@@ -221,14 +231,14 @@ def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
                 stdout=stream,
                 stderr=stream,
                 stdin=subprocess.DEVNULL,
-                timeout=TIMEOUT_S,
+                timeout=TIMEOUT_S * len(works),
                 check=False,
-                cwd=work,
+                cwd=first,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             ).returncode
-            reason = _reason(work, code) if code else ""
+            reason = _reason(works, code) if code else ""
         except subprocess.TimeoutExpired:
-            reason = f"did not end within {TIMEOUT_S:.0f} s"
+            reason = f"did not end within {TIMEOUT_S * len(works):.0f} s"
     if reason:
         if log is not None:
             log.write_bytes(LOG_HEADING.encode() + output.read_bytes())
@@ -236,28 +246,30 @@ def _run(name: str, work: Path, path: Path, log: Path | None) -> None:
         raise ExportError(f"{name}: the converter {reason}{kept}; try another target")
 
 
-def _reason(work: Path, code: int) -> str:
+def _reason(works: Iterable[Path], code: int) -> str:
     """Why a child ended with ``code``: what it wrote down, or the signal that killed it."""
-    if (work / REASON).is_file():
-        return f"refused the model: {(work / REASON).read_text(encoding='utf-8')}"
+    for written in (work / REASON for work in works):
+        if written.is_file():
+            return f"refused the model: {written.read_text(encoding='utf-8')}"
     return crashed(code) if code < 0 else f"ended with {code}"
 
 
 def main(arguments: list[str]) -> int:
-    """In the child: ``TARGET FOLDER PATH``."""
+    """In the child: ``TARGET FOLDER PATH [FOLDER PATH ...]``."""
     from edgecompress.targets import TARGETS
 
-    name, folder, path = arguments
+    name, *pairs = arguments
     converter: Any = TARGETS[name]
-    try:
-        facts = converter.convert(ConversionJob(Path(folder)), Path(path))
-    except Exception as error:  # whatever a converter raises is its reason
-        traceback.print_exc()
-        text = first_line(error)[:300]
-        reason = text if isinstance(error, ExportError) else f"{type(error).__name__}: {text}"
-        (Path(folder) / REASON).write_text(reason, encoding="utf-8")
-        return 1
-    write_json(Path(folder) / FACTS, facts)
+    for folder, path in zip(map(Path, pairs[::2]), map(Path, pairs[1::2]), strict=True):
+        try:
+            facts = converter.convert(ConversionJob(folder), path)
+        except Exception as error:  # whatever a converter raises is its reason
+            traceback.print_exc()
+            text = first_line(error)[:300]
+            reason = text if isinstance(error, ExportError) else f"{type(error).__name__}: {text}"
+            (folder / REASON).write_text(reason, encoding="utf-8")
+            return 1
+        write_json(folder / FACTS, facts)
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PAIR_SECONDS = 0.5
 """Of measuring two files in turns on a device elsewhere."""
+ROOM_BYTES = 1 << 30
+"""Of the files that are kept, since they may be taken again."""
 COUNTED = 3
 """Inferences of a file whose instructions are counted, the first of which is dropped."""
 CPUINFO = Path("/proc/cpuinfo")
@@ -62,14 +65,29 @@ class Files:
     folder: Path
     threads: int
     made: dict[str, Path] = field(default_factory=dict, init=False)
+    numbers: Iterator[int] = field(default_factory=count, init=False)
 
-    def file(self, graph: onnx.ModelProto) -> Path:
-        """The target's file of a graph; of equal ones the same."""
-        digest = sha256(graph.SerializeToString(deterministic=True)).hexdigest()
-        if digest not in self.made:
-            path = self.folder / f"{len(self.made)}{self.target.suffix}"
-            self.made[digest] = written(self.target, self.job, graph, path)
-        return self.made[digest]
+    def files(self, graphs: Collection[onnx.ModelProto]) -> list[Path]:
+        """The target's files of graphs; of equal ones the same."""
+        digests = [digest_of(graph) for graph in graphs]
+        missing = {digest: graph for digest, graph in zip(digests, graphs, strict=True) if digest not in self.made}
+        self._make_room(digests)
+        paths = {digest: self.folder / f"{next(self.numbers)}{self.target.suffix}" for digest in missing}
+        write(self.target, self.job, {paths[digest]: graph for digest, graph in missing.items()})
+        self.made |= paths
+        return [self.made[digest] for digest in digests]
+
+    def _make_room(self, wanted: Container[str]) -> None:
+        """By the oldest files that are not ``wanted``, where all take more than they may."""
+        parts = {digest: (path, *self.target.parts(path)) for digest, path in self.made.items()}
+        sizes = {digest: sum(part.stat().st_size for part in own) for digest, own in parts.items()}
+        taken = sum(sizes.values())
+        for digest in [digest for digest in parts if digest not in wanted]:
+            if taken > ROOM_BYTES:
+                taken -= sizes[digest]
+                del self.made[digest]
+                for part in parts[digest]:
+                    part.unlink()
 
 
 @dataclass(slots=True)
@@ -87,7 +105,7 @@ class Here(Files):
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         """All of them in turns."""
         start = time.perf_counter()
-        files = [self.file(graph) for graph in graphs]
+        files = self.files(graphs)
         self.seconds_a_file = (time.perf_counter() - start) / len(graphs)
         parts = [self._loaded(files, max(1, turns // loads), number) for number in range(loads)]
         return [[one for part in parts for one in part[at]] for at in range(len(files))]
@@ -116,7 +134,7 @@ class There(Files):
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         """One file after the other: one number each, of several loads anyway."""
         del loads
-        files, start = [self.file(graph) for graph in graphs], time.perf_counter()
+        files, start = self.files(graphs), time.perf_counter()
         effort = Effort(self.threads, self.job.batch or 1, runs=max(2, turns), seconds=PAIR_SECONDS)
         pairs = [self.bench.compare(file, files[0], effort) for file in files[1:] or files]
         dense = median(pair.baseline_latency.statistics.wall.p50 for pair in pairs) * 1e6
@@ -133,31 +151,34 @@ class Counting(There):
     def take(self, graphs: Sequence[onnx.ModelProto], turns: int, loads: int = 1) -> list[list[float]]:
         """One number each; those that are not known in one process, whose start takes longer than a small file."""
         del turns, loads
-        digests = [sha256(graph.SerializeToString(deterministic=True)).hexdigest() for graph in graphs]
+        digests = [digest_of(graph) for graph in graphs]
         missing = {digest: graph for digest, graph in zip(digests, graphs, strict=True) if digest not in self.known}
         if missing:
-            files, start = [self.file(graph) for graph in missing.values()], time.perf_counter()
+            files, start = self.files(missing.values()), time.perf_counter()
             effort = Effort(self.threads, self.job.batch or 1, runs=COUNTED)
             counts = self.bench.counts(files, effort)
             self.known |= {digest: float(one.least) for digest, one in zip(missing, counts, strict=True)}
             self.seconds_a_file = (time.perf_counter() - start) / len(files)
-            for file in files:
-                file.unlink()
         return [[self.known[digest]] for digest in digests]
 
 
-def written(target: Target, job: Job, graph: onnx.ModelProto, path: Path) -> Path:
-    """The target's file of a graph."""
+def digest_of(graph: onnx.ModelProto) -> str:
+    """Equal of equal graphs."""
+    return sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def write(target: Target, job: Job, graphs: Mapping[Path, onnx.ModelProto]) -> None:
+    """The target's files of graphs; those that have to be converted all in one process."""
     import onnx
 
-    from edgecompress.targets.child_converter import convert_graph
+    from edgecompress.targets.child_converter import convert_graphs
 
     if target.name == "onnx":
-        onnx.save_model(graph, path)
-    else:
+        for path, graph in graphs.items():
+            onnx.save_model(graph, path)
+    elif graphs:
         converter: Any = target
-        convert_graph(converter, job, graph, path)
-    return path
+        convert_graphs(converter, job, graphs)
 
 
 @contextmanager
