@@ -20,6 +20,7 @@ from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.timing import Bench, bench_of, timings
 from edgecompress.timing.caching import TimingFile
+from edgecompress.timing.stopwatches import Here
 from tests.processes import command
 
 SCOPE = Scope(methods=("svd",), multiple=8)
@@ -112,6 +113,17 @@ def test_what_was_interrupted_goes_on(bench: Bench, dense: tuple[Sample, Survey]
     assert 0 < len(kept) < len(found.found)
     assert seen[0] == (0, len(found.found) - len(kept))
     assert seen[-1] == (len(found.found) - len(kept),) * 2
+
+
+@pytest.mark.parametrize("target", ["openvino", "ncnn"])
+def test_files_of_other_runtimes_are_timed(dense: tuple[Sample, Survey], target: str) -> None:
+    """ncnn has names of its own for inputs; both files come from one process, and are gone once they are loaded."""
+    pytest.importorskip(target)
+    with bench_of(*dense, target_named(target), device_named("local")) as bench:
+        found = bench.compared([{"7": ("svd", (8,))}, {"4": ("svd", (3,))}], turns=2)
+        assert [min(series) > 1000 for series in found] == [True] * 3
+        assert isinstance(bench.watch, Here)
+        assert not list(bench.watch.folder.iterdir())
 
 
 def test_files_not_made_from_an_onnx_are_refused(dense: tuple[Sample, Survey]) -> None:
