@@ -38,9 +38,10 @@ from edgecompress.settings import Scope
 from edgecompress.sources import resolve
 from edgecompress.targets import target_named
 from edgecompress.timing import Bench, Timings, bench_of, timings
-from edgecompress.timing.closing import Rivals, chains_of, closed, losses_of
+from edgecompress.timing.closing import closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
+from edgecompress.timing.rivals import Rivals, chains_of, losses_of
 from edgecompress.timing.stopwatches import flags_here, load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency_elsewhere.json"

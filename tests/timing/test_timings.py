@@ -18,7 +18,7 @@ from edgecompress.planning import Survey, survey
 from edgecompress.settings import Scope
 from edgecompress.sources import resolve
 from edgecompress.targets import target_named
-from edgecompress.timing import Bench, bench_of, timings
+from edgecompress.timing import Bench, bench_of, stopwatches, timings
 from edgecompress.timing.caching import TimingFile
 from edgecompress.timing.stopwatches import Here
 from tests.processes import command
@@ -116,14 +116,20 @@ def test_what_was_interrupted_goes_on(bench: Bench, dense: tuple[Sample, Survey]
 
 
 @pytest.mark.parametrize("target", ["openvino", "ncnn"])
-def test_files_of_other_runtimes_are_timed(dense: tuple[Sample, Survey], target: str) -> None:
-    """ncnn has names of its own for inputs; both files come from one process, and are gone once they are loaded."""
+def test_files_of_other_runtimes_are_timed(
+    dense: tuple[Sample, Survey], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ncnn has names of its own for inputs; files come from one process, and go where they take too much room."""
     pytest.importorskip(target)
     with bench_of(*dense, target_named(target), device_named("local")) as bench:
         found = bench.compared([{"7": ("svd", (8,))}, {"4": ("svd", (3,))}], turns=2)
         assert [min(series) > 1000 for series in found] == [True] * 3
         assert isinstance(bench.watch, Here)
-        assert not list(bench.watch.folder.iterdir())
+        before = set(bench.watch.folder.iterdir())
+        monkeypatch.setattr(stopwatches, "ROOM_BYTES", 1)
+        assert bench.watch.files([bench.file({})])[0] in before
+        after = set(bench.watch.folder.iterdir())
+        assert len(after) == len(before) / 3
 
 
 def test_files_not_made_from_an_onnx_are_refused(dense: tuple[Sample, Survey]) -> None:
