@@ -45,7 +45,7 @@ from edgecompress.timing.closing import Measured, closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.rivals import Rivals
-from edgecompress.timing.stopwatches import flags_here, identity_here, load_here
+from edgecompress.timing.stopwatches import identity_here, load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency.json"
 NETS = ("resnet56", "resnet20")
@@ -113,7 +113,7 @@ def measured(work: Work) -> Iterator[Row]:
         priced = replace(seen, total=total)
         layers, _ = weighed_choices(priced, first, scope, calibration=calibration, prices=found.prices)
         found = timings(bench, seen, scope, more=scored_chains(layers))
-        multiple = found.multiple or known_multiple(TARGET, flags_here())
+        multiple = found.multiple or known_multiple(TARGET, "local")
         for rule, keep in work.missing():
             by = Ceilings(keep=keep, of="latency") if rule == "latency" else Budget(keep)
             facts: Row = {}

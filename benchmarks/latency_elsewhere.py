@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import strftime
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ from edgecompress.timing.closing import closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.rivals import Rivals, chains_of, losses_of
-from edgecompress.timing.stopwatches import flags_here, load_here
+from edgecompress.timing.stopwatches import load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency_elsewhere.json"
 IMAGES, PICTURES, SEED, SIDE, DECAY = 1024, 32, 0, 224, 0.5
@@ -51,12 +52,18 @@ MULTIPLES, STEPS, TURNS = (8, 16), 512, 60
 
 @dataclass(frozen=True)
 class Place:
-    """A net, a runtime, a device, and the fractions of the latency that plans are to keep."""
+    """A net, a runtime, a device, the fractions of the latency to keep, and methods (none: the usual)."""
 
     net: str
     target: str
     device: str = "local"
     keeps: tuple[float, ...] = (0.8, 0.65, 0.5)
+    methods: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """What plans are made of."""
+        return Scope(methods=self.methods)
 
     @property
     def key(self) -> str:
@@ -69,7 +76,7 @@ PLACES = (
     Place("resnet20", "ncnn"),
     Place("resnet20", "onnx", "emulated:cortex-a53"),
     Place("resnet20", "onnx", "emulated:cortex-a76"),
-    Place("resnet18", "onnx", keeps=(0.7, 0.5, 0.35)),
+    Place("resnet18", "onnx", keeps=(0.7, 0.5, 0.35), methods=("svd", "spatial_svd", "tucker2")),
 )
 
 
@@ -158,7 +165,7 @@ def falling(layer: nn.Conv2d) -> nn.Conv2d:
 def opened(place: Place) -> tuple[Sample, Survey, Callable[[], Any]]:
     """The net, its layers, and what opens a bench for it."""
     sample = sample_of(place.net)
-    seen = survey(sample.model(), sample.inputs, Scope())
+    seen = survey(sample.model(), sample.inputs, place.scope)
     return sample, seen, lambda: bench_of(sample, seen, target_named(place.target), device_named(place.device))
 
 
@@ -169,11 +176,11 @@ def planned(place: Place, rows: Sequence[Row]) -> Iterator[Row]:
         return
     sample, seen, bench_for = opened(place)
     with bench_for() as bench:
-        found, layers, total = weighed(bench, seen, calibration_for(sample), min(place.keeps))
-        multiple = found.multiple or known_multiple(place.target, flags_here())
+        found, layers, total = weighed(bench, seen, place, calibration_for(sample))
+        multiple = found.multiple or known_multiple(place.target, place.device)
         for keep in missing:
             rivals = Rivals(layers, found.prices, total, multiple, Ceilings(keep=keep, of="latency"))
-            best, measured = closed(bench, rivals, keep)
+            best, measured = closed(bench, rivals, keep, shown)
             loss = sum(losses_of(best.choices).values())
             by_macs = {str(one): of_loss(layers, seen.total, one, loss) for one in MULTIPLES}
             yield {
@@ -185,15 +192,21 @@ def planned(place: Place, rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def weighed(
-    bench: Bench, seen: Survey, calibration: Calibration, keep: float
+    bench: Bench, seen: Survey, place: Place, calibration: Calibration
 ) -> tuple[Timings, Sequence[LayerCandidates], Cost]:
     """Times, candidates with losses, and the dense model's cost with its time."""
-    found = timings(bench, seen, Scope())
+    keep, scope = min(place.keeps), place.scope
+    found = timings(bench, seen, scope, progress=shown)
     total = found.prices.total(seen.total)
     first = Ceilings(keep=keep, of="latency", time=round(keep * total.time))
     priced = replace(seen, total=total)
-    layers, _ = weighed_choices(priced, first, Scope(), calibration=calibration, prices=found.prices)
-    return timings(bench, seen, Scope(), more=scored_chains(layers)), layers, total
+    layers, _ = weighed_choices(priced, first, scope, calibration=calibration, prices=found.prices, progress=shown)
+    return timings(bench, seen, scope, more=scored_chains(layers), progress=shown), layers, total
+
+
+def shown(stage: str, done: int, count: int, detail: str) -> None:
+    """A line for each step."""
+    print(f"{strftime('%X')} {stage} {done}/{count} {detail}", file=sys.stderr, flush=True)
 
 
 def of_loss(layers: Sequence[LayerCandidates], total: Cost, multiple: int, loss: float) -> Choices:

@@ -75,13 +75,12 @@ def scope_from(given: Given, methods: tuple[str, ...]) -> Scope:
 def _multiple_here() -> int:
     """By times on the device that is planned for; without any by a table."""
     from edgecompress.timing.plateaus import known_multiple, measured_multiple
-    from edgecompress.timing.stopwatches import flags_here
 
     params = click.get_current_context().params
     target, device = (params.get("targets") or (USUAL_TARGET,))[0], params.get("device") or USUAL_DEVICE
     found, source = measured_multiple(target, device), "timings"
     if found is None:
-        found, source = known_multiple(target, flags_here() if device == USUAL_DEVICE else ""), "a table of runtimes"
+        found, source = known_multiple(target, device), "a table of runtimes"
     click.echo(f"note: ranks are multiples of {found}, for {target} on {device}: by {source}", err=True)
     return found
 

@@ -26,7 +26,7 @@ from edgecompress.timing.closing import Measured, closed
 from edgecompress.timing.geometries import Chain
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.rivals import Rivals
-from edgecompress.timing.stopwatches import flags_here, load_here
+from edgecompress.timing.stopwatches import load_here
 
 BUSY = 1.5
 """Processes that want a processor, for each there is: above, what is measured is called that of a busy machine."""
@@ -81,7 +81,7 @@ def timed_plan(
             replace(seen, total=total), first, scope, calibration=calibration, prices=found.prices, progress=progress
         )
         found = timings(bench, seen, scope, more=scored_chains(layers), progress=progress)
-        multiple = found.multiple or known_multiple(place.target.name, flags_here())
+        multiple = found.multiple or known_multiple(place.target.name, place.device.name)
         best, measured = closed(bench, Rivals(layers, found.prices, total, multiple, limits), keep, progress)
         made = assembled(seen, limits, layers, dict(best.choices), sample.name)
         return replace(made, measured={"latency": _facts(bench, found, place, keep, best, measured, multiple)})

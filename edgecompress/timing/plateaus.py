@@ -77,9 +77,11 @@ def clear_multiple(found: Mapping[int, float]) -> int | None:
     return ordered[0] if len(ordered) > 1 and found[ordered[1]] - found[ordered[0]] >= CLEAR else None
 
 
-def known_multiple(target: str, flags: str) -> int:
-    """Without times: by target and the flags of the processor."""
-    given = set(flags.split())
+def known_multiple(target: str, device: str) -> int:
+    """Without times: by target and, of this machine, the flags of the processor; of others they are not known."""
+    from edgecompress.timing.stopwatches import flags_here
+
+    given = set(flags_here().split()) if device == "local" else set[str]()
     return next((width for flag, width in WIDTHS.get(target, {}).items() if flag in given), USUAL)
 
 

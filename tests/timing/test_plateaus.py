@@ -56,10 +56,13 @@ def test_times_of_this_machine_alone_count(tmp_path: Path, monkeypatch: pytest.M
     assert measured_multiple("onnx", "local") is None
 
 
-def test_without_times_runtimes_and_widths_are_known() -> None:
-    assert known_multiple("onnx", "fpu avx2 avx512f") == 16
-    assert known_multiple("onnx", "fpu avx2") == plateaus.USUAL == 8
-    assert known_multiple("coreml", "avx512f") == 8
+def test_without_times_runtimes_and_widths_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecompress.timing.stopwatches.flags_here", lambda: "fpu avx2 avx512f")
+    assert known_multiple("onnx", "local") == 16
+    assert known_multiple("coreml", "local") == plateaus.USUAL == 8
+    assert known_multiple("onnx", "emulated:cortex-a53") == 8  # this machine's flags are not its
+    monkeypatch.setattr("edgecompress.timing.stopwatches.flags_here", lambda: "fpu avx2")
+    assert known_multiple("onnx", "local") == 8
 
 
 def test_the_command_line_takes_the_multiple_that_was_measured(
