@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NORMAL = 1.96
-"""Of a 95 % interval, where the spread is known."""
 USUAL_SPREAD, WEIGHT = 0.02, 1
 """Relative, of a file's time between loads, and for how many loads that counts: the first may agree by chance."""
 
@@ -101,6 +99,7 @@ def _fit(rows: Sequence[tuple[Hashable, int, float]], *, exact: bool) -> _Fit:
 
 
 def _width(free: int) -> float:
-    """The 97.5 % point of Student's t, by Cornish and Fisher's expansion (2 % off with 4 degrees of freedom)."""
-    z, freedom = NORMAL, max(1, free)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    """The 97.5 % point of Student's t with so many degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1, free), 0.975))
