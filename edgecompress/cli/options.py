@@ -102,6 +102,15 @@ threads_option = option(
     basic=False,
     help="Threads of the runtime; repeatable. [1, then all processors]",
 )
+pareto_option = option(
+    "--pareto",
+    type=click.IntRange(0, 99),
+    default=0,
+    metavar="N",
+    group=SELECTION,
+    basic=False,
+    help="With a limit on latency: keep N other plans that none measured beats in time and loss. [0]",
+)
 seconds_option = options_of(Effort, "seconds", group=MEASURING)
 
 select_option = option(

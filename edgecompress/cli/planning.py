@@ -19,6 +19,7 @@ from edgecompress.cli.options import (
     force_option,
     json_option,
     output_option,
+    pareto_option,
     seed_option,
     selection_options,
     target_option,
@@ -50,11 +51,14 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @click.option("--why", is_flag=True, help="Also list what the other methods would have done, and why they lost.")
+@pareto_option
 @trust_option
 @output_option("Write the plan as JSON to this file.", required=False)
 @force_option
 @json_option
-def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any) -> None:
+def plan(
+    model: str, why: bool, pareto: int, trust: bool, output: Path | None, force: bool, as_json: bool, **given: Any
+) -> None:
     """Choose a method and ranks for every layer, and say why the others stay dense."""
     from edgecompress.planning.layer_costs import layer_costs
     from edgecompress.planning.outlook import warnings_of
@@ -63,14 +67,16 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
     methods = methods_from(given)
     storage = storage_from(given, methods)
     scope = scope_from(given, methods if storage is None else ())
-    if output is not None:
-        check_plan_file(output, model, force=force)
+    for file in [] if output is None else [output, *_others(output, pareto)]:
+        check_plan_file(file, model, force=force)
     by = storage or selector_from(given, given["select"] or usual_selector(given))
+    _check_pareto(by, pareto, output)
     sample = resolve(model, trust=trust)
     built = sample.model()
     made = planned(sample, built, by, scope, given)
     if output is not None:
         made.save(output)
+        _save_others(made, pareto, output)
     for warning in warnings_of(made):
         complain(f"warning: {warning}")
     if as_json:
@@ -79,6 +85,33 @@ def plan(model: str, why: bool, trust: bool, output: Path | None, force: bool, a
         print_plan(made, layers := layer_costs(built, sample.inputs, made))
         if why:
             _print_rejected(made, layers)
+
+
+def _others(output: Path, count: int) -> list[Path]:
+    """The files of the other plans: ``plan.1.json`` beside ``plan.json``."""
+    return [output.with_name(f"{output.stem}.{number}{output.suffix}") for number in range(1, count + 1)]
+
+
+def _save_others(made: CompressionPlan, count: int, output: Path) -> None:
+    """Plans of the front beside the chosen one, from the least loss to the fastest."""
+    from edgecompress.timing.fronts import front_of
+
+    for (_, other), file in zip(front_of(made, count) if count else (), _others(output, count), strict=False):
+        other.save(file)
+        latency = (other.measured or {})["latency"]
+        low, high = latency["ci95"]
+        complain(f"{file}: {latency['speedup']:.2f}x ({low:.2f} to {high:.2f}) at an expected loss of "
+                 f"{latency['loss']:.3g}, by {latency['rule']}")  # fmt: skip
+
+
+def _check_pareto(by: Storage | Selector, count: int, output: Path | None) -> None:
+    """Refuse ``--pareto`` where no plans are measured, or there is no place for them."""
+    from edgecompress.timing.fronts import refuse_without_times
+
+    if count:
+        refuse_without_times(None if isinstance(by, Storage) else by, None)
+    if count and output is None:
+        raise click.UsageError("--pareto writes plan.1.json, plan.2.json beside plan.json: give -o plan.json")
 
 
 def planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Scope, given: Given) -> CompressionPlan:

@@ -25,6 +25,7 @@ from edgecompress.cli.options import (
     line_options,
     log_option,
     output_option,
+    pareto_option,
     platform_option,
     seconds_option,
     target_option,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @seconds_option
+@pareto_option
 @gate_options
 @log_option
 @verbosity_options
@@ -67,6 +69,7 @@ def run(
     device: str,
     threads: tuple[int, ...],
     platforms: tuple[str, ...],
+    pareto: int,
     log: str | None,
     quiet: bool,
     verbose: bool,
@@ -87,7 +90,12 @@ def run(
     tracker = tracker_of(log) if log else None
     measuring = {key: value for key, value in fields_given(Effort, given).items() if key == "seconds"}
     more = {"device": device, "place": made(DeviceOptions, given), "threads": threads, "platforms": _unique(platforms)}
-    more |= {"quantize": given["quantize"] or "fp32", "keep_float": given["keep_float"], "command": typed()}
+    more |= {
+        "quantize": given["quantize"] or "fp32",
+        "keep_float": given["keep_float"],
+        "command": typed(),
+        "pareto": pareto,
+    }
     wanted, shows = _unique(targets), showing_progress(quiet=quiet, verbose=verbose)
     sample, options = sample_and_options(model, plan_file, given, trust=trust, targets=wanted, **more, **measuring)
     with telling_what_is_left(output), shows as shown, announcing(output, shown) as progress:
@@ -142,6 +150,9 @@ def print_run(report: Report, output: Path) -> None:
     }
     for what, path in paths.items():
         say(f"{what + ':':8}{output / path}")
+    for other in report.front.plans if report.front else ():
+        if other.folder:
+            say(f"pareto: {output / other.folder}: {1 / other.kept:.2f}x at an expected loss of {other.loss:.3g}")
     for one in report.bundles:
         say(f"bundle: {(output / one.manifest).parent}")
         say(size_sentence(one))

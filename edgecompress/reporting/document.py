@@ -22,6 +22,7 @@ from edgecompress.reporting.entries import (
     Training,
     TriedPlan,
 )
+from edgecompress.reporting.fronts import Front
 from edgecompress.reporting.pairs import ROLES, Known, Pair, known
 from edgecompress.reporting.scores import Nearness, Scores, Split, TaskMetric
 from edgecompress.settings import NO_RECIPE
@@ -149,6 +150,7 @@ class Report(Compression):
         tried: plans that were tried in the folder.
         command: what was typed to make it; empty of a run from Python.
         suggestion: the lowest budget that is expected to hold the outputs, where this one did not; else empty.
+        front: the plans that were measured for a latency; None where there was no limit on one.
     """
 
     arguments: Mapping[str, Any]
@@ -166,6 +168,7 @@ class Report(Compression):
     bundles: tuple[BundleEntry, ...] = ()
     command: str = ""
     suggestion: str = ""
+    front: Front | None = None
 
     @cached_property
     def files(self) -> Pair[FileEntry | None]:
@@ -196,6 +199,7 @@ class Report(Compression):
             "tried": [plan.to_json() for plan in self.tried],
             **({"command": self.command} if self.command else {}),
             **({"suggestion": self.suggestion} if self.suggestion else {}),
+            **({"front": self.front.to_json()} if self.front else {}),
         }
 
     def _repr_html_(self) -> str:
@@ -242,4 +246,5 @@ class Report(Compression):
             "tried": each(TriedPlan.from_json, "tried"),
             "command": text(document.get("command", "")),
             "suggestion": text(document.get("suggestion", "")),
+            "front": optional(Front.from_json, document.get("front")),
         }

@@ -12,6 +12,7 @@ from edgecompress.reporting import charts, latency_tables, layer_tables, provena
 from edgecompress.reporting.bars import WALL_MS, Panel, layer_panels, mix_panel
 from edgecompress.reporting.document import Report
 from edgecompress.reporting.first_screen import FirstScreen, first_screen
+from edgecompress.reporting.front_views import FrontView, front_view
 from edgecompress.reporting.numbers import grouped, typeset
 from edgecompress.reporting.table import Row, Table, pairs
 from edgecompress.reporting.wording import (
@@ -106,6 +107,7 @@ class View:
     instructions: InstructionsView | None
     plans: Table
     scatters: Sequence[charts.Scatter]
+    front: FrontView | None
     stages: Table | None
     fitting: Sequence[str]
     curve: charts.Curve | None
@@ -132,6 +134,7 @@ def view_of(report: Report) -> View:
         instructions=_instructions(pair) if isinstance(pair, InstructionComparison) else None,
         plans=plans,
         scatters=scatters,
+        front=front_view(report),
         stages=_stages(report),
         fitting=list(_fitting(report)),
         curve=charts.curve(report.training) if report.training else None,

@@ -32,6 +32,8 @@ KIND = "edgecompress.folder"
 OWNER_FILE = "made_from.json"
 """In the folder of stages, where each finished one has a file too."""
 COMPARISON_FILE, DECOMPOSED, TRAINED, BUNDLE = "comparison.json", "decomposed", "trained", "bundle"
+PARETO = "pareto"
+"""Other plans of the front, each in a numbered folder that is a MODEL."""
 CONFIG_FILE = "run.toml"
 """The options of a run as they were typed; the command line writes it."""
 CHECKPOINT_FILE, RECIPE_FILE = "checkpoint.pt", "recipe.pt"
@@ -106,7 +108,7 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
         FileError: another model's results are there, or something that no pipeline wrote.
     """
     bundles = (BUNDLE, *(f"{BUNDLE}_{platform}" for platform in PLATFORMS))
-    for name in (STAGES, DECOMPOSED, TRAINED, *bundles):
+    for name in (STAGES, DECOMPOSED, TRAINED, PARETO, *bundles):
         if (folder / name).is_symlink():
             raise FileError(
                 f"{folder / name}: is a symbolic link, which is not followed; choose another folder with -o"
@@ -129,7 +131,7 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
 def _check_unclaimed(folder: Path, *, force: bool) -> None:
     for path, is_ours in _written(folder):
         check_replaceable(path, "file", is_ours, force=force)
-    for name in (DECOMPOSED, TRAINED):
+    for name in (DECOMPOSED, TRAINED, PARETO):
         if any((folder / name).glob("*")) and not force:
             raise FileError(f"{folder / name}: is there and is not of edgecompress; choose another folder with -o")
 

@@ -64,7 +64,7 @@ def _own(report: Report) -> TriedPlan:
 def plan_key(arguments: Mapping[str, Any]) -> str:
     """Identifies a plan by a run's options, in the words of the first version: what was tried then is known again."""
     former = {"portions": "stages"}
-    words = {former.get(name, name): value for name, value in arguments.items()}
+    words = {former.get(name, name): value for name, value in arguments.items() if name != "pareto"}
     return key_of({**words, "recipe": "plain"} if words.get("recipe") == NO_RECIPE else words)
 
 

@@ -78,6 +78,7 @@ class Options:
         quantize: precision of the compressed model's files; the dense model's stay in float32.
         keep_float: layers and kinds of operators that stay in float32 in files of fewer bits.
         command: what was typed, for the report.
+        pareto: so many other plans that were measured for a latency, and that no other beats, are compressed too.
     """
 
     selector: Selector = field(default=SELECTORS[USUAL_SELECTOR])
@@ -99,6 +100,7 @@ class Options:
     quantize: Precision = "fp32"
     keep_float: tuple[str, ...] = ()
     command: str = ""
+    pareto: int = 0
 
     def to_json(self) -> Json:
         """A flat JSON object for the report."""
@@ -131,6 +133,7 @@ class Options:
             "threads": list(self.threads),
             "seconds": self.seconds,
             "platform": ", ".join(self.platforms),
+            **({"pareto": self.pareto} if self.pareto else {}),
             **({"quantize": self.quantize, "keep_float": list(self.keep_float)} if self.quantize != "fp32" else {}),
         }
 

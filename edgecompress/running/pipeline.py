@@ -6,6 +6,7 @@
       model.json plan.json model.safetensors   the compressed model: give the folder as MODEL
       dense.onnx model.onnx (+ .json, .golden.npz, .profile.json)
       decomposed/                               the compressed model before fine-tuning
+      pareto/1 ...                              other plans of the front, each a MODEL like the folder
       comparison.json report.json report.html report.md
       bundle/                                   what an app ships; of several platforms bundle_NAME/ each
       stages/                                   which stages are finished, with their results

@@ -29,6 +29,7 @@ from edgecompress.settings import Replaces
 from edgecompress.sources import folder_of
 from edgecompress.targets import target_named
 from edgecompress.targets.child_converter import require
+from edgecompress.timing.fronts import refuse_without_times
 
 
 def check(pipeline: Pipeline, *, exports: bool = False) -> None:
@@ -87,6 +88,8 @@ def _refuse_changing_weights(pipeline: Pipeline) -> None:
 def _check_choice(pipeline: Pipeline) -> None:
     """The given plan fits, or there is one that meets the budget."""
     options = pipeline.options
+    if options.pareto:
+        refuse_without_times(options.selector if _makes_plan(options) else None, options.given)
     if options.given is not None:
         _check_given(pipeline, options.given)
     elif _makes_plan(options) and not pipeline.stages.is_done("budget", _budget_key(pipeline)):

@@ -14,6 +14,7 @@ from edgecompress.processes import is_first
 from edgecompress.progress import Progress, silent
 from edgecompress.reporting.document import Compression, Report
 from edgecompress.reporting.pairs import Pair
+from edgecompress.running.alternatives import front_in, other_plans
 from edgecompress.running.budgeting import refuse_lost
 from edgecompress.running.claiming import owner_of, release
 from edgecompress.running.compression import compare_outputs, score_dense, start, store, tune
@@ -85,6 +86,7 @@ def _run(pipeline: Pipeline) -> Report:
     measured = profile_files(pipeline, files.dense, files.compressed)
     bundled = bundle_files(pipeline, measured)
     report = report_of(pipeline, compressed, files, measured, bundled)
+    report = replace(report, front=front_in(pipeline, other_plans(pipeline)))
     report = replace(report, tried=tried(pipeline.folder, pipeline.dense_key, report))
     report_on(pipeline, report, measured.key)
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgecompress.calibrating import Calibration
@@ -83,8 +83,12 @@ def timed_plan(
         found = timings(bench, seen, scope, more=scored_chains(layers), progress=progress)
         multiple = found.multiple or known_multiple(place.target.name, place.device.name)
         best, measured = closed(bench, Rivals(layers, found.prices, total, multiple, limits), keep, progress)
-        made = assembled(seen, limits, layers, dict(best.choices), sample.name)
-        return replace(made, measured={"latency": _facts(bench, found, place, keep, best, measured, multiple)})
+
+        def plan_of(one: Measured) -> CompressionPlan:
+            return assembled(seen, limits, layers, dict(one.choices), sample.name)
+
+        facts = _facts(bench, found, place, keep, best, multiple)
+        return replace(plan_of(best), measured={"latency": {**facts, "measured": _all(best, measured, plan_of)}})
 
 
 def _ceilings(selector: Selector) -> Ceilings:
@@ -136,10 +140,8 @@ def scored_chains(layers: Sequence[LayerCandidates]) -> list[tuple[str, Chain]]:
     return [(layer.name, one.chain) for layer in layers for one in layer.candidates if one.loss is not None]
 
 
-def _facts(
-    bench: Bench, found: Timings, place: Place, keep: float, best: Measured, measured: Sequence[Measured], multiple: int
-) -> Json:
-    """What a plan records of its latency; of all that was measured ``front`` marks what no other beats."""
+def _facts(bench: Bench, found: Timings, place: Place, keep: float, best: Measured, multiple: int) -> Json:
+    """What a plan records of its latency."""
     at = bench.circumstances
     return {
         "target": at.target,
@@ -156,13 +158,25 @@ def _facts(
         "multiple_from": "timings" if found.multiple else "a table",
         "load": round(load_here(), 2),
         "busy": is_busy(place),
-        "measured": [{**one.to_json(), "front": _is_front(one, measured)} for one in measured],
     }
+
+
+def _all(best: Measured, measured: Sequence[Measured], plan_of: Callable[[Measured], CompressionPlan]) -> list[Json]:
+    """All that was measured; ``front`` marks what no other beats, which is kept as a plan."""
+    found = []
+    for one in measured:
+        front, chosen = _is_front(one, measured), one.key == best.key
+        kept = {"plan": replace(plan_of(one), rejected=(), outlook=()).to_json()} if front and not chosen else {}
+        found.append({**one.to_json(), "front": front, "chosen": chosen, **kept})
+    return found
 
 
 def _is_front(one: Measured, among: Sequence[Measured]) -> bool:
     """Whether no other plan that was measured is both faster and of less loss."""
-    return not any(other.kept < one.kept and other.loss < one.loss for other in among)
+    return not any(
+        (other.kept < one.kept and other.loss <= one.loss) or (other.kept <= one.kept and other.loss < one.loss)
+        for other in among
+    )
 
 
 def is_busy(place: Place) -> bool:
