@@ -233,6 +233,7 @@ class ExportOptions:
 
     int8 takes its ranges from ``calibration`` inputs, after those inside each chain were equalized (``equalize``);
     ``keep_float`` stays in float32; ``replaces`` may give way; ``batch`` is the one batch size (None: any, or 1).
+    ``kv_cache`` makes the file a step of generation.
     """
 
     precision: Precision = option(
@@ -244,6 +245,9 @@ class ExportOptions:
     replaces: Replaces = "same model"
     keep_float: tuple[str, ...] = option(
         (), "Layers ('head.*') or kinds of operators (Concat) that stay in float32 in a file of fewer bits; repeatable."
+    )
+    kv_cache: bool = option(
+        False, "onnx: keys and values of earlier tokens go in and out, to generate text token by token."
     )
     rewrite: Literal["auto", "on", "off"] = option("auto", "Rewrite graphs for their runtime, where that is no slower.")
     batch: int | None = option(
@@ -259,6 +263,7 @@ class Effort:
         threads: of the runtime.
         batch: inputs of one run.
         length: positions of a sequence, where a file takes any; 0: those of its golden pair.
+        past: tokens before those, of a file with a KV cache; None: those of its golden pair.
         runs: of each model, at least.
         seconds: of each model, at least.
         minutes: under load, afterwards; 0: none.
@@ -267,6 +272,9 @@ class Effort:
     threads: int = 1
     batch: int = option(1, "Inputs of one run.", name="batch_size", low=1, high=65_536)
     length: int = option(0, "Tokens of one input; 0: as exported with.", low=0, high=1_000_000)
+    past: int | None = option(
+        None, "Tokens before those, with a KV cache.", usual="as exported with", low=0, high=1_000_000
+    )
     runs: int = option(50, "At least so many runs.", low=2, high=1_000_000)
     seconds: float = option(2.0, "Measure at least so long a model.", low=0, high=3_600)
     minutes: float = option(0.0, "Also so many minutes under load.", name="sustained", low=0, high=600)

@@ -45,6 +45,8 @@ LATER_WARMUP = 10
 FINE_CPU_CLOCK = time.get_clock_info("process_time").resolution < 1e-6
 OPERATOR_BLOCKS, OPERATOR_SECONDS, START_RUNS = 12, 20.0, 3
 WINDOW_S = 1.0
+PAST = "past_key_values."
+"""Inputs that are keys and values of earlier tokens."""
 PROBLEM = "bench.py: "
 
 
@@ -160,16 +162,48 @@ def positions(model, options, given):
     return None
 
 
+def earlier(model, options, given):
+    """Tokens before those that are fed, whose keys and values the model takes; None where it takes none."""
+    for spec in model.inputs:
+        if spec.name.startswith(PAST):
+            key = "input:" + spec.name
+            return options.past if options.past >= 0 else given[key].shape[2] if key in given else 0
+    if options.past >= 0:
+        raise SystemExit(PROBLEM + "the model takes no keys and values of earlier tokens; drop --past")
+    return None
+
+
 def rows_of(array, shape):
     """An array with its rows, and positions, again where there are fewer."""
-    if array.ndim == 2 and len(shape) == 2:
-        return array[np.arange(shape[0]) % len(array)][:, np.arange(shape[1]) % array.shape[1]]
+    if array.ndim == len(shape) and array.ndim in (2, 4) and array.size:
+        for axis, size in enumerate(shape):
+            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+        return array
     return np.resize(array, shape)
+
+
+def step_feed(model, options, given):
+    """Inputs of a step of generation: the next tokens after earlier ones; logits of the last alone."""
+    new, past = positions(model, options, given) or 1, earlier(model, options, given)
+    sizes = {"batch": options.batch, "positions": new, "past": past, "total": past + new, "kept": 1}
+    known = {
+        "attention_mask": np.ones((options.batch, past + new)),
+        "position_ids": np.tile(np.arange(past, past + new), (options.batch, 1)),
+        "logits_to_keep": np.array([new - 1]),
+    }
+    feed = {}
+    for spec in model.inputs:
+        shape = [sizes.get(size, size) for size in spec.shape]
+        values = given.get("input:" + spec.name, np.zeros([1] * len(shape)))
+        feed[spec.name] = known.get(spec.name, rows_of(values, shape)).astype(spec.dtype)
+    return feed
 
 
 def feed_for(model, options):
     """Inputs of the wanted batch size: rows of the given arrays, else seeded normal numbers."""
     given = np.load(options.inputs, allow_pickle=False) if options.inputs else {}
+    if earlier(model, options, given) is not None:
+        return step_feed(model, options, given)
     generator = np.random.default_rng(options.seed)
     free_sizes = {0: options.batch, 1: positions(model, options, given)}
     feed = {}
@@ -197,9 +231,10 @@ def feed_for(model, options):
     return feed
 
 
-def length_fed(model, options):
-    """Positions of the sequences that are fed; None where the model does not take any number."""
-    return positions(model, options, np.load(options.inputs, allow_pickle=False) if options.inputs else {})
+def lengths_fed(model, options):
+    """Positions of the sequences that are fed, and of those before them; None where the model does not take any."""
+    given = np.load(options.inputs, allow_pickle=False) if options.inputs else {}
+    return {"length": positions(model, options, given), "past": earlier(model, options, given)}
 
 
 def in_turns(subjects, turn):
@@ -358,6 +393,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=0, help="of sequences; 0: of the inputs given")
+    parser.add_argument("--past", type=int, default=-1, help="earlier tokens with a cache; -1: of the inputs given")
     parser.add_argument("--runs", type=int, default=50, help="at least so many kept runs a model")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least so many seconds a model")
     parser.add_argument("--loads", type=int, default=8, help="load each model so often, and measure each load")
@@ -390,8 +426,8 @@ def main():
         "preempted": preempted() - switches,
         "threads": options.threads,
         "batch": options.batch,
-        "length": length_fed(subjects[0].model, options),
     }
+    document.update(lengths_fed(subjects[0].model, options))
     document.update(measured)
     print(json.dumps(document))
 

@@ -158,11 +158,14 @@ def told_apart(first: Path, second: Path) -> tuple[str, str]:
 
 def print_profiles(profiles: list[Profile | InstructionProfile], files: tuple[str, ...] = ()) -> None:
     """One column for each profile, headed by ``files`` or by their names."""
+    from edgecompress.reporting.wording import tokens_text
+
     measures, heads = [_measures(profile) for profile in profiles], files or [profile.file for profile in profiles]
     rows = [(name, *(measure.get(name) for measure in measures)) for name in measures[0]]
     device = profiles[0].device
     where = f"{device.provenance} on {device.name} ({device.processor or device.machine})"
-    tokens = "" if profiles[0].length is None else f", {profiles[0].length} tokens"
+    first = profiles[0]
+    tokens = "" if first.length is None else f", {tokens_text(first.length, first.past)}"
     title = f"Profile, {where}, {profiles[0].threads} thread(s){tokens}"
     print_table(title, ("", *heads), rows)
     for head, profile in zip(heads, profiles, strict=True):

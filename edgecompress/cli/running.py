@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @line_options
 @target_option
 @platform_option
-@options_of(ExportOptions, "precision", "keep_float", group=FILES)
+@options_of(ExportOptions, "precision", "keep_float", "kv_cache", group=FILES)
 @device_option
 @threads_option
 @seconds_option
@@ -94,6 +94,7 @@ def run(
         "quantize": given["quantize"] or "fp32",
         "keep_float": given["keep_float"],
         "command": typed(),
+        "kv_cache": given["kv_cache"],
         "pareto": pareto,
     }
     wanted, shows = _unique(targets), showing_progress(quiet=quiet, verbose=verbose)

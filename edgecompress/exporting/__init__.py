@@ -13,6 +13,7 @@ from torch import nn
 from edgecompress.artifacts import Artifact, TensorSpec, facts_path, golden_path, profile_path, versions, write_golden
 from edgecompress.costs import cost
 from edgecompress.errors import BatchError, DataError, FileError, LengthError
+from edgecompress.exporting.caching import golden_step
 from edgecompress.exporting.inputs import golden_inputs, probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, Batch, Jobs, jobs_of, refuse_impossible
 from edgecompress.exporting.outcomes import Outcome, fatal, outcomes_of, without_extras
@@ -25,6 +26,7 @@ from edgecompress.exporting.verifying import PARITY_BATCHES
 from edgecompress.files import folder_made, make_folder, reason, remove, several_aside, sha256, size_of
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs
+from edgecompress.models.stepping import Step
 from edgecompress.progress import Progress, silent
 from edgecompress.replacing import check_export, is_log
 from edgecompress.reporting.wording import kept_sentences
@@ -152,7 +154,7 @@ class Exporter:
         job = jobs.job(target, size, log)
         with several_aside(path) as aside:
             written = written_for_runtime(target, aside, job, jobs.model, sample, options.rewrite)
-            artifact = _proved(target, aside, job, jobs.model, sample, written, self.known_score, progress)
+            artifact = _proved(target, aside, job, jobs.model, sample, written, jobs.step, self.known_score, progress)
             scored = artifact.score.pair[0] if artifact.score and artifact.score.pair else None
             notices = (*left_out, *written.graph.pop("notices", ()), *kept_sentences(written.graph))
             near = approximation(jobs.model, sample, self.dense_score, scored, size or max(PARITY_BATCHES))
@@ -223,6 +225,7 @@ def _proved(
     model: nn.Module,
     sample: Sample,
     written: Written,
+    step: Step | None,
     known_score: SplitScore | None,
     progress: Progress,
 ) -> Artifact:
@@ -234,7 +237,9 @@ def _proved(
             target, path, inputs, model, sample, allowed, known=known_score, batch=job.batch, progress=progress
         )
     size = job.batch or target.batch or GOLDEN_BATCH
-    _write_golden(path, inputs, outputs, model, golden_inputs(sample, job.precision, size), size)
+    fed = probe(golden_inputs(sample, job.precision, size), size)
+    model_of_pair, fed = (step.model, golden_step(step, fed)) if step else (model, fed)
+    _write_golden(path, inputs, outputs, model_of_pair, fed)
     parts = target.parts(path)
     return Artifact(
         target=target.name,
@@ -298,9 +303,7 @@ def _write_golden(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     model: nn.Module,
-    example: Inputs,
-    batch: int,
+    fed: Inputs,
 ) -> None:
-    fed = probe(example, batch)
     expected = {spec.name: array for spec, array in zip(outputs, run_model(model, fed), strict=True)}
     write_golden(golden_path(path), as_feed(inputs, fed), expected)

@@ -18,6 +18,7 @@ from edgecompress.exporting.preparing import Prepared, prepared
 from edgecompress.models import Sample, check_runs, copied, evaluating
 from edgecompress.models.accepting import accepted
 from edgecompress.models.datasets import Inputs, in_batches, of_batch
+from edgecompress.models.stepping import Step, as_step
 from edgecompress.settings import ExportOptions
 from edgecompress.targets import Job, Target
 from edgecompress.targets.base import NHWC
@@ -53,6 +54,7 @@ class Jobs:
     options: ExportOptions
     traces: Traces
     _prepared: Prepared | None = None
+    _step: Step | None = None
     _calibrated: tuple[nn.Module, Inputs] | None = None
     _batch: Batch | None = None
     fixed_length: str | None = None
@@ -85,9 +87,14 @@ class Jobs:
             ExportError: the target cannot do that.
             DataError: int8 is requested and the sample has no data.
         """
-        options = self.options
+        options, step = self.options, self.step
         ready, form = self._ready(), self.sample.form
         model = copied(ready.model)  # a converter may leave something in the one it traces
+        if step:
+            return Job(
+                model, step.example(self.sample.inputs), self.sample.plan, log=log, shared=self.traces.at(size),
+                names=(step.names, step.outputs), free=step.free,
+            )  # fmt: skip
         job = Job(
             model, self.sample.inputs, self.sample.plan, options.precision, channels_last=options.channels_last,
             log=log, batch=size, any_length=self.any_length(target), shared=self.traces.at(size),
@@ -100,8 +107,20 @@ class Jobs:
 
     def _ready(self) -> Prepared:
         if self._prepared is None:
-            self._prepared = prepared(self.model, self.sample.inputs)
+            step, inputs = self.step, self.sample.inputs
+            self._prepared = prepared(step.model, step.example(inputs)) if step else prepared(self.model, inputs)
         return self._prepared
+
+    @property
+    def step(self) -> Step | None:
+        """The model as a step of generation, where the options ask for that.
+
+        Raises:
+            ExportError: it cannot be one.
+        """
+        if self.options.kv_cache and self._step is None:
+            self._step = as_step(self.model, self.sample.inputs, self.sample.name)
+        return self._step
 
     def _ranged(self) -> tuple[nn.Module, Inputs]:
         """The model with equal ranges inside chains, and calibration inputs."""
@@ -173,6 +192,10 @@ def refuse_impossible(target: Target, options: ExportOptions) -> None:
         raise ExportError(f"{target.name}: --keep-float is for --quantize int8 and fp16; float32 keeps all in float")
     if options.batch not in (None, 1) and target.one_at_a_time:
         raise ExportError(f"{target.name}: takes one item at a time; drop --batch-size or choose another target")
+    if options.kv_cache and not target.caches:
+        raise ExportError(f"{target.name}: --kv-cache is for onnx and ort only")
+    if options.kv_cache and (options.precision != "fp32" or options.batch is not None):
+        raise ExportError("--kv-cache writes float32 for any batch; drop --quantize and --batch-size")
     if options.channels_last and NHWC not in target.layouts:
         raise ExportError(f"{target.name}: --channels-last is for litert only")
 

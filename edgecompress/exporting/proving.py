@@ -14,7 +14,7 @@ from edgecompress.exporting.inputs import parity_inputs, probe
 from edgecompress.exporting.outputs import run_model
 from edgecompress.exporting.slices import Finding
 from edgecompress.exporting.tolerances import TOLERANCES
-from edgecompress.exporting.verifying import PARITY_BATCHES, check_parity, check_slices, fixed_batch
+from edgecompress.exporting.verifying import PARITY_BATCHES, check_parity, check_slices, check_steps, fixed_batch
 from edgecompress.files import Json
 from edgecompress.models import Sample
 from edgecompress.targets import Job, Target
@@ -72,6 +72,8 @@ def _attempt(target: Target, path: Path, job: Job, model: nn.Module, sample: Sam
         return Written(graph, inputs, outputs)
     batches = PARITY_BATCHES if job.batch is None else (job.batch,)
     with refusing(target.name, "its runtime"):
+        if job.free:
+            return Written(graph, inputs, outputs, check_steps(target, path, inputs, model, sample.inputs))
         fed = parity_inputs(sample, job.precision)
         parity = check_parity(target, path, inputs, model, fed, TOLERANCES[job.precision], batches)
         findings = check_slices(target, path, inputs, model, sample, job.precision, fixed_batch(batches))

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from edgecompress.artifacts import Approximation, Scored, TensorSpec
 from edgecompress.errors import DataError, ParityError
+from edgecompress.exporting.caching import feed_of, takes_cache
 from edgecompress.exporting.inputs import probe
-from edgecompress.exporting.outputs import as_feed, compare, run_model, run_rows
+from edgecompress.exporting.outputs import compare, run_model, run_rows
 from edgecompress.exporting.tolerances import TOLERANCES, Tolerance
 from edgecompress.models import Sample, top1
 from edgecompress.models.datasets import origin, size
 from edgecompress.models.forms import filled
+from edgecompress.models.stepping import LOGITS
 from edgecompress.progress import Progress, silent
 from edgecompress.scoring import split_score
 from edgecompress.split_scores import Difference, SplitScore, difference
@@ -84,8 +86,11 @@ def predict_with_file(
     """
     run = target.load(path, threads=threads or int(target.batch is not None))
 
+    cached = takes_cache(specs)
+
     def predict(*inputs: Tensor) -> Any:
-        outputs = [torch.from_numpy(array) for array in run_rows(run, specs, as_feed(specs, inputs)).values()]
+        found = run_rows(run, specs, feed_of(specs, inputs))
+        outputs = [torch.from_numpy(array) for name, array in found.items() if not (cached and name != LOGITS)]
         if like is None:
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         return filled(like, outputs)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from edgecompress.artifacts import Artifact, Parity, Scored, TensorSpec
 from edgecompress.errors import (
@@ -19,6 +20,7 @@ from edgecompress.errors import (
     ParityError,
     first_line,
 )
+from edgecompress.exporting.caching import generated, padded, takes_cache
 from edgecompress.exporting.inputs import parity_inputs, probe, slice_inputs
 from edgecompress.exporting.lengths import at_length, length_of, other_length, takes_any_length
 from edgecompress.exporting.outputs import Array, alike, as_feed, compare, run_in_batches, run_model, run_rows
@@ -27,6 +29,7 @@ from edgecompress.exporting.slices import Finding, compare_slices, described
 from edgecompress.exporting.tolerances import TOLERANCES, Tolerance
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs
+from edgecompress.models.stepping import logits_of
 from edgecompress.progress import Progress, silent
 from edgecompress.targets import Target, target_named
 from edgecompress.targets.base import Run
@@ -66,9 +69,12 @@ def verify(artifact: Artifact, sample: Sample, *, progress: Progress = silent) -
         return Verified(artifact, (), None)
     tolerance = TOLERANCES[artifact.precision]
     batches = tuple(dict.fromkeys(parity.batch for parity in artifact.parity)) or PARITY_BATCHES
-    inputs = parity_inputs(sample, artifact.precision)
-    parity = check_parity(target, artifact.path, artifact.inputs, model, inputs, tolerance, batches)
-    check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision, fixed_batch(batches))
+    if takes_cache(artifact.inputs):
+        parity = check_steps(target, artifact.path, artifact.inputs, model, sample.inputs)
+    else:
+        inputs = parity_inputs(sample, artifact.precision)
+        parity = check_parity(target, artifact.path, artifact.inputs, model, inputs, tolerance, batches)
+        check_slices(target, artifact.path, artifact.inputs, model, sample, artifact.precision, fixed_batch(batches))
     scored = check_score(
         target, artifact.path, artifact.inputs, model, sample, tolerance, batch=batches[0], progress=progress
     )
@@ -127,6 +133,46 @@ def check_parity(
         fact = f"a file for any length is not PyTorch's model at {other} positions"
         raise LengthError(f"{first_line(error)}, at {other} positions", fact=fact) from error
     return (*(replace(one, length=length) for one in found), replace(last, length=other))
+
+
+def check_steps(
+    target: Target, path: Path, specs: tuple[TensorSpec, ...], model: nn.Module, inputs: Inputs
+) -> tuple[Parity, ...]:
+    """Compare a file with a KV cache, step by step, with what PyTorch gives for all tokens at once, without a cache.
+
+    At each batch size, of which the larger one has padding in front of a row, and at a length that ``inputs`` do not
+    have too.
+
+    Raises:
+        ParityError: logits differ by more than the tolerance.
+        ExportError: the file does not run.
+    """
+    run, length = loaded(target, path), inputs[0].shape[1]
+    sizes = [*((batch, length) for batch in PARITY_BATCHES), (PARITY_BATCHES[-1], other_length(length))]
+    return tuple(_parity_of_steps(target, path, run, specs, model, inputs[0], size) for size in sizes)
+
+
+def _parity_of_steps(
+    target: Target,
+    path: Path,
+    run: Run,
+    specs: tuple[TensorSpec, ...],
+    model: nn.Module,
+    tokens: Tensor,
+    size: tuple[int, int],
+) -> Parity:
+    batch, length = size
+    (rows,), mask = at_length(probe((tokens,), batch), length), padded(batch, length)
+    expected = logits_of(model, rows, torch.from_numpy(mask)).numpy()
+    try:
+        found = generated(run, specs, rows.numpy(), mask)
+    except Exception as error:
+        raise ExportError(f"{target.name}: the file does not run token by token: {first_line(error)}") from error
+    counts, tolerance = mask[:, :, None].astype(expected.dtype), TOLERANCES["fp32"]
+    parity = replace(compare(batch, [expected * counts], [found * counts]), length=length)
+    if not parity.max_abs_error <= tolerance.relative * parity.scale:
+        raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
+    return parity
 
 
 def check_slices(

@@ -216,6 +216,7 @@ def instruction_comparison(candidate: AnyProfile, baseline: AnyProfile) -> Instr
         baseline.counts,
         candidate.counts,
         length=candidate.length,
+        past=candidate.past,
     )
 
 

@@ -50,6 +50,7 @@ def arguments(effort: Effort, kind: Pass) -> list[str]:
     """The bench script's options for one pass."""
     argv = ["--pass", kind, "--threads", str(effort.threads), "--batch", str(effort.batch)]
     argv += ["--length", str(effort.length)] if effort.length else []
+    argv += ["--past", str(effort.past)] if effort.past is not None else []
     if kind == "sustained":
         return [*argv, "--minutes", str(effort.minutes)]
     runs = max(FEWEST_COUNTED, min(COUNTED_RUNS, effort.runs)) if kind == "count" else effort.runs
@@ -215,7 +216,7 @@ class Bench:
             **{**machine, "more": more},
         )
         known = {key: answer[key] for key in ("runtime", "threads", "batch")}
-        return {"device": facts, **known, "length": answer.get("length")}
+        return {"device": facts, **known, "length": answer.get("length"), "past": answer.get("past")}
 
 
 ANSWERS: dict[Pass, tuple[str, ...]] = {

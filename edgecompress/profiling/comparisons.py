@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgecompress._notebook import paragraph, table
 from edgecompress.files import Json, check_version, reading_fields
-from edgecompress.profiling.facts import VERSION, DeviceFacts, common_values
+from edgecompress.profiling.facts import LENGTHS, VERSION, DeviceFacts, common_values
 from edgecompress.profiling.latencies import Latency, LatencyStatistics, Sustained, quantiles
 from edgecompress.profiling.ratios import Ratio
 
@@ -20,7 +20,10 @@ Verdict = Literal["faster", "slower", "no claim"]
 
 @dataclass(frozen=True, slots=True)
 class FilePair:
-    """What every comparison holds: both files, and where they ran; ``length`` are the positions of a sequence."""
+    """What every comparison holds: both files, and where they ran.
+
+    ``length`` are the positions of a sequence, ``past`` those before it in a KV cache.
+    """
 
     baseline: str
     candidate: str
@@ -31,6 +34,7 @@ class FilePair:
     threads: int
     batch: int
     length: int | None = field(default=None, kw_only=True)
+    past: int | None = field(default=None, kw_only=True)
 
     def common_fields(self) -> Json:
         """Its fields as JSON values, and the provenance of the figures."""
@@ -44,7 +48,7 @@ class FilePair:
     @staticmethod
     def common_from(document: Json) -> dict[str, Any]:
         """The fields from :meth:`common_fields`; KeyError or TypeError where one is missing or malformed."""
-        fields = {name: {"length": None, **document}[name] for name in FilePair.__dataclass_fields__}
+        fields = {name: {**LENGTHS, **document}[name] for name in FilePair.__dataclass_fields__}
         return fields | {"device": DeviceFacts(**fields["device"])}
 
 

@@ -12,6 +12,10 @@ VERSION = 2
 """Of the documents of profiles and comparisons."""
 
 
+LENGTHS = {"length": None, "past": None}
+"""Fields that are left out of documents where inputs are no sequences."""
+
+
 def family(machine: str) -> str:
     """``arm``, ``x86`` or another family of processors, by an architecture's name as ``uname -m`` prints it."""
     if machine.startswith(("aarch64", "arm")):
@@ -20,9 +24,9 @@ def family(machine: str) -> str:
 
 
 def common_values(document: object, names: Iterable[str]) -> dict[str, Any]:
-    """The fields of these names, but the length of sequences where inputs are none."""
+    """The fields of these names, but the lengths of sequences where inputs are none."""
     fields = {name: getattr(document, name) for name in names}
-    return {name: value for name, value in fields.items() if name != "length" or value is not None}
+    return {name: value for name, value in fields.items() if name not in LENGTHS or value is not None}
 
 
 @dataclass(frozen=True, slots=True)

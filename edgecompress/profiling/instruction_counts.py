@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgecompress.devices.base import Counts
 from edgecompress.files import Json, check_version, reading_fields
 from edgecompress.profiling.comparisons import COMPARISON_KIND, Comparison, FilePair, Verdict
-from edgecompress.profiling.facts import VERSION, DeviceFacts
+from edgecompress.profiling.facts import LENGTHS, VERSION, DeviceFacts
 from edgecompress.profiling.profiles import FileProfile, Profile
 
 PROFILE_KIND = "edgecompress.instructions"
@@ -42,7 +42,7 @@ class InstructionProfile(FileProfile):
         """
         check_version(document, PROFILE_KIND, VERSION)
         with reading_fields("instructions"):
-            fields = {key: {"length": None, **document}[key] for key in cls.__dataclass_fields__}
+            fields = {key: {**LENGTHS, **document}[key] for key in cls.__dataclass_fields__}
             made = {"device": DeviceFacts(**fields["device"]), "counts": Counts.from_json(fields["counts"])}
             return cls(**fields | made)
 

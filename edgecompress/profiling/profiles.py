@@ -15,7 +15,7 @@ from typing import Any
 
 from edgecompress.files import Json, check_version, read_json, reading_fields, write_json
 from edgecompress.profiling.comparisons import Comparison
-from edgecompress.profiling.facts import VERSION, DeviceFacts, common_values
+from edgecompress.profiling.facts import LENGTHS, VERSION, DeviceFacts, common_values
 from edgecompress.profiling.latencies import ColdStart, Latency, Sustained
 
 __all__ = ["PROFILE_KIND", "Comparison", "FileProfile", "Operator", "Profile"]
@@ -44,7 +44,7 @@ class Operator:
 class FileProfile(ABC):
     """What every profile holds: the file, where it ran, storage and work.
 
-    ``length`` are the positions of a sequence, where the file takes any.
+    ``length`` are the positions of a sequence, where the file takes any, ``past`` those before it in a KV cache.
     ``zipped_bytes`` is after DEFLATE; ``params`` and ``macs`` are None for a file of unknown origin.
     """
 
@@ -61,6 +61,7 @@ class FileProfile(ABC):
     params: int | None
     macs: int | None
     length: int | None = field(default=None, kw_only=True)
+    past: int | None = field(default=None, kw_only=True)
 
     def common_fields(self) -> Json:
         """Its fields as JSON values; FLOPs are 2 x MACs."""
@@ -153,7 +154,7 @@ class Profile(FileProfile):
         """
         check_version(document, PROFILE_KIND, VERSION)
         with reading_fields("profile"):
-            document = {"whole_ms": None, "whole_again_ms": None, "length": None, **document}
+            document = {"whole_ms": None, "whole_again_ms": None, **LENGTHS, **document}
             fields = {key: document[key] for key in cls.__dataclass_fields__}
             made = {
                 "device": DeviceFacts(**fields["device"]),

@@ -81,8 +81,8 @@ class VendorBench:
 
     def _answers(self, paths: Sequence[Path], effort: Effort) -> dict[Path, list[RunnerAnswer]]:
         """Ten invocations of each, forwards and backwards in turns, of as many runs as fill the time of ``effort``."""
-        if effort.minutes or effort.length or effort.batch != 1:
-            why = "--runner knows no --sustained, no --length and no --batch; drop them"
+        if effort.minutes or effort.length or effort.past is not None or effort.batch != 1:
+            why = "--runner knows no --sustained, no --length, no --past and no --batch; drop them"
             raise DeviceError.of(self.device.name, why, command=self.program.name)
         first = {path: self._answer(path, effort, FIRST_RUNS) for path in paths}
         runs = {path: self._runs(one, effort) for path, one in first.items()}

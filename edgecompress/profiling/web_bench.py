@@ -86,9 +86,10 @@ class WebBench:
 
     def _answer(self, paths: Sequence[Path], kind: str, effort: Effort) -> Json:
         """What the page reports of one pass."""
-        if effort.minutes or effort.length or effort.threads != 1:
+        if effort.minutes or effort.length or effort.past is not None or effort.threads != 1:
             raise DeviceError.of(
-                self.device.name, "a page is measured with one thread and without --sustained or --length; drop these"
+                self.device.name,
+                "a page is measured with one thread and without --sustained, --length or --past; drop these",
             )
         target = target_of(paths[0]).name
         if target not in LIBRARIES:

@@ -20,7 +20,7 @@ from edgecompress.reporting.document import KIND, Report
 from edgecompress.reporting.scores import TaskMetric
 from edgecompress.split_scores import Difference, SplitScore
 
-CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch", "length")
+CIRCUMSTANCES = ("device", "processor", "provenance", "runtime", "threads", "batch", "length", "past")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class Figures:
         device = self.profile.device
         known = (device.name, device.processor, device.provenance, dict(self.profile.runtime))
         profile = self.profile
-        return dict(zip(CIRCUMSTANCES, (*known, profile.threads, profile.batch, profile.length), strict=True))
+        fed = profile.threads, profile.batch, profile.length, profile.past
+        return dict(zip(CIRCUMSTANCES, (*known, *fed), strict=True))
 
 
 def figures_in(path: Path, document: Json) -> Figures:

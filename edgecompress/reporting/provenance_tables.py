@@ -11,7 +11,7 @@ from edgecompress.reporting.numbers import as_text, fact, grouped, scientific, s
 from edgecompress.reporting.pairs import Pair
 from edgecompress.reporting.scores import Scores, Split
 from edgecompress.reporting.table import Table
-from edgecompress.reporting.wording import core_of, runtime_text
+from edgecompress.reporting.wording import core_of, runtime_text, tokens_text
 
 
 def scores_by_stage(scores: Scores | None, unit: str) -> list[tuple[str, str]]:
@@ -91,7 +91,7 @@ def environment(pair: AnyComparison) -> list[tuple[str, str]]:
         ("Python on the device", device.python),
         ("Threads", str(pair.threads)),
         ("Batch", str(pair.batch)),
-        *(() if pair.length is None else (("Tokens of an input", f"{pair.length:,}"),)),
+        *(() if pair.length is None else (("Input", tokens_text(pair.length, pair.past)),)),
         *_repetitions(pair),
     ]
 

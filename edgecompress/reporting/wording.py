@@ -255,8 +255,13 @@ def place_of(pair: FilePair) -> str:
     where = processor if device.name == "local" else f"{device.name} ({processor})"
     parts = [where, "1 thread" if threads == 1 else f"{threads} threads"]
     parts += [f"batch {batch}"] if batch != 1 else []
-    parts += [f"{pair.length} tokens"] if pair.length is not None else []
+    parts += [tokens_text(pair.length, pair.past)] if pair.length is not None else []
     return ", ".join([*parts, runtime_text(pair.runtime)])
+
+
+def tokens_text(length: int, past: int | None) -> str:
+    """``128 tokens``, or ``1 token after 128`` of a file with a KV cache."""
+    return f"{length:,} token{'s' * (length != 1)}{'' if past is None else f' after {past:,}'}"
 
 
 def runtime_text(runtime: Mapping[str, str]) -> str:

@@ -41,8 +41,9 @@ def export_files(pipeline: Pipeline, role: str, dense: Done, upstream: Done) -> 
     written = [f"{file}{ending}" for file in files.values() for ending in ("", ".json", ".golden.npz")]
     written += [part.name for target, file in files.items() for part in target_named(target).parts(file)]
     rounded = [pipeline.precision(role), pipeline.options.keep_float] if pipeline.precision(role) != "fp32" else []
+    cached = ["kv cache"] if pipeline.options.kv_cache else []
     return pipeline.stages.do(
-        f"export_{role}", [upstream.key, pipeline.options.targets, *rounded], work, tuple(written)
+        f"export_{role}", [upstream.key, pipeline.options.targets, *rounded, *cached], work, tuple(written)
     )
 
 
@@ -67,7 +68,9 @@ def export_options(pipeline: Pipeline, role: str) -> ExportOptions:
     precision = pipeline.precision(role)
     replaces: Replaces = "anything" if pipeline.force else "ours"
     keep_float = pipeline.options.keep_float if precision != "fp32" else ()
-    return ExportOptions(precision=precision, keep_float=keep_float, replaces=replaces)
+    return ExportOptions(
+        precision=precision, keep_float=keep_float, replaces=replaces, kv_cache=pipeline.options.kv_cache
+    )
 
 
 def needed_targets(options: Options) -> list[str]:

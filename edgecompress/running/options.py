@@ -77,6 +77,7 @@ class Options:
         platforms: what bundles are for, each one.
         quantize: precision of the compressed model's files; the dense model's stay in float32.
         keep_float: layers and kinds of operators that stay in float32 in files of fewer bits.
+        kv_cache: files are steps of generation, with keys and values as inputs and outputs.
         command: what was typed, for the report.
         pareto: so many other plans that were measured for a latency, and that no other beats, are compressed too.
     """
@@ -99,6 +100,7 @@ class Options:
     platforms: tuple[str, ...] = (USUAL_PLATFORM,)
     quantize: Precision = "fp32"
     keep_float: tuple[str, ...] = ()
+    kv_cache: bool = False
     command: str = ""
     pareto: int = 0
 
@@ -135,6 +137,7 @@ class Options:
             "platform": ", ".join(self.platforms),
             **({"pareto": self.pareto} if self.pareto else {}),
             **({"quantize": self.quantize, "keep_float": list(self.keep_float)} if self.quantize != "fp32" else {}),
+            **({"kv_cache": True} if self.kv_cache else {}),
         }
 
 

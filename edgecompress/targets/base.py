@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -42,7 +42,8 @@ class Job:
     the one batch size of the file, None: any, or one where the target has no free one; ``any_length`` asks for a free
     second axis of all inputs, which are tokens (N, positions); ``names`` are those of inputs
     and outputs that the user gave (none: by number), which files keep where their format has such; ``rewrites`` are
-    names in ``REWRITES`` that the .onnx is to be put through.
+    names in ``REWRITES`` that the .onnx is to be put through; ``free``
+    names the free axes of each input of a step of generation, which no other job has.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Job:
     any_length: bool = False
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     rewrites: tuple[str, ...] = ()
+    free: tuple[Mapping[int, str], ...] = ()
 
 
 def in_layout(tensor: Tensor, layout: str) -> Tensor:
@@ -99,6 +101,10 @@ class Target(Protocol):
     @property
     def free_length(self) -> bool:
         """Whether its files can take sequences of any length."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether its files can be steps of generation, with keys and values as inputs and outputs."""
 
     @property
     def made_from(self) -> MadeFrom:

@@ -39,6 +39,7 @@ class Ort(RuntimeFile):
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     batch: int | None = None
     free_length: bool = True
+    caches: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
         """Write the .onnx, have it converted."""

@@ -15,6 +15,7 @@ class SingleFile:
     made_from: MadeFrom = "onnx"
     one_at_a_time: bool = False
     free_length: bool = False
+    caches: bool = False
     layouts: tuple[str, ...] = (NCHW,)
     mixes_halves: bool = False
     may_crash: bool = False

@@ -60,6 +60,7 @@ class Onnx(SingleFile):
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     batch: int | None = None
     free_length: bool = True
+    caches: bool = True
     mixes_halves: bool = True
 
     def export(self, job: Job, path: Path) -> Json:
@@ -103,9 +104,8 @@ class Onnx(SingleFile):
 
         if job.shared is None:
             return self._made(model, job)
-        name = (
-            f"opset {self.opset}{' simplified' if self.simplify else ''}{' any length' if job.any_length else ''}.onnx"
-        )
+        kind = " with a cache" if job.free else " any length" if job.any_length else ""
+        name = f"opset {self.opset}{' simplified' if self.simplify else ''}{kind}.onnx"
         file = job.shared.folder / name
 
         def make() -> bool:
@@ -121,7 +121,8 @@ class Onnx(SingleFile):
         proto = self._traced(model, job)
         tidy(proto, model, job.names[1])
         check_header(proto, self.opset, self.ir_version)
-        smaller = simplified(proto, job.plan, self.opset, self.ir_version) if self.simplify else None
+        simplify = self.simplify and not job.free  # no feed of one size for all free axes fits such a graph
+        smaller = simplified(proto, job.plan, self.opset, self.ir_version) if simplify else None
         return smaller or proto, smaller is not None
 
     def _with_codes(self, proto: onnx.ModelProto, coded: Sequence[Coded]) -> Json:
@@ -140,7 +141,7 @@ class Onnx(SingleFile):
             LengthError: the length was to be free, and the model's code fixes it.
         """
         inputs = job.inputs
-        given = of_batch(inputs, job.batch or max(2, len(inputs[0])))
+        given = inputs if job.free else of_batch(inputs, job.batch or max(2, len(inputs[0])))
         free = _free_axes(job)
         options = {
             "dynamo": True,
@@ -185,6 +186,8 @@ class Onnx(SingleFile):
 
 def _free_axes(job: Job) -> tuple[dict[int, torch.export.Dim], ...] | None:
     """The axes of each input that are to be free."""
+    if job.free:
+        return tuple({axis: torch.export.Dim(name) for axis, name in axes.items()} for axes in job.free)
     axes = {} if job.batch else {0: torch.export.Dim("batch")}
     axes |= {1: torch.export.Dim("positions", min=2)} if job.any_length else {}
     return tuple(dict(axes) for _ in job.inputs) if axes else None
