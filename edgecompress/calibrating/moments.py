@@ -9,6 +9,7 @@ as groups of inputs differ: see ``shrinking``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,9 @@ few that there are fewer of them than this share of their length."""
 
 MOST_MATRIX = 2048
 """Patches of a Linear layer longer than this are kept as they are where they are fewer than their length."""
+
+UNKNOWN = -1
+"""Version of a tensor that keeps none."""
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -179,16 +183,29 @@ def in_passes(layers: Mapping[str, nn.Module], most_bytes: int = MOST_BYTES) -> 
 def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, Moments | FewMoments]:
     """The moments of the inputs to each of the layers ``names`` while ``model`` runs on ``inputs``.
 
-    What is only padding does not count (``models.masks``).
+    What is only padding does not count (``models.masks``). Linear layers that are given one and the same tensor one
+    after the other, as queries, keys and values are, share one value.
 
     Raises:
         ModelError: a layer is given numbers that are not finite.
     """
+    found, apart = _collected(model, inputs, names, _Twins())
+    if apart:  # they were not given the same all the time
+        found |= _collected(model, inputs, apart, None)[0]
+    return {name: found[name] for name in names if name in found}
+
+
+def _collected(
+    model: nn.Module, inputs: Inputs, names: Sequence[str], twins: _Twins | None
+) -> tuple[dict[str, Moments | FewMoments], list[str]]:
+    """Moments by name, and the names of those that have none because their twins were given something else."""
     count = len(inputs[0])
     sums: dict[str, _Sums | _Rows] = {}
     mask: Tensor | None = None
 
     def begun(call: Call) -> None:
+        if twins is not None and twins.shares(call):
+            return
         with naming_shortage(f"{call.name}: the moments of its inputs", without(call.name)):
             if call.name not in sums:
                 sums[call.name] = _sums_of(call, count)
@@ -199,7 +216,50 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
         for part in in_parts(inputs, size):
             mask = counted(model, part)
             calibrated(model, part)
-    return {name: sums[name].moments(name) for name in names if name in sums and sums[name].count}
+    found = {name: sums[name].moments(name) for name in names if name in sums and sums[name].count}
+    of = twins.of if twins is not None else {}
+    apart = [name for name in of if twins is not None and not twins.alike(name)]
+    return found | {name: found[of[name]] for name in of if name not in apart and of[name] in found}, apart
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return UNKNOWN if tensor.is_inference() else tensor._version
+
+
+class _Twins:
+    """Which Linear layers are given what the one before them was: ``of`` says whose moments are theirs."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+        self.calls: Counter[str] = Counter()
+        self.broken: set[str] = set()
+        self.latest: tuple[str, Tensor, int] | None = None
+
+    def shares(self, call: Call) -> bool:
+        """Note a call; is it one of a layer that has the moments of another?"""
+        if type(call.layer) is not nn.Linear:
+            return call.name in self.of
+        given, first = call.given, not self.calls[call.name]
+        self.calls[call.name] += 1
+        leader = self._leader(given)
+        if leader is None:
+            leader, self.latest = call.name, (call.name, given, _version(given))
+        if first and leader != call.name:
+            self.of[call.name] = leader
+        if self.of.get(call.name, leader) != leader:
+            self.broken.add(call.name)
+        return call.name in self.of
+
+    def alike(self, name: str) -> bool:
+        """Was a layer given what its twin was, every time?"""
+        return name not in self.broken and self.calls[name] == self.calls[self.of[name]]
+
+    def _leader(self, given: Tensor) -> str | None:
+        if self.latest is None:
+            return None
+        name, tensor, version = self.latest
+        return name if tensor is given and version == _version(given) != UNKNOWN else None
 
 
 def _sums_of(call: Call, inputs: int) -> _Sums | _Rows:

@@ -175,3 +175,41 @@ def test_the_model_and_its_modes_are_left_as_they_were():
 def test_collecting_is_deterministic():
     first, second = (collect(*net_and_inputs(), NAMES) for _ in range(2))
     assert all(torch.equal(first[name].second, second[name].second) for name in NAMES)
+
+
+class Attended(nn.Module):
+    """Two Linears on one tensor, another on a copy of it; ``often`` calls the second once more, on something else."""
+
+    def __init__(self, *, often=False, changed=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = (nn.Linear(4, size) for size in (3, 5, 2))
+        self.often, self.changed = often, changed
+
+    def forward(self, x):
+        x = torch.relu(x)
+        found = self.q(x).sum(1)
+        if self.changed:
+            x.mul_(2)
+        found = found + self.k(x).sum(1) + self.v(x.clone()).sum(1)
+        return found + self.k(3 * x).sum(1) if self.often else found
+
+
+def test_layers_given_one_tensor_share_their_moments():
+    torch.manual_seed(1)
+    found = collect(Attended(), (torch.randn(40, 4),), ["q", "k", "v"])
+    assert found["q"] is found["k"]
+    assert found["v"] is not found["q"]
+    torch.testing.assert_close(found["v"].second, found["q"].second)
+
+
+@pytest.mark.parametrize("more", [{"often": True}, {"changed": True}], ids=str)
+def test_layers_given_something_else_have_moments_of_their_own(more):
+    torch.manual_seed(1)
+    model, x = Attended(**more), torch.randn(40, 4)
+    found = collect(model, (x,), ["q", "k", "v"])
+    for name in ("q", "k", "v"):
+        alone = collect(model, (x,), [name])[name]
+        torch.testing.assert_close(found[name].second, alone.second)
+        assert found[name].count == alone.count
+    assert found["k"] is not found["q"]
