@@ -12,6 +12,11 @@ SVD-LLM (Wang et al. 2024, arXiv 2403.07378: whitening by Cholesky factors, the 
 inputs. No layer is refitted. Rows hold what each window loses, so that ratios are paired. MiniLM: 0.8 of all
 parameters, without and with a limit of the MACs, planned and refitted; cosine to the dense vectors, rank correlation of
 all pairs' similarities, how often the nearest sentence is the same, and how fast the file is beside the dense one.
+
+``--files FOLDER``, which keeps them: SmolLM2 as files with a KV cache (``export --kv-cache``), dense and with 0.8 of
+the blocks' Linears, refitted; both in float32, with ONNX Runtime's dynamic int8, and with weights in 4 and 8 bits
+(MatMulNBits). Perplexity goes through the file; times are of a prompt of 128 tokens, and of one token after 128, in
+turns with the dense file in float32.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,13 +38,16 @@ from children import in_child, measure_missing, read_rows, say, used
 from rows import Row, put_in_readme, spread
 from torch import Tensor, nn
 
+from edgecompress.artifacts import golden_path
 from edgecompress.calibrating import Calibration, calibration_of
 from edgecompress.calibrating.moments import Moments, collect
 from edgecompress.calibrating.trials import Trial, all_changed
 from edgecompress.costs import cost
 from edgecompress.decomposing.choosing import refit_nearest
+from edgecompress.decomposing.refitting import refit
 from edgecompress.devices import device_named
 from edgecompress.exporting import export
+from edgecompress.exporting.score_checks import predict_with_file
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs, in_parts, size, take
 from edgecompress.models.kinds import token_sums
@@ -55,17 +64,25 @@ from edgecompress.selectors.base import Choice, LayerCandidates, replaced
 from edgecompress.selectors.bolaco import Bolaco
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.selectors.search import Search
+from edgecompress.settings import ExportOptions
 from edgecompress.sources import resolve
+from edgecompress.targets import target_named
 
 RESULTS = Path(__file__).with_name("results") / "transformers.jsonl"
 BLOCKS, KEEPS = "model.layers.*", (0.8, 0.6)
 WINDOW = 512
+REFIT_INPUTS = 32
+"""Windows that SmolLM2's file is refitted to."""
 INPUTS = {"smollm2": 64, "minilm": 1024}
 """That calibrate: windows of 256 tokens, 16,384 in all; sentences."""
 Judged = Callable[[Sequence[Trial]], list[float]]
 ENCODED_AT_ONCE, SENTENCES = 32, 1024
 LENGTH = 128
 """Tokens of an input whose latency is measured."""
+TIMED = (("prompt", LENGTH, 0), ("token", 1, LENGTH))
+"""Of files with a KV cache: name, new tokens, tokens before them."""
+PRECISIONS = ("fp32", "int8 dynamic", "8 bits", "4 bits")
+EFFORT = {"runs": 20, "seconds": 2.0}
 RIDGE = 1e-6
 """Share of the mean second moment that makes a Cholesky factor exist."""
 
@@ -199,6 +216,80 @@ LINES = (
 OF_METHOD = {"budget": budget, "svd_llm": svd_llm, "search": search, "bolaco": bolaco}
 
 
+# -- SmolLM2's files -------------------------------------------------------------------------------------------------
+
+
+def measured_files(setting: Row) -> None:
+    """Say the fields of one row as they are known."""
+    folder, (role, precision) = Path(setting["folder"]), (setting["role"], setting["precision"])
+    sample = resolve("smollm2")
+    dense = made_file(sample, folder, "dense", setting)
+    file = in_precision(made_file(sample, folder, role, setting), precision)
+    say(megabytes=round(file.stat().st_size / 1e6, 1))
+    if (role, precision) != ("dense", "fp32"):
+        for name, length, past in TIMED:
+            found = compare(file, dense, device_named("local"), threads=1, length=length, past=past, **EFFORT)
+            assert isinstance(found, Comparison)
+            say(**{name: figures_of(found)})
+    target = target_named("onnx")
+    predict = predict_with_file(file, target, target.signature(file)[0], threads=1)
+    scored = windows_of(sample, setting["scored"])
+    say(lost=[round(float(token_sums(predict(*inputs)[0], wanted)[0, 0]), 3) for inputs, wanted in scored])
+
+
+def made_file(sample: Sample, folder: Path, role: str, setting: Row) -> Path:
+    """``folder/ROLE.onnx``, proved token by token; made where it is not there."""
+    file = folder / f"{role}.onnx"
+    if not file.exists():
+        model = sample.built() if role == "dense" else refitted(sample, setting)
+        export(model, replace(sample, splits=None), folder, stem=role, options=ExportOptions(kv_cache=True))
+    return file
+
+
+def refitted(sample: Sample, setting: Row) -> nn.Module:
+    """The model with the first of ``KEEPS`` of the blocks' Linears."""
+    model, calibration = sample.built(), calibration_of(sample, setting["inputs"], setting["seed"])
+    seen = survey(model, sample.inputs, Scope(include=(BLOCKS,)))
+    share = sum(cast("Tensor", item.layer.weight).numel() for item in seen.items) / seen.total.params
+    by = Ceilings(keep=1 - (1 - KEEPS[0]) * share, of="params")
+    made = plan(model, sample.inputs, by, scope=Scope(include=(BLOCKS,)), calibration=calibration)
+    return refit(model, made, calibration_of(sample, setting["refit_inputs"], setting["seed"]))
+
+
+def in_precision(file: Path, precision: str) -> Path:
+    """The file beside ``file`` in fewer bits, made where it is not there, with its golden pair."""
+    if precision == "fp32":
+        return file
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    made = file.with_name(f"{file.stem}.{precision}.onnx")
+    if not made.exists():
+        shutil.copyfile(golden_path(file), golden_path(made))
+        if precision == "int8 dynamic":
+            quantize_dynamic(file, made, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+        else:
+            bits = int(precision.split(maxsplit=1)[0])
+            whole, how = onnx.load_model(file), {"bits": bits, "block_size": 32, "is_symmetric": True}
+            few = MatMulNBitsQuantizer(whole, **how, accuracy_level=4)
+            few.process()
+            few.model.save_model_to_file(str(made))
+    return made
+
+
+def figures_of(found: Comparison) -> Row:
+    """Times of both and the ratios, with their intervals."""
+    ratios = {"wall": found.wall, "cpu": found.cpu}
+    times = (("ms", found.candidate_latency), ("dense_ms", found.baseline_latency))
+    return {
+        **{name: round(latency.statistics.wall.p50, 3) for name, latency in times},
+        **{name: [round(of.value, 3), round(of.low, 3), round(of.high, 3)] for name, of in ratios.items() if of},
+        "unstable": list(found.unstable),
+        "processor": found.device.processor,
+    }
+
+
 # -- MiniLM ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +360,11 @@ def table(rows: list[Row]) -> str:
     titles = ["MiniLM, 0.8 of all parameters: MACs kept", "cosine", "Spearman", "same neighbour", "sentences"]
     titles += ["times as fast", "by CPU time", "CPU, memory"]
     lines += [[], titles, ["---"] * len(titles), *(_encoder_line(row) for row in encoder if "cosine" in row)]
+    files = [row for row in language if row.get("method") == "file" and "lost" in row]
+    if files:
+        titles = ["SmolLM2's file with a KV cache", "MB", "perplexity / dense", "test tokens"]
+        titles += ["prompt of 128 tokens", "by CPU time", "one token after 128", "by CPU time"]
+        lines += [[], titles, ["---"] * len(titles), *(_file_line(row, files) for row in files)]
     return "".join(f"| {' | '.join(line)} |\n" if line else "\n" for line in lines)
 
 
@@ -313,6 +409,21 @@ def _encoder_line(row: Row) -> list[str]:
     return [f"{row['macs_kept']:.2f}, draw {row['seed']}", *figures, f"{row['sentences']:,}", *times, both]
 
 
+def _file_line(row: Row, files: list[Row]) -> list[str]:
+    dense = next(each for each in files if (each["role"], each["precision"]) == ("dense", "fp32"))
+    value, error = ratio(row["lost"], dense["lost"])
+    of_dense = f"{math.exp(sum(row['lost']) / (WINDOW - 1) / len(row['lost'])):.1f} (dense)"
+    tokens = f"{WINDOW * len(row['lost']):,}"
+    times = [_times(row[name][clock]) for name, *_ in TIMED for clock in ("wall", "cpu")] if row is not dense else []
+    return [
+        f"{row['role']}, {row['precision']}",
+        f"{row['megabytes']:.0f}",
+        of_dense if row is dense else f"{value:.2f} ± {error:.2f}",
+        tokens,
+        *(times or ["-"] * 2 * len(TIMED)),
+    ]
+
+
 def _times(ratio_and_interval: Sequence[float]) -> str:
     value, low, high = ratio_and_interval
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
@@ -329,6 +440,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--macs", nargs="+", type=float, default=[0.0, 0.68], help="most that MiniLM keeps; 0: no limit"
     )
+    parser.add_argument("--files", help="a folder for SmolLM2's files, which are measured; none: they are not")
     parser.add_argument("--tag", default="this version", help="a name for the state of the code")
     parser.add_argument("--limit", type=int, default=36_000, help="processor seconds of one row")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of rows")
@@ -348,6 +460,10 @@ def settings(options: argparse.Namespace) -> list[Row]:
         rows += [{**row, "method": method} for method in ("budget", "svd_llm") for row in drawn]
         plans = (("search", options.search), ("bolaco", options.bolaco))
         rows += [{**row, "method": method, "search": count} for method, count in plans if count for row in drawn]
+        kinds = [(role, precision) for role in ("dense", f"keep{KEEPS[0]}") for precision in PRECISIONS]
+        of_file = {**language, "method": "file", "folder": options.files, "inputs": INPUTS["smollm2"], "seed": 0}
+        of_file["refit_inputs"] = REFIT_INPUTS
+        rows += [{**of_file, "role": role, "precision": precision} for role, precision in kinds if options.files]
     if "minilm" in options.net:
         encoder = {**common, "net": "minilm", "inputs": INPUTS["minilm"]}
         rows += [{**encoder, "seed": seed, "macs": macs or None} for macs in options.macs for seed in options.seed]
@@ -358,7 +474,8 @@ def main() -> None:
     """Measure what is missing, one process each, and write the table."""
     options = parsed()
     if options.row:
-        work = measured_language_model if options.row["net"] == "smollm2" else measured_encoder
+        language = measured_files if options.row.get("method") == "file" else measured_language_model
+        work = language if options.row["net"] == "smollm2" else measured_encoder
         work(options.row)
         return
     if not options.table:

@@ -109,7 +109,20 @@ def test_fidelity_of_equal_vectors_is_perfect_and_tables_have_every_row() -> Non
         "refit": took,
         **of_transformers.fidelity(vectors, vectors),
     }
-    text = of_transformers.table([dense, ours, theirs, best, encoder])
+    file = {
+        **of_all,
+        "method": "file",
+        "role": "dense",
+        "precision": "fp32",
+        "megabytes": 540.0,
+        "lost": [1000.0, 1200.0],
+    }
+    timed = {"wall": [1.2, 1.1, 1.3], "cpu": [1.21, 1.2, 1.22]}
+    fewer = {**file, "role": "keep0.8", "lost": more, "prompt": timed, "token": timed}
+    text = of_transformers.table([dense, ours, theirs, best, encoder, file, fewer])
+    times = "1.20 (1.10 to 1.30) | 1.21 (1.20 to 1.22)"
+    assert f"| keep0.8, fp32 | 540 | 2.00 ± 0.00 | 1,024 | {times} | {times} |" in text
+    assert "| dense, fp32 | 540 | 8.6 (dense) | 1,024 | - | - | - | - |" in text
     assert "| budget | 2.00 | 5.82 | 1 | 1,024 | 0.00 / 1.14 | 1 s, 0.0 GB |" in text
     assert "| search of 9 plans, beyond the budget | 1.00 | - | 1 | 1,024 | 0.00 | 1 s, 0.0 GB |" in text
     assert "| SVD-LLM, uniform | 2.00 | - | 1 | 1,024 | 0.00 | - |" in text
