@@ -24,9 +24,11 @@ from edgecompress.planning import Survey
 from edgecompress.planning.candidates import smaller_costs
 from edgecompress.profiling import compare
 from edgecompress.profiling.comparisons import Comparison
+from edgecompress.profiling.ratios import Ratio
 from edgecompress.settings import USUAL_DEVICE, USUAL_TARGET, Scope
 from edgecompress.targets import target_named
 from edgecompress.targets.mixed_precision import KeepFloat
+from edgecompress.targets.onnx.rewrites import REWRITES
 
 TINY_MACS = 1_000_000
 """Below, calling operators takes as long as what they compute; LeNet-5, with 2.3 million, still gains."""
@@ -86,6 +88,11 @@ class Int8:
     bytes_before: int
     bytes_after: int
 
+    @property
+    def ratio(self) -> Ratio:
+        """How many times as fast it is, by CPU time where that is known, as plans for a latency are measured."""
+        return self.pair.cpu or self.pair.wall
+
     def to_json(self) -> Json:
         """A JSON object."""
         sizes = {"size_bytes_fp32": self.bytes_before, "size_bytes_int8": self.bytes_after}
@@ -141,11 +148,11 @@ def measured_int8(model: nn.Module, sample: Sample) -> Int8 | str:
 
 @contextmanager
 def _files(model: nn.Module, sample: Sample) -> Iterator[tuple[Path, Path]]:
-    """The model in float32 and in int8, from one trace."""
+    """The model in float32 and in int8, from one trace, both rewritten for the runtime as exported files are."""
     target, inputs = target_named(USUAL_TARGET), probe(sample.inputs, RANGE_INPUTS)
     with TemporaryDirectory() as folder, jobs_of(model, sample, DEFAULT_EXPORT) as jobs:
         dense, small = (Path(folder, f"{name}{target.suffix}") for name in ("dense", "int8"))
-        job = jobs.job(target, jobs.batch().size, None)
+        job = replace(jobs.job(target, jobs.batch().size, None), rewrites=tuple(REWRITES))
         target.export(job, dense)
         target.export(replace(job, precision="int8", calibration=inputs, keep=KeepFloat(())), small)
         yield dense, small

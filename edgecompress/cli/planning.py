@@ -194,6 +194,13 @@ def _measured_sentences(made: CompressionPlan) -> Iterator[str]:
             f"{latency['predicted']:.2f}), {_amount(latency)}: by {latency['rule']}, measured whole on "
             f"{latency['device']} ({latency['machine']}), {latency['runtime']}, {latency['threads']} thread(s){busy}"
         )
+    if (int8 := found.get("int8")) and "speedup" in int8:
+        low, high = int8["ci95"]
+        advice = "as fast as the plan, so rather that" if int8["as_fast"] else "slower than the plan"
+        yield (
+            f"the dense model in int8 instead: {int8['speedup']:.2f}x as fast (95 % interval {low:.2f} to {high:.2f}), "
+            f"{int8['size_bytes'] / 1e6:.3g} MB: {advice}; its outputs were not looked at"
+        )
     if score := found.get("score"):
         yield (f"score on {score['split']} data {score['dense']:.2f} -> {score['compressed']:.2f} before fine-tuning")
 

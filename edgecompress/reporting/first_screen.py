@@ -191,6 +191,13 @@ def _advice(report: Report) -> Iterator[Advice]:
         yield Advice(f"{name} got slower: leave it dense", f"--exclude {quoted(name)}")
     if report.suggestion:
         yield Advice(capitalized(report.suggestion))
+    int8 = report.front.int8 if report.front else None
+    if int8 is not None and int8.as_fast and report.arguments.get("quantize") is None:
+        gain = f"{int8.speedup:.2f}x as fast as in float32, 95 % interval {int8.low:.2f} to {int8.high:.2f}"
+        words = (
+            f"The dense model in int8 is about as fast as this plan, or faster ({gain}); its outputs were not looked at"
+        )
+        yield Advice(words, "edgecompress export MODEL --quantize int8")
     pair = report.comparison
     if isinstance(pair, TimedPair) and pair.device.provenance == "measured":
         if pair.unstable:

@@ -129,5 +129,13 @@ def _words(front: Front) -> str:
     return (
         f"{count} plans were measured as whole files before any fine-tuning, in turns with the dense file ({dense}) on "
         f"{front.place}; {best} of them no other beats in both time and expected loss. "
-        f"{100 * front.keep:.1f} % of the dense time was allowed.{busy if front.busy else ''}"
+        f"{100 * front.keep:.1f} % of the dense time was allowed.{busy if front.busy else ''}{_int8(front)}"
     )
+
+
+def _int8(front: Front) -> str:
+    if (found := front.int8) is None:
+        return ""
+    verdict = "about as fast as the chosen plan, or faster" if found.as_fast else "slower than the chosen plan"
+    interval = f"95 % interval {100 / found.high:.1f} to {100 / found.low:.1f}"
+    return f" The dense model in int8 takes {100 / found.speedup:.1f} % ({interval}): {verdict}."

@@ -49,6 +49,26 @@ class FrontPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class BesideInt8:
+    """The dense model in int8 in the same runtime: how many times as fast it is, with the interval, and its bytes.
+
+    ``as_fast`` says that it is about as fast as the plan, or faster.
+    """
+
+    speedup: float
+    low: float
+    high: float
+    size_bytes: int
+    as_fast: bool
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> BesideInt8:
+        """The inverse of ``asdict``."""
+        speedup, low, high = (number(document[name]) for name in ("speedup", "low", "high"))
+        return cls(speedup, low, high, whole(document["size_bytes"]), flag(document["as_fast"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Front:
     """Plans for a latency, and where they were measured.
 
@@ -61,6 +81,7 @@ class Front:
     keep: float
     busy: bool
     plans: tuple[FrontPlan, ...]
+    int8: BesideInt8 | None = None
 
     def to_json(self) -> Json:
         """A JSON object."""
@@ -76,15 +97,25 @@ class Front:
             number(document["keep"]),
             flag(document["busy"]),
             tuple(map(FrontPlan.from_json, document["plans"])),
+            optional(BesideInt8.from_json, document.get("int8")),
         )
 
 
-def front_from(latency: Mapping[str, Any], made: Mapping[int, tuple[str, float | None]]) -> Front:
-    """Out of what a plan records of its latency; ``made`` has the folder and the score of those that were exported."""
+def front_from(measured: Mapping[str, Any], made: Mapping[int, tuple[str, float | None]]) -> Front:
+    """Out of what a plan records as measured; ``made`` has the folder and the score of plans that were exported."""
+    latency, int8 = measured["latency"], measured.get("int8")
     threads = f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
     place = f"{latency['machine']}, {threads}, {latency['runtime']}"
     plans = (_plan(one, *made.get(at, ("", None))) for at, one in enumerate(latency["measured"]))
-    return Front(place, latency["unit"], latency["dense"], latency["keep"], latency["busy"], tuple(plans))
+    return Front(place, latency["unit"], latency["dense"], latency["keep"], latency["busy"], tuple(plans), _int8(int8))
+
+
+def _int8(found: Mapping[str, Any] | None) -> BesideInt8 | None:
+    """None where it was not measured, or by a version that compared it otherwise."""
+    if found is None or "speedup" not in found:
+        return None
+    low, high = found["ci95"]
+    return BesideInt8(found["speedup"], low, high, found["size_bytes"], found["as_fast"])
 
 
 def _plan(one: Mapping[str, Any], folder: str, score: float | None) -> FrontPlan:

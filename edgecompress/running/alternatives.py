@@ -59,5 +59,5 @@ def _remember_score(pipeline: Pipeline, own: Pipeline) -> None:
 
 def front_in(pipeline: Pipeline, made: Alternatives) -> Front | None:
     """What was measured for the run's plan; None where there is no limit on latency."""
-    latency = (CompressionPlan.load(pipeline.folder / PLAN_FILE).measured or {}).get("latency")
-    return latency and front_from(latency, made)
+    measured = CompressionPlan.load(pipeline.folder / PLAN_FILE).measured or {}
+    return front_from(measured, made) if "latency" in measured else None

@@ -100,12 +100,14 @@ def _beside_int8(given: Planning, made: CompressionPlan) -> CompressionPlan:
     found = measured_int8(given.seen.model, given.sample) if given.seen.total.macs <= MOST_MACS else "too large"
     if isinstance(found, str):
         return made
-    times, latency = found.pair.candidate_latency.statistics, measured["latency"]
-    int8, ours = (times.cpu or times.wall).p50, latency["dense"] / latency["speedup"] / 1e6
-    if int8 <= ours * AS_FAST:
-        notice(f"the dense model in int8 takes {int8:.3f} ms, the plan {ours:.3f}: rather `edgecompress export "
-               f"{given.sample.source} --quantize int8`, which compares its outputs")  # fmt: skip
-    return replace(made, measured={**measured, "int8": {"ms": int8, "size_bytes": found.bytes_after}})
+    ratio, planned = found.ratio, float(measured["latency"]["speedup"])
+    as_fast = ratio.value * AS_FAST >= planned
+    facts = {"speedup": ratio.value, "ci95": ratio.ci95, "size_bytes": found.bytes_after, "as_fast": as_fast}
+    if as_fast:
+        notice(f"the dense model in int8 is {ratio.value:.2f}x as fast as in float32 (95 % interval {ratio.low:.2f} to "
+               f"{ratio.high:.2f}), the plan {planned:.2f}x: rather `edgecompress export {given.sample.source} "
+               "--quantize int8`, which compares its outputs")  # fmt: skip
+    return replace(made, measured={**measured, "int8": facts})
 
 
 def refuse_lost(selector: Selector, made: CompressionPlan, training: Json | None) -> None:

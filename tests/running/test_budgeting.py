@@ -17,6 +17,7 @@ from edgecompress.errors import BudgetError, DataError, PlanError
 from edgecompress.models import Sample
 from edgecompress.planning import survey
 from edgecompress.plans import CompressionPlan
+from edgecompress.profiling.ratios import Ratio
 from edgecompress.running import budgeting
 from edgecompress.running.budgeting import Planning, in_float, plan_within, refuse_lost
 from edgecompress.selectors import Budget
@@ -103,18 +104,19 @@ def test_a_size_is_of_the_file_in_its_precision() -> None:
     assert in_float(Budget(0.5), "int8") == Budget(0.5)
 
 
-@pytest.mark.parametrize(("int8", "said"), [(0.5, True), (2.0, False)])
+@pytest.mark.parametrize(("int8", "said"), [(2.5, True), (1.95, True), (1.8, False)])
 def test_int8_is_recommended_where_it_is_as_fast(
     given: Planning, int8: float, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = CompressionPlan(layers=(), measured={"latency": {"dense": 2e6, "speedup": 2.0}})
-    times = SimpleNamespace(statistics=SimpleNamespace(cpu=SimpleNamespace(p50=int8), wall=None))
-    found = SimpleNamespace(pair=SimpleNamespace(candidate_latency=times), bytes_after=7)
+    found = SimpleNamespace(ratio=Ratio(int8, int8 - 0.1, int8 + 0.1), bytes_after=7)
     monkeypatch.setattr(budgeting, "timed_plan", lambda *_, **__: made)
     monkeypatch.setattr(budgeting, "measured_int8", lambda *_: found)
     planned = plan_within(given, Budget(0.5, "latency"))
     assert planned.measured is not None
-    assert planned.measured["int8"] == {"ms": int8, "size_bytes": 7}
+    assert planned.measured["int8"] == {
+        "speedup": int8, "ci95": [int8 - 0.1, int8 + 0.1], "size_bytes": 7, "as_fast": said
+    }  # fmt: skip
     assert ("--quantize int8" in capsys.readouterr().err) == said
     elsewhere = replace(given, place=replace(given.place, threads=2))
     assert plan_within(elsewhere, Budget(0.5, "latency")) == made

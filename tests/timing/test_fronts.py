@@ -87,8 +87,8 @@ def test_the_command_refuses_a_front_without_a_latency_before_all_work(
 
 
 def test_the_report_shows_all_that_was_measured(made: CompressionPlan) -> None:
-    latency = (made.measured or {})["latency"]
-    front = front_from(latency, {0: ("pareto/2", 90.5)})
+    int8 = {"speedup": 1.9, "ci95": [1.8, 2.0], "size_bytes": 7, "as_fast": True}
+    front = front_from({**(made.measured or {}), "int8": int8}, {0: ("pareto/2", 90.5)})
     assert Front.from_json(front.to_json()) == front
     report = replace(reports.report(reports.document()), front=front)
     assert Report.from_json(report.to_json()) == report
@@ -99,7 +99,8 @@ def test_the_report_shows_all_that_was_measured(made: CompressionPlan) -> None:
     assert view.limit is not None
     assert 0 < view.limit < 100
     page, text = render_html(report), render_markdown(report)
-    for words in ("Plans for a latency", "4 plans were measured as whole files", "rule of 0.5 (beaten)", "pareto/2"):
+    for words in ("Plans for a latency", "4 plans were measured as whole files", "rule of 0.5 (beaten)", "pareto/2",
+                  "The dense model in int8 takes 52.6 %", "The dense model in int8 is about as fast"):  # fmt: skip
         assert words in page
         assert words in text
     assert page.count('class="dot beaten"') == 2  # in the legend, and one plan
