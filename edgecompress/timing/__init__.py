@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from statistics import median, stdev
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from edgecompress.timing.geometries import MOST_COUNTED, Chain, Geometry, geomet
 from edgecompress.timing.grafting import Chosen, graftable, grafted, places_of
 from edgecompress.timing.neighbourhoods import neighbourhood
 from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
+from edgecompress.timing.pooling import Pool
 from edgecompress.timing.prices import Prices
 from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 FEWEST_TURNS, MOST_TURNS, SECONDS = 8, 32, 60.0
 """Of each file of candidates with the dense file: as many as take so long in all."""
 INSTRUCTIONS = "instructions"
+LOADS, WIDTH = 2, 4.0
+"""Of each file, which moves its times by some percent; standard errors that a 95 % interval is wide."""
 MOST_PLATEAUS = 3
 """Geometries whose plateaus are looked for: those with the most MACs."""
 FILE_BYTES = 1 << 30
@@ -264,8 +267,14 @@ def _parts(chains: Sequence[Chain], bench: Bench) -> Iterator[Sequence[Chain]]:
 
 def _take(bench: Bench, geometry: Geometry, chains: Sequence[Chain], turns: int) -> list[Timing]:
     names = [item.name for item in geometry.items]
-    dense, *series = bench.compared([dict.fromkeys(names, chain) for chain in chains], turns)
-    return [_timing(geometry, chain, dense, own) for chain, own in zip(chains, series, strict=True)]
+    series = bench.compared([dict.fromkeys(names, chain) for chain in chains], turns, LOADS)
+    pool, load = Pool(), round(load_here(), 2)
+    pool.add(dict(enumerate(series)), LOADS)
+    count, inverses = len(names), [pool.ratio(at, 0).inverse for at in range(1, len(series))]
+    return [
+        Timing(geometry.key, *chain, (one.value - 1) / count, (one.high - one.low) / WIDTH / count, count, turns, load)
+        for chain, one in zip(chains, inverses, strict=True)
+    ]
 
 
 def _count(bench: Bench, geometry: Geometry, chains: Sequence[Chain]) -> list[Timing]:
@@ -273,11 +282,3 @@ def _count(bench: Bench, geometry: Geometry, chains: Sequence[Chain]) -> list[Ti
     dense, *counts = bench.counted(geometry.first.name, chains)
     shares = [(own - dense) / bench.dense_time for own in counts]
     return [Timing(geometry.key, *chain, share, 0.0, 1, 1) for chain, share in zip(chains, shares, strict=True)]
-
-
-def _timing(geometry: Geometry, chain: Chain, dense: Sequence[float], series: Sequence[float]) -> Timing:
-    """The median over turns of what a layer takes more, in shares of the dense model's time."""
-    count = len(geometry.items)
-    shares = [(own / other - 1) / count for own, other in zip(series, dense, strict=True)]
-    spread = 1.25 * stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
-    return Timing(geometry.key, *chain, median(shares), spread, count, len(shares), round(load_here(), 2))

@@ -72,7 +72,7 @@ def test_a_chain_takes_what_the_whole_file_takes_more(bench: Bench, dense: tuple
     assert found.found
     assert bench.dense_time == 1400
     assert {round(one.share * bench.dense_time) for one in found.found} == {100}  # one product more
-    assert all(one.spread == 0 for one in found.found)
+    assert all(one.spread < 0.01 for one in found.found)
 
 
 def test_what_is_known_is_not_timed_again(bench: Bench, dense: tuple[Sample, Survey]) -> None:
