@@ -7,7 +7,14 @@ import onnx
 import pytest
 import torch
 
+from edgecompress.devices import device_named
+from edgecompress.devices.emulated.spec import is_installed
+from edgecompress.planning import survey
+from edgecompress.settings import Scope
+from edgecompress.sources import resolve
+from edgecompress.targets import target_named
 from edgecompress.targets.onnx.sessions import every_tensor, session
+from edgecompress.timing import bench_of
 from edgecompress.timing.grafting import places_of
 from edgecompress.timing.neighbourhoods import neighbourhood
 
@@ -57,3 +64,16 @@ def test_a_layer_is_found_in_its_part(whole: onnx.ModelProto) -> None:
     part = neighbourhood(whole, [10], FEED)
     layer = {"layer10": torch.nn.Conv2d(4, 4, 1)}
     assert [part.graph.node[at].name for at in places_of(part, layer)["layer10"]] == ["layer10/Conv"]
+
+
+@pytest.mark.slow
+def test_what_is_counted_around_one_layer_is_what_the_whole_file_takes_more() -> None:
+    if not is_installed():
+        pytest.skip("needs the emulated device: edgecompress doctor --setup emulated")
+    sample, layers, chain = resolve("resnet20"), [f"layer2.{at}.conv2" for at in range(3)], ("tucker2", (8, 8))
+    seen = survey(sample.model(), sample.inputs, Scope())
+    with bench_of(sample, seen, target_named("onnx"), device_named("emulated:cortex-a53")) as bench:
+        (dense,), (whole,) = bench.compared([dict.fromkeys(layers, chain)], turns=1)
+        around, replaced = bench.counted(layers[1], [chain])
+    assert around < dense / 4
+    assert (whole - dense) / len(layers) == pytest.approx(replaced - around, rel=0.01)
