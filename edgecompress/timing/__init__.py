@@ -58,8 +58,10 @@ MOST_PLATEAUS = 3
 """Geometries whose plateaus are looked for: those with the most MACs."""
 FILE_BYTES = 1 << 30
 """Of all files that take turns in one process."""
-COUNTING_SECONDS, NEAR = 240.0, 3
+COUNTING_SECONDS, NEAR = 600.0, 3
 """Of counting instructions, about: beyond, few chains are counted. A neighbourhood is taken for so many layers."""
+CUT = ("onnx", "ort")
+"""Targets of whose files a part is a file: others are converted, by rules for a whole model."""
 
 
 Todo = list[tuple[Geometry, list[Chain]]]
@@ -95,7 +97,9 @@ class Bench:
 
     def counted(self, layer: str, chains: Sequence[Chain]) -> list[float]:
         """Instructions of a layer and what lies around it, then of the same with each chain in its place."""
-        part = neighbourhood(self.graph, places_of(self.graph, self.layers)[layer], self.feed)
+        part = self.graph
+        if self.circumstances.target in CUT:
+            part = neighbourhood(self.graph, places_of(self.graph, self.layers)[layer], self.feed)
         files = [self.file(chosen, part) for chosen in ({}, *({layer: chain} for chain in chains))]
         return [count for (count,) in self.watch.take(files, 1)]
 
@@ -243,7 +247,8 @@ def _estimated(bench: Bench, todo: Todo, macs: int) -> tuple[int, float]:
     start = perf_counter()
     bench.compared([], turns=FEWEST_TURNS)
     if bench.counts:
-        parts = sum(len(chains) * min(1.0, NEAR * one.dense.macs / max(1, macs)) for one, chains in todo)
+        near = NEAR / max(1, macs) if bench.circumstances.target in CUT else 1.0
+        parts = sum(len(chains) * min(1.0, near * one.dense.macs) for one, chains in todo)
         return 1, bench.watch.seconds_a_file * (parts + sum(bool(chains) for _, chains in todo))
     turn = count * (perf_counter() - start) / FEWEST_TURNS
     turns = round(min(MOST_TURNS, max(FEWEST_TURNS, SECONDS / turn)))
