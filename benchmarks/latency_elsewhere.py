@@ -31,7 +31,6 @@ from edgecompress.devices import device_named
 from edgecompress.models import Sample
 from edgecompress.planning import Survey, survey, weighed_choices
 from edgecompress.plans import Cost
-from edgecompress.profiling.turns import ratio_of
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Choices, LayerCandidates
 from edgecompress.selectors.ceilings import Ceilings
@@ -42,12 +41,13 @@ from edgecompress.timing import Bench, Timings, bench_of, timings
 from edgecompress.timing.closing import closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
+from edgecompress.timing.pooling import Pool
 from edgecompress.timing.rivals import Rivals, chains_of, losses_of
 from edgecompress.timing.stopwatches import load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency_elsewhere.json"
 IMAGES, PICTURES, SEED, SIDE, DECAY = 1024, 32, 0, 224, 0.5
-MULTIPLES, STEPS, TURNS = (8, 16), 512, 60
+MULTIPLES, STEPS, TURNS, LOADS = (8, 16), 512, 64, 8
 
 
 @dataclass(frozen=True)
@@ -248,19 +248,17 @@ def times(place: Place, rows: Sequence[Row]) -> Row:
     with bench_for() as bench:
         graphs = [bench.file({}), *map(bench.file, plans.values())]
         graphs += [in_int8(sample)] if place.net == "resnet18" else []
-        dense, *series = bench.watch.take(graphs, TURNS)
-        names = [*plans, "int8"]
-        by_name = dict(zip(names, series, strict=False))
-        pairs = {
-            f"{name} / {name.split()[0]} latency": ratio_of(taken, by_name[f"{name.split()[0]} latency"]).to_json()
-            for name, taken in by_name.items()
-            if "MACs" in name
-        }
+        loads = 1 if bench.counts else LOADS
+        series = bench.watch.take(graphs, TURNS, loads)
+        names, pool = ["dense", *plans, "int8"][: len(graphs)], Pool(exact=bench.counts)
+        pool.add(dict(zip(names, series, strict=True)), loads)
+        rivals = {name: f"{name.split()[0]} latency" for name in names if "MACs" in name}
         return {
             "place": place.key, "machine": bench.circumstances.machine, "runtime": bench.circumstances.runtime,
-            "unit": bench.unit, "dense": sorted(dense)[len(dense) // 2], "processors": os.cpu_count(),
-            "load": [round(load, 1), round(load_here(), 1)], "turns": len(dense), "versions": versions(),
-            "speedup": {name: ratio_of(dense, taken).to_json() for name, taken in by_name.items()}, "pairs": pairs,
+            "unit": bench.unit, "dense": sorted(series[0])[len(series[0]) // 2], "processors": os.cpu_count(),
+            "load": [round(load, 1), round(load_here(), 1)], "turns": len(series[0]), "loads": loads,
+            "versions": versions(), "speedup": {name: pool.ratio(name, "dense").to_json() for name in names[1:]},
+            "pairs": {f"{one} / {best}": pool.ratio(best, one).to_json() for one, best in rivals.items()},
         }  # fmt: skip
 
 

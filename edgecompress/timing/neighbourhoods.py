@@ -21,8 +21,8 @@ REACH = 3
 def neighbourhood(proto: onnx.ModelProto, places: Sequence[int], feed: Arrays) -> onnx.ModelProto:
     """The nodes at ``places`` and those near them as a model, which takes inputs of the sizes that ``feed`` leads to.
 
-    Nodes keep their names. Where a tensor that would be cut has no known size, or other values than numbers of any
-    kind would do for, it is the whole model.
+    Nodes keep their names. Where a tensor that would be cut has no known size or another batch, or may not
+    hold any numbers, it is the whole model.
     """
     import onnx
 
@@ -34,7 +34,8 @@ def neighbourhood(proto: onnx.ModelProto, places: Sequence[int], feed: Arrays) -
     del whole.graph.value_info[:]
     extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(whole))
     taken, given = _ends(proto.graph, _near(proto.graph.node, places))
-    known = {name for name, value in extractor.value_infos.items() if _can_be_fed(value)}
+    batch = len(next(iter(feed.values())))
+    known = {name for name, value in extractor.value_infos.items() if _can_be_fed(value, batch)}
     return extractor.extract_model(taken, given) if taken and known.issuperset([*taken, *given]) else proto
 
 
@@ -68,10 +69,10 @@ def _ends(graph: onnx.GraphProto, kept: set[int]) -> tuple[list[str], list[str]]
     return taken, [name for name in made if name in elsewhere or name not in needed]
 
 
-def _can_be_fed(value: onnx.ValueInfoProto) -> bool:
-    """Of known size; whole numbers may be sizes or places, for which not any will do."""
+def _can_be_fed(value: onnx.ValueInfoProto, batch: int) -> bool:
+    """Of known size and that batch; whole numbers may be sizes or places, for which not any will do."""
     import onnx
 
     kind = value.type.tensor_type
-    sized = kind.HasField("shape") and all(axis.HasField("dim_value") for axis in kind.shape.dim)
-    return sized and kind.elem_type == onnx.TensorProto.FLOAT
+    sizes = [axis.dim_value for axis in kind.shape.dim]
+    return bool(sizes) and sizes[0] == batch and all(sizes) and kind.elem_type == onnx.TensorProto.FLOAT

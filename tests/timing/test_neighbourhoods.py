@@ -60,6 +60,16 @@ def test_whole_numbers_that_would_be_cut_leave_it_whole() -> None:
     assert neighbourhood(proto, [5], {"x": np.zeros((2, 4), np.float32)}) is proto
 
 
+def test_another_batch_that_would_be_cut_leaves_it_whole() -> None:
+    """As of windows of an image, which are counted like items."""
+    chain = "".join(f"t{at + 1} = Relu(t{at})  " for at in range(8))
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> net (float[N,4] x) => (float[M,2] y)'
+        f"<int64[2] s = {{-1, 2}}> {{ t0 = Reshape(x, s)  {chain} y = Relu(t8) }}"
+    )
+    assert neighbourhood(proto, [6], {"x": np.zeros((1, 4), np.float32)}) is proto
+
+
 def test_a_layer_is_found_in_its_part(whole: onnx.ModelProto) -> None:
     part = neighbourhood(whole, [10], FEED)
     layer = {"layer10": torch.nn.Conv2d(4, 4, 1)}
