@@ -219,10 +219,9 @@ OF_METHOD = {"budget": budget, "svd_llm": svd_llm, "search": search, "bolaco": b
 # -- SmolLM2's files -------------------------------------------------------------------------------------------------
 
 
-def measured_files(setting: Row) -> None:
+def measured_files(setting: Row, folder: Path) -> None:
     """Say the fields of one row as they are known."""
-    folder, (role, precision) = Path(setting["folder"]), (setting["role"], setting["precision"])
-    sample = resolve("smollm2")
+    sample, role, precision = resolve("smollm2"), setting["role"], setting["precision"]
     dense = made_file(sample, folder, "dense", setting)
     file = in_precision(made_file(sample, folder, role, setting), precision)
     say(megabytes=round(file.stat().st_size / 1e6, 1))
@@ -234,7 +233,7 @@ def measured_files(setting: Row) -> None:
     target = target_named("onnx")
     predict = predict_with_file(file, target, target.signature(file)[0], threads=1)
     scored = windows_of(sample, setting["scored"])
-    say(lost=[round(float(token_sums(predict(*inputs)[0], wanted)[0, 0]), 3) for inputs, wanted in scored])
+    say(lost=[round(float(token_sums(predict(*inputs), wanted)[0, 0]), 3) for inputs, wanted in scored])
 
 
 def made_file(sample: Sample, folder: Path, role: str, setting: Row) -> Path:
@@ -440,7 +439,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--macs", nargs="+", type=float, default=[0.0, 0.68], help="most that MiniLM keeps; 0: no limit"
     )
-    parser.add_argument("--files", help="a folder for SmolLM2's files, which are measured; none: they are not")
+    parser.add_argument(
+        "--files", type=Path, help="a folder for SmolLM2's files, which are measured; none: they are not"
+    )
     parser.add_argument("--tag", default="this version", help="a name for the state of the code")
     parser.add_argument("--limit", type=int, default=36_000, help="processor seconds of one row")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of rows")
@@ -461,8 +462,7 @@ def settings(options: argparse.Namespace) -> list[Row]:
         plans = (("search", options.search), ("bolaco", options.bolaco))
         rows += [{**row, "method": method, "search": count} for method, count in plans if count for row in drawn]
         kinds = [(role, precision) for role in ("dense", f"keep{KEEPS[0]}") for precision in PRECISIONS]
-        of_file = {**language, "method": "file", "folder": options.files, "inputs": INPUTS["smollm2"], "seed": 0}
-        of_file["refit_inputs"] = REFIT_INPUTS
+        of_file = {**language, "method": "file", "inputs": INPUTS["smollm2"], "refit_inputs": REFIT_INPUTS, "seed": 0}
         rows += [{**of_file, "role": role, "precision": precision} for role, precision in kinds if options.files]
     if "minilm" in options.net:
         encoder = {**common, "net": "minilm", "inputs": INPUTS["minilm"]}
@@ -474,12 +474,14 @@ def main() -> None:
     """Measure what is missing, one process each, and write the table."""
     options = parsed()
     if options.row:
-        language = measured_files if options.row.get("method") == "file" else measured_language_model
+        of_file = options.row.get("method") == "file"
+        language = partial(measured_files, folder=options.files) if of_file else measured_language_model
         work = language if options.row["net"] == "smollm2" else measured_encoder
         work(options.row)
         return
     if not options.table:
-        measure_missing(options.results, settings(options), lambda row: in_child(__file__, row, options.limit))
+        files = ("--files", str(options.files)) if options.files else ()
+        measure_missing(options.results, settings(options), lambda row: in_child(__file__, row, options.limit, files))
     print(text := table(read_rows(options.results)))
     if options.results == RESULTS:
         put_in_readme("transformers", text)
