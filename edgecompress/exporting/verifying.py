@@ -20,7 +20,7 @@ from edgecompress.errors import (
     ParityError,
     first_line,
 )
-from edgecompress.exporting.caching import generated, padded, takes_cache
+from edgecompress.exporting.caching import STEPS, generated, padded, takes_cache
 from edgecompress.exporting.inputs import parity_inputs, probe, slice_inputs
 from edgecompress.exporting.lengths import at_length, length_of, other_length, takes_any_length
 from edgecompress.exporting.outputs import Array, alike, as_feed, compare, run_in_batches, run_model, run_rows
@@ -29,12 +29,14 @@ from edgecompress.exporting.slices import Finding, compare_slices, described
 from edgecompress.exporting.tolerances import TOLERANCES, Tolerance
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs
-from edgecompress.models.stepping import logits_of
+from edgecompress.models.stepping import LOGITS, logits_of
 from edgecompress.progress import Progress, silent
 from edgecompress.targets import Target, target_named
 from edgecompress.targets.base import Run
 
 PARITY_BATCHES = (1, 3)
+MOST_LOGITS = 5_000_000
+"""Of a batch that is compared step by step: those of long texts would take gigabytes."""
 BAKED = 100.0
 """So many times beyond the tolerance at one batch size and not at another: numbers of that batch are in the graph."""
 
@@ -140,14 +142,20 @@ def check_steps(
 ) -> tuple[Parity, ...]:
     """Compare a file with a KV cache, step by step, with what PyTorch gives for all tokens at once, without a cache.
 
-    At each batch size, of which the larger one has padding in front of a row, and at a length that ``inputs`` do not
-    have too.
+    At each batch size, of which the larger one has padding in front of a row, and at two lengths: that of ``inputs``,
+    or as many positions as ``MOST_LOGITS`` allow, and another.
 
     Raises:
         ParityError: logits differ by more than the tolerance.
         ExportError: the file does not run.
     """
-    run, length = loaded(target, path), inputs[0].shape[1]
+    run, (vocabulary,) = (
+        loaded(target, path),
+        {each.shape[2] for each in target.signature(path)[1] if each.name == LOGITS},
+    )
+    assert isinstance(vocabulary, int)
+    most = max(2 * STEPS, MOST_LOGITS // (PARITY_BATCHES[-1] * vocabulary))
+    length = min(inputs[0].shape[1], most)
     sizes = [*((batch, length) for batch in PARITY_BATCHES), (PARITY_BATCHES[-1], other_length(length))]
     return tuple(_parity_of_steps(target, path, run, specs, model, inputs[0], size) for size in sizes)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgecompress.artifacts import Artifact, golden_path
 from edgecompress.decomposing import decompose
 from edgecompress.errors import ExportError, ParityError
-from edgecompress.exporting import export
+from edgecompress.exporting import export, verifying
 from edgecompress.exporting.caching import generated, padded
 from edgecompress.exporting.verifying import check_steps, verify
 from edgecompress.models import Sample
@@ -100,6 +100,12 @@ def test_facts_say_batches_and_lengths_that_were_proved_and_how_far_dense_is(mad
     assert made.artifact.approximation.parity.sqnr_db < 60
 
 
+def test_of_a_large_vocabulary_fewer_positions_are_compared(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "MOST_LOGITS", 3 * VOCABULARY * (LENGTH - 1))
+    found = check_steps(ONNX, made.artifact.path, made.artifact.inputs, made.model, made.sample.inputs)
+    assert [one.length for one in found] == [LENGTH - 1, LENGTH - 1, (LENGTH - 1) // 2 + 1]
+
+
 def test_names_and_free_axes_are_those_of_hugging_face(made: Made) -> None:
     inputs = {spec.name: spec.shape for spec in made.artifact.inputs}
     assert list(inputs)[:4] == ["input_ids", "attention_mask", "position_ids", "logits_to_keep"]
@@ -121,6 +127,9 @@ def test_a_wrong_cache_is_noticed(made: Made) -> None:
 
     class Forgetful:
         name = "onnx"
+
+        def signature(self, path: Path) -> Any:
+            return target.signature(path)
 
         def load(self, _path: Path, *, threads: int = 0) -> Any:
             def forgotten(feed: Any) -> Any:
