@@ -47,7 +47,7 @@ from edgecompress.timing.rivals import Rivals, chains_of, losses_of
 from edgecompress.timing.stopwatches import load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency_elsewhere.json"
-IMAGES, PICTURES, SEED, SIDE, DECAY = 1024, 32, 0, 224, 0.5
+IMAGES, SEED, SIDE, DECAY = 1024, 0, 224, 0.5
 MULTIPLES, STEPS, TURNS, LOADS = (8, 16), 512, 64, 8
 
 
@@ -57,7 +57,7 @@ FEWER = ("spatial_svd", "cp3", "tucker2")
 
 @dataclass(frozen=True)
 class Place:
-    """A net, a runtime, a device, the fractions of the latency to keep, and methods (none: the usual).
+    """A net, a runtime, a device, the fractions of the latency to keep, methods (none: the usual), images for losses.
 
     With ``made_for`` no plans are made: those for that device are taken.
     """
@@ -68,6 +68,7 @@ class Place:
     keeps: tuple[float, ...] = (0.8, 0.65, 0.5)
     methods: tuple[str, ...] = ()
     made_for: str = ""
+    images: int = IMAGES
 
     @property
     def scope(self) -> Scope:
@@ -86,11 +87,11 @@ class Place:
 
 
 PLACES = (
-    Place("resnet20", "openvino", methods=FEWER),
+    Place("resnet20", "openvino", methods=FEWER, images=256),
     Place("resnet20", "ncnn", methods=FEWER),
     Place("resnet20", "onnx", "emulated:cortex-a53"),
     Place("resnet20", "onnx", "emulated:cortex-a76", made_for="emulated:cortex-a53"),
-    Place("resnet18", "onnx", keeps=(0.7, 0.5, 0.35), methods=("svd", "spatial_svd", "tucker2")),
+    Place("resnet18", "onnx", keeps=(0.7, 0.5, 0.35), methods=("svd", "spatial_svd", "tucker2"), images=32),
 )
 
 
@@ -119,13 +120,8 @@ def sample_of(net: str) -> Sample:
     """A sample of the package, or the ResNet-18."""
     if net != "resnet18":
         return resolve(net)
-    unlabelled = Unlabelled(pictures(PICTURES))
+    unlabelled = Unlabelled(pictures(32))
     return Net(net, resnet18, unlabelled, unlabelled).sample
-
-
-def calibration_for(sample: Sample) -> Calibration:
-    """Unlabelled images of the training set, or made-up pictures."""
-    return calibration_of(sample, PICTURES if sample.name == "resnet18" else IMAGES, SEED)
 
 
 def pictures(count: int) -> Tensor:
@@ -190,7 +186,7 @@ def planned(place: Place, rows: Sequence[Row]) -> Iterator[Row]:
     sample, seen, bench_for = opened(place)
     torch.set_num_threads(os.cpu_count() or 1)
     with bench_for() as bench:
-        found, layers, total = weighed(bench, seen, place, calibration_for(sample))
+        found, layers, total = weighed(bench, seen, place, calibration_of(sample, place.images, SEED))
         multiple = found.multiple or known_multiple(place.target, place.device)
         for keep in missing:
             rivals = Rivals(layers, found.prices, total, multiple, Ceilings(keep=keep, of="latency"))
