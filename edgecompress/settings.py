@@ -180,12 +180,7 @@ class FineTuning:
     mixup: float = option(0.0, "Alpha of mixup: 0.2 is usual.", low=0)
     cutout: int = option(0, "Pixels of a blanked square's side.", low=0)
     accumulate: int = option(1, "Parts a batch is run in, for less memory; the same gradient.", low=1)
-    portions: int = option(
-        1,
-        "Decompose the layers in so many portions, with fine-tuning after each.",
-        low=1,
-        codecs=False,
-    )
+    portions: int = option(1, "Decompose the layers in so many portions, fine-tuning after each.", low=1, codecs=False)
     pick: SelectEpoch = option(
         "best",
         "Epoch to keep, by validation score or the last.",
@@ -232,7 +227,7 @@ class ExportOptions:
     """How a file is written.
 
     int8 takes its ranges from ``calibration`` inputs, after those inside each chain were equalized (``equalize``);
-    ``keep_float`` stays in float32; ``replaces`` may give way; ``batch`` is the one batch size (None: any, or 1).
+    ``keep_float`` stays in float32; ``replaces`` may give way; ``batch`` is the one batch size (None: any, or 1);
     ``kv_cache`` makes the file a step of generation.
     """
 
@@ -246,9 +241,7 @@ class ExportOptions:
     keep_float: tuple[str, ...] = option(
         (), "Layers ('head.*') or kinds of operators (Concat) that stay in float32 in a file of fewer bits; repeatable."
     )
-    kv_cache: bool = option(
-        False, "onnx: keys and values of earlier tokens go in and out, to generate text token by token."
-    )
+    kv_cache: bool = option(False, "onnx: a step of text generation: keys and values of earlier tokens go in and out.")
     rewrite: Literal["auto", "on", "off"] = option("auto", "Rewrite graphs for their runtime, where that is no slower.")
     batch: int | None = option(
         None, "The one batch size of the files, for code that fixes it.", name="batch_size", usual="any, or one", low=1
@@ -272,9 +265,7 @@ class Effort:
     threads: int = 1
     batch: int = option(1, "Inputs of one run.", name="batch_size", low=1, high=65_536)
     length: int = option(0, "Tokens of one input; 0: as exported with.", low=0, high=1_000_000)
-    past: int | None = option(
-        None, "Tokens before those, with a KV cache.", usual="as exported with", low=0, high=1_000_000
-    )
+    past: int | None = option(None, "Tokens before those, with a KV cache.", usual="as exported", low=0, high=1_000_000)
     runs: int = option(50, "At least so many runs.", low=2, high=1_000_000)
     seconds: float = option(2.0, "Measure at least so long a model.", low=0, high=3_600)
     minutes: float = option(0.0, "Also so many minutes under load.", name="sustained", low=0, high=600)

@@ -8,7 +8,8 @@ from torch import nn
 
 from edgecompress import decomposing
 from edgecompress.calibrating import Calibration, sensitivity
-from edgecompress.calibrating.moments import Moments, collect, summable
+from edgecompress.calibrating.moments import Moments, collect
+from edgecompress.calibrating.patches import summable
 from edgecompress.costs import cost, input_shapes
 from edgecompress.decomposing import decompose, fitted
 from edgecompress.decomposing.refitting import refit

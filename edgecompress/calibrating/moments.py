@@ -9,7 +9,6 @@ as groups of inputs differ: see ``shrinking``.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import inputs_at_once
-from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches
+from edgecompress.calibrating.patches import MOST_POSITIONS, images_at_once, patches, summable
 from edgecompress.calibrating.shrinking import GROUPS, Spread, share, shrinkage, squared
+from edgecompress.calibrating.twins import Twins
 from edgecompress.decompositions.base import is_table
 from edgecompress.decompositions.kernels import groups_of, kernel_shape
 from edgecompress.decompositions.sketch import WIDE, Sketch, add_products, mirrored, products
@@ -40,12 +40,6 @@ MOST_MATRIX_BYTES, MOST_CONV_BYTES = 1 << 27, 1 << 29
 MOST_ROWS = 2048
 """Patches that stand for the moments of a layer, at most."""
 
-LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e30
-"""Sums of squares that float32 holds, products of two rows included."""
-
-LEAST_SPREAD = 1e-3
-"""Of the mean square, about the mean: less is lost among float32's seven digits."""
-
 STEADY = 1e-10
 """A spread below this share of the squared mean is rounding: the inputs do not vary."""
 
@@ -55,9 +49,6 @@ few that there are fewer of them than this share of their length."""
 
 MOST_MATRIX = 2048
 """Patches of a Linear layer longer than this are kept as they are where they are fewer than their length."""
-
-UNKNOWN = -1
-"""Version of a tensor that keeps none."""
 
 RIDGE = 1e-3
 """Share of the mean second moment that is added to all directions of the inputs: few inputs do not span them."""
@@ -189,14 +180,14 @@ def collect(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str,
     Raises:
         ModelError: a layer is given numbers that are not finite.
     """
-    found, apart = _collected(model, inputs, names, _Twins())
+    found, apart = _collected(model, inputs, names, Twins())
     if apart:  # they were not given the same all the time
         found |= _collected(model, inputs, apart, None)[0]
     return {name: found[name] for name in names if name in found}
 
 
 def _collected(
-    model: nn.Module, inputs: Inputs, names: Sequence[str], twins: _Twins | None
+    model: nn.Module, inputs: Inputs, names: Sequence[str], twins: Twins | None
 ) -> tuple[dict[str, Moments | FewMoments], list[str]]:
     """Moments by name, and the names of those that have none because their twins were given something else."""
     count = len(inputs[0])
@@ -220,46 +211,6 @@ def _collected(
     of = twins.of if twins is not None else {}
     apart = [name for name in of if twins is not None and not twins.alike(name)]
     return found | {name: found[of[name]] for name in of if name not in apart and of[name] in found}, apart
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place."""
-    return UNKNOWN if tensor.is_inference() else tensor._version
-
-
-class _Twins:
-    """Which Linear layers are given what the one before them was: ``of`` says whose moments are theirs."""
-
-    def __init__(self) -> None:
-        self.of: dict[str, str] = {}
-        self.calls: Counter[str] = Counter()
-        self.broken: set[str] = set()
-        self.latest: tuple[str, Tensor, int] | None = None
-
-    def shares(self, call: Call) -> bool:
-        """Note a call; is it one of a layer that has the moments of another?"""
-        if type(call.layer) is not nn.Linear:
-            return call.name in self.of
-        given, first = call.given, not self.calls[call.name]
-        self.calls[call.name] += 1
-        leader = self._leader(given)
-        if leader is None:
-            leader, self.latest = call.name, (call.name, given, _version(given))
-        if first and leader != call.name:
-            self.of[call.name] = leader
-        if self.of.get(call.name, leader) != leader:
-            self.broken.add(call.name)
-        return call.name in self.of
-
-    def alike(self, name: str) -> bool:
-        """Was a layer given what its twin was, every time?"""
-        return name not in self.broken and self.calls[name] == self.calls[self.of[name]]
-
-    def _leader(self, given: Tensor) -> str | None:
-        if self.latest is None:
-            return None
-        name, tensor, version = self.latest
-        return name if tensor is given and version == _version(given) != UNKNOWN else None
 
 
 def _sums_of(call: Call, inputs: int) -> _Sums | _Rows:
@@ -360,18 +311,3 @@ def positions_at_most(layer: nn.Module, inputs: int, most: float = MOST_PRODUCTS
     size = prod(rest)
     wanted = max(most / (groups_of(layer) * size**2), least * size)
     return max(1, min(MOST_POSITIONS, ceil(wanted / inputs)))
-
-
-def summable(*rows: Tensor) -> tuple[Tensor, ...]:
-    """Each of ``rows`` (groups, S, n) as it is, or all in float64 where sums of products would not fit into float32.
-
-    They overflow, vanish, or lose the spread about a mean far larger than it.
-    """
-    return rows if all(map(_fits, rows)) else tuple(of.double() for of in rows)
-
-
-def _fits(rows: Tensor) -> bool:
-    """Do sums of products of ``rows`` (groups, S, n) fit into their dtype?"""
-    squares, sums = float(rows.square().sum()), rows.sum(2)
-    offset = float(sums.square().sum()) / rows.shape[2]
-    return LEAST_SQUARES < squares < MOST_SQUARES and offset < (1 - LEAST_SPREAD) * squares

@@ -19,6 +19,12 @@ MOST_POSITIONS = 256
 MOST_PATCH_BYTES = 1 << 26
 """Of patches unfolded at once."""
 
+LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e30
+"""Sums of squares that float32 holds, products of two rows included."""
+
+LEAST_SPREAD = 1e-3
+"""Of the mean square, about the mean: less is lost among float32's seven digits."""
+
 
 def images_at_once(layer: nn.Module, given: Tensor) -> int:
     """So many inputs that their patches take at most ``MOST_PATCH_BYTES``."""
@@ -102,3 +108,18 @@ def _spread(layer: Conv, given: Tensor) -> Tensor:
         for axis in range(len(lengths))
     ]  # fmt: skip
     return pad(spread, [width for pair in reversed(sides) for width in pair])
+
+
+def summable(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Each of ``rows`` (groups, S, n) as it is, or all in float64 where sums of products would not fit into float32.
+
+    They overflow, vanish, or lose the spread about a mean far larger than it.
+    """
+    return rows if all(map(_fits, rows)) else tuple(of.double() for of in rows)
+
+
+def _fits(rows: Tensor) -> bool:
+    """Do sums of products of ``rows`` (groups, S, n) fit into their dtype?"""
+    squares, sums = float(rows.square().sum()), rows.sum(2)
+    offset = float(sums.square().sum()) / rows.shape[2]
+    return LEAST_SQUARES < squares < MOST_SQUARES and offset < (1 - LEAST_SPREAD) * squares

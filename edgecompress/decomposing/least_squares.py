@@ -16,8 +16,8 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, positions_at_most, summable
-from edgecompress.calibrating.patches import output_rows, patches
+from edgecompress.calibrating.moments import STEADY, mean_diagonal, moment_bytes, positions_at_most
+from edgecompress.calibrating.patches import output_rows, patches, summable
 from edgecompress.calibrating.sensitivity import Metric
 from edgecompress.calibrating.shortcuts import Norm
 from edgecompress.calibrating.shrinking import shrinkage, squared
