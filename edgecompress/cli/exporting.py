@@ -35,6 +35,17 @@ if TYPE_CHECKING:
     from edgecompress.split_scores import Difference
 
 
+tested_option = option(
+    "--score-items",
+    "tested",
+    type=click.IntRange(1, 1_000_000_000),
+    metavar="N",
+    group=FILES,
+    basic=False,
+    help="Score PyTorch and the files on so many items of the test split, at even distances. [all]",
+)
+
+
 @click.command(cls=Command, epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
 @click.argument("model")
 @target_option
@@ -53,6 +64,7 @@ if TYPE_CHECKING:
     help="A target that must succeed; repeatable.",
 )
 @options_of(ExportOptions, group=FILES)
+@tested_option
 @trust_option
 @output_option("Folder for the exported files.")
 @force_option
@@ -62,6 +74,7 @@ def export(
     targets: tuple[str, ...],
     merge: tuple[str, ...],
     required: tuple[str, ...],
+    tested: int | None,
     trust: bool,
     output: Path,
     force: bool,
@@ -77,7 +90,7 @@ def export(
 
     if stray := set(required) - set(targets):
         raise click.UsageError(f"--require {min(stray)}: is not among the targets; add --target {min(stray)}")
-    sample, wanted = resolve(model, trust=trust), list(dict.fromkeys(targets))
+    sample, wanted = _tested(resolve(model, trust=trust), tested), list(dict.fromkeys(targets))
     if lacking := without_extras(wanted, required):
         return _reported(sample, lacking, required, as_json=as_json)
     built = sample.model()
@@ -87,6 +100,13 @@ def export(
     with showing_progress() as shown, announcing(output, shown) as progress:
         outcomes = export_each(built, sample, output, wanted, options=chosen, progress=progress)
     return _reported(sample, outcomes, required, as_json=as_json)
+
+
+def _tested(sample: Sample, count: int | None) -> Sample:
+    """With so many items of the test split, that of the dense model included."""
+    if count is None:
+        return sample
+    return replace(sample, tested=count, dense=_tested(sample.dense, count) if sample.dense else None)
 
 
 def _reported(sample: Sample, outcomes: list[Outcome], required: tuple[str, ...], *, as_json: bool) -> int:
@@ -163,9 +183,10 @@ def _apart(found: Difference) -> str:
 @click.command(cls=Command, epilog="Example: edgecompress verify out/lenet5 --model lenet5")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--model", help="The MODEL the files came from, where it is not where it was.")
+@tested_option
 @trust_option
 @json_option
-def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
+def verify(path: Path, model: str | None, tested: int | None, trust: bool, as_json: bool) -> None:
     """Check exported files again: whole, equal to PyTorch at two batch sizes, same task score; or a bundle.
 
     PATH is an exported file or a folder of them, or a bundle: every file is whole and listed, and the golden answers
@@ -179,7 +200,7 @@ def verify(path: Path, model: str | None, trust: bool, as_json: bool) -> None:
         return
     with showing_progress() as progress:
         checked = [
-            verify_artifact(artifact, _sample_of(artifact, model, trust=trust), progress=progress)
+            verify_artifact(artifact, _tested(_sample_of(artifact, model, trust=trust), tested), progress=progress)
             for artifact in _artifacts_in(path)
         ]
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from edgecompress.models.accepting import accepted
 from edgecompress.models.adapting import adapted, adapted_for
 from edgecompress.models.calling import call, defined
 from edgecompress.models.copying import copied, put_state, shared_copy, state_digest, without_numbers
-from edgecompress.models.datasets import Inputs, Split, single
+from edgecompress.models.datasets import Inputs, Part, Split, single
 from edgecompress.models.execution import (
     Call,
     Outputs,
@@ -112,6 +112,7 @@ class Sample:
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
         unlabelled: inputs to calibrate on where there are no splits, batch first.
         adapters: those that rewrite the model; None: all that it does not notice.
+        tested: so many items of the test split, at even distances, stand for it; None: all.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Sample:
     form: Form | None = None
     unlabelled: Inputs | None = None
     outputs: OutputKind | None = None
+    tested: int | None = None
 
     def __post_init__(self) -> None:
         """Inputs as a row of tensors, floating ones in float32, in which models run here."""
@@ -192,11 +194,18 @@ class Sample:
         return model if self.form is None or hasattr(model, "form") else flat(model, self.form)
 
     def data(self, split: str) -> Dataset[Any]:
-        """One of the splits ``train``, ``validation``, ``test``.
+        """One of the splits ``train``, ``validation``, ``test``; of the last the items that are to be ``tested``.
 
         Raises:
             DataError: the sample has no data, or it is not where it should be.
         """
+        found = self._split(split)
+        if split != "test" or self.tested is None:
+            return found
+        return replace(found, dataset=Part.spread(found.dataset, self.tested))
+
+    def _split(self, split: str) -> Split:
+        """All of it."""
         if self.splits is None:
             raise DataError(
                 f"{self.name}: has no data; define `def data(split): ...` beside model() to train or score it"

@@ -9,7 +9,7 @@ small images held in memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,8 +26,8 @@ Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 
 FINGERPRINTED_ITEMS = 256
-UNLABELLED = "unlabelled"
-"""What a dataset calls the way to the inputs of a batch alone."""
+BATCH, UNLABELLED = "batch", "unlabelled"
+"""What a dataset calls the way to a whole batch, and to the inputs of one alone."""
 EXPECTED = "an item is (input, target), the input a tensor or a tuple of tensors"
 """What a dataset gives."""
 
@@ -86,6 +86,48 @@ class Split(Dataset[Any]):
         return dataset if isinstance(dataset, cls) else cls(type(dataset).__name__, "the dataset", dataset)
 
 
+@dataclass(frozen=True)
+class Part(Dataset[Any]):
+    """Some items of a dataset of the user's; it has ``batch`` and ``unlabelled`` where that has them."""
+
+    dataset: Any
+    indices: Tensor
+
+    @classmethod
+    def spread(cls, dataset: Any, count: int) -> Part:
+        """So many items at even distances, or all where there are fewer."""
+        return cls(dataset, torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long())
+
+    @property
+    def origin(self) -> str:
+        """How many of how many, and where those come from."""
+        return f"{len(self):,} of the {len(self.dataset):,} items of {origin(self.dataset)}"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {BATCH, UNLABELLED}:
+            raise AttributeError(name)
+        given = _whole_batches(self.dataset) if name == BATCH else getattr(self.dataset, name)
+        return lambda indices: given(self.indices[indices])
+
+
+def _whole_batches(dataset: Any) -> Callable[[Tensor], Any]:
+    """From indices to a batch of a dataset that gives such.
+
+    Raises:
+        AttributeError: it gives items alone.
+    """
+    if isinstance(dataset, TensorDataset):
+        return lambda indices: (dataset[indices][:-1], dataset[indices][-1])
+    given: Callable[[Tensor], Any] = getattr(dataset, BATCH)
+    return given
+
+
 def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
     """The items at ``indices`` as one batch: the inputs (one or several tensors, in float32) and the targets.
 
@@ -93,7 +135,7 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
         DataError: items are not (input, target), or cannot be put into one batch; it names the split and the fact.
     """
     split = Split.of(dataset)
-    if hasattr(split.dataset, "batch"):
+    if hasattr(split.dataset, BATCH):
         pair = call(split.sample, f"{split.what}.batch(indices)", lambda: split.dataset.batch(indices), DataError)
     elif isinstance(split.dataset, TensorDataset):
         *several, last = call(split.sample, split.what, lambda: split.dataset[indices], DataError)

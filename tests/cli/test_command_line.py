@@ -174,6 +174,8 @@ def test_compress_makes_a_folder_that_is_a_model(tiny_file: Path, tmp_path: Path
 def test_verify_profile_and_bundle_take_what_export_wrote(exported: Path, tmp_path: Path) -> None:
     verified = json.loads(command("verify", exported, "--model", "lenet5", "--json").out)["verified"]
     assert verified[0]["score"]["artifact"] > 98
+    few = json.loads(command("verify", exported, "--score-items", 30, "--json").out)["verified"]
+    assert few[0]["score"]["items"] == 30 < verified[0]["score"]["items"]
     model = exported / "model.onnx"
     measured = command(
         "profile", model, "--baseline", model, "--seconds", "0.1", "--threads", "1", "-o", tmp_path / "p.json", "--json"

@@ -1,0 +1,52 @@
+"""A part of a dataset gives the items that the whole gives, in whichever way that gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from edgecompress.models.datasets import Part, Split, origin, size, take
+
+COUNT = 10
+INPUTS, MORE, TARGETS = torch.arange(COUNT * 3.0).view(COUNT, 3), torch.arange(COUNT), torch.arange(COUNT) % 3
+
+
+class Batched(Dataset[Any]):
+    """Gives whole batches, and no items."""
+
+    origin = "ours"
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def batch(self, indices: Tensor) -> Any:
+        return (INPUTS[indices], MORE[indices]), TARGETS[indices]
+
+
+ITEMS = [((given, more), target) for given, more, target in zip(INPUTS, MORE, TARGETS, strict=True)]
+
+
+@pytest.mark.parametrize("dataset", [ITEMS, TensorDataset(INPUTS, MORE, TARGETS), Batched()])
+@pytest.mark.parametrize("count", [1, 4, COUNT, COUNT + 5])
+def test_a_part_gives_the_items_of_the_whole(dataset: Any, count: int) -> None:
+    part = Part.spread(dataset, count)
+    assert size(part) == min(count, COUNT)
+    at = torch.arange(len(part)).flip(0)
+    (inputs, more), targets = take(Split("net", "data", part), at)
+    torch.testing.assert_close(inputs, INPUTS[part.indices[at]])
+    torch.testing.assert_close(more, MORE[part.indices[at]])
+    torch.testing.assert_close(targets, TARGETS[part.indices[at]])
+    assert len(part.indices.unique()) == len(part)
+    assert origin(part).startswith(f"{len(part)} of the {COUNT} items of ")
+
+
+def test_a_part_has_no_ways_that_the_whole_has_not() -> None:
+    for dataset, whole in ((ITEMS, False), (Batched(), True)):
+        part = Part.spread(dataset, 3)
+        assert hasattr(part, "batch") is whole
+        assert not hasattr(part, "unlabelled")
+        assert not hasattr(part, "perplexity")
