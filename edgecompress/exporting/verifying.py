@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from edgecompress.exporting.lengths import at_length, length_of, other_length, t
 from edgecompress.exporting.outputs import Array, alike, as_feed, compare, run_in_batches, run_model, run_rows
 from edgecompress.exporting.score_checks import check_score
 from edgecompress.exporting.slices import Finding, compare_slices, described
-from edgecompress.exporting.tolerances import TOLERANCES, Tolerance
+from edgecompress.exporting.tolerances import TOLERANCES, Tolerance, allowed_error, float32_error
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs
 from edgecompress.models.stepping import LOGITS, logits_of
@@ -176,10 +177,16 @@ def _parity_of_steps(
         found = generated(run, specs, rows.numpy(), mask)
     except Exception as error:
         raise ExportError(f"{target.name}: the file does not run token by token: {first_line(error)}") from error
-    counts, tolerance = mask[:, :, None].astype(expected.dtype), TOLERANCES["fp32"]
+    counts = mask[:, :, None].astype(expected.dtype)
     parity = replace(compare(batch, [expected * counts], [found * counts]), length=length)
-    if not parity.max_abs_error <= tolerance.relative * parity.scale:
-        raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
+
+    def counted(language: nn.Module, fed: Inputs) -> list[Array]:
+        return [logits_of(language, *fed).numpy() * counts]
+
+    own_error = partial(float32_error, counted, model, (rows, torch.from_numpy(mask)))
+    allowed = allowed_error(TOLERANCES["fp32"], parity, own_error)
+    if not parity.max_abs_error <= allowed:
+        raise _difference(target.name, path, parity, allowed)
     return parity
 
 
@@ -268,8 +275,9 @@ def _parity_at(
     theirs = _run_file(target, run, specs, fed)
     _refuse_other_shapes(target.name, path, batch, expected, theirs)
     parity = compare(batch, expected, theirs)
-    if not parity.max_abs_error <= tolerance.relative * parity.scale:
-        raise _difference(target.name, path, parity, tolerance.relative * parity.scale)
+    allowed = allowed_error(tolerance, parity, partial(float32_error, run_model, model, fed))
+    if not parity.max_abs_error <= allowed:
+        raise _difference(target.name, path, parity, allowed)
     return parity
 
 
