@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,28 +32,25 @@ from tests.processes import ROOT
 VOCABULARY, LENGTH = 48, 10
 CACHED = ExportOptions(kv_cache=True)
 ONNX = target_named("onnx")
-
-
-def transformers() -> ModuleType:
-    return pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[transformers]'")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install '.[transformers]'"
+)
 
 
 def llama() -> nn.Module:
     """With grouped queries."""
-    kind = transformers()
-    config = kind.LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    config = transformers.LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                               num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)  # fmt: skip
     torch.manual_seed(0)
-    return kind.LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
 
 
 def gpt2() -> nn.Module:
     """With learned positions."""
-    kind = transformers()
-    config = kind.GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=32, n_layer=2, n_head=4,
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=32, n_layer=2, n_head=4,
                              bos_token_id=1, eos_token_id=2)  # fmt: skip
     torch.manual_seed(0)
-    return kind.GPT2LMHeadModel(config).eval()
+    return transformers.GPT2LMHeadModel(config).eval()
 
 
 def tokens(rows: int = 2, length: int = LENGTH) -> Tensor:
