@@ -151,7 +151,7 @@ def print_run(report: Report, output: Path) -> None:
     }
     for what, path in paths.items():
         say(f"{what + ':':8}{output / path}")
-    for other in report.front.plans if report.front else ():
+    for other in sorted(report.front.plans if report.front else (), key=lambda one: -one.kept):
         if other.folder:
             say(f"pareto: {output / other.folder}: {1 / other.kept:.2f}x at an expected loss of {other.loss:.3g}")
     for one in report.bundles:

@@ -56,6 +56,8 @@ def refusing_before_work(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except NotExportable:  # says it all
+        raise
     except ExportError as error:
         way_out = WAYS_OUT[BY_VALUES not in str(error)]
         raise NotExportable(f"{name}: {error}{culprit(error)}; {way_out}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgecompress.errors import EdgeCompressError, ExportError, first_line
+from edgecompress.errors import EdgeCompressError, NotExportable, first_line
 from edgecompress.models.datasets import Inputs
 from edgecompress.models.forms import class_scores, in_own_form
 
@@ -87,7 +87,7 @@ def as_step(model: nn.Module, inputs: Inputs, name: str) -> Step:
         name: of the model, for messages.
 
     Raises:
-        ExportError: it is no such model, takes something else, or keeps something else than keys and values.
+        NotExportable: it is no such model, takes something else, or keeps something else than keys and values.
     """
     language = in_own_form(model)
     argument = _cache_argument(language, name)
@@ -114,7 +114,7 @@ def _cache_argument(language: nn.Module, name: str) -> str:
     given = inspect.signature(kind.forward).parameters
     found = next((each for each in CACHE_NAMES if each in given), None)
     if not theirs or found is None or "use_cache" not in given:
-        raise ExportError(
+        raise NotExportable(
             f"{name}: --kv-cache is for causal language models of Hugging Face's transformers, and a {kind.__name__} "
             f"takes no cache of keys and values; let model() give such a model itself, not one around it{WITHOUT}"
         )
@@ -127,7 +127,7 @@ def _refuse_inputs(model: nn.Module, inputs: Inputs, name: str) -> None:
     usual = all(given in ("", wanted) for given, wanted in zip(names, (IDS, MASK), strict=False))
     if len(inputs) > 2 or not usual or any(each.dim() != 2 or each.is_floating_point() for each in inputs):
         given = ", ".join(f"{n or 'an input'} {tuple(t.shape)}" for n, t in zip(names, inputs, strict=True))
-        raise ExportError(
+        raise NotExportable(
             f"{name}: --kv-cache takes models whose example is {IDS} (N, positions), alone or with {MASK} after it; "
             f"this one has {given}"
         )
@@ -144,7 +144,7 @@ def _cached_shapes(language: nn.Module, tokens: Tensor, argument: str, name: str
     except EdgeCompressError:
         raise
     except Exception as error:  # what another kind of cache has is for its model to say
-        raise ExportError(
+        raise NotExportable(
             f"{name}: --kv-cache: a {type(language).__name__} keeps something else than keys and values of each layer: "
             f"{first_line(error)}{WITHOUT}"
         ) from error
