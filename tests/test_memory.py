@@ -71,10 +71,9 @@ def test_giving_memory_back_is_left_out_where_the_library_has_no_way(monkeypatch
 BLOCK = 3 * memory.LITTLE[0]
 """Bytes of a block that is kept as a rule, and not where little is kept."""
 
-GIVEN_BACK = """
+OF_LIBC = """
 import ctypes
 from pathlib import Path
-from edgecompress.memory import keeping_little
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
@@ -82,7 +81,11 @@ libc.free.argtypes, libc.memset.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p,
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+"""
 
+GIVEN_BACK = f"""
+from edgecompress.memory import keeping_little
+{OF_LIBC}
 def given_back():
     block, above = libc.malloc(SIZE), libc.malloc(SIZE >> 8)
     libc.memset(block, 1, SIZE)
@@ -106,18 +109,9 @@ def test_what_is_freed_goes_back_at_once_where_little_is_kept() -> None:
     assert usual < 0.1 * BLOCK
 
 
-KEPT = """
-import ctypes
-from pathlib import Path
+KEPT = f"""
 from edgecompress.memory import keeping_much
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
-libc.free.argtypes, libc.memset.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
-
-def resident():
-    return 4096 * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-
+{OF_LIBC}
 def pile():
     blocks = [libc.malloc(SIZE) for _ in range(8)]
     for block in blocks:

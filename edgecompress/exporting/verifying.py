@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -150,10 +150,8 @@ def check_steps(
         ParityError: logits differ by more than the tolerance.
         ExportError: the file does not run.
     """
-    run, (vocabulary,) = (
-        loaded(target, path),
-        {each.shape[2] for each in target.signature(path)[1] if each.name == LOGITS},
-    )
+    run = loaded(target, path)
+    vocabulary = next(each.shape[2] for each in target.signature(path)[1] if each.name == LOGITS)
     assert isinstance(vocabulary, int)
     most = max(2 * STEPS, MOST_LOGITS // (PARITY_BATCHES[-1] * vocabulary))
     length = min(inputs[0].shape[1], most)
@@ -184,10 +182,7 @@ def _parity_of_steps(
         return [logits_of(language, *fed).numpy() * counts]
 
     own_error = partial(float32_error, counted, model, (rows, torch.from_numpy(mask)))
-    allowed = allowed_error(TOLERANCES["fp32"], parity, own_error)
-    if not parity.max_abs_error <= allowed:
-        raise _difference(target.name, path, parity, allowed)
-    return parity
+    return _within(target.name, path, parity, TOLERANCES["fp32"], own_error)
 
 
 def check_slices(
@@ -275,10 +270,7 @@ def _parity_at(
     theirs = _run_file(target, run, specs, fed)
     _refuse_other_shapes(target.name, path, batch, expected, theirs)
     parity = compare(batch, expected, theirs)
-    allowed = allowed_error(tolerance, parity, partial(float32_error, run_model, model, fed))
-    if not parity.max_abs_error <= allowed:
-        raise _difference(target.name, path, parity, allowed)
-    return parity
+    return _within(target.name, path, parity, tolerance, partial(float32_error, run_model, model, fed))
 
 
 def _refuse_other_shapes(
@@ -307,12 +299,16 @@ def _run_file(target: Target, run: Run, specs: tuple[TensorSpec, ...], inputs: I
         ) from error
 
 
-def _difference(target: str, path: Path, parity: Parity, tolerance: float) -> ParityError:
-    return ParityError(
+def _within(target: str, path: Path, parity: Parity, tolerance: Tolerance, own_error: Callable[[], float]) -> Parity:
+    """``parity``, where that is no more than is allowed."""
+    allowed = allowed_error(tolerance, parity, own_error)
+    if parity.max_abs_error <= allowed:
+        return parity
+    raise ParityError(
         f"{target}: {path.name} differs from PyTorch at batch {parity.batch}: max abs error {parity.max_abs_error:.3g} "
-        f"(allowed {tolerance:.3g}), SQNR {parity.sqnr_db:.1f} dB",
+        f"(allowed {allowed:.3g}), SQNR {parity.sqnr_db:.1f} dB",
         target=target,
         max_abs_error=parity.max_abs_error,
         sqnr_db=parity.sqnr_db,
-        tolerance=tolerance,
+        tolerance=allowed,
     )

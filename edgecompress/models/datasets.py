@@ -113,19 +113,22 @@ class Part(Dataset[Any]):
         if name not in {BATCH, UNLABELLED}:
             raise AttributeError(name)
         given = _whole_batches(self.dataset) if name == BATCH else getattr(self.dataset, name)
+        if given is None:
+            raise AttributeError(name)
         return lambda indices: given(self.indices[indices])
 
 
-def _whole_batches(dataset: Any) -> Callable[[Tensor], Any]:
-    """From indices to a batch of a dataset that gives such.
+def _whole_batches(dataset: Any) -> Callable[[Tensor], Any] | None:
+    """From indices to a batch, of a dataset that gives such; None of one that gives items alone."""
+    if hasattr(dataset, BATCH):
+        given: Callable[[Tensor], Any] = getattr(dataset, BATCH)
+        return given
+    return partial(_of_tensors, dataset) if isinstance(dataset, TensorDataset) else None
 
-    Raises:
-        AttributeError: it gives items alone.
-    """
-    if isinstance(dataset, TensorDataset):
-        return lambda indices: (dataset[indices][:-1], dataset[indices][-1])
-    given: Callable[[Tensor], Any] = getattr(dataset, BATCH)
-    return given
+
+def _of_tensors(dataset: TensorDataset, indices: Tensor) -> Any:
+    *several, last = dataset[indices]
+    return several, last
 
 
 def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
@@ -135,11 +138,9 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
         DataError: items are not (input, target), or cannot be put into one batch; it names the split and the fact.
     """
     split = Split.of(dataset)
-    if hasattr(split.dataset, BATCH):
-        pair = call(split.sample, f"{split.what}.batch(indices)", lambda: split.dataset.batch(indices), DataError)
-    elif isinstance(split.dataset, TensorDataset):
-        *several, last = call(split.sample, split.what, lambda: split.dataset[indices], DataError)
-        pair = several, last
+    if (batch := _whole_batches(split.dataset)) is not None:
+        what = f"{split.what}.batch(indices)" if hasattr(split.dataset, BATCH) else split.what
+        pair = call(split.sample, what, partial(batch, indices), DataError)
     else:
         pair = _collated(split, [_item(split, int(index)) for index in indices])
     return _checked(split, pair, len(indices))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgecompress.errors import EdgeCompressError, NotExportable, first_line
 from edgecompress.models.datasets import Inputs
 from edgecompress.models.forms import class_scores, in_own_form
+from edgecompress.models.masks import is_by_position
 
 IDS, MASK, POSITIONS, KEPT = "input_ids", "attention_mask", "position_ids", "logits_to_keep"
 LOGITS, PAST, PRESENT, PARTS = "logits", "past_key_values", "present", ("key", "value")
@@ -125,7 +126,7 @@ def _refuse_inputs(model: nn.Module, inputs: Inputs, name: str) -> None:
     form = getattr(type(model), "form", None)
     names = tuple(form.names if form else ()) or ("",) * len(inputs)
     usual = all(given in ("", wanted) for given, wanted in zip(names, (IDS, MASK), strict=False))
-    if len(inputs) > 2 or not usual or any(each.dim() != 2 or each.is_floating_point() for each in inputs):
+    if len(inputs) > 2 or not usual or not all(map(is_by_position, inputs)):
         given = ", ".join(f"{n or 'an input'} {tuple(t.shape)}" for n, t in zip(names, inputs, strict=True))
         raise NotExportable(
             f"{name}: --kv-cache takes models whose example is {IDS} (N, positions), alone or with {MASK} after it; "

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ from edgecompress.timing.neighbourhoods import neighbourhood
 from edgecompress.timing.plateaus import clear_multiple, misfits, plateau_ranks
 from edgecompress.timing.pooling import Pool
 from edgecompress.timing.prices import Prices
-from edgecompress.timing.stopwatches import Stopwatch, load_here, stopwatch
+from edgecompress.timing.stopwatches import Stopwatch, digest_of, load_here, stopwatch
 
 if TYPE_CHECKING:
     import onnx
@@ -162,7 +161,7 @@ def bench_of(sample: Sample, seen: Survey, target: Target, device: Device, threa
         with stopwatch(target, job, device, threads, inputs) as watch:
             known = versions(*target.needs)
             runtime = " ".join(f"{name} {known[name]}" for name in target.needs)
-            context = sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+            context = digest_of(graph)
             place = (device.name, watch.machine, threads, size or 1)
             at = Circumstances(target.name, job.precision, runtime, *place, REWRITES_VERSION, context)
             unit = "ns" if device.provenance == "measured" else INSTRUCTIONS

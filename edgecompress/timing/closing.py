@@ -23,7 +23,7 @@ from edgecompress.files import Json
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choices
-from edgecompress.timing import Bench
+from edgecompress.timing import INSTRUCTIONS, Bench
 from edgecompress.timing.curves import Curve
 from edgecompress.timing.geometries import Chain
 from edgecompress.timing.grafting import Chosen
@@ -100,7 +100,7 @@ def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silen
     Raises:
         BudgetError: none was; with the nearest.
     """
-    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.unit == "instructions"))
+    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.unit == INSTRUCTIONS))
     for number in range(ROUNDS):
         progress("plan: whole files", number, ROUNDS, "rivals in turns with the dense file")
         if not loop.goes_on():
