@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from edgecompress.errors import ParityError
+from edgecompress.errors import ModelError, ParityError
 from edgecompress.exporting import score_checks
 from edgecompress.exporting.score_checks import check_score
 from edgecompress.exporting.tolerances import TOLERANCES
@@ -198,6 +198,15 @@ def test_pairing_changes_no_score() -> None:
     sample, labels = numbered(50, score=share)
     answers = Answers(flipped(labels, chosen(50, range(9))))
     assert split_score(answers, sample).value == score(answers, sample)
+
+
+def test_classes_that_the_model_does_not_score_are_refused() -> None:
+    """They would count as wrong, whatever the model answers: labels that start at 1, or another net's."""
+    outputs = torch.eye(4)
+    assert top1(outputs, torch.tensor([0, 1, 2, 1])) == 75
+    assert top1(outputs, torch.tensor([0, 1, -100, 3])) == 75  # left out by cross-entropy
+    with pytest.raises(ModelError, match=r"go up to class 4, .* gives 4 scores, of classes 0 to 3: number the classes"):
+        top1(outputs, torch.tensor([1, 2, 3, 4]))
 
 
 # -- the gate --------------------------------------------------------------------------------------------------------

@@ -96,7 +96,10 @@ def _save_others(made: CompressionPlan, count: int, output: Path) -> None:
     """Plans of the front beside the chosen one, from the least loss to the fastest."""
     from edgecompress.timing.fronts import front_of
 
-    for (_, other), file in zip(front_of(made, count) if count else (), _others(output, count), strict=False):
+    files, found = _others(output, count), front_of(made, count) if count else []
+    for file in files[len(found) :]:
+        file.unlink(missing_ok=True)  # of another front
+    for (_, other), file in zip(found, files, strict=False):
         other.save(file)
         latency = (other.measured or {})["latency"]
         low, high = latency["ci95"]

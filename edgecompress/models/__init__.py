@@ -78,12 +78,17 @@ def top1(outputs: Any, targets: Tensor) -> float:
     """Top-1 accuracy in percent; ``outputs`` (N, classes), ``targets`` (N,).
 
     Raises:
-        ModelError: there are several outputs, or they are no class scores.
+        ModelError: there are several outputs, they are no class scores, or there are targets beyond the classes.
     """
     outputs = class_scores(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
         raise ModelError(
             "top-1 accuracy needs one output (N, classes) and targets (N,); define score(outputs, targets) of your own"
+        )
+    if (highest := int(targets.max())) >= outputs.shape[1]:
+        raise ModelError(
+            f"the targets go up to class {highest}, and the model gives {outputs.shape[1]} scores, of classes 0 to "
+            f"{outputs.shape[1] - 1}: number the classes from 0, or define score(outputs, targets) of your own"
         )
     return 100 * int((outputs.argmax(1) == targets).sum()) / len(targets)
 

@@ -26,6 +26,8 @@ Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 
 FINGERPRINTED_ITEMS = 256
+NAMED = 5
+"""Items that a message names at most."""
 BATCH, UNLABELLED = "batch", "unlabelled"
 """What a dataset calls the way to a whole batch, and to the inputs of one alone."""
 EXPECTED = "an item is (input, target), the input a tensor or a tuple of tensors"
@@ -226,13 +228,30 @@ def calibration_inputs(dataset: Dataset[Any], count: int, seed: int) -> Inputs:
     """``count`` inputs drawn without replacement, without their targets.
 
     These are not worked out where the dataset has ``unlabelled(indices)``, which gives the inputs of a batch alone.
+
+    Raises:
+        DataError: an input holds NaN, or the dataset gives something else than items.
     """
     drawn, split = _drawn(dataset, count, seed), Split.of(dataset)
     if not hasattr(split.dataset, UNLABELLED):
-        return take(dataset, drawn)[0]
+        return _without_nan(split, take(dataset, drawn)[0], drawn)
     what = f"{split.what}.{UNLABELLED}(indices)"
     given = call(split.sample, what, lambda: split.dataset.unlabelled(drawn), DataError)
-    return _checked(split, (given, drawn), len(drawn))[0]
+    return _without_nan(split, _checked(split, (given, drawn), len(drawn))[0], drawn)
+
+
+def _without_nan(split: Split, inputs: Inputs, drawn: Tensor) -> Inputs:
+    """The inputs, of which none holds NaN; infinity may be meant, as in masks."""
+    holds = torch.zeros(len(drawn), dtype=torch.bool)
+    for tensor in filter(Tensor.is_floating_point, inputs):
+        holds |= tensor.isnan().reshape(len(drawn), -1).any(1).cpu()
+    if not bool(holds.any()):
+        return inputs
+    named = ", ".join(str(int(index)) for index in drawn[holds].sort().values[:NAMED])
+    raise DataError(
+        f"{split.sample}: {int(holds.sum())} of {len(drawn)} inputs drawn from {split.what} hold NaN (item {named}"
+        f"{' ...' if int(holds.sum()) > NAMED else ''}); leave such items out, or give them numbers"
+    )
 
 
 def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:

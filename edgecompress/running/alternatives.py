@@ -9,8 +9,9 @@ from pathlib import Path
 from edgecompress.files import make_folder
 from edgecompress.plans import CompressionPlan
 from edgecompress.processes import is_first
+from edgecompress.progress import notice
 from edgecompress.reporting.fronts import Front, front_from
-from edgecompress.running.claiming import PARETO
+from edgecompress.running.claiming import PARETO, forget_front
 from edgecompress.running.compression import fill, make_plan, score_dense, tune
 from edgecompress.running.delivery import export_files
 from edgecompress.running.pipeline import Pipeline
@@ -32,6 +33,9 @@ def other_plans(pipeline: Pipeline) -> Alternatives:
         folder = Path(PARETO) / str(number)
         exported = _compressed(pipeline, folder, plan)
         found[at] = (folder.as_posix(), exported.result[pipeline.options.targets[0]].get("accuracy"))
+    if count and is_first():
+        for gone in forget_front(pipeline.folder, len(found)):
+            notice(f"{gone}: of a longer --pareto before, is removed")
     return found
 
 

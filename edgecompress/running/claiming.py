@@ -7,6 +7,7 @@ folder that no pipeline has claimed, only documents of our kind are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,9 @@ OURS: dict[str, Callable[[Path], bool]] = {
     CONFIG_FILE: lambda path: path.read_bytes()[:14] == b"# edgecompress",
 }
 """What a pipeline writes into its folder, and how such a file is known."""
+
+STALE = (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
+"""What an earlier plan led to, which a new one makes untrue; so are the other plans of its front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,35 @@ def check_claim(folder: Path, model: Owner, *, force: bool = False) -> bool:
             "choose another folder with -o, or replace what is there with --force"
         )
     Stages(folder).forget()
+    forget_front(folder)
     return False
+
+
+def forget_plan(folder: Path) -> None:
+    """Remove what an earlier plan led to, before a new one is there."""
+    for stale in STALE:
+        (folder / stale).unlink(missing_ok=True)
+    forget_front(folder)
+
+
+def forget_front(folder: Path, after: int = 0) -> list[Path]:
+    """Remove what was made in ``pareto/N`` for every N greater than ``after``; files that others wrote there stay.
+
+    Returns:
+        The folders, in order of their numbers.
+    """
+    numbered = {int(path.name): path for path in (folder / PARETO).glob("*") if path.name.isdecimal()}
+    found = [numbered[number] for number in sorted(numbered) if number > after and _is_own_folder(numbered[number])]
+    for place in found:
+        Stages(place).forget()
+        for path in (place / STAGES, place, place.parent):
+            with suppress(OSError):  # what holds something stays
+                path.rmdir()
+    return found
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _check_unclaimed(folder: Path, *, force: bool) -> None:

@@ -29,9 +29,8 @@ from edgecompress.plans import CompressionPlan
 from edgecompress.progress import notice
 from edgecompress.recipes.base import Recipe, RecipeInputs
 from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
-from edgecompress.reporting import HTML_NAME, JSON_NAME, MARKDOWN_NAME
 from edgecompress.running.budgeting import Planning, in_float, plan_within
-from edgecompress.running.claiming import CHECKPOINT_FILE, COMPARISON_FILE, DECOMPOSED, RECIPE_FILE, TRAINED
+from edgecompress.running.claiming import CHECKPOINT_FILE, DECOMPOSED, RECIPE_FILE, TRAINED, forget_plan
 from edgecompress.running.keys import former_key, options_key
 from edgecompress.running.nearness import nearness
 from edgecompress.running.options import Options
@@ -52,9 +51,6 @@ from edgecompress.storing import StorageCost, decoded, onnx_bytes, train_codes, 
 from edgecompress.storing.planning import plan_storage
 from edgecompress.targets import target_named
 from edgecompress.timing.planning import Place
-
-STALE = (MODEL_FILE, COMPARISON_FILE, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
-"""What an earlier plan led to, which a new one makes untrue."""
 
 
 def tuning_key(tuning: FineTuning) -> Json:
@@ -91,8 +87,7 @@ def make_plan(pipeline: Pipeline) -> Done:
 
     def work() -> Json:
         made = pipeline.options.given or _new_plan(pipeline)
-        for stale in STALE:
-            (pipeline.folder / stale).unlink(missing_ok=True)
+        forget_plan(pipeline.folder)
         for warning in warnings_of(made):
             notice(f"plan: {warning}")
         made.save(pipeline.folder / PLAN_FILE)

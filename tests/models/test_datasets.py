@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from edgecompress.models.datasets import Part, Split, origin, size, take
+from edgecompress.errors import DataError
+from edgecompress.models.datasets import Part, Split, calibration_inputs, origin, size, take
 
 COUNT = 10
 INPUTS, MORE, TARGETS = torch.arange(COUNT * 3.0).view(COUNT, 3), torch.arange(COUNT), torch.arange(COUNT) % 3
@@ -50,3 +51,25 @@ def test_a_part_has_no_ways_that_the_whole_has_not() -> None:
         assert hasattr(part, "batch") is whole
         assert not hasattr(part, "unlabelled")
         assert not hasattr(part, "perplexity")
+
+
+class Unlabelled(Batched):
+    """Has the inputs of a batch alone, too."""
+
+    def unlabelled(self, indices: Tensor) -> Any:
+        return self.batch(indices)[0]
+
+
+@pytest.mark.parametrize("kind", [TensorDataset, Batched, Unlabelled])
+def test_calibration_inputs_with_nan_are_refused_by_item(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    given = INPUTS.clone()
+    monkeypatch.setitem(globals(), "INPUTS", given)
+    given[4, 1] = -torch.inf  # as in a mask: may be meant
+    split = Split("net", "data('train')", kind(given, MORE, TARGETS) if kind is TensorDataset else kind())
+    assert len(calibration_inputs(split, COUNT, seed=0)[0]) == COUNT
+    given[7, 0] = torch.nan
+    with pytest.raises(DataError, match=r"^net: 1 of 10 inputs drawn from data\('train'\) hold NaN \(item 7\); leave"):
+        calibration_inputs(split, COUNT, seed=0)
+    given[2:9] = torch.nan
+    with pytest.raises(DataError, match=r": 7 of 10 .* hold NaN \(item 2, 3, 4, 5, 6 \.\.\.\)"):
+        calibration_inputs(split, COUNT, seed=0)

@@ -10,12 +10,16 @@ import pytest
 
 import edgecompress as ec
 from edgecompress.cli import run_command_line
+from edgecompress.cli.planning import _save_others
 from edgecompress.errors import PlanError
+from edgecompress.files import Json, make_folder
 from edgecompress.planning import plan
 from edgecompress.plans import CompressionPlan
 from edgecompress.reporting import Report, read_report, render_html, render_markdown
 from edgecompress.reporting.front_views import front_view
 from edgecompress.reporting.fronts import Front, front_from
+from edgecompress.running.claiming import PARETO, forget_front
+from edgecompress.running.resuming import Stages
 from edgecompress.selectors import Budget
 from edgecompress.settings import FineTuning
 from edgecompress.sources import resolve
@@ -107,6 +111,33 @@ def test_the_report_shows_all_that_was_measured(made: CompressionPlan) -> None:
     assert page.count('class="interval ') == 4
 
 
+def test_plans_of_another_front_do_not_stay_beside_a_new_one(made: CompressionPlan, tmp_path: Path) -> None:
+    """Of three wanted there are two; the third file was an earlier plan's, and would pass for this one's."""
+    output = tmp_path / "plan.json"
+    for number in (1, 2, 3, 4):
+        made.save(tmp_path / f"plan.{number}.json")
+    _save_others(made, 3, output)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["plan.1.json", "plan.2.json", "plan.4.json"]
+    _save_others(made, 0, output)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_folders_of_a_longer_front_are_removed_but_for_what_others_put_there(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 10):
+        place = tmp_path / PARETO / str(number)
+
+        def work(place: Path = place) -> Json:
+            (place / "model.safetensors").write_bytes(b"numbers")
+            return {}
+
+        Stages(make_folder(place)).do("finetune", [number], work, ("model.safetensors",))
+    (tmp_path / PARETO / "2" / "notes.txt").write_text("mine")
+    (tmp_path / PARETO / "mine").mkdir()
+    assert [path.name for path in forget_front(tmp_path, 1)] == ["2", "3", "10"]
+    left = {path.relative_to(tmp_path / PARETO).as_posix() for path in (tmp_path / PARETO).rglob("*")}
+    assert left == {"1", "1/model.safetensors", "1/stages", "1/stages/finetune.json", "2", "2/notes.txt", "mine"}
+
+
 @pytest.mark.slow
 def test_a_run_keeps_plans_of_the_front_as_models_and_reports_them(
     made: CompressionPlan, tiny_file: Path, tmp_path: Path
@@ -135,3 +166,8 @@ def test_a_run_keeps_plans_of_the_front_as_models_and_reports_them(
     assert works == []
     read = read_report(tmp_path / "out")
     assert read.front == report.front
+    fewer = ec.run(tiny_file, tmp_path / "out", **{**wanted, "pareto": 1})
+    assert [one.folder for one in fewer.front.plans if one.folder] == ["pareto/1"]
+    assert [path.name for path in (tmp_path / "out" / "pareto").iterdir()] == ["1"]
+    ec.run(tiny_file, tmp_path / "out", selector=Budget(0.7), **quick)  # another plan: of no front
+    assert not (tmp_path / "out" / "pareto").exists()
