@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import inputs_at_once
 from edgecompress.calibrating.patches import output_rows, patches
+from edgecompress.calibrating.texts import shortest_first
 from edgecompress.decompositions.kernels import groups_of, kernel_shape, weight_of
 from edgecompress.decompositions.projection import root_and_inverse
 from edgecompress.decompositions.sketch import WIDE
 from edgecompress.errors import ModelError
 from edgecompress.memory import SMALLER, is_shortage, naming_shortage
 from edgecompress.models import Call, as_outputs, calibrated, evaluating, named_layers, observing
-from edgecompress.models.datasets import Inputs, first, in_parts
+from edgecompress.models.datasets import Inputs, first
 from edgecompress.models.masks import counted, without_padding
 
 Add = Callable[[str, nn.Module, Tensor, Tensor], None]
@@ -242,7 +243,7 @@ def _run_backward(model: nn.Module, inputs: Inputs, names: tuple[str, ...], add:
                 parameter.requires_grad_(False)
         watched = observing(named_layers(model, names), after=partial(_with_gradient, add))
         with evaluating(model), torch.enable_grad(), watched:
-            for part in in_parts(inputs, at_once):
+            for part in shortest_first(model, inputs, at_once):
                 outputs = [output for output in as_outputs(calibrated(model, part)) if output.requires_grad]
                 with naming_shortage(f"{type(model).__name__}: gradients of its outputs", SMALLER):
                     given = [_direction(output, generator, classes=classes) for output in outputs]

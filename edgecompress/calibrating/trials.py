@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from edgecompress.calibrating.batching import REHEARSED, affordable, inputs_at_once, leaves, rehearsed
 from edgecompress.calibrating.sensitivity import TEMPERATURE, temperature_of
+from edgecompress.calibrating.texts import shortest_first
 from edgecompress.decompositions.kernels import kernels, weight_from
 from edgecompress.memory import naming_shortage, without
 from edgecompress.models import Call, Outputs, as_outputs, calibrated, evaluating, named_layers, observing
-from edgecompress.models.datasets import Inputs, first, in_parts
+from edgecompress.models.datasets import Inputs, first
 
 MOST_CACHED_BYTES = 1 << 28
 """Of outputs of the dense model in memory at once."""
@@ -58,7 +59,7 @@ def trial_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, c
     found = list[Tensor]()
     with evaluating(model), torch.no_grad():
         untouched = _untouched(model, inputs)
-        for part in in_parts(inputs, _at_once(model, inputs)):
+        for part in shortest_first(model, inputs, _at_once(model, inputs)):
             cache = _Cache.of(model, part, untouched)
             found.append(_of_part(cache, part, trials, classes=classes))
     return torch.cat(found, 1)
@@ -94,7 +95,7 @@ def joint_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *, c
     found = list[Joint]()
     with evaluating(model), torch.no_grad():
         untouched = _untouched(model, inputs)
-        for part in in_parts(inputs, _at_once(model, inputs)):
+        for part in shortest_first(model, inputs, _at_once(model, inputs)):
             dense = as_outputs(calibrated(model, part))
             with all_changed(model, trials):
                 cache = _Cache.of(model, part, untouched)
@@ -110,7 +111,7 @@ def together_losses(model: nn.Module, inputs: Inputs, trials: Sequence[Trial], *
     """
     losses = list[Tensor]()
     with evaluating(model), torch.no_grad():
-        for part in in_parts(inputs, inputs_at_once(model, inputs)):
+        for part in shortest_first(model, inputs, inputs_at_once(model, inputs)):
             dense = as_outputs(calibrated(model, part))
             with all_changed(model, trials):
                 losses.append(divergences(dense, as_outputs(calibrated(model, part)), classes=classes))
@@ -159,7 +160,7 @@ def apart_by_input(dense: nn.Module, others: Sequence[nn.Module], inputs: Inputs
     with ExitStack() as stack, torch.no_grad():
         for model in (dense, *others):
             stack.enter_context(evaluating(model))
-        for part in in_parts(inputs, size):
+        for part in shortest_first(dense, inputs, size):
             wanted = as_outputs(calibrated(dense, part))
             for index, model in enumerate(others):
                 ours = as_outputs(calibrated(model, part))
