@@ -6,16 +6,21 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgecompress.calibrating.shortcuts import OnSum, Sums, marking
+from edgecompress.calibrating.texts import shortest_first
 from edgecompress.decomposing.lockstep import Run, current
 from edgecompress.decomposing.rehearsing import Known
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs
+
+SPREAD = 4
+"""Of all parts of the inputs every so many begin first."""
 
 
 class Arrival(NamedTuple):
@@ -143,3 +148,11 @@ class Journey:
         del self.waiting[layer]
         output = self.models.compressed.get_submodule(layer)(arrival.given)
         own.copy_(self.models.compressed.get_submodule(norm)(output) if norm else output)
+
+
+def journeys(models: Models, inputs: Inputs, size: int) -> list[Journey]:
+    """Of ``inputs``, ``size`` at a time; the first ones, which may be all that early layers see, of every length."""
+    parts = list(shortest_first(models.dense, inputs, size))
+    starts = accumulate((len(part[0]) for part in parts), initial=0)
+    found = [Journey(models, part, start) for part, start in zip(parts, starts, strict=False)]
+    return [journey for first_of in range(SPREAD) for journey in found[first_of::SPREAD]]

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,12 +26,11 @@ from torch import Tensor, nn
 from edgecompress.calibrating import Calibration
 from edgecompress.calibrating.batching import REHEARSED, affordable
 from edgecompress.calibrating.sensitivity import Metric
-from edgecompress.calibrating.texts import shortest_first
 from edgecompress.decomposing import decompose, fill, fill_from, fitted, refuse_noticed, replaced, uses_codec
 from edgecompress.decomposing.dry_run import noticed
 from edgecompress.decomposing.few_rows import FewRows, fittable, sums_of
 from edgecompress.decomposing.hollow import hollow, share
-from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models
+from edgecompress.decomposing.journeys import Arrival, Gave, Journey, Models, journeys
 from edgecompress.decomposing.least_squares import TOGETHER, Parts, affine
 from edgecompress.decomposing.rehearsing import rehearsed
 from edgecompress.decomposing.tables import fill_tables
@@ -61,9 +59,6 @@ MOST_TEXTS, TEXTS_MACS = 1024, 1e12
 """Likewise of models that are given token numbers: a text has few positions, and wide layers need many."""
 CHUNK, CHUNK_BYTES = 32, 1 << 27
 """Inputs that run together, at most, and what they may hold."""
-
-SPREAD = 4
-"""Of all parts of the inputs every so many begin first."""
 
 MOST_BYTES = 3 << 27
 """Of what all runs hold while they wait; early layers are fitted on fewer inputs where that would be exceeded."""
@@ -184,7 +179,7 @@ class _Refit:
 
     def run(self, inputs: Inputs) -> None:
         """Fit all layers that run once."""
-        todo = self._journeys(inputs)
+        todo = journeys(self.models, inputs, self._together())
         on_the_way: list[Journey] = []
         with self.models.watched(), ExitStack() as stack:
             for journey in todo:
@@ -195,13 +190,6 @@ class _Refit:
                 self._set_out(todo, on_the_way)
             for layer in {layer: None for journey in on_the_way for layer in journey.waiting}:
                 self._fit_on(layer, {journey: journey.waiting.get(layer) for journey in on_the_way})
-
-    def _journeys(self, inputs: Inputs) -> list[Journey]:
-        """Of all inputs; those that begin first, and may be all that early layers see, are of every length."""
-        parts = list(shortest_first(self.models.dense, inputs, self._together()))
-        starts = accumulate((len(part[0]) for part in parts), initial=0)
-        journeys = [Journey(self.models, part, start) for part, start in zip(parts, starts, strict=False)]
-        return [journey for first_of in range(SPREAD) for journey in journeys[first_of::SPREAD]]
 
     def _together(self) -> int:
         """Inputs that run together, so many that all have company in their part of the inputs."""
