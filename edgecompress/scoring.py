@@ -186,7 +186,13 @@ def _gathered(
 
 
 def _scored(sample: Sample, outputs: Any, targets: Tensor) -> float:
-    return _number(sample, call(sample.name, "score(outputs, targets)", lambda: sample.score(outputs, targets)))
+    try:
+        value = call(sample.name, "score(outputs, targets)", lambda: sample.score(outputs, targets))
+    except ModelError as error:
+        if sample.score is top1:
+            raise ModelError(f"{sample.name}: {error}") from None
+        raise
+    return _number(sample, value)
 
 
 def _number(sample: Sample, value: Any) -> float:

@@ -209,6 +209,14 @@ def test_classes_that_the_model_does_not_score_are_refused() -> None:
         top1(outputs, torch.tensor([1, 2, 3, 4]))
 
 
+def test_outputs_that_are_no_class_scores_are_named_with_their_model() -> None:
+    """Of each pixel, or one-hot: the message says what was given, and whose it is."""
+    sample, _ = numbered(8)
+    one_hot = replace(sample, splits=lambda _: TensorDataset(torch.zeros(8, 1), torch.eye(8)))
+    with pytest.raises(ModelError, match=rf"^{sample.name}: top-1 .* these are \(8, \d+\) and \(8, 8\); define score"):
+        score(lambda x: torch.zeros(len(x), 4), one_hot)
+
+
 # -- the gate --------------------------------------------------------------------------------------------------------
 
 

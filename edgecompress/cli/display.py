@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -177,13 +178,15 @@ def percent(part: float, whole: float) -> str:
 def showing_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
     """A listener for long work: bars with ETA on a terminal, else a line every few seconds.
 
-    Of both flags ``quiet`` goes first; ``verbose`` are lines, one a second.
+    Of both flags ``quiet`` goes first; ``verbose`` are lines, one a second. They go to stderr as it is now, also while
+    an exporter's own words are kept off it.
     """
     if not is_first() or quiet:
         yield silent
         return
-    if verbose or not sys.stderr.isatty():
-        with Lines(lambda line: click.echo(line, err=True), VERBOSE_S if verbose else EVERY_S) as lines:
+    stream = sys.stderr
+    if verbose or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        with Lines(lambda line: click.echo(line, file=stream), VERBOSE_S if verbose else EVERY_S) as lines:
             yield lines
         return
     from rich.console import Console
@@ -204,7 +207,7 @@ def showing_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(file=stream)) as bars:
         yield _Bars(bars)
 
 

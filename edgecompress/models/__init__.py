@@ -82,8 +82,10 @@ def top1(outputs: Any, targets: Tensor) -> float:
     """
     outputs = class_scores(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        given = [tuple(tensor.shape) for tensor in (*tensors_of(outputs), targets)]
         raise ModelError(
-            "top-1 accuracy needs one output (N, classes) and targets (N,); define score(outputs, targets) of your own"
+            "top-1 accuracy needs one output (N, classes) and targets (N,), these are "
+            f"{', '.join(map(str, given[:-1]))} and {given[-1]}; define score(outputs, targets) of your own"
         )
     if (highest := int(targets.max())) >= outputs.shape[1]:
         raise ModelError(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
+import time
 
 import pytest
 
+from edgecompress.cli.display import showing_progress
 from edgecompress.cli.progressing import Lines, duration
+from edgecompress.targets.quieting import quiet
 
 
 def test_a_line_every_few_seconds_says_how_far_and_how_long() -> None:
@@ -49,6 +54,32 @@ def test_work_that_reports_nothing_shows_life_and_ends_with_its_command() -> Non
         lines("refit", 0, 3, "")
         assert seen.wait(10)
     assert threading.active_count() == threads
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("term", "stream"), [("", io.StringIO), ("dumb", Terminal), ("xterm", Terminal)])
+def test_progress_is_seen_while_an_exporter_is_kept_quiet(
+    monkeypatch: pytest.MonkeyPatch, term: str, stream: type[io.StringIO]
+) -> None:
+    """Tracing a net takes minutes, in which its own words go nowhere; progress does not go with them."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr("edgecompress.cli.display.EVERY_S", 0.02)
+    written = sys.stderr
+    with showing_progress() as progress:
+        progress("trace", 0, 3, "")
+        with quiet():
+            sys.stderr.write("the exporter's own words")
+            progress("trace", 2, 3, "conv2")
+            deadline = time.monotonic() + 10
+            while "2/3" not in written.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert "2/3" in written.getvalue()
+    assert "own words" not in written.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3700, "1 h 1 min")])
