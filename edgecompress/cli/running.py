@@ -125,18 +125,12 @@ def _keep_configuration(file: Path) -> None:
 
 def print_run(report: Report, output: Path) -> None:
     """Before and after, files, the verdict in one sentence, and paths."""
-    from edgecompress.reporting.numbers import bytes_text, capitalized
+    from edgecompress.reporting.numbers import capitalized
     from edgecompress.reporting.recommending import recommendation
     from edgecompress.reporting.wording import size_sentence, summary_sentence
 
     print_before_after(report)
-    rows = [
-        (file.role, file.path, bytes_text(file.size_bytes), bytes_text(file.zipped_bytes), *_parity(file))
-        for file in report.artifacts
-    ]
-    print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
-    for failure in report.failed:
-        click.echo(f"error: {failure.role}: {failure.reason}", err=True)
+    _print_files(report)
     say(summary_sentence(report))
     answer = recommendation(report)
     say(f"{capitalized(answer.answer)}: {answer.reason}.")
@@ -157,6 +151,22 @@ def print_run(report: Report, output: Path) -> None:
     for one in report.bundles:
         say(f"bundle: {(output / one.manifest).parent}")
         say(size_sentence(one))
+
+
+def _print_files(report: Report) -> None:
+    """The exported files, what is to know of them, and what became none."""
+    from edgecompress.reporting.numbers import bytes_text
+    from edgecompress.reporting.provenance_tables import by_notice
+
+    rows = [
+        (file.role, file.path, bytes_text(file.size_bytes), bytes_text(file.zipped_bytes), *_parity(file))
+        for file in report.artifacts
+    ]
+    print_table("Exported files", ("", "file", "size", "zipped", "max error", "SQNR"), rows)
+    for files, notice in by_notice(report.artifacts):
+        say(f"{files}: {notice}")
+    for failure in report.failed:
+        click.echo(f"error: {failure.role}: {failure.reason}", err=True)
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -183,6 +183,11 @@ class FileEntry:
     sqnr_db: float | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user should know of how the file came about, in words."""
+        return tuple(map(text, self.facts.get("notices", ())))
+
     def to_json(self) -> Json:
         """A JSON object, in the order of an artifact's summary."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "facts"}
@@ -192,7 +197,7 @@ class FileEntry:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> FileEntry:
         """The inverse of :meth:`to_json`."""
-        return cls(
+        found = cls(
             text(document["role"]),
             text(document["target"]),
             text(document["path"]),
@@ -203,6 +208,8 @@ class FileEntry:
             optional(number, document["sqnr_db"]),
             {name: value for name, value in document.items() if name not in cls.__dataclass_fields__},
         )
+        _ = found.notices  # malformed ones are found here, not when they are shown
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def _table(report: Report, ordered: Sequence[FrontPlan]) -> Table:
     ]
     more = (f"{metric.title}, test", "Folder") if scored else ()
     return Table(
-        "Plans measured for a latency, whole files", (*head, *more), tuple(rows), range(1, 6 + scored), "prose"
+        "Plans measured for a latency, whole files", (*head, *more), tuple(rows), range(1, 6 + scored), "front"
     )
 
 

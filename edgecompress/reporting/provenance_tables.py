@@ -45,6 +45,21 @@ def artifacts_table(files: Sequence[FileEntry]) -> Table:
     return Table("Artifacts", head, tuple(rows), range(4, len(head)), "files")
 
 
+def by_notice(files: Sequence[FileEntry]) -> list[tuple[str, str]]:
+    """Each thing to know of how files came about, after the names of those that it is true of."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        for notice in file.notices:
+            found.setdefault(notice, []).append(file.path)
+    return [(", ".join(paths), notice) for notice, paths in found.items()]
+
+
+def notices_table(files: Sequence[FileEntry]) -> Table | None:
+    """What to know of the files; None where there is nothing."""
+    rows = tuple(by_notice(files))
+    return Table("How the files came about", ("File", "Notice"), rows, range(0), "prose") if rows else None
+
+
 def bundles_table(bundles: Sequence[BundleEntry]) -> Table:
     """What an app grows by: the bytes of each bundle's model beside those of the library that runs it."""
     rows = [

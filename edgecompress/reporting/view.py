@@ -77,6 +77,7 @@ class ProvenanceView:
     """Where everything comes from."""
 
     artifacts: Table
+    notices: Table | None
     bundles: Table | None
     environment: Table | None
     conditions: Table | None
@@ -253,6 +254,7 @@ def _provenance(report: Report) -> ProvenanceView:
     pair = report.comparison
     return ProvenanceView(
         artifacts=provenance_tables.artifacts_table(report.artifacts),
+        notices=provenance_tables.notices_table(report.artifacts),
         bundles=provenance_tables.bundles_table(report.bundles) if report.bundles else None,
         environment=pairs("Where the figures come from", provenance_tables.environment(pair)) if pair else None,
         conditions=provenance_tables.conditions_table(pair) if pair else None,

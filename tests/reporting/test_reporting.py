@@ -1,6 +1,7 @@
 """The report: complete, honest, escaped, and with nothing to fetch; as a page and as Markdown."""
 
 import copy
+import io
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from itertools import pairwise
 import pytest
 from markdown_it import MarkdownIt
 
+from edgecompress.cli.running import _print_files
 from edgecompress.errors import FileError
 from edgecompress.files import dump_json
 from edgecompress.profiling import latencies
@@ -153,6 +155,23 @@ def test_artifacts_and_options_are_listed(document):
         assert facts["sha256"] in text
     for shown in ("svd, tucker2", "not given", "Example CPU", "ONNX Runtime 1.31.1", "CIFAR-10 test, whole"):
         assert shown in text
+
+
+def test_what_is_to_know_of_the_files_is_shown_wherever_they_are(document, monkeypatch):
+    """That a file takes one batch size, or kept a part in float32, was in its JSON alone."""
+    shared, own = "takes batches of 1 only: the model's code fixes the batch size", "head stayed in float32"
+    for facts, notices in zip(document["artifacts"], ([shared], [shared, own]), strict=True):
+        facts["notices"] = notices
+    report = reports.report(document)
+    page, text = Page(render_html(report)).text, render_markdown(report)
+    monkeypatch.setattr(sys, "__stdout__", printed := io.StringIO())
+    _print_files(report)
+    lines = printed.getvalue().splitlines()
+    assert f"dense.onnx, model.onnx: {shared}" in lines
+    assert f"model.onnx: {own}" in lines
+    for words in ("dense.onnx, model.onnx", shared, own):
+        assert words in page
+        assert escape(words) in text
 
 
 def test_runs_beyond_the_axis_are_counted(document):
@@ -425,8 +444,9 @@ def test_an_incomplete_document_is_a_file_error(document, part):
 
 
 @pytest.mark.parametrize(
-    ("part", "value"), [("model", 3), ("accuracy", {"dense": "91"}), ("layers", [None]), ("tried", [{"name": "x"}])]
-)
+    ("part", "value"), [("model", 3), ("accuracy", {"dense": "91"}), ("layers", [None]), ("tried", [{"name": "x"}]),
+                      ("artifacts", [{**reports.artifact("dense", "dense.onnx", 3), "notices": [3]}])],
+)  # fmt: skip
 def test_a_malformed_field_is_a_file_error_in_one_line(document, part, value, tmp_path):
     (tmp_path / JSON_NAME).write_text(json.dumps({**document, part: value}), encoding="utf-8")
     with pytest.raises(FileError, match=r"report\.json: report: field missing or malformed: ") as refusal:
