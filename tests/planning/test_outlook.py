@@ -70,3 +70,20 @@ def test_a_large_predicted_loss_names_the_budget_that_is_expected_to_cost_little
 def test_it_is_saved_with_the_plan() -> None:
     plan = planned(("conv", 0.2, 0.25))
     assert CompressionPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(("method", "after", "told"), [
+    ("svd", Cost(80, 100), True),
+    ("svd", Cost(80, 101), True),
+    ("svd", Cost(80, 90), False),
+    ("svd", Cost(99, 100), False),
+    ("ada_tucker", Cost(80, 100), False),
+])  # fmt: skip
+def test_a_smaller_model_that_is_no_faster_is_told_with_the_way_out(method: str, after: Cost, told: bool) -> None:
+    layer = LayerPlan("table", method, (4,), (8, 8), 0.1, 0.01)
+    plan = CompressionPlan(layers=(layer,), dense=Cost(100, 100), compressed=after)
+    warnings = list(warnings_of(plan))
+    assert len(warnings) == told
+    if told:
+        assert warnings[0].startswith("smaller and not faster: 0.80 of the parameters and 1.0")
+        assert "--max-macs 70 too" in warnings[0]
