@@ -17,6 +17,10 @@ all pairs' similarities, how often the nearest sentence is the same, and how fas
 the blocks' Linears, refitted; both in float32, with ONNX Runtime's dynamic int8, and with weights in 4 and 8 bits
 (MatMulNBits). Perplexity goes through the file; times are of a prompt of 128 tokens, and of one token after 128, in
 turns with the dense file in float32.
+
+``--tuned FOLDER``, which keeps the refitted model and the checkpoint: SmolLM2 with 0.8 of the blocks' Linears before
+and after its factors were trained for a short time (``--epochs`` of ``--train-items`` windows of 256 tokens of the text
+that calibrates), the best epoch on ``VALIDATED`` windows of the validation split. The row goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ from edgecompress.decomposing.refitting import refit
 from edgecompress.devices import device_named
 from edgecompress.exporting import export
 from edgecompress.exporting.score_checks import predict_with_file
+from edgecompress.finetuning import finetune
 from edgecompress.models import Sample
 from edgecompress.models.datasets import Inputs, in_parts, size, take
 from edgecompress.models.kinds import token_sums
@@ -56,16 +61,19 @@ from edgecompress.planning.candidates import calibrated_candidates
 from edgecompress.planning.judging import searched
 from edgecompress.planning.measuring import Trials
 from edgecompress.planning.pooling import pooled_candidates
+from edgecompress.plans import CompressionPlan
 from edgecompress.profiling import compare
 from edgecompress.profiling.comparisons import Comparison
 from edgecompress.progress import silent
+from edgecompress.running.options import tuning_defaults
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import Choice, LayerCandidates, replaced
 from edgecompress.selectors.bolaco import Bolaco
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.selectors.search import Search
-from edgecompress.settings import ExportOptions
+from edgecompress.settings import ExportOptions, FineTuning
 from edgecompress.sources import resolve
+from edgecompress.sources.compressed_folder import PLAN_FILE, rebuilt, save_compressed
 from edgecompress.targets import target_named
 
 RESULTS = Path(__file__).with_name("results") / "transformers.jsonl"
@@ -83,6 +91,10 @@ TIMED = (("prompt", LENGTH, 0), ("token", 1, LENGTH))
 """Of files with a KV cache: name, new tokens, tokens before them."""
 PRECISIONS = ("fp32", "int8 dynamic", "8 bits", "4 bits")
 EFFORT = {"runs": 20, "seconds": 2.0}
+TUNED = {"batch_size": 4, "bfloat16": True, "lr": 3e-4}
+"""Chosen on the validation split."""
+VALIDATED = 8
+"""Windows of the validation split that epochs are chosen by."""
 RIDGE = 1e-6
 """Share of the mean second moment that makes a Cholesky factor exist."""
 
@@ -208,12 +220,36 @@ def whitened_one(model: nn.Module, name: str, moments: Moments, keeps: Sequence[
 LINES = (
     ("budget", "budget", "lost", "plan"),
     ("SVD-LLM, uniform", "svd_llm", "lost", "-"),
+    ("budget, refitted to {refit_inputs} windows", "tuned", "before", "-"),
+    ("the same, its factors trained on {tokens:,} tokens", "tuned", "lost", "tuning"),
     ("search of {search} plans, beyond the budget", "search", "lost", "search_took"),
     ("Bolaco's, {search} plans", "bolaco", "lost", "search_took"),
 )
 """Of the table: name, method and field of its rows, and what of them took processor time."""
 
 OF_METHOD = {"budget": budget, "svd_llm": svd_llm, "search": search, "bolaco": bolaco}
+
+
+# -- SmolLM2's factors, trained --------------------------------------------------------------------------------------
+
+
+def measured_tuning(setting: Row, folder: Path) -> None:
+    """Say the fields of one row as they are known: what each window loses before and after."""
+    sample, keep = resolve("smollm2"), str(KEEPS[0])
+    start, scored = folder / "start", windows_of(sample, setting["scored"])
+    if not (start / PLAN_FILE).exists():
+        small, made = refitted(sample, setting)
+        save_compressed(start, small, made, sample)
+    begun = rebuilt(sample, start)
+    small = begun.build()
+    say(before={keep: lost(small, scored, ())})
+    chosen = {name: setting[name] for name in ("epochs", "train_items", "lr", "batch_size", "bfloat16")}
+    tuning = FineTuning(**{**tuning_defaults(sample), **chosen})
+    work = partial(finetune, small, sample.scored_on(VALIDATED), tuning, teacher=sample.built(), plan=begun.plan)
+    done, took = used(partial(work, checkpoint=folder / "checkpoint.pt", key=json.dumps(setting)))
+    history = [[epoch.epoch, round(epoch.loss, 4), round(epoch.score, 3)] for epoch in done.history]
+    say(tuning=took, tokens=setting["epochs"] * setting["train_items"] * 256, best_epoch=done.best_epoch)
+    say(history=history, lost={keep: lost(done.model, scored, ())})
 
 
 # -- SmolLM2's files -------------------------------------------------------------------------------------------------
@@ -240,19 +276,19 @@ def made_file(sample: Sample, folder: Path, role: str, setting: Row) -> Path:
     """``folder/ROLE.onnx``, proved token by token; made where it is not there."""
     file = folder / f"{role}.onnx"
     if not file.exists():
-        model = sample.built() if role == "dense" else refitted(sample, setting)
+        model = sample.built() if role == "dense" else refitted(sample, setting)[0]
         export(model, replace(sample, splits=None), folder, stem=role, options=ExportOptions(kv_cache=True))
     return file
 
 
-def refitted(sample: Sample, setting: Row) -> nn.Module:
-    """The model with the first of ``KEEPS`` of the blocks' Linears."""
+def refitted(sample: Sample, setting: Row) -> tuple[nn.Module, CompressionPlan]:
+    """The model with the first of ``KEEPS`` of the blocks' Linears, and its plan."""
     model, calibration = sample.built(), calibration_of(sample, setting["inputs"], setting["seed"])
     seen = survey(model, sample.inputs, Scope(include=(BLOCKS,)))
     share = sum(cast("Tensor", item.layer.weight).numel() for item in seen.items) / seen.total.params
     by = Ceilings(keep=1 - (1 - KEEPS[0]) * share, of="params")
     made = plan(model, sample.inputs, by, scope=Scope(include=(BLOCKS,)), calibration=calibration)
-    return refit(model, made, calibration_of(sample, setting["refit_inputs"], setting["seed"]))
+    return refit(model, made, calibration_of(sample, setting["refit_inputs"], setting["seed"])), made
 
 
 def in_precision(file: Path, precision: str) -> Path:
@@ -442,6 +478,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--files", type=Path, help="a folder for SmolLM2's files, which are measured; none: they are not"
     )
+    parser.add_argument("--tuned", type=Path, help="a folder for SmolLM2 with its factors trained; none: it is not")
+    parser.add_argument("--epochs", type=int, default=3, help="of that training")
+    parser.add_argument("--train-items", type=int, default=64, help="windows of each")
     parser.add_argument("--tag", default="this version", help="a name for the state of the code")
     parser.add_argument("--limit", type=int, default=36_000, help="processor seconds of one row")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of rows")
@@ -463,6 +502,8 @@ def settings(options: argparse.Namespace) -> list[Row]:
         rows += [{**row, "method": method, "search": count} for method, count in plans if count for row in drawn]
         kinds = [(role, precision) for role in ("dense", f"keep{KEEPS[0]}") for precision in PRECISIONS]
         of_file = {**language, "method": "file", "inputs": INPUTS["smollm2"], "refit_inputs": REFIT_INPUTS, "seed": 0}
+        length = {"epochs": options.epochs, "train_items": options.train_items}
+        rows += [{**of_file, "method": "tuned", **length, **TUNED}] if options.tuned else []
         rows += [{**of_file, "role": role, "precision": precision} for role, precision in kinds if options.files]
     if "minilm" in options.net:
         encoder = {**common, "net": "minilm", "inputs": INPUTS["minilm"]}
@@ -474,13 +515,17 @@ def main() -> None:
     """Measure what is missing, one process each, and write the table."""
     options = parsed()
     if options.row:
-        of_file = options.row.get("method") == "file"
-        language = partial(measured_files, folder=options.files) if of_file else measured_language_model
+        in_folders = {
+            "file": partial(measured_files, folder=options.files),
+            "tuned": partial(measured_tuning, folder=options.tuned),
+        }
+        language = in_folders.get(options.row.get("method"), measured_language_model)
         work = language if options.row["net"] == "smollm2" else measured_encoder
         work(options.row)
         return
     if not options.table:
-        files = ("--files", str(options.files)) if options.files else ()
+        folders = (("--files", options.files), ("--tuned", options.tuned))
+        files = [word for flag, folder in folders if folder for word in (flag, str(folder))]
         measure_missing(options.results, settings(options), lambda row: in_child(__file__, row, options.limit, files))
     print(text := table(read_rows(options.results)))
     if options.results == RESULTS:

@@ -23,3 +23,13 @@ def notice(text: str) -> None:
     if text not in _TOLD and is_first():
         _TOLD.add(text)
         sys.stderr.write(f"note: {text}\n")
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds, minutes or hours, in two parts at most."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -6,15 +6,17 @@ has an :class:`OptionInfo` in its metadata: its default, name and meaning are sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from edgecompress.errors import DeviceError, FileError, PlanError
+from edgecompress.fields import option
 
 OptimizerName = Literal["sgd", "adam"]
 SelectEpoch = Literal["best", "last"]
+TrainedWeights = Literal["all", "factors"]
 ScheduleName = Literal["onecycle", "cosine", "constant"]
 FactorStart = Literal["scratch", "dense"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -27,47 +29,12 @@ USUAL_SELECTOR, USUAL_TARGET, USUAL_DEVICE, USUAL_PLATFORM = "budget", "onnx", "
 CALIBRATION_INPUTS = 1024
 """Unlabelled training inputs that judge candidates and fit factors."""
 USUAL_LR: dict[OptimizerName, float] = {"sgd": 0.01, "adam": 0.001}
+TOKENS_LR, TOKENS_BATCH, TOKENS_TEMPERATURE = 3e-4, 8, 1.0
+"""Of Adam for the factors of a model whose outputs are tokens; inputs a step; their outputs are not softened."""
 CODED_KEEP = 0.02
 """Share of all parameters that a codec keeps."""
 FACTORS_LR = 0.02
 """Peak rate for factors with a mean square of one."""
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class OptionInfo:
-    """How a command line offers a field.
-
-    Attributes:
-        help: what it does, in one line.
-        name: of the option, where it is not the field's.
-        usual: the default in words, where it depends on something; ``{}`` stands for the field's.
-        low, high: bounds of a number; ``above`` and ``below`` exclude the bound itself.
-        odd: only odd numbers.
-        basic: shown before one asks for all options.
-        chooses: it makes the choice that a plan holds, and does not go with a given plan.
-        codecs: it goes with a codec.
-        filled_by: the option whose first value fills the field, which then has none of its own.
-    """
-
-    help: str
-    name: str = ""
-    usual: str = ""
-    low: float | None = None
-    above: float | None = None
-    high: float | None = None
-    below: float | None = None
-    odd: bool = False
-    basic: bool = False
-    chooses: bool = False
-    codecs: bool = True
-    filled_by: str = ""
-
-
-def option(default: Value, help: str, **info: Any) -> Value:  # noqa: A002 - as click calls it
-    """A field of a dataclass that a command line offers; ``info`` are the other fields of :class:`OptionInfo`."""
-    return field(default=default, metadata={"option": OptionInfo(help, **info)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +86,7 @@ class Scope:
 
 def _usual_lr() -> str:
     usual = ", ".join(f"{rate:g} {name}" for name, rate in USUAL_LR.items())
-    return f"{usual}, {FACTORS_LR:g} with a codec"
+    return f"{usual}, {TOKENS_LR:g} adam for tokens, {FACTORS_LR:g} with a codec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,19 +112,26 @@ class FineTuning:
         cutout: side in pixels of a square of each image that is blanked; 0: none.
         clip: bound of the gradient's norm.
         bfloat16: run forward and backward in autocast.
-        accumulate: parts that a batch is run in, for less memory; the gradient is the same.
+        accumulate: parts that a batch is run in, for less memory; the gradient is the same. Where outputs are tokens
+            there are as many as keep the outputs of a part small.
         portions: decompose the layers in so many parts, with fine-tuning after each.
+        train: "all" weights, or the "factors" of the replaced layers alone: all others stay as they are, bit by bit.
+        train_items: training inputs of an epoch, drawn so that all have their turn before any has a second; 0: all.
         pick: the epoch that is returned: "best" by validation score, the start included, or "last": where the first
             weights have seen the validation images, which flatters them.
         seed: of orders, augmentation and dropout.
     """
 
     epochs: int = option(3, "Fine-tuning epochs; 0: none.", usual="{}; 0 without data", low=0, high=100_000, basic=True)
-    optimizer: OptimizerName = option("sgd", "Steps of plain or adaptive descent.", usual="{}; adam with a codec")
+    optimizer: OptimizerName = option(
+        "sgd", "Steps of plain or adaptive descent.", usual="{}; adam with a codec, for tokens"
+    )
     lr: float = option(USUAL_LR["sgd"], "Peak learning rate.", usual=_usual_lr(), above=0, basic=True)
     momentum: float = 0.9
     weight_decay: float = option(1e-4, "L2 penalty of the weights.", usual="{}; 0 with a codec", low=0)
-    batch_size: int = option(128, "Training inputs a step.", low=1, high=1_000_000, basic=True)
+    batch_size: int = option(
+        128, "Training inputs a step.", usual=f"{{}}; {TOKENS_BATCH} for tokens", low=1, high=1_000_000, basic=True
+    )
     distill: float = option(
         0.7,
         "Share of the loss that follows the dense model's logits.",
@@ -166,7 +140,9 @@ class FineTuning:
         high=1,
         basic=True,
     )
-    temperature: float = option(4.0, "Softens both outputs for --distill; 1: as they are.", above=0)
+    temperature: float = option(
+        4.0, "Softens both outputs for --distill; 1: as they are.", usual="{}; 1 for tokens", above=0
+    )
     clip: float = 5.0
     seed: int = option(0, "Of everything that is drawn.", low=0, high=1_000_000_000)
     bfloat16: bool = option(False, "Fine-tune in bfloat16 autocast (faster where the CPU has it).", name="bf16")
@@ -179,8 +155,17 @@ class FineTuning:
     smoothing: float = option(0.0, "Label smoothing: 0.1 is usual.", low=0, high=1)
     mixup: float = option(0.0, "Alpha of mixup: 0.2 is usual.", low=0)
     cutout: int = option(0, "Pixels of a blanked square's side.", low=0)
-    accumulate: int = option(1, "Parts a batch is run in, for less memory; the same gradient.", low=1)
+    accumulate: int = option(
+        1, "Parts a batch is run in, for less memory; the same gradient.", usual="{}; more for tokens", low=1
+    )
     portions: int = option(1, "Decompose the layers in so many portions, fine-tuning after each.", low=1, codecs=False)
+    train: TrainedWeights = option(
+        "all",
+        "All weights, or the factors of replaced layers alone.",
+        usual="{}; factors where outputs are tokens",
+        codecs=False,
+    )
+    train_items: int = option(0, "Training inputs an epoch, others in the next; 0: all.", low=0, high=1_000_000_000)
     pick: SelectEpoch = option(
         "best",
         "Epoch to keep, by validation score or the last.",

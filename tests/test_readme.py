@@ -91,7 +91,8 @@ def test_the_commands_work_in_order(workplace: Path, few_digits: Path) -> None:
         for name, text in files(page).items():
             (workplace / name).write_text(text)
         for line in commands(page):
-            if line not in done and not ("resnet" in line and any(word in line for word in ("run", "compress "))):
+            large = any(net in line for net in ("resnet", "smollm2"))
+            if line not in done and not (large and any(word in line for word in ("run", "compress "))):
                 answer = command(*shlex.split(line)[1:], *quick(line), cwd=workplace, env=env)
                 assert answer.code == 0, (page.name, line, answer.err)
             done.add(line)

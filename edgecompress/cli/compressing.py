@@ -28,6 +28,7 @@ from edgecompress.cli.options import (
     line_options,
     output_option,
     target_option,
+    tested_option,
     threads_option,
     trust_option,
     verbosity_options,
@@ -52,7 +53,7 @@ def sample_and_options(
     preset = presets(model).get(given["preset"] or "", {}) if given["distill"] != 0 else {}
     names = given.pop("teacher") or _of_preset(preset.get("teacher", []))
     teacher = Teacher(names, tuple(resolve(name, trust=trust).model() for name in names)) if names else None
-    sample = resolve(model, trust=trust)
+    sample = resolve(model, trust=trust).scored_on(given.pop("tested"))
     return sample, options_from(sample, plan_file, given, teacher=teacher, **more)
 
 
@@ -130,6 +131,7 @@ def _of_preset(value: Any) -> Any:
 @click.command(cls=Command, epilog="Example: edgecompress compress resnet20 --keep 0.5 --epochs 10 -o small/")
 @click.argument("model")
 @line_options
+@tested_option
 @target_option
 @device_option
 @threads_option

@@ -19,6 +19,7 @@ from edgecompress.cli.options import (
     json_option,
     output_option,
     target_option,
+    tested_option,
     trust_option,
 )
 from edgecompress.cli.types import TableChoice
@@ -33,17 +34,6 @@ if TYPE_CHECKING:
     from edgecompress.exporting.verifying import Verified
     from edgecompress.models import Sample
     from edgecompress.split_scores import Difference
-
-
-tested_option = option(
-    "--score-items",
-    "tested",
-    type=click.IntRange(1, 1_000_000_000),
-    metavar="N",
-    group=FILES,
-    basic=False,
-    help="Score PyTorch and the files on so many items of the test split, at even distances. [all]",
-)
 
 
 @click.command(cls=Command, epilog="Example: edgecompress export lenet5 --target onnx -o out/dense")
@@ -90,7 +80,7 @@ def export(
 
     if stray := set(required) - set(targets):
         raise click.UsageError(f"--require {min(stray)}: is not among the targets; add --target {min(stray)}")
-    sample, wanted = _tested(resolve(model, trust=trust), tested), list(dict.fromkeys(targets))
+    sample, wanted = resolve(model, trust=trust).scored_on(tested), list(dict.fromkeys(targets))
     if lacking := without_extras(wanted, required):
         return _reported(sample, lacking, required, as_json=as_json)
     built = sample.model()
@@ -100,13 +90,6 @@ def export(
     with showing_progress() as shown, announcing(output, shown) as progress:
         outcomes = export_each(built, sample, output, wanted, options=chosen, progress=progress)
     return _reported(sample, outcomes, required, as_json=as_json)
-
-
-def _tested(sample: Sample, count: int | None) -> Sample:
-    """With so many items of the test split, that of the dense model included."""
-    if count is None:
-        return sample
-    return replace(sample, tested=count, dense=_tested(sample.dense, count) if sample.dense else None)
 
 
 def _reported(sample: Sample, outcomes: list[Outcome], required: tuple[str, ...], *, as_json: bool) -> int:
@@ -200,7 +183,7 @@ def verify(path: Path, model: str | None, tested: int | None, trust: bool, as_js
         return
     with showing_progress() as progress:
         checked = [
-            verify_artifact(artifact, _tested(_sample_of(artifact, model, trust=trust), tested), progress=progress)
+            verify_artifact(artifact, _sample_of(artifact, model, trust=trust).scored_on(tested), progress=progress)
             for artifact in _artifacts_in(path)
         ]
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import click
 
 from edgecompress.cli.types import Number, Odd, table_of
-from edgecompress.settings import OptionInfo
+from edgecompress.fields import OptionInfo
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]

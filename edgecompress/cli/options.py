@@ -73,6 +73,16 @@ target_option = option(
     group=FILES,
     help=f"Export format; repeatable. [{USUAL_TARGET}]",
 )
+tested_option = option(
+    "--score-items",
+    "tested",
+    type=click.IntRange(1, 1_000_000_000),
+    metavar="N",
+    group=FILES,
+    basic=False,
+    help="Score models and files on so many items of the test split, at even distances, and between epochs of the "
+    "validation split. [all]",
+)
 platform_option = option(
     "--platform",
     "platforms",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from edgecompress.progress import duration
+
 EVERY_S, VERBOSE_S = 5.0, 1.0
 
 
@@ -69,13 +71,3 @@ class Lines:
         left = [f"about {duration(elapsed * ahead / seen)} left"] if seen > 0 and ahead > 0 else []
         detail = f" ({self.detail})" if self.detail else ""
         return f"{self.name}: {', '.join([*counted, f'{duration(elapsed)} elapsed', *left])}{detail}"
-
-
-def duration(seconds: float) -> str:
-    """Whole seconds, minutes or hours, in two parts at most."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

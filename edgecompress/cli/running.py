@@ -29,6 +29,7 @@ from edgecompress.cli.options import (
     platform_option,
     seconds_option,
     target_option,
+    tested_option,
     threads_option,
     trust_option,
     verbosity_options,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @config_option
 @line_options
+@tested_option
 @target_option
 @platform_option
 @options_of(ExportOptions, "precision", "keep_float", "kv_cache", group=FILES)

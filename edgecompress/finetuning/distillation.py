@@ -1,4 +1,8 @@
-"""Learning from the dense model: its softened outputs (Hinton et al. 2015), and what its layers give."""
+"""Learning from the dense model: its softened outputs (Hinton et al. 2015), or their values, and what its layers give.
+
+What the outputs are decides how they are compared: scores of classes and of tokens as distributions, values by their
+distance.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from edgecompress.errors import ModelError
 from edgecompress.finetuning.augmentation import mixed
 from edgecompress.finetuning.loop import Objective
 from edgecompress.finetuning.teacher_cache import Recall
-from edgecompress.models import Call, Loss, Sample, class_scores, copied, named_layers, observing, tensors_of
+from edgecompress.models import Call, Loss, Sample, class_scores, named_layers, observing, tensors_of, untrained_copy
 from edgecompress.models.calling import call, defined
 from edgecompress.models.datasets import Inputs, single
 from edgecompress.models.forms import mapped
+from edgecompress.models.kinds import IGNORED, token_scores
 from edgecompress.plans import CompressionPlan, LayerPlan
 from edgecompress.settings import FineTuning
 
@@ -40,18 +45,19 @@ class Ensemble(nn.Module):
 
 
 class Distilled(Objective):
-    """The sample's loss and the distance to the teacher's softened outputs, mixed; what has no share is not computed.
+    """The sample's loss and the distance to the teacher's outputs, mixed; what has no share is not computed.
 
     Raises:
-        ModelError: label smoothing is asked for and the sample has a loss of its own.
+        ModelError: label smoothing is asked for and the sample has a loss of its own, or mixup of whole numbers.
     """
 
     def __init__(self, sample: Sample, settings: FineTuning, teacher: nn.Module | None = None) -> None:
         self.sample, self.settings = sample, settings
         self.task_loss = _smoothed(sample, settings.smoothing)
+        _refuse_blending(sample, settings.mixup)
         self.share = settings.distill if teacher is not None else 0.0
         needed = teacher is not None and (self.share or settings.feature)
-        self.teacher = copied(teacher).eval().requires_grad_(False) if needed and teacher is not None else None
+        self.teacher = untrained_copy(teacher).eval() if needed and teacher is not None else None
         changing = sample.augment is not None or settings.mixup or settings.cutout
         self.recall = None if changing or settings.feature else Recall()
 
@@ -83,14 +89,22 @@ class Distilled(Objective):
         if self.teacher is not None:
             said = self._said(inputs)
             if self.share:
-                loss = loss + self.share * distillation(given, said, self.settings.temperature)
+                loss = loss + self.share * self._distance(given, said, targets)
         return loss
+
+    def _distance(self, outputs: Any, expected: Any, targets: Tensor) -> Tensor:
+        """The distance to the teacher's outputs, by what they are."""
+        if self.sample.kind == "tokens":
+            return token_distillation(outputs, expected, targets, self.settings.temperature)
+        if self.sample.kind == "values":
+            return value_distillation(outputs, expected)
+        return distillation(outputs, expected, self.settings.temperature)
 
     def _task(self, outputs: Any, targets: Tensor) -> Tensor:
         return asked_loss(self.sample.name, self.task_loss, outputs, targets)
 
-    def _said(self, inputs: Inputs) -> Tensor:
-        said: Tensor = self._asked(inputs) if self.recall is None else self.recall.of(inputs, self._asked)
+    def _said(self, inputs: Inputs) -> Any:
+        said = self._asked(inputs) if self.recall is None else self.recall.of(inputs, self._asked)
         if self.recall is not None and self.recall.full:
             self.recall = None
         return said
@@ -199,6 +213,11 @@ def _smoothed(sample: Sample, smoothing: float) -> Loss:
     return partial(nn.functional.cross_entropy, label_smoothing=smoothing)
 
 
+def _refuse_blending(sample: Sample, mixup: float) -> None:
+    if mixup and not all(given.is_floating_point() for given in sample.inputs):
+        raise ModelError(f"{sample.name}: its inputs are whole numbers, which cannot be blended; use --mixup 0")
+
+
 def _full_precision(outputs: Any) -> Any:
     """Losses are worked out in float32, also in autocast."""
     return mapped(outputs, lambda leaf: single(leaf) if isinstance(leaf, Tensor) else leaf)
@@ -219,3 +238,31 @@ def distillation(outputs: Tensor, expected: Tensor, temperature: float) -> Tenso
     target = (expected.float() / temperature).log_softmax(1)
     divergence = nn.functional.kl_div(student, target, reduction="none", log_target=True).sum(1).mean()
     return divergence * temperature**2
+
+
+def token_distillation(outputs: Any, expected: Any, targets: Tensor, temperature: float) -> Tensor:
+    """The same of tokens: (N, positions, vocabulary), the mean over the positions whose targets count; 0 without any.
+
+    Raises:
+        ModelError: the outputs are no scores of tokens.
+    """
+    counts = targets != IGNORED
+    student, target = (
+        (token_scores(scores, targets)[counts].float() / temperature).log_softmax(1) for scores in (outputs, expected)
+    )
+    divergence = nn.functional.kl_div(student, target, reduction="sum", log_target=True)
+    return divergence / counts.sum().clamp_min(1) * temperature**2
+
+
+def value_distillation(outputs: Any, expected: Any) -> Tensor:
+    """The squared distance of numbers of any kind by their squared size, the mean over all floating outputs.
+
+    Raises:
+        ModelError: there are none, or others than the teacher's.
+    """
+    ours, theirs = (
+        [given for given in tensors_of(outputs_) if given.is_floating_point()] for outputs_ in (outputs, expected)
+    )
+    if not ours or [given.shape for given in ours] != [given.shape for given in theirs]:
+        raise ModelError("distillation needs outputs of the teacher's shapes; fine-tune with --distill 0")
+    return torch.stack([_apart(one.float(), other.float()) for one, other in zip(ours, theirs, strict=True)]).mean()

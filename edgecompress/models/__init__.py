@@ -14,7 +14,7 @@ from edgecompress.errors import DataError, ModelError
 from edgecompress.models.accepting import accepted
 from edgecompress.models.adapting import adapted, adapted_for
 from edgecompress.models.calling import call, defined
-from edgecompress.models.copying import copied, put_state, shared_copy, state_digest, without_numbers
+from edgecompress.models.copying import copied, put_state, shared_copy, state_digest, untrained_copy, without_numbers
 from edgecompress.models.datasets import Inputs, Part, Split, single
 from edgecompress.models.execution import (
     Call,
@@ -70,6 +70,7 @@ __all__ = [
     "tensors_of",
     "top1",
     "unfused_attention",
+    "untrained_copy",
     "without_numbers",
 ]
 
@@ -119,7 +120,7 @@ class Sample:
         validation_seen: the weights were trained on the validation split too, whose score then flatters.
         unlabelled: inputs to calibrate on where there are no splits, batch first.
         adapters: those that rewrite the model; None: all that it does not notice.
-        tested: so many items of the test split, at even distances, stand for it; None: all.
+        tested: so many items, at even distances, stand for the test split, and for the validation split; None: all.
     """
 
     name: str
@@ -201,15 +202,19 @@ class Sample:
         return model if self.form is None or hasattr(model, "form") else flat(model, self.form)
 
     def data(self, split: str) -> Dataset[Any]:
-        """One of the splits ``train``, ``validation``, ``test``; of the last the items that are to be ``tested``.
+        """One of the splits ``train``, ``validation``, ``test``; of the last two the items that are to be ``tested``.
 
         Raises:
             DataError: the sample has no data, or it is not where it should be.
         """
         found = self._split(split)
-        if split != "test" or self.tested is None:
+        if split == "train" or self.tested is None:
             return found
         return replace(found, dataset=Part.spread(found.dataset, self.tested))
+
+    def scored_on(self, count: int | None) -> Sample:
+        """With so many items to be ``tested``, as what it was made from; None: itself."""
+        return self if count is None else replace(self, tested=count, dense=self.dense and self.dense.scored_on(count))
 
     def _split(self, split: str) -> Split:
         """All of it."""

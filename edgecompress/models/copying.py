@@ -32,6 +32,13 @@ def shared_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo | {id(parameter): parameter for parameter in model.parameters()})
 
 
+def untrained_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy with the numbers of ``model`` and parameters of its own, so that moving it moves nothing else."""
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _loose_tensors(model) if not t.is_leaf}
+    own = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters() if type(p) is nn.Parameter}
+    return copy.deepcopy(model, memo | own).requires_grad_(False)
+
+
 def without_numbers(model: nn.Module) -> nn.Module:
     """A copy on the meta device: its tensors have shapes but no numbers, and nothing is allocated."""
     memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in (*model.buffers(), *_loose_tensors(model))}

@@ -57,7 +57,7 @@ def token_scores(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def token_loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy of every token, averaged over those that count.
+    """Cross-entropy of every token, averaged over those that count; 0 where none does.
 
     Args:
         outputs: scores (N, positions, vocabulary), alone or as ``logits``.
@@ -67,7 +67,8 @@ def token_loss(outputs: Any, targets: Tensor) -> Tensor:
         ModelError: the outputs are no scores of tokens.
     """
     scores = token_scores(outputs, targets)
-    return nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    lost = nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return lost / (targets != IGNORED).sum().clamp_min(1)
 
 
 def token_sums(outputs: Any, targets: Tensor) -> Tensor:

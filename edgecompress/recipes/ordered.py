@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgecompress.fields import option
 from edgecompress.recipes.base import Needs, RecipeInputs, RecipeResult
-from edgecompress.settings import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def decomposed_in_stages(
         PlanError, DataError, TrainingError: as ``decompose`` and ``finetune``.
     """
     model, parts = dense, portions(plan.layers, settings.portions)
-    shorter = replace(settings, epochs=settings.epochs // max(1, len(parts)), portions=1)
+    shorter = replace(settings, epochs=settings.epochs // max(1, len(parts)), portions=1, feature=0.0)
     for number, portion in enumerate(parts, start=1):
         own = partial_plan(model, plan, portion)
         model = decompose(model, own) if calibration is None else refit(model, own, calibration, progress=progress)
@@ -70,6 +70,7 @@ def decomposed_in_stages(
                 sample,
                 shorter,
                 teacher=dense,
+                plan=replace(plan, layers=tuple(layer for done in parts[:number] for layer in done)),
                 checkpoint=_checkpoint(folder, number),
                 what=f"fine-tune, portion {number} of {len(parts)}",
                 progress=progress,
@@ -89,3 +90,11 @@ def last_epochs(settings: FineTuning, layers: int) -> FineTuning:
     """What is left for the fine-tuning of all portions together."""
     parts = max(1, min(settings.portions, layers))
     return replace(settings, epochs=settings.epochs - (parts - 1) * (settings.epochs // parts), portions=1)
+
+
+def fitting(settings: FineTuning, plan: CompressionPlan, *, stored: bool) -> FineTuning:
+    """For the fine-tuning of all portions: codes are trained whole, and factors alone where there are any."""
+    last = last_epochs(settings, len(plan.layers))
+    if stored:
+        return replace(last, train="all")
+    return replace(last, epochs=0) if settings.train == "factors" and not plan.layers else last

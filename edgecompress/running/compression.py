@@ -28,7 +28,7 @@ from edgecompress.planning.outlook import warnings_of
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import notice
 from edgecompress.recipes.base import Recipe, RecipeInputs
-from edgecompress.recipes.staged import decomposed_in_stages, last_epochs
+from edgecompress.recipes.staged import decomposed_in_stages, fitting
 from edgecompress.running.budgeting import Planning, in_float, plan_within
 from edgecompress.running.claiming import CHECKPOINT_FILE, DECOMPOSED, RECIPE_FILE, TRAINED, forget_plan
 from edgecompress.running.keys import former_key, options_key
@@ -54,9 +54,12 @@ from edgecompress.timing.planning import Place
 
 
 def tuning_key(tuning: FineTuning) -> Json:
-    """Identifies the options of a training; a field that was renamed has its first name, as in finished folders."""
-    fields = asdict(tuning)
+    """Identifies the options of a training as in finished folders: by first names, later fields only where chosen."""
+    fields, usual = asdict(tuning), FineTuning()
     portions = fields.pop("portions")
+    for later in ("train", "train_items"):
+        if fields[later] == getattr(usual, later):
+            del fields[later]
     return {**fields, "stages": portions}
 
 
@@ -253,7 +256,7 @@ def _tuned(pipeline: Pipeline, checkpoint: Path, key: str) -> tuple[CompressionP
     done = finetune(
         model,
         pipeline.sample,
-        last_epochs(pipeline.options.tuning, len(begun.plan.layers)),
+        fitting(pipeline.options.tuning, begun.plan, stored=storage is not None),
         teacher=pipeline.teacher,
         plan=begun.plan if storage is None else None,
         checkpoint=checkpoint,

@@ -12,6 +12,7 @@ from edgecompress.files import Json
 from edgecompress.finetuning import FineTuning
 from edgecompress.finetuning.distillation import Ensemble
 from edgecompress.models import Sample
+from edgecompress.models.kinds import token_loss
 from edgecompress.planning import EVERYTHING, Scope
 from edgecompress.plans import CompressionPlan
 from edgecompress.recipes.base import Recipe
@@ -20,6 +21,9 @@ from edgecompress.settings import (
     CALIBRATION_INPUTS,
     FACTORS_LR,
     NO_RECIPE,
+    TOKENS_BATCH,
+    TOKENS_LR,
+    TOKENS_TEMPERATURE,
     USUAL_DEVICE,
     USUAL_EFFORT,
     USUAL_LR,
@@ -143,12 +147,17 @@ class Options:
 
 def tuning_defaults(sample: Sample, optimizer: OptimizerName | None = None, *, coded: bool = False) -> dict[str, Any]:
     """Fields of fine-tuning whose usual value depends on the sample, on a codec, or on the optimizer."""
-    optimizer = optimizer or ("adam" if coded else "sgd")
+    tokens = sample.kind == "tokens"
+    optimizer = optimizer or ("adam" if coded or tokens else "sgd")
     values: dict[str, Any] = {"optimizer": optimizer, "lr": FACTORS_LR if coded else USUAL_LR[optimizer]}
     if sample.splits is None:
         values["epochs"] = 0
-    if sample.loss is not nn.functional.cross_entropy:
+    if sample.loss not in (nn.functional.cross_entropy, token_loss):
         values["distill"] = 0.0
+    if tokens:
+        values |= {"batch_size": TOKENS_BATCH, "temperature": TOKENS_TEMPERATURE}
+    if tokens and not coded:
+        values |= {"train": "factors"} | ({"lr": TOKENS_LR} if optimizer == "adam" else {})
     return values | ({"weight_decay": 0.0} if coded else {}) | ({"pick": "last"} if sample.validation_seen else {})
 
 

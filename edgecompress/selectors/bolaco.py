@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecompress.errors import BudgetError
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import NO_RANK, Choice, LayerCandidates
 from edgecompress.selectors.search import Judge, Search, kinds_of
 from edgecompress.selectors.studies import Point, Sampler
-from edgecompress.settings import option
 
 LEAST, MOST, SLACK = 0.2, 1.0, 0.1
 """The range of a ratio, and how much smaller than wanted a plan may be."""

@@ -15,9 +15,10 @@ from statistics import median
 from typing import Literal, get_args
 
 from edgecompress.errors import BudgetError, PlanError
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import NO_RANK, Candidate, Choice, LayerCandidates, scored
-from edgecompress.settings import CODED_KEEP, option
+from edgecompress.settings import CODED_KEEP
 
 Of = Literal["macs", "params", "bytes", "latency"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from operator import mul
 
 from edgecompress.errors import BudgetError
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import NO_RANK, Candidate, Choice, LayerCandidates, Selector, scored
 from edgecompress.selectors.budget import Budget, Of, loss_or_error, solve_knapsack, typical_loss
-from edgecompress.settings import option
 
 USUAL_KEEP = 0.5
 ROUNDS, POWER, UNITS = 16, 3.0, 10**9

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecompress.errors import PlanError
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Choice, LayerCandidates
-from edgecompress.settings import option
 
 
 @dataclass(frozen=True, slots=True)

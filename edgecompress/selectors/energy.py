@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import PlanError
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, cheapest, of_unfoldings
-from edgecompress.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor

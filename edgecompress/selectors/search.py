@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from edgecompress.fields import option
 from edgecompress.plans import Cost
 from edgecompress.progress import notice
 from edgecompress.selectors.base import Candidate, Choice, LayerCandidates, as_known
 from edgecompress.selectors.budget import Budget
 from edgecompress.selectors.studies import Point, Range, Sampler, found, refuse_missing
-from edgecompress.settings import option
 
 MOST_KINDS = 12
 """Kinds of layers with a factor of their own: those that hold most; all others share one."""

@@ -75,7 +75,7 @@ ADDED = Columns()
 
 SELECTOR = '''
 from dataclasses import dataclass
-from edgecompress.settings import option
+from edgecompress.fields import option
 
 @dataclass(frozen=True)
 class Cheapest:
@@ -102,7 +102,7 @@ from typing import ClassVar
 from edgecompress.decomposing import decompose
 from edgecompress.planning import plan
 from edgecompress.recipes.base import Needs, RecipeResult
-from edgecompress.settings import option
+from edgecompress.fields import option
 
 @dataclass(frozen=True)
 class Scaled:

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from edgecompress.cli.display import showing_progress
-from edgecompress.cli.progressing import Lines, duration
+from edgecompress.cli.progressing import Lines
+from edgecompress.progress import duration
 from edgecompress.targets.quieting import quiet
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgecompress.decomposing import check_plan, decompose
 from edgecompress.errors import ModelError, TrainingError
-from edgecompress.finetuning import FineTuning, finetune, loop, state_digest
+from edgecompress.finetuning import FineTuning, batching, finetune, running, state_digest
 from edgecompress.finetuning.augmentation import cutout, mixed
 from edgecompress.finetuning.distillation import Distilled, FeatureDistilled, live_kernels
 from edgecompress.finetuning.loop import Objective, fit
@@ -293,8 +293,8 @@ def test_processes_take_equal_numbers_of_batches_and_every_item_once(
 ) -> None:
     seen: list[list[torch.Tensor]] = []
     for rank in range(count):
-        monkeypatch.setattr(loop, "workers", lambda rank=rank: Alone(rank, count))
-        task = loop._Task(
+        monkeypatch.setattr(batching, "workers", lambda rank=rank: Alone(rank, count))
+        task = batching.Task(
             replace(sample, augment=None),
             replace(SETTINGS, batch_size=batch_size),
             Distilled(sample, SETTINGS, None),
@@ -303,8 +303,10 @@ def test_processes_take_equal_numbers_of_batches_and_every_item_once(
             silent,
             "train",
             "last",
+            batch_size,
         )
-        seen.append([inputs[0].flatten(1) for inputs, _ in loop._training_batches(task, 1)])
+        given = batching.training_batches(task, 1, torch.Generator(), running.Within())
+        seen.append([inputs[0].flatten(1) for inputs, _ in given])
         assert len(seen[-1]) == task.steps
     items = torch.cat([rows for batches in seen for rows in batches])
     assert len(items) == task.steps * batch_size
