@@ -4,7 +4,11 @@ Rivals are the plan by times, the same with times drawn towards MACs, the same w
 at the usual multiple of ranks and at that of the runtime: which of them is best depends on the runtime, so that all are
 measured and the best is kept. What the table of times lets a plan save is not quite what its file saves; how much it is
 off is measured for each rival, which is chosen again between the files that were too slow and those that were fast
-enough.
+enough. In the end each rule offers its fastest plan of no more loss than the winner's.
+
+The table's errors are of geometries: their chains save more or less in a whole file than in place of all layers of one
+geometry, in some runtimes nothing. So the first plan by times is measured without the chains of one geometry too, and
+by all files that were measured the table is corrected by a factor for each geometry, round after round.
 
 One measurement says little of the next: a file loaded anew takes some percent more or less. So each file is loaded
 several times, all that was ever measured is pooled, and no round alone takes or refuses a plan: those that lose less
@@ -19,16 +23,15 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from edgecompress.errors import BudgetError
-from edgecompress.files import Json
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choices
 from edgecompress.timing import INSTRUCTIONS, Bench
+from edgecompress.timing.corrections import Savings, corrected, factors_of
 from edgecompress.timing.curves import Curve
-from edgecompress.timing.geometries import Chain
-from edgecompress.timing.grafting import Chosen
+from edgecompress.timing.measured import DENSE, Key, Measured, key_of
 from edgecompress.timing.pooling import Pool
-from edgecompress.timing.rivals import Asked, Rivals, Rule, chains_of, fastest_from, losses_of
+from edgecompress.timing.rivals import TIMED, Asked, Rivals, Rule, chains_of, fastest_from, fastest_within, losses_of
 
 ROUNDS, MOST_CHOICES = 16, 6
 """Of choosing and measuring; and how many plans a rule may choose."""
@@ -40,58 +43,14 @@ MARGIN = 0.01
 """Of the time that may remain: two measurements of one file differ by as much. Files are aimed so much below it."""
 CLOSE = 0.03
 """A rival that is so little below the time it may take is not chosen again; one in doubt may take so much more."""
+MOST_PROBED = 5
+"""Geometries whose chains are left out, one at a time, to see what they save."""
+GAIN = 0.05
+"""Of its loss, that a plan has to promise if it is to be tried where another of its rule is close already."""
 NUDGE, NUDGES = 0.01, 4
 """More of the dense time, or less, is requested where a rule chooses what was measured; and how often."""
 MOST_AGAIN, MOST_ABLATED = 5, 8
 """Plans that are measured again in one round; chains of the winner that are left out, one at a time."""
-
-Key = frozenset[tuple[str, Chain]]
-"""What a file is known by: the chains in it."""
-DENSE: Key = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A whole plan: the rule that made it, its expected loss, how many times as fast as dense it is, and should be.
-
-    ``asked`` is the share of the dense time that the rule was to save by the table; the ratio is pooled over ``loads``.
-    """
-
-    rule: str
-    asked: float
-    choices: Choices
-    loss: float
-    ratio: Ratio
-    predicted: float
-    loads: int = 1
-
-    @property
-    def kept(self) -> float:
-        """Of the dense time."""
-        return 1 / self.ratio.value
-
-    @property
-    def key(self) -> Key:
-        """Of its file."""
-        return key_of(chains_of(self.choices))
-
-    def to_json(self) -> Json:
-        """A JSON object."""
-        chains = chains_of(self.choices)
-        return {
-            "rule": self.rule,
-            "loss": self.loss,
-            "speedup": self.ratio.value,
-            "ci95": self.ratio.ci95,
-            "predicted": self.predicted,
-            "loads": self.loads,
-            "chains": {name: [method, *ranks] for name, (method, ranks) in chains.items()},
-        }
-
-
-def key_of(chosen: Chosen) -> Key:
-    """Equal for equal files."""
-    return frozenset(chosen.items())
 
 
 def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silent) -> tuple[Measured, list[Measured]]:
@@ -119,25 +78,47 @@ class _Loop:
     bench: Bench
     rivals: Rivals
     keep: float
-    rules: Mapping[str, Rule]
+    rules: dict[str, Rule]
     pool: Pool
     found: dict[Key, Measured] = field(default_factory=dict)
     tried: dict[str, list[tuple[float, Key]]] = field(default_factory=dict)
+    probes: dict[Key, Measured] = field(default_factory=dict)
     ablated: set[Key] = field(default_factory=set)
+    challenged: set[Key] = field(default_factory=set)
+    savings: dict[Key, Savings] = field(default_factory=dict)
 
     def goes_on(self) -> bool:
         """Choose and measure once; False where nothing new is chosen, and nothing is in doubt."""
+        self._correct()
         chosen = {rule: choices for rule in self.rules if (choices := self._chosen(rule)) is not None}
-        again, new = self._doubtful(), dict[Key, Measured]()
+        again, new = self._doubtful(), self._adds(chosen)
+        if not new and not again:
+            return self._challenges() or self._prunes()
+        self._measure([*new, *again], LOADS)
+        if len(self.tried.get(TIMED, ())) == 1 and not self.pool.exact:
+            self._probe()
+        return True
+
+    def _adds(self, chosen: Mapping[str, Asked]) -> list[Key]:
+        """What rules chose, to be measured."""
+        new = dict[Key, Measured]()
         for rule, (asked, plan) in chosen.items():
             one = self._new(rule, asked, plan)
             new.setdefault(one.key, one)
             self.tried.setdefault(rule, []).append((asked, one.key))
-        if not new and not again:
-            return self._prunes()
-        self.found |= new
-        self._measure([*new, *again], LOADS)
-        return True
+        self.found |= {key: one for key, one in new.items() if key not in self.found}
+        return list(new)
+
+    def _probe(self) -> None:
+        """Measure the first plan by times without its chains of one geometry: of those that save most by the table."""
+        ((asked, key),) = self.tried[TIMED]
+        whole = self.found[key]
+        by_geometry = self._savings(whole)
+        most = sorted(by_geometry, key=lambda geometry: -by_geometry[geometry])[:MOST_PROBED]
+        without = (self._new(TIMED, asked, self.rivals.without(geometry, whole.choices)) for geometry in most)
+        self.probes = {one.key: one for one in without if one.key not in {DENSE, *self.found}}
+        self.found |= {probe: one for probe, one in self.probes.items() if self.rivals.allows(one.choices)}
+        self._measure([key, *self.probes], LOADS)
 
     def winner(self) -> Measured:
         """The plan of least loss in time, measured once more; the next one where that shows it to be too slow."""
@@ -173,7 +154,7 @@ class _Loop:
         return next((one for one in self._by_loss() if self._in_time(one)), None)
 
     def _in_time(self, one: Measured) -> bool:
-        return one.kept <= self.keep * (1 + MARGIN)
+        return one.kept <= self.keep * (1 if self.pool.exact else 1 + MARGIN)
 
     def _is_close(self, one: Measured) -> bool:
         """In time, and no faster than it has to be."""
@@ -200,7 +181,7 @@ class _Loop:
     def _chosen(self, rule: str) -> Asked | None:
         """What the rule chooses next; None where that was measured, or one of its plans is close enough."""
         own = [self.pooled(self.found[key]) for _, key in self.tried.get(rule, ())]
-        if len(own) >= MOST_CHOICES or any(map(self._is_close, own)):
+        if len(own) >= MOST_CHOICES or (any(map(self._is_close, own)) and not self._promises(rule)):
             return None
         asked = self._curve(rule).needed(1 - self.keep * (1 - MARGIN))
         for _ in range(NUDGES):
@@ -214,6 +195,28 @@ class _Loop:
             if not 0 <= asked < 1:
                 break
         return None
+
+    def _promises(self, rule: str) -> bool:
+        """Whether the table, corrected by now, names a plan of clearly less loss than any that was measured in time."""
+        best, asked = self._first(), self._curve(rule).needed(1 - self.keep * (1 - MARGIN))
+        chosen = fastest_from(self.rules[rule], asked) if rule == TIMED else None
+        if best is None or chosen is None or key_of(chains_of(chosen[1])) in self.found:
+            return False
+        return sum(losses_of(chosen[1]).values()) < (1 - GAIN) * best.loss
+
+    def _correct(self) -> None:
+        """Mend the table of the rule by times, and what it was asked, by all that was measured."""
+        files = [self.pooled(one) for one in (self.probes | self.found).values()]
+        factors = factors_of([(self._savings(one), 1 - one.kept, one.error) for one in files])
+        self.rules[TIMED] = self.rivals.corrected(factors).timed
+        own = [key for _, key in self.tried.get(TIMED, ())]
+        self.tried[TIMED] = [(corrected(self._savings(self.found[key]), factors), key) for key in own]
+
+    def _savings(self, one: Measured) -> Savings:
+        """By the table as it was taken."""
+        if one.key not in self.savings:
+            self.savings[one.key] = self.rivals.savings(one.choices)
+        return self.savings[one.key]
 
     def _curve(self, rule: str) -> Curve:
         """What its files save, by what was requested of the table."""
@@ -234,6 +237,18 @@ class _Loop:
         series = self.bench.compared([dict(key) for key in keys], turns, loads)
         self.pool.add(dict(zip([DENSE, *keys], series, strict=True)), loads)
 
+    def _challenges(self) -> bool:
+        """Measure what other rules offer for no more loss than the winner's; False where all of that was measured."""
+        first = self._first()
+        if first is None or first.key in self.challenged:
+            return False
+        self.challenged.add(first.key)
+        offered = {rule: fastest_within(self.rules[rule], first.loss) for rule in self.rules if rule != first.rule}
+        new = {rule: one for rule, one in offered.items() if one and key_of(chains_of(one[1])) not in self.found}
+        if new:
+            self._measure([first.key, *self._adds(new)], LOADS)
+        return bool(new)
+
     def _prunes(self) -> bool:
         """Measure the winner without chains that do not pay in their place; False where all do, or that was done."""
         first = self._first()
@@ -245,6 +260,8 @@ class _Loop:
             return False
         names, reason = {name for name, _ in useless}, "its chain does not pay in its place: measured in the whole file"
         choices = {name: reason if name in names else choice for name, choice in first.choices.items()}
+        if not self.rivals.allows(choices):
+            return False
         one = self._new(first.rule, first.asked, choices)
         self.found[one.key] = one
         self._measure([one.key, first.key], LAST_LOADS)

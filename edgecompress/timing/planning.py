@@ -22,8 +22,9 @@ from edgecompress.selectors.search import Search
 from edgecompress.settings import Scope
 from edgecompress.targets import Target
 from edgecompress.timing import Bench, Timings, bench_of, timings
-from edgecompress.timing.closing import Measured, closed
+from edgecompress.timing.closing import closed
 from edgecompress.timing.geometries import Chain
+from edgecompress.timing.measured import Measured
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.rivals import Rivals
 from edgecompress.timing.stopwatches import load_here

@@ -8,7 +8,7 @@ more (empirical Bayes).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgecompress.plans import Cost, Ranks
@@ -36,6 +36,7 @@ class Prices:
         macs: the whole dense model's.
         doubt: how far off the share of MACs may be as an estimate, in shares of it.
         burden: share of its layer's dense time that a chain is counted to take more, for plans with fewer chains.
+        factors: by geometry, of what its chains save or take; 1 where there is none.
     """
 
     geometries: tuple[Geometry, ...]
@@ -44,6 +45,7 @@ class Prices:
     macs: int
     burden: float = 0.0
     doubt: float = DOUBT
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def total(self, cost: Cost) -> Cost:
         """With the dense model's time."""
@@ -63,14 +65,19 @@ class Prices:
 
     def shares(self, name: str, chains: Sequence[Chain], layer: LayerCandidates) -> list[float]:
         """Of the dense model's time, what each chain takes more than the dense layer (negative: less)."""
-        geometry = next((one for one in self.geometries if any(item.name == name for item in one.items)), None)
+        geometry = self.geometry_of(name)
         costs = {one.chain: one.cost for one in layer.candidates}
         usual = {chain: self._usual(costs[chain].macs - layer.dense.macs) for chain in chains}
         if geometry is None:
-            return [usual[chain] for chain in chains]
+            return [self.factors.get("", 1.0) * usual[chain] for chain in chains]
+        factor = self.factors.get(geometry.key, 1.0)
         known = {(one.method, one.ranks): one for one in self.timings if one.geometry == geometry.key}
         fitted = _between(known, costs)
-        return [self._drawn(known.get(chain) or fitted.get(chain), usual[chain]) for chain in chains]
+        return [factor * self._drawn(known.get(chain) or fitted.get(chain), usual[chain]) for chain in chains]
+
+    def geometry_of(self, name: str) -> Geometry | None:
+        """A layer's, if its chains can be timed."""
+        return next((one for one in self.geometries if any(item.name == name for item in one.items)), None)
 
     def _usual(self, macs: int) -> float:
         """The share of the time that so many MACs more take, about."""

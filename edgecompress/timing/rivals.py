@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -21,8 +21,15 @@ SMALL_DOUBT = 0.1
 """How far off the share of MACs may be as an estimate of time, in the rival whose times are drawn towards it."""
 STEPS = 128
 """Plans by MACs that are looked at, by a fraction of the dense model's each."""
+HALVINGS = 10
+"""Of what may be asked of a rule."""
 NEAR = 0.001
 """Of the time that may remain, so much more is requested of a rule than the fastest that it names."""
+
+LEFT_OUT = "left dense to see what layers of its geometry save: measured in the whole file"
+"""Why a layer of such a plan is dense."""
+TIMED = "latency"
+"""The rule whose table is corrected by geometry."""
 
 Rule = Callable[[float], Choices]
 """What is chosen where such a fraction of the dense time may remain by the table."""
@@ -43,9 +50,9 @@ class Rivals:
     def rules(self) -> dict[str, Rule]:
         """By name."""
         rules: dict[str, Rule] = {
-            "latency": self._timed,
-            "latency, near MACs": partial(self._timed, doubt=SMALL_DOUBT),
-            "latency, fewer chains": partial(self._timed, burden=BURDEN),
+            TIMED: self.timed,
+            "latency, near MACs": partial(self.timed, doubt=SMALL_DOUBT),
+            "latency, fewer chains": partial(self.timed, burden=BURDEN),
         }
         for multiple in sorted({USUAL, self.multiple}):
             rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, self._of_multiple(multiple), {})
@@ -53,11 +60,41 @@ class Rivals:
 
     def saving(self, choices: Choices) -> float:
         """Share of the dense time that the table of times lets chains save."""
-        by_name = {layer.name: layer for layer in self.layers}
-        shares = (self.prices.shares(name, [chain], by_name[name])[0] for name, chain in chains_of(choices).items())
-        return -sum(shares)
+        return sum(self.savings(choices).values())
 
-    def _timed(self, keep: float, **differently: float) -> Choices:
+    def savings(self, choices: Choices) -> dict[str, float]:
+        """The same by geometry."""
+        by_name, found = {layer.name: layer for layer in self.layers}, dict[str, float]()
+        for name, chain in chains_of(choices).items():
+            key = self._key_of(name)
+            found[key] = found.get(key, 0.0) - self.prices.shares(name, [chain], by_name[name])[0]
+        return found
+
+    def without(self, geometry: str, choices: Choices) -> Choices:
+        """With all layers of a geometry dense."""
+        own = {name for name in replaced(choices) if self._key_of(name) == geometry}
+        return {name: LEFT_OUT if name in own else choice for name, choice in choices.items()}
+
+    def allows(self, choices: Choices) -> bool:
+        """Whether all other limits are met."""
+        dense = {layer.name: layer.dense for layer in self.layers}
+        chosen = replaced(choices)
+        cost = sum((one.cost - dense[name] for name, one in chosen.items()), start=self.total)
+        return all(
+            getattr(cost, name) <= room for name, room in self.limits.rooms(self.total).items() if name != "time"
+        )
+
+    def _key_of(self, name: str) -> str:
+        """A layer's geometry; nothing where its chains cannot be timed."""
+        geometry = self.prices.geometry_of(name)
+        return geometry.key if geometry else ""
+
+    def corrected(self, factors: Mapping[str, float]) -> Rivals:
+        """With what chains of each geometry save by the table times a factor."""
+        return replace(self, prices=replace(self.prices, factors=factors))
+
+    def timed(self, keep: float, **differently: float) -> Choices:
+        """Of least loss where by the table so much of the dense time may remain."""
         prices = replace(self.prices, **differently)  # type: ignore[arg-type]
         layers = [prices.on(layer) for layer in self.layers]
         return replace(self.limits, time=round(keep * prices.dense)).select(layers, prices.total(self.total))
@@ -114,3 +151,19 @@ def fastest_from(rule: Rule, asked: float) -> Asked | None:
             if not asked > 0:
                 break
     return None
+
+
+def fastest_within(rule: Rule, loss: float) -> Asked | None:
+    """What a rule chooses for the most that it can be asked within a loss; None where it names no such plan."""
+    low, high, found = 0.0, 1.0, None
+    for _ in range(HALVINGS):
+        asked = (low + high) / 2
+        try:
+            choices: Choices | None = rule(1 - asked)
+        except BudgetError:
+            choices = None
+        if choices is not None and sum(losses_of(choices).values()) <= loss:
+            low, found = asked, (asked, choices)
+        else:
+            high = asked
+    return found

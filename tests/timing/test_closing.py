@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +18,12 @@ from edgecompress.selectors.base import Candidate, LayerCandidates
 from edgecompress.selectors.ceilings import Ceilings
 from edgecompress.timing import Bench
 from edgecompress.timing.closing import MOST_CHOICES, closed
+from edgecompress.timing.geometries import Geometry
 from edgecompress.timing.grafting import Chosen
+from edgecompress.timing.measured import key_of
 from edgecompress.timing.prices import Prices
-from edgecompress.timing.rivals import Rivals, chains_of, losses_of
+from edgecompress.timing.rivals import Rivals, chains_of, fastest_within, losses_of
+from tests.covering import slow
 
 LAYERS, MACS, OTHERS = 12, 1000, 600
 TOTAL = Cost(LAYERS * MACS + OTHERS, LAYERS * MACS + OTHERS, 4 * (LAYERS * MACS + OTHERS))
@@ -204,9 +208,67 @@ def test_chance_alone_leaves_no_chain_out() -> None:
         assert not [why for why in best.choices.values() if isinstance(why, str) and "does not pay in its place" in why]
 
 
-def test_other_limits_are_kept_too() -> None:
+GROUPS = tuple(
+    Geometry(
+        f"group {at}", tuple(cast("Any", SimpleNamespace(name=f"layer{one}")) for one in range(4 * at, 4 * at + 4))
+    )
+    for at in range(3)
+)
+"""Of the layers, four each."""
+
+
+def of_groups(limits: Ceilings | None = None) -> Rivals:
+    """As ``rivals``; layers have one of three geometries."""
+    usual = rivals(limits=limits)
+    return replace(usual, prices=replace(usual.prices, geometries=GROUPS))
+
+
+def by_group(*efficiencies: float) -> Callable[[str, float], float]:
+    """The chains of each geometry save another share of what they save in MACs."""
+    return lambda name, saved: efficiencies[int(name[5:]) // 4] * saved
+
+
+MISPRICED = [((-0.2, 0.7, 1.0), 0.65), ((1.0, 0.7, -0.2), 0.65), ((-0.2, 0.7, 1.0), 0.8), ((1.0, 0.7, -0.2), 0.8)]
+
+
+def least_loss(law: Callable[[str, float], float], keep: float) -> float:
+    """Of a plan in time, by a table that knows the law."""
+    layers = []
+    for own in rivals().layers:
+        saved = [round(1e6 * law(own.name, 1 - c.cost.macs / MACS) * MACS / TOTAL.macs) for c in own.candidates]
+        most = max(0, *saved)
+        timed = [replace(c, cost=replace(c.cost, time=most - s)) for c, s in zip(own.candidates, saved, strict=True)]
+        layers.append(replace(own, candidates=tuple(timed), dense=replace(own.dense, time=most)))
+    limits = Ceilings(keep=keep, of="latency", time=round(1e6 * keep))
+    return sum(losses_of(limits.select(layers, replace(TOTAL, time=1_000_000))).values())
+
+
+@pytest.mark.parametrize("case", [*MISPRICED[:2], *slow(MISPRICED[2:])])
+def test_geometries_whose_chains_save_nothing_in_whole_files_are_left_dense(
+    case: tuple[tuple[float, ...], float],
+) -> None:
+    """Without a factor for each geometry what is taken loses two to three times as much."""
+    efficiencies, keep = case
+    law = by_group(*efficiencies)
+    model = Noisy(law, seed=1)
+    best, _ = closed(cast("Bench", model), of_groups(), keep)
+    assert model.kept(chains_of(best.choices)) <= keep * (1 + OVER)
+    assert best.loss <= least_loss(law, keep) * 1.4
+    useless = efficiencies.index(min(efficiencies))
+    assert not [name for name in chains_of(best.choices) if int(name[5:]) // 4 == useless]
+
+
+def test_what_other_rules_offer_for_no_more_loss_is_measured_too() -> None:
+    best, found = closed(cast("Bench", Noisy(LAWS[1], seed=0)), of_groups(), 0.65)
+    for name, rule in of_groups().rules().items():
+        offered = fastest_within(rule, best.loss)
+        assert offered is None or not name.startswith("MACs") or key_of(chains_of(offered[1])) in {o.key for o in found}
+
+
+@pytest.mark.parametrize("law", [lambda _, saved: 0.7 * saved, by_group(1.0, 0.7, -0.2)])
+def test_other_limits_are_kept_too(law: Callable[[str, float], float]) -> None:
     limits = Ceilings(keep=0.7, of="latency", max_macs=4000)
-    best, found = run(Model(lambda _, saved: 0.7 * saved), 0.7, limits=limits)
+    best, found = closed(cast("Bench", Model(law)), of_groups(limits), 0.7)
     layers = {one.name: one for one in rivals().layers}
     for one in [best, *found]:
         chosen = [(layers[name].dense, c) for name, c in one.choices.items() if isinstance(c, Candidate)]
