@@ -229,10 +229,29 @@ def _sample_of(artifact: Artifact, model: str | None, *, trust: bool) -> Sample:
     if given is not None and given.plan == artifact.plan:
         return given
     try:
-        recorded = resolve_recorded(artifact.source, str(artifact.path), trust=trust, above=(artifact.path,))
+        recorded = resolve_recorded(artifact.source, str(artifact.path), trust=trust, above=_above(artifact))
     except ModelError as error:
         raise ModelError(f"{error}; or say where its model is now with --model") from error
     return recorded if given is None else replace(given, build=recorded.build, plan=recorded.plan)
+
+
+def _above(artifact: Artifact) -> tuple[Path, ...]:
+    """What has to bear a seal for the code of an artifact to run: the compressed-model folder that it lies in.
+
+    Where the artifact names that folder, or what the folder names, nothing runs that the folder itself would not run as
+    MODEL; where it names anything else, nothing has a seal.
+    """
+    from edgecompress.errors import FileError
+    from edgecompress.sources.compressed_folder import MODEL_FILE, Recorded
+
+    folder = artifact.path.parent.resolve()
+    try:
+        source = Recorded.load(folder / MODEL_FILE).source
+    except FileError:
+        return (artifact.path,)
+    if artifact.source == str(folder):
+        return ()  # it proves itself
+    return (folder,) if artifact.source == source else (artifact.path,)
 
 
 def _verified(item: Verified) -> dict[str, Any]:

@@ -220,8 +220,9 @@ def in_batches(inputs: Inputs, batch: int) -> Iterator[Inputs]:
 
 
 def origin(dataset: Dataset[Any]) -> str:
-    """Where the data comes from, in words, for reports."""
-    return str(getattr(dataset, "origin", type(dataset).__name__))
+    """Where the data comes from, in words, for reports: the user's own, or the type of the user's dataset."""
+    given = dataset.dataset if isinstance(dataset, Split) else dataset
+    return str(getattr(given, "origin", type(given).__name__))
 
 
 def calibration_inputs(dataset: Dataset[Any], count: int, seed: int) -> Inputs:

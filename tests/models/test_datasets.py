@@ -53,6 +53,12 @@ def test_a_part_has_no_ways_that_the_whole_has_not() -> None:
         assert not hasattr(part, "perplexity")
 
 
+def test_a_dataset_that_does_not_say_where_it_comes_from_is_of_the_users_type() -> None:
+    for dataset, words in ((TensorDataset(INPUTS, TARGETS), "TensorDataset"), (Batched(), "ours"), (ITEMS, "list")):
+        assert origin(dataset) == words
+        assert origin(Split("net", "data('test')", dataset)) == words
+
+
 class Unlabelled(Batched):
     """Has the inputs of a batch alone, too."""
 

@@ -9,10 +9,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from torch import Tensor, nn
 
+from edgecompress.artifacts import Artifact
+from edgecompress.cli.exporting import _sample_of
 from edgecompress.decomposing import decompose
 from edgecompress.errors import EdgeCompressError, ModelError
 from edgecompress.planning import plan
@@ -160,6 +164,33 @@ def test_a_received_folder_borrows_no_seal(project: Path, tmp_path: Path) -> Non
         changed = document | {"source": str(small), "seal": seal}
         (received / MODEL_FILE).write_text(json.dumps(changed))
         refused(received)
+
+
+def test_files_exported_into_a_folder_compressed_here_are_verified_without_trust(project: Path, tmp_path: Path) -> None:
+    """As `run` writes them: one was made from the folder, the other from what the folder names. No other file is."""
+    small = compressed(project / "net.py", tmp_path / "small")
+    (tmp_path / "hostile.py").write_text(HOSTILE + MAIN)
+
+    def sample_of(file: Path, source: Path) -> Any:
+        forget_all(tmp_path)
+        return _sample_of(
+            cast("Artifact", SimpleNamespace(path=file, source=str(source), plan=None)), None, trust=False
+        )
+
+    assert sample_of(small / "model.onnx", small).plan is not None
+    assert sample_of(small / "dense.onnx", project / "net.py").plan is None
+    for file, source in (
+        (small / "model.onnx", tmp_path / "hostile.py"),
+        (tmp_path / "received.onnx", small),
+        (tmp_path / "received.onnx", project / "net.py"),
+    ):
+        with pytest.raises(ModelError, match=r"whose code must run to rebuild it.*add --trust.*or say where"):
+            sample_of(file, source)
+    changed_main(project, small)
+    for name, source in (("model.onnx", small), ("dense.onnx", project / "net.py")):
+        with pytest.raises(ModelError, match=r"has changed since you compressed it here"):
+            sample_of(small / name, source)
+    assert not Path("RAN").exists()
 
 
 @pytest.mark.parametrize(
