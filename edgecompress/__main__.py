@@ -11,24 +11,29 @@ if sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 - before anything is i
 import signal
 from types import FrameType
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, STOPPED = 130, 128
+"""Exit codes: of Ctrl-C; of another signal, with its number added."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    got: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        """End as by Ctrl-C: files are cleaned up, and nothing takes it for an error or for sys.exit() of user code."""
+        got.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):  # killed; its terminal was closed
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(number, stop)
     try:
         from edgecompress.cli import run_command_line
 
         code = run_command_line()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    sys.exit(code)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """End by an exception, so that child processes and half-written files are cleaned up."""
-    raise SystemExit(TERMINATED)
+    sys.exit(STOPPED + got[0] if got else code)
 
 
 if __name__ == "__main__":

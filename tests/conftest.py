@@ -129,6 +129,7 @@ def pytest_collection_finish() -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.pop("EDGECOMPRESS_DATA", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores, and all it starts
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup does
     if "PYTEST_XDIST_WORKER" in os.environ:
         split_off_from_here()
     else:

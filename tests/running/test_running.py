@@ -144,6 +144,16 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_killed_or_loses_its_terminal_cleans_up(
+    tiny_file: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    """What ends by an exception removes its half-written files and temporary folders, and ends its children."""
+    stopped = interrupted("score the dense", how, "compress", tiny_file, *TRAINING, "-o", tmp_path)
+    assert stopped.code == 128 + how, stopped.err
+    assert "Traceback" not in stopped.err
+
+
 @pytest.mark.slow
 def test_a_run_stopped_while_measuring_goes_on_to_the_same_files(
     tiny_file: Path, tmp_path: Path, finished: tuple[Path, dict[str, object]]
