@@ -163,7 +163,9 @@ class Artifact:
             raise FileError.not_exported(path)
         facts = facts_path(path)
         if not facts.is_file():
-            raise FileError(f"{path}: {facts.name} is not beside it; only files written by `edgecompress export` do")
+            raise FileError(
+                f"{path}: no exported file, or {facts.name} is not beside it; `edgecompress export` writes both"
+            )
         artifact = _from_json(facts, path)
         for file, digest in zip(artifact.files, (artifact.sha256, *artifact.parts.values()), strict=True):
             if not file.exists() or sha256(file) != digest:

@@ -6,8 +6,10 @@ Commands import the stages when they run, so that ``--help`` does not wait for t
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -52,8 +54,8 @@ Example:
 def group() -> None:
     """Make a PyTorch model ready for phones and small boards, and prove the gain.
 
-    MODEL is a sample (see `edgecompress list samples`), file.py, file.py:name, package.module:name, or a
-    compressed-model folder.
+    MODEL is a sample (see `edgecompress list samples`), file.py, file.py:name, file.onnx, file.pt2,
+    package.module:name, or a compressed-model folder.
     """
 
 
@@ -109,6 +111,21 @@ def _unexpected(error: Exception) -> int:
     return DEFECT
 
 
+def _refused_by_system(error: OSError) -> int:
+    """What the operating system said, of which file; where a disk is full it may be that of temporary files."""
+    said = (error.strerror or str(error)).lower()
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        place = tempfile.gettempdir()
+        click.echo(
+            f"error: a temporary file in {place}, or the output: {said}; free some space, or name another folder for "
+            "temporary files: TMPDIR=FOLDER edgecompress ...",
+            err=True,
+        )
+    else:
+        click.echo(f"error: {error.filename or 'writing the output'}: {said}", err=True)
+    return 2
+
+
 def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one return an exit code
     """Run and return the exit code; every error is one message on stderr, never a traceback."""
     try:
@@ -126,10 +143,7 @@ def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR091
         sys.stderr.close()
         return 1
     except OSError as error:
-        click.echo(
-            f"error: {error.filename or 'writing the output'}: {(error.strerror or str(error)).lower()}", err=True
-        )
-        return 2
+        return _refused_by_system(error)
     except Exception as error:  # the last resort
         return _unexpected(error)
     return result if isinstance(result, int) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,13 @@ class LocalSession:
         return str(files[0].resolve())
 
     def run(self, argv: Sequence[str], *, timeout_s: float) -> str:
-        """A child process without a shell; killed when it takes too long or this process is interrupted."""
-        return checked(self.name, argv, run_command(self.name, argv, timeout_s=timeout_s))
+        """A child process without a shell; killed when it takes too long or this process is interrupted.
+
+        Its temporary files are in a folder that goes with it: what is killed removes none.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgecompress-", ignore_cleanup_errors=True) as folder:
+            environment = {**os.environ, "TMPDIR": folder}
+            return checked(self.name, argv, run_command(self.name, argv, timeout_s=timeout_s, environment=environment))
 
     def facts(self) -> Json:
         """The kernel's architecture."""

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecompress.cli import run_command_line
+from edgecompress.cli import group, run_command_line
 
 GOOD = """import torch
 from torch import nn
@@ -166,3 +168,19 @@ def test_a_mistake_ends_in_one_line(
 
 def test_there_are_sixty() -> None:
     assert len(MISTAKES) >= 60
+
+
+def test_a_full_disk_of_temporary_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python names no file where writing fails; an export writes gigabytes where temporary files go."""
+
+    def full(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(group, "main", full)
+    assert run_command_line(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: a temporary file in {tmp_path}, or the output: no space left on device; free some")
+    assert "TMPDIR=" in said

@@ -137,7 +137,8 @@ def test_code_that_fixes_the_batch_gets_a_file_for_one_item_and_all_that_follows
     artifact = export(sample.model(), sample, tmp_path)
     assert artifact.inputs[0].shape == (1, 12)
     assert [parity.batch for parity in artifact.parity] == [1]
-    assert artifact.notices == ("takes batches of 1 only: the model's code fixes the batch size",)
+    words = "takes batches of 1 only: the model's code fixes the batch size, as len(x) does and x.shape[0] does not"
+    assert artifact.notices == (words,)
     assert Artifact.load(artifact.path) == artifact
     assert verify(artifact, sample).parity == artifact.parity
     assert profile(artifact.path, Local(), runs=5, seconds=0.01).batch == 1

@@ -205,7 +205,7 @@ def _refuse_fixed(proto: onnx.ModelProto, job: Job) -> None:
         fact = "the model's code fixes the length of sequences"
         raise LengthError(fact, fact=fact)
     if job.batch is None and any(isinstance(shape[0], int) for shape in shapes):
-        fact = "the model's code fixes the batch size"
+        fact = "the model's code fixes the batch size, as len(x) does and x.shape[0] does not"
         raise BatchError(fact, batch=1, fact=fact)
 
 
