@@ -39,6 +39,8 @@ from edgecompress.progress import silent as quiet
 from edgecompress.scoring import score_on
 from edgecompress.settings import FineTuning, SelectEpoch
 
+UNSEEN_S = 5.0
+"""A score that takes longer is seen in progress."""
 LONG_S = 120.0
 """A training that will take longer is announced with its length, once a step is known to take."""
 
@@ -151,8 +153,12 @@ def _score(run: Run, task: Task) -> float:
             outputs = run.judged.eval()(*(tensor.to(device) for tensor in inputs))
         return mapped(outputs, lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf)
 
+    def listen(_name: str, done: int, total: int, detail: str) -> None:
+        if time.monotonic() - began > UNSEEN_S:
+            task.progress(f"{task.what}, validation", done, total, detail)
+
     began = time.monotonic()
-    found = workers().shared(lambda: score_on(predict, task.sample, task.validation))
+    found = workers().shared(lambda: score_on(predict, task.sample, task.validation, progress=listen))
     run.scoring_s = time.monotonic() - began
     return found
 

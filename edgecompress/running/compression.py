@@ -189,8 +189,8 @@ def factorize(pipeline: Pipeline, storage: Storage) -> Done:
 def train_recipe(pipeline: Pipeline, recipe: Recipe) -> Done:
     """``plan.json`` and ``decomposed/`` by training."""
     options, checkpoint = pipeline.options, pipeline.folder / RECIPE_FILE
-    # averaged weights and portions belong to the fine-tuning
-    tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, portions=1)
+    # averaged weights, portions and which weights are trained belong to the fine-tuning
+    tuning = replace(options.tuning, epochs=options.recipe_epochs, ema=0.0, portions=1, train="all")
 
     def key(recipe_key: object, selector_key: object) -> list[object]:
         settings = [recipe_key, selector_key, repr(options.scope), tuning_key(tuning)]
@@ -268,7 +268,7 @@ def _tuned(pipeline: Pipeline, checkpoint: Path, key: str) -> tuple[CompressionP
 
 def store(pipeline: Pipeline, tuned: Done, storage: Storage) -> Done:
     """``model.ectk``: the factors of ``trained/`` rounded, trained on and coded; the folder is then a MODEL."""
-    checkpoint, tuning = pipeline.folder / CHECKPOINT_FILE, pipeline.options.tuning
+    checkpoint, tuning = pipeline.folder / CHECKPOINT_FILE, replace(pipeline.options.tuning, train="all")
 
     def work() -> Json:
         begun = rebuilt(pipeline.sample, pipeline.tuned_folder)

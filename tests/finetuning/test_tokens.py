@@ -205,7 +205,18 @@ def test_a_long_training_says_its_length_beforehand(
     finetune(small, sample, SETTINGS, teacher=dense, plan=made)
     assert "note" not in capsys.readouterr().err
     monkeypatch.setattr(loop, "LONG_S", 0.0)
-    finetune(small, sample, SETTINGS, teacher=dense, plan=made, what="tune tokens")
+    monkeypatch.setattr(loop, "UNSEEN_S", 0.0)
+    seen = list[tuple[str, int, int]]()
+    finetune(
+        small,
+        sample,
+        SETTINGS,
+        teacher=dense,
+        plan=made,
+        what="tune tokens",
+        progress=lambda name, done, total, _: seen.append((name, done, total)),
+    )
+    assert seen.count(("tune tokens, validation", 64, 64)) == 3
     said = capsys.readouterr().err
     assert "tune tokens: about " in said
     assert "2 epochs of 8 steps" in said
@@ -294,3 +305,36 @@ def test_the_whole_line_trains_the_factors_of_tokens_by_itself(language: tuple, 
     assert torch.equal(ours.embedding.weight, dense.embedding.weight)
     assert torch.equal(ours.norm.weight, dense.norm.weight)
     assert {layer.name for layer in CompressionPlan.load(tmp_path / "plan.json").layers} == {"wide", "narrow"}
+
+
+def architecture(name: str) -> nn.Module:
+    """A tiny one of transformers."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {
+        "Llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+        "GPT2": {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "resid_pdrop": 0.0},
+    }
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "use_cache": False, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(vocab_size=VOCABULARY, **sizes[name], **ends)
+    built: nn.Module = getattr(transformers, f"{name}{'ForCausalLM' if name == 'Llama' else 'LMHeadModel'}")(config)
+    return built.eval()
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+def test_factors_of_known_architectures_learn(name: str) -> None:
+    tokens, mask, _ = texts("train")[:2]
+    example = {"input_ids": tokens, "attention_mask": mask}
+    built = architecture(name)
+    sample = Sample("tiny", "tiny", lambda: built, example, texts, outputs="tokens")  # type: ignore[arg-type]
+    dense = sample.model()
+    made = plan(dense, sample.inputs, Budget(0.7, "params"), multiple=1, methods=("svd",))
+    small, factors = decompose(dense, made), tuple(f"{layer.name}." for layer in made.layers)
+    assert len(factors) > 2
+    settings = replace(SETTINGS, distill=1.0, epochs=3, lr=0.01, pick="last")
+    done = finetune(small, sample, settings, teacher=dense, plan=made)
+    assert done.history[-1].loss < 0.5 * done.history[0].loss
+    before = small.state_dict()
+    moved = {name for name, now in done.model.state_dict().items() if not torch.equal(now, before[name])}
+    assert moved
+    assert all(name.startswith(factors) for name in moved)
