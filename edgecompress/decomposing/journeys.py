@@ -104,6 +104,13 @@ class Journey:
             self._gave[event.layer, event.is_sum] = event
         return self._gave.get((layer, is_sum))
 
+    def unchanged(self, layer: str, arrival: Arrival | None) -> bool:
+        """Is it given in the compressed model what it is given in the dense one, and nothing to make up for?"""
+        gave = self.gave(layer)
+        if gave is None or arrival is None or arrival.shortcut is not None:
+            return False
+        return torch.equal(gave.given, arrival.given)
+
     def forget(self, layer: str) -> None:
         """The layer is done."""
         self._gave.pop((layer, False), None)

@@ -70,6 +70,7 @@ def refit(
     calibration: Calibration | Any,
     *,
     asymmetric: bool = True,
+    shortcuts: bool = True,
     progress: Progress = silent,
 ) -> nn.Module:
     """``dense`` decomposed by ``plan``, its factors fitted to what its layers give on the calibration inputs.
@@ -83,6 +84,7 @@ def refit(
         calibration: unlabelled inputs, or what :class:`Calibration` takes; ``used_inputs`` of them are used.
         asymmetric: fit each layer on what the layers before it deliver in the compressed model; False: on the dense
             model's own inputs.
+        shortcuts: fit each also to what the shortcut that its output is added to lacks, where it is asymmetric.
         progress: is called for each layer.
 
     Returns:
@@ -93,7 +95,7 @@ def refit(
         ModelError: the model does not run on the calibration inputs, or a layer gives NaN or infinity.
     """
     given = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    return copied(_refitted(dense, plan, given, (asymmetric,), progress)[asymmetric])
+    return copied(_refitted(dense, plan, given, (asymmetric,), progress, shortcuts=shortcuts)[asymmetric])
 
 
 def refit_both_ways(
@@ -117,7 +119,13 @@ def used_inputs(dense: nn.Module, calibration: Calibration) -> Inputs:
 
 
 def _refitted(
-    dense: nn.Module, plan: CompressionPlan, calibration: Calibration, ways: tuple[bool, ...], progress: Progress
+    dense: nn.Module,
+    plan: CompressionPlan,
+    calibration: Calibration,
+    ways: tuple[bool, ...],
+    progress: Progress,
+    *,
+    shortcuts: bool = True,
 ) -> dict[bool, nn.Module]:
     dense = adapted(dense, plan.adapters)
     calibration.check(dense)
@@ -130,7 +138,7 @@ def _refitted(
     names, inputs = tuple(planned), used_inputs(dense, calibration)
     metrics = calibration.output_metrics(dense, names, len(inputs[0]))
     done: list[str] = []
-    runs, changes_inputs = rehearsed(dense, few, names)
+    runs, changes_inputs = rehearsed(dense, few, names, shortcuts=shortcuts)
     known = {name: of for name, of in runs.items() if fittable(dense.get_submodule(name), planned[name].method)}
     models = Models(dense, changed[ways[0]], known, done, ways[0], changes_inputs)
     for name in runs.keys() - known.keys():
@@ -226,7 +234,7 @@ class _Refit:
 
     def _ways(self, name: str, arrivals: Mapping[Journey, Arrival | None]) -> dict[bool, list[nn.Module]]:
         """The models whose chains are fitted in each way: all in one where the layer is given the same in both."""
-        if all(_unchanged(journey, name, arrival) for journey, arrival in arrivals.items()):
+        if all(journey.unchanged(name, arrival) for journey, arrival in arrivals.items()):
             return {False: list(self.changed.values())}
         return {way: [model] for way, model in self.changed.items()}
 
@@ -304,14 +312,6 @@ class _Refit:
             running_mean = changed.get_submodule(self.models.layers[name].norm).running_mean
             assert isinstance(running_mean, Tensor)
             running_mean.sub_(mean)
-
-
-def _unchanged(journey: Journey, name: str, arrival: Arrival | None) -> bool:
-    """Is the layer given in the compressed model what it is given in the dense one, and nothing to make up for?"""
-    gave = journey.gave(name)
-    if gave is None or arrival is None or arrival.shortcut is not None:
-        return False
-    return torch.equal(gave.given, arrival.given)
 
 
 def _refuse_infinite(name: str, output: Tensor) -> None:

@@ -31,10 +31,12 @@ class Known:
     """Does a batch norm that reads the output norm the layer's own channels?"""
 
 
-def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Known], bool]:
+def rehearsed(
+    model: nn.Module, inputs: Inputs, names: Sequence[str], *, shortcuts: bool = True
+) -> tuple[dict[str, Known], bool]:
     """What is known of those of the layers ``names`` that run once for an input, in their order.
 
-    And whether the model changes what it is given in place.
+    And whether the model changes what it is given in place. Without ``shortcuts`` sums are left out.
     """
     known: dict[str, Known] = {}
     reads, alive = Counter[str](), _Alive(model)
@@ -47,7 +49,7 @@ def rehearsed(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[d
             known[call.name] = Known(alive.bytes() // len(inputs[0]), normed=normed)
 
     def summed(name: str, norm: str, _own: Tensor, _other: Tensor) -> None:
-        if known[name].normed or not norm:
+        if shortcuts and (known[name].normed or not norm):
             known[name].sums = True
 
     def normed(name: str, norm: str) -> None:

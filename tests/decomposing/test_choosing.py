@@ -8,7 +8,7 @@ from torch import nn
 
 from edgecompress.calibrating import MOST_HELD, Calibration
 from edgecompress.calibrating.trials import outputs_apart
-from edgecompress.decomposing import decompose, fill_from
+from edgecompress.decomposing import choosing, decompose, fill_from
 from edgecompress.decomposing.choosing import refit_nearest
 from edgecompress.decomposing.hollow import hollow, is_hollow
 from edgecompress.decomposing.refitting import MOST_INPUTS, refit, refit_both_ways
@@ -74,3 +74,35 @@ def test_chains_take_no_memory_before_they_are_fitted() -> None:
     assert not any(is_hollow(p) for p in chain.parameters())
     whole = decompose(model, made).get_submodule(made.layers[0].name)
     assert all(map(torch.equal, chain.state_dict().values(), whole.state_dict().values()))
+
+
+class Residual(nn.Module):
+    """Layers whose outputs are added to what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(x + layer(x))
+        return x
+
+
+@pytest.mark.parametrize("third", [0.1, 0.9])
+def test_where_the_asymmetric_one_is_farther_it_is_tried_without_shortcuts(
+    monkeypatch: pytest.MonkeyPatch, third: float
+) -> None:
+    model, inputs = Residual().eval(), (torch.randn(MOST_INPUTS + MOST_HELD, 16),)
+    calibration = Calibration(inputs, classes=False)
+    made = plan(model, inputs, Budget(0.5), multiple=2)
+    few = Calibration(calibration.fitting, classes=False)
+    said = iter([[0.6, 0.5], [third]])
+    monkeypatch.setattr(choosing, "outputs_apart", lambda *_args, **_kwargs: next(said))
+    chosen, asymmetric = refit_nearest(model, made, calibration)
+    assert asymmetric is (third < 0.5)
+    wanted = refit(model, made, few, asymmetric=asymmetric, shortcuts=False)
+    assert all(map(torch.equal, chosen.state_dict().values(), wanted.state_dict().values()))
+    with_shortcuts = refit(model, made, few)
+    assert not all(map(torch.equal, with_shortcuts.state_dict().values(), wanted.state_dict().values()))
