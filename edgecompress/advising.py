@@ -1,4 +1,4 @@
-"""What low rank can reach in a model, and what int8 buys of its time: for nets in which low rank buys little."""
+"""What low rank can reach in a model, and what int8 buys of its time instead."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import edgecompress as ec
 from edgecompress.advising import Int8, Reach, measured_int8, reach_of
-from edgecompress.cli.advice import int8_sentence, reach_sentences
 from edgecompress.planning import EVERYTHING, survey
+from edgecompress.running.advice import int8_sentence, reach_sentences
 
 
 def separable() -> nn.Module:

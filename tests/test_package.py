@@ -141,7 +141,7 @@ def test_a_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> 
     script, python = (installed / "venv" / "bin" / name for name in ("edgecompress", "python"))
     lenet = edgecompress.resolve("lenet5")
     file = edgecompress.export(lenet.model(), dataclasses.replace(lenet, splits=None), tmp_path / "out").path
-    for line in (["inspect", "lenet5"], ["bundle", file, "-o", "app"]):
+    for line in (["plan", "lenet5", "--calibrate", "0"], ["bundle", file, "-o", "app"]):
         done = subprocess.run([script, *line], cwd=tmp_path, capture_output=True, text=True, check=False, env=ALONE)
         assert done.returncode == 0, done.stderr
     code = "from edgecompress.targets.runtimes import bench_script as b; b().stat(); import edgecompress as e"

@@ -169,11 +169,6 @@ def _text(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else shown(str(cell))
 
 
-def percent(part: float, whole: float) -> str:
-    """``part`` of ``whole`` in percent."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
 @contextlib.contextmanager
 def showing_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
     """A listener for long work: bars with ETA on a terminal, else a line every few seconds.
@@ -228,6 +223,8 @@ class _Bars:
 
 def print_before_after(made: Compression) -> None:
     """Accuracy and cost before and after, as a table."""
+    from edgecompress.reporting.numbers import percent
+
     dense, small = made.cost
     rows: list[tuple[object, ...]] = [
         (name, before, after, f"{percent(after, before)} kept")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.advice import int8_sentence, reach_sentences
 from edgecompress.cli.commands import Command
 from edgecompress.cli.display import print_json, print_table, say, showing_progress
 from edgecompress.cli.options import json_option, trust_option
@@ -39,9 +38,10 @@ TABLES = (
 def inspect(model: str, trust: bool, as_json: bool) -> None:
     """Show layers, parameters and MACs, which methods can decompose each layer, and what low rank can reach.
 
-    Where low rank usually buys little (tiny nets, 1x1 beside depthwise convolutions) int8 is measured, in seconds.
+    What int8 buys instead is measured on this machine, where that takes seconds.
     """
     from edgecompress.costs import cost
+    from edgecompress.running.advice import int8_sentence, reach_sentences
     from edgecompress.sources import resolve
 
     sample = resolve(model, trust=trust)
@@ -67,7 +67,7 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
 
 
 def _advice(built: nn.Module, sample: Sample) -> tuple[Reach | None, Int8 | str]:
-    """What low rank can reach; and what int8 buys where that is little, as far as it takes seconds.
+    """What low rank can reach; and what int8 buys instead, as far as it takes seconds.
 
     Nothing for a model that no plan can be made of: `plan` says why.
     """
@@ -79,7 +79,7 @@ def _advice(built: nn.Module, sample: Sample) -> tuple[Reach | None, Int8 | str]
         reach = reach_of(survey(built, sample.inputs, EVERYTHING), EVERYTHING)
     except EdgeCompressError:
         return None, ""
-    if not (reach.separable or reach.tiny) or reach.macs < LEAST_MACS:
+    if reach.macs < LEAST_MACS:
         return reach, ""
     if reach.macs > MOST_MACS:
         return reach, "it would take longer than some seconds: see `export --quantize int8` and `profile --baseline`"

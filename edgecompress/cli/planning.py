@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecompress.cli.advice import reach_sentences
 from edgecompress.cli.building import methods_from, place_from, scope_from, selector_from, storage_from, usual_selector
 from edgecompress.cli.commands import Command
-from edgecompress.cli.display import complain, percent, print_json, print_table, say, showing_progress
+from edgecompress.cli.display import complain, print_json, print_table, say, showing_progress
 from edgecompress.cli.options import (
     calibrate_option,
     core_options,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from edgecompress.cli.building import Given
     from edgecompress.files import Json
     from edgecompress.models import Sample
-    from edgecompress.planning import Survey
     from edgecompress.plans import CompressionPlan
     from edgecompress.selectors import Selector
 
@@ -127,22 +125,10 @@ def planned(sample: Sample, built: nn.Module, by: Storage | Selector, scope: Sco
         layers = {"include": scope.include, "exclude": scope.exclude}
         return plan_storage(built, sample.inputs, by, **layers, name=sample.name)
     seen = survey(built, sample.inputs, scope)
-    _warn_of_little(seen, scope)
     calibration = _calibration(sample, given["calibrate"], given["seed"] or 0) if by.weighs_losses else None
     with showing_progress() as progress:
         wanted = Planning(seen, scope, sample, place_from(given), calibration, progress=progress)
         return plan_within(wanted, by)
-
-
-def _warn_of_little(seen: Survey, scope: Scope) -> None:
-    """Before any long work: what can be reached in a net in which low rank usually buys little."""
-    from edgecompress.advising import reach_of
-
-    reach = reach_of(seen, scope)
-    if reach.separable or reach.tiny:
-        for sentence in reach_sentences(reach):
-            complain(f"note: {sentence}")
-        complain("note: `edgecompress inspect MODEL` measures what int8 buys, in seconds")
 
 
 def check_plan_file(output: Path, model: str, *, force: bool) -> None:
@@ -223,6 +209,8 @@ def _times(macs: int | None, planned: int | None) -> str | None:
 
 def print_plan(made: CompressionPlan, layers: list[Json]) -> None:
     """Every layer in a table, and what the plan keeps."""
+    from edgecompress.reporting.numbers import percent
+
     rows = [
         (
             layer["name"],

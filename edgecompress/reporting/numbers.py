@@ -38,6 +38,11 @@ def _scaled(value: float, prefixes: Sequence[str]) -> str:
     return f"{number} {prefixes[step]}".strip()
 
 
+def percent(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
 def count_text(value: float) -> str:
     """A count with a decimal prefix."""
     return _scaled(value, ("", "k", "M", "G", "T"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from edgecompress.advising import MOST_MACS, measured_int8
+from edgecompress.advising import MOST_MACS, measured_int8, reach_of
 from edgecompress.calibrating import Calibration, recalibrate_if_better
 from edgecompress.decomposing import decompose
 from edgecompress.decomposing.choosing import refit_nearest
@@ -17,6 +17,7 @@ from edgecompress.models import Sample
 from edgecompress.planning import Survey, assembled, choose, refuse_out_of_reach, weighed_choices
 from edgecompress.plans import CompressionPlan
 from edgecompress.progress import Progress, notice, silent
+from edgecompress.running.advice import reach_sentences
 from edgecompress.scoring import score
 from edgecompress.selectors import Selector
 from edgecompress.selectors.ceilings import Ceilings, needs_scores, needs_times
@@ -56,7 +57,7 @@ class Planning:
 
 
 def plan_within(given: Planning, selector: Selector) -> CompressionPlan:
-    """The plan by a selector, whatever its budgets are of.
+    """The plan by a selector, whatever its budgets are of; said before, where low rank usually buys little.
 
     Where ``max_acc_drop`` is the only limit, it is the smallest plan that keeps it; else the plan of least loss within
     the other limits is measured on validation data. Test data is never looked at.
@@ -68,11 +69,21 @@ def plan_within(given: Planning, selector: Selector) -> CompressionPlan:
         DeviceError: the device cannot be used.
         ModelError: the model does not run on the calibration inputs.
     """
+    _say_if_little(given.seen, given.scope)
     if not isinstance(selector, Ceilings) or not needs_scores(selector):
         return _planned(given, selector)
     drops = _Drops(given, selector)
     others = replace(selector, max_acc_drop=None)
     return drops.smallest() if others.is_open else drops.checked(_planned(given, others))
+
+
+def _say_if_little(seen: Survey, scope: Scope) -> None:
+    """Before any long work: what can be reached in a net in which low rank usually buys little."""
+    reach = reach_of(seen, scope)
+    if reach.separable or reach.tiny:
+        for sentence in reach_sentences(reach):
+            notice(sentence)
+        notice("`edgecompress inspect MODEL` measures what int8 buys, in seconds")
 
 
 def in_float(selector: Selector, precision: Precision) -> Selector:

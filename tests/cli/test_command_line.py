@@ -119,8 +119,12 @@ def test_each_entry_of_a_table_has_its_name_and_one_line_for_people() -> None:
         assert all(entry.summary for entry in table.values())
 
 
-def test_inspect_says_who_can_decompose_what() -> None:
+@pytest.mark.usefixtures("brief_measuring")
+def test_inspect_says_who_can_decompose_what_and_measures_int8() -> None:
     document = json.loads(command("inspect", "lenet5", "--json").out)
+    assert document["reach"]["reachable_layers"] == 4
+    assert document["int8"]["comparison"]["provenance"] == "measured"
+    assert document["int8"]["size_bytes_int8"] < 0.3 * document["int8"]["size_bytes_fp32"]
     assert document["cost"] == {"params": 431_080, "macs": 2_293_000, "flops": 4_586_000, "weight_bytes": 1_724_320}
     methods = {layer["name"]: layer["methods"] for layer in document["layers"]}
     everything = ["svd", "spatial_svd", "tucker2", "hierarchical_tucker2", "cp3", "cp4"]
@@ -254,7 +258,7 @@ def test_doctor_finds_everything_here() -> None:
 
 
 def test_output_is_plain_text_where_it_is_no_terminal() -> None:
-    answer = command("inspect", "lenet5")
+    answer = command("list", "samples")
     assert "\x1b" not in answer.out + answer.err
 
 

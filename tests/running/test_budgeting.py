@@ -164,3 +164,22 @@ def test_compress_plans_within_them(tiny_file: Path, tmp_path: Path) -> None:
     plan = ec.CompressionPlan.load(tmp_path / "small" / "plan.json")
     assert plan.measured is not None
     assert plan.measured["score"]["split"] == "validation"
+
+
+SEPARABLE = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(16, 48, 1), nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.Conv2d(48, 16, 1))
+example = torch.randn(1, 16, 8, 8)
+"""
+
+
+def test_every_way_to_a_plan_says_before_where_low_rank_buys_little(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SEPARABLE)
+    for way in (["plan", "-o", tmp_path / "plan.json"], ["compress", "-o", tmp_path / "small"]):
+        answer = command(way[0], tmp_path / "net.py", "--keep", "0.8", *way[1:])
+        assert answer.code == 0, answer.err
+        assert len(re.findall("^note: .* in 1x1 convolutions beside depthwise ones", answer.err, re.MULTILINE)) == 1
+        assert "`edgecompress inspect MODEL` measures what int8 buys" in answer.err

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgecompress.cli.display import percent
+from edgecompress.reporting.numbers import bytes_text, count_text, percent
+from edgecompress.reporting.wording import latency_clause
 
 if TYPE_CHECKING:
     from edgecompress.advising import Int8, Reach
@@ -15,8 +16,6 @@ UNPROVED = "its outputs were not looked at: `edgecompress export MODEL --quantiz
 
 def reach_sentences(reach: Reach) -> Iterator[str]:
     """What can be reached, and why that usually buys little in tiny nets and in those of separable layers."""
-    from edgecompress.reporting.numbers import count_text
-
     if not reach.reachable_layers:
         yield "low rank reaches nothing here: no layer has a candidate of fewer MACs and parameters"
         return
@@ -40,9 +39,6 @@ def reach_sentences(reach: Reach) -> Iterator[str]:
 
 def int8_sentence(found: Int8 | str) -> str:
     """What int8 buys of the dense model, as it was just measured, or why that was not."""
-    from edgecompress.reporting.numbers import bytes_text
-    from edgecompress.reporting.wording import latency_clause
-
     if isinstance(found, str):
         return f"int8 of the dense model: not measured ({found})"
     sizes = f"{bytes_text(found.bytes_before)} -> {bytes_text(found.bytes_after)}"
