@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Run:
     def arguments(self) -> list[str]:
         """What the command line is given."""
         return ["compress", self.model, *self.options.split(), "--seed", str(self.seed)]
+
+
+def asked(*arguments: str) -> dict[str, Any]:
+    """What a command of the package answers."""
+    command = [sys.executable, "-m", "edgecompress", *arguments, "--json"]
+    document: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return document
 
 
 def measure_missing(

@@ -1,16 +1,18 @@
-"""Two small nets that nothing was tuned on, for ``real.py``: fire modules with silent outputs, inverted residuals.
+"""Small nets that nothing was tuned on, for ``real.py`` and ``beside_int8.py``, each of another kind, at 32 pixels.
 
-    EDGECOMPRESS_DATA=... python benchmarks/small_nets.py [FOLDER]
+    EDGECOMPRESS_DATA=... python benchmarks/small_nets.py [--folder FOLDER] [NET ...]
 
-Trains both on CIFAR-10's train split and writes their weights to FOLDER (``out/real/weights``). ``fire`` is SqueezeNet
-(Iandola et al. 2016, arXiv 1602.07360) at 32 pixels: its last convolution has many outputs, a ReLU and the mean over
-all positions behind, so that most outputs are silent. CIFAR-10 has ten classes only, so each is divided by brightness
-and by warmth into ``SHADES``. ``inverted`` is MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) at 32 pixels.
+Trains them on CIFAR-10's train split and writes their weights to FOLDER (``out/real/weights``); one that was stopped
+goes on from its last epoch. ``fire`` is SqueezeNet (Iandola et al. 2016, arXiv 1602.07360): its last convolution has
+many outputs, a ReLU and the mean over all positions behind, so that most outputs are silent. CIFAR-10 has ten classes
+only, so each is divided by brightness and by warmth into ``SHADES``. ``inverted`` is MobileNetV2 (Sandler et al. 2018,
+arXiv 1801.04381), ``separable`` MobileNet (Howard et al. 2017, arXiv 1704.04861), ``vgg`` is plain (Simonyan and
+Zisserman 2014, arXiv 1409.1556), with batch norms.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +32,13 @@ CLASSES = 10
 BRIGHTNESS, WARMTH = (-0.26, 0.08, 0.44), (-0.41, -0.14, 0.17)
 """Quartiles, over the train split, of an image's mean value and of its red minus its blue."""
 SHADES = (len(BRIGHTNESS) + 1) * (len(WARMTH) + 1)
-EPOCHS = {"fire": 10, "inverted": 8}
-SETTINGS = FineTuning(lr=0.1, distill=0.0, weight_decay=5e-4, batch_size=128)
+USUAL = FineTuning(epochs=4, lr=0.1, distill=0.0, weight_decay=5e-4, batch_size=128)
+SETTINGS = {
+    "fire": replace(USUAL, epochs=10, lr=0.04),
+    "inverted": replace(USUAL, epochs=8),
+    "separable": replace(USUAL, bfloat16=True),
+    "vgg": replace(USUAL, bfloat16=True),
+}
 
 
 class Fire(nn.Module):
@@ -88,7 +95,31 @@ def inverted() -> nn.Module:
     return nn.Sequential(*stem, *(Inverted(*sizes) for sizes in middle), *head, nn.Linear(320, CLASSES))
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"fire": fire, "inverted": inverted}
+def normed(channels: int, out: int, taps: int = 3, stride: int = 1, groups: int = 1) -> tuple[nn.Module, ...]:
+    """A convolution, its batch norm, a ReLU."""
+    convolution = nn.Conv2d(channels, out, taps, stride, taps // 2, groups=groups, bias=False)
+    return convolution, nn.BatchNorm2d(out), nn.ReLU()
+
+
+def separable() -> nn.Module:
+    """(N, 3, 32, 32) to class scores (N, 10)."""
+    sizes = ((24, 64, 2), (64, 128, 1), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 256, 1), (256, 512, 2))
+    layers = [*normed(3, 24)]
+    for channels, out, stride in sizes:
+        layers += [*normed(channels, channels, 3, stride, channels), *normed(channels, out, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
+
+
+def vgg() -> nn.Module:
+    """(N, 3, 32, 32) to class scores (N, 10)."""
+    layers = [*normed(3, 32), nn.MaxPool2d(2)]
+    layers += [*normed(32, 64), *normed(64, 64), nn.MaxPool2d(2)]
+    layers += [*normed(64, 128), *normed(128, 128), nn.MaxPool2d(2), *normed(128, 256)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, CLASSES))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {"fire": fire, "inverted": inverted, "separable": separable, "vgg": vgg}
+WEIGHTS = Path("out/real/weights")
 
 
 class Batched(Dataset[tuple[Tensor, Tensor]]):
@@ -126,7 +157,7 @@ def shade(inputs: Tensor) -> Tensor:
 
 
 def sample_of(name: str, weights: Path | None) -> Sample:
-    """``fire`` or ``inverted``, with trained weights where a folder with them is given."""
+    """One of ``NETS``, with trained weights where a folder with them is given."""
     cifar = resolve("resnet20")
     assert cifar.splits is not None
 
@@ -143,16 +174,25 @@ def sample_of(name: str, weights: Path | None) -> Sample:
     return replace(cifar, name=name, build=build, splits=split, file=None, validation_seen=False)
 
 
+def train(name: str, folder: Path) -> None:
+    """The weights of a net that has none yet; the epoch is chosen on the validation split."""
+    torch.manual_seed(SETTINGS[name].seed)
+    untrained = sample_of(name, None)
+    done = finetune(untrained.build(), untrained, SETTINGS[name], checkpoint=folder / f"{name}.checkpoint")
+    print(name, "validation", done.best_score, [round(epoch.score, 2) for epoch in done.history], flush=True)
+    save_weights(folder / f"{name}.safetensors", done.model.state_dict())
+
+
 def main() -> None:
-    """Train what has no weights yet; the epoch is chosen on the validation split."""
-    folder = make_folder(Path(sys.argv[1]) if sys.argv[1:] else Path("out/real/weights"))
-    for name in (name for name in NETS if not (folder / f"{name}.safetensors").exists()):
-        torch.manual_seed(SETTINGS.seed)
-        untrained = sample_of(name, None)
-        settings = replace(SETTINGS, epochs=EPOCHS[name], lr=0.04 if name == "fire" else SETTINGS.lr)
-        done = finetune(untrained.build(), untrained, settings, checkpoint=folder / f"{name}.checkpoint")
-        print(name, "validation", done.best_score, [round(epoch.score, 2) for epoch in done.history], flush=True)
-        save_weights(folder / f"{name}.safetensors", done.model.state_dict())
+    """Train what has no weights yet."""
+    parser = argparse.ArgumentParser(description="Train the small nets.")
+    parser.add_argument("net", nargs="*", default=list(NETS))
+    parser.add_argument("--folder", type=Path, default=WEIGHTS)
+    arguments = parser.parse_args()
+    folder = make_folder(arguments.folder)
+    for name in arguments.net:
+        if not (folder / f"{name}.safetensors").exists():
+            train(name, folder)
 
 
 if __name__ == "__main__":

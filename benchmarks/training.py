@@ -11,8 +11,6 @@ README.md again. Two cores need about two hours, and about twelve more for the l
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rows import Row, Run, measure_missing, put_in_readme, spread
+from rows import Row, Run, asked, measure_missing, put_in_readme, spread
 
 RESULTS = Path(__file__).with_name("results") / "training.json"
 SEEDS = (0, 1, 2)
@@ -102,13 +100,6 @@ def measured(given: Run, rows: list[Row], folder: Path) -> Row:
     seconds, plan = time.perf_counter() - start, json.loads((where / "plan.json").read_text(encoding="utf-8"))
     timed = speedup(run, where) if run.method.startswith("long") else {}
     return row(run, document, plan, seconds) | timed
-
-
-def asked(*arguments: str) -> dict[str, Any]:
-    """What a command answers."""
-    command = [sys.executable, "-m", "edgecompress", *arguments, "--json"]
-    document: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return document
 
 
 def speedup(run: Run, where: Path) -> Row:
