@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from edgecompress.calibrating import calibration_of
-from edgecompress.errors import ExportError, ModelError, first_line
+from edgecompress.errors import DataError, ExportError, ModelError, first_line
 from edgecompress.exporting.equalizing import equalized
 from edgecompress.exporting.inputs import watched_inputs
 from edgecompress.exporting.lengths import at_length, length_of, other_length
@@ -125,10 +125,21 @@ class Jobs:
     def _ranged(self) -> tuple[nn.Module, Inputs]:
         """The model with equal ranges inside chains, and calibration inputs."""
         if self._calibrated is None:
+            refuse_without_ranges(self.sample)
             inputs = calibration_of(self.sample, self.options.calibration, seed=0).inputs
             model = self._ready().model
             self._calibrated = equalized(model, inputs) if self.options.equalize else model, inputs
         return self._calibrated
+
+
+def refuse_without_ranges(sample: Sample) -> None:
+    """Prove that there are inputs that set the ranges of int8.
+
+    Raises:
+        DataError: there are none.
+    """
+    if sample.splits is None and sample.unlabelled is None:
+        raise DataError(f"{sample.name}: has no data, which set the ranges of int8; define data(split), or use fp16")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from edgecompress.decomposing.dry_run import noticed
 from edgecompress.devices import device_named
 from edgecompress.errors import DataError, ExportError, FileError, ModelError, PlanError
 from edgecompress.exporting import check_exportable
-from edgecompress.exporting.jobs import refuse_impossible
+from edgecompress.exporting.jobs import refuse_impossible, refuse_without_ranges
 from edgecompress.exporting.probing import check_traceable, refusing_before_work
 from edgecompress.files import Json
 from edgecompress.finetuning.workers import shared
@@ -165,8 +165,8 @@ def _check_precision(pipeline: Pipeline) -> None:
         raise ExportError("--keep-float is for --quantize int8 and fp16; float32 keeps all in float")
     for target in map(target_named, options.targets):
         refuse_impossible(target, export_options(pipeline, "compressed"))
-    if options.quantize == "int8" and sample.splits is None and sample.unlabelled is None:
-        raise DataError(f"{sample.name}: has no data, which set the ranges of int8; define data(split), or use fp16")
+    if options.quantize == "int8":
+        refuse_without_ranges(sample)
 
 
 def _claim(pipeline: Pipeline, *, exports: bool) -> None:

@@ -40,6 +40,10 @@ def example():  # one input batch, of the shape that your model takes
 #     return torchvision.datasets.ImageFolder(f"data/{{split}}", transform)
 '''
 """A model file that is to be filled in."""
+SCRIPTED = "a TorchScript program, whose layers are sealed"
+WRAPPED = "module."
+"""Before all names of weights that were saved with `nn.DataParallel` or `DistributedDataParallel` around the model."""
+UNWRAPPED = "{{{{name.removeprefix({wrapped!r}): tensor for name, tensor in {load}.items()}}}}"
 UNSAFE = ""
 """In place of an expression: what would run code of the file's is not written down for anyone."""
 STATE_DICT = "where it was made, `torch.save(model.state_dict(), 'weights.pth')` writes what can be loaded safely"
@@ -47,8 +51,15 @@ SAFETENSORS = "from safetensors.torch import load_file\n"
 
 
 def is_weights(text: str) -> bool:
-    """By the ending."""
-    return Path(text).suffix in SUFFIXES
+    """By the ending; of a TorchScript program, which has any, by what is in it."""
+    return Path(text).suffix in SUFFIXES or (_is_zip(text) and _kind(Path(text))[0] == SCRIPTED)
+
+
+def _is_zip(text: str) -> bool:
+    try:
+        return Path(text).is_file() and zipfile.is_zipfile(text)
+    except (OSError, ValueError):  # no name of a file at all
+        return False
 
 
 def described(text: str) -> str:
@@ -82,7 +93,7 @@ def model_file(file: Path, weights: Path | None) -> str:
     place = weights.resolve()
     near = place.is_relative_to(file.resolve().parent)
     path = f'Path(__file__).parent / "{place.relative_to(file.resolve().parent)}"' if near else repr(str(place))
-    more = SAFETENSORS if load.startswith("load_file") else ""
+    more = SAFETENSORS if "load_file(" in load else ""
     return LINES.format(name=file.name, more=more, load=f"    net.load_state_dict({load.format(path=path)})\n")
 
 
@@ -90,7 +101,8 @@ def _kind(path: Path) -> tuple[str, str]:
     """What a file is, and the expression that gives its weights."""
     try:
         if path.suffix == ".safetensors":
-            return f"a state dict ({_shown(_header(path))})", "load_file({path})"
+            names = _header(path)
+            return f"a state dict ({_shown(names)})", _unwrapped("load_file({path})", names)
         if zipfile.is_zipfile(path):
             return _archive(path)
         with path.open("rb") as file:
@@ -112,7 +124,7 @@ def _archive(path: Path) -> tuple[str, str]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if any("/code/" in name for name in names):
-            return "a TorchScript program, whose layers are sealed", "torch.jit.load({path}).state_dict()"
+            return SCRIPTED, "torch.jit.load({path}).state_dict()"
         if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
             fact = "a program of torch.export, which is read where its name ends in .pt2"
             return fact, "torch.export.load({path}).state_dict"
@@ -135,7 +147,13 @@ def _pickle(file: BinaryIO) -> tuple[str, str]:
         fact = f"a pickled object of {printable(foreign[0])}, which runs code of its own when it is loaded"
         return fact, UNSAFE
     names = [text for text in texts if text.rpartition(".")[2] in ("weight", "bias", "running_mean")]
-    return f"a state dict ({_shown(names)})", "torch.load({path}, weights_only=True)"
+    return f"a state dict ({_shown(names)})", _unwrapped("torch.load({path}, weights_only=True)", names)
+
+
+def _unwrapped(load: str, names: list[str]) -> str:
+    """An expression that gives the weights by their names in the model itself."""
+    wrapped = bool(names) and all(name.startswith(WRAPPED) for name in names)
+    return UNWRAPPED.format(wrapped=WRAPPED, load=load) if wrapped else load
 
 
 def _operations(file: BinaryIO) -> Iterator[tuple[str, object]]:

@@ -108,6 +108,7 @@ MISTAKES = {
     'run good.py -o out --target onx': "Did you mean 'onnx'?",
     'run good.py -o out --target onnx --platform andriod': "Did you mean 'android'?",
     'profile fake.onnx --device rasberry': "no device 'rasberry'; there are local",
+    'export good.py -o out --quantize int8': 'has no data, which set the ranges of int8; define data(split), or use fp16',
     'run good.py -o out --quantize int4': "not one of 'fp32', 'fp16', 'int8'",
     'run good.py -o out --plan gone.json': 'gone.json: no such file',
     'run good.py -o out --plan plan.json': "kind 'edgecompress.plan' was expected",

@@ -72,6 +72,8 @@ def test_sealed_programs_are_named(member: str, says: str, tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
         archive.writestr(member, "pt2")
     assert says in said(tmp_path / "net.pt")
+    if "code" in member:
+        assert says in said((tmp_path / "net.pt").rename(tmp_path / "net.ts"))
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "sub/net.pt", "../away.pt"])
@@ -89,6 +91,21 @@ def test_a_model_file_is_written_that_loads_them(name: str, tmp_path: Path) -> N
     (place / "mine.py").write_text(text.replace("1, 3, 224, 224", "1, 3"))
     assert torch.equal(resolve(str(place / "mine.py")).model()[0].weight, net[0].weight)
     assert run_command_line(["init", str(place / "mine.py")]) == 2, "it is there"
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_weights_that_were_saved_with_a_wrapper_are_loaded_without_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `nn.DataParallel(net).state_dict()` has them: every name begins with module."""
+    monkeypatch.chdir(tmp_path)
+    net = nn.Sequential(nn.Linear(3, 2))
+    (save_file if name.endswith("safetensors") else torch.save)(nn.DataParallel(net).state_dict(), tmp_path / name)
+    assert run_command_line(["init", "mine.py", "--weights", name]) == 0
+    text = (tmp_path / "mine.py").read_text().replace("1, 3, 224, 224", "1, 3")
+    (tmp_path / "mine.py").write_text(text.replace("net = Net()", "net = torch.nn.Sequential(torch.nn.Linear(3, 2))")
+                                      .replace("from their_code import Net", ""))  # fmt: skip
+    assert torch.equal(resolve(str(tmp_path / "mine.py")).model()[0].weight, net[0].weight)
 
 
 @pytest.mark.parametrize(("file", "weights", "says"), [
