@@ -164,7 +164,7 @@ class Artifact:
         facts = facts_path(path)
         if not facts.is_file():
             raise FileError(
-                f"{path}: no exported file, or {facts.name} is not beside it; `edgecompress export` writes both"
+                f"{path}: {facts.name} is not beside it, as it is beside all that `edgecompress export` has written"
             )
         artifact = _from_json(facts, path)
         for file, digest in zip(artifact.files, (artifact.sha256, *artifact.parts.values()), strict=True):
