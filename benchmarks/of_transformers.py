@@ -220,8 +220,6 @@ def whitened_one(model: nn.Module, name: str, moments: Moments, keeps: Sequence[
 LINES = (
     ("budget", "budget", "lost", "plan"),
     ("SVD-LLM, uniform", "svd_llm", "lost", "-"),
-    ("budget, refitted to {refit_inputs} windows", "tuned", "before", "-"),
-    ("the same, its factors trained on {tokens:,} tokens", "tuned", "lost", "tuning"),
     ("search of {search} plans, beyond the budget", "search", "lost", "search_took"),
     ("Bolaco's, {search} plans", "bolaco", "lost", "search_took"),
 )
@@ -243,7 +241,7 @@ def measured_tuning(setting: Row, folder: Path) -> None:
     begun = rebuilt(sample, start)
     small = begun.build()
     say(before={keep: lost(small, scored, ())})
-    chosen = {name: setting[name] for name in ("epochs", "train_items", "lr", "batch_size", "bfloat16")}
+    chosen = {name: setting[name] for name in ("epochs", "train_items", "distill", *TUNED)}
     tuning = FineTuning(**{**tuning_defaults(sample), **chosen})
     work = partial(finetune, small, sample.scored_on(VALIDATED), tuning, teacher=sample.built(), plan=begun.plan)
     done, took = used(partial(work, checkpoint=folder / "checkpoint.pt", key=json.dumps(setting)))
@@ -392,6 +390,7 @@ def table(rows: list[Row]) -> str:
             lines += _line_of(
                 name, [row for row in beside if row.get("method") == method and field in row], field, dense, stage
             )
+        lines += _tuned_lines([row for row in beside if row.get("method") == "tuned" and "lost" in row], dense)
     titles = ["MiniLM, 0.8 of all parameters: MACs kept", "cosine", "Spearman", "same neighbour", "sentences"]
     titles += ["times as fast", "by CPU time", "CPU, memory"]
     lines += [[], titles, ["---"] * len(titles), *(_encoder_line(row) for row in encoder if "cosine" in row)]
@@ -429,6 +428,13 @@ def _line_of(name: str, rows: list[Row], field: str, dense: Row, stage: str) -> 
             _taken(rows, stage) if stage in rows[0] else "-",
         ]
     ]
+
+
+def _tuned_lines(rows: list[Row], dense: Row) -> list[list[str]]:
+    """Before, once, and after each training."""
+    name = "the same, factors trained on {tokens:,} tokens, {distill:.0%} of the loss by distillation"
+    lines = _line_of("budget, refitted to {refit_inputs} windows", rows[:1], "before", dense, "-")
+    return [*lines, *(line for row in rows for line in _line_of(name, [row], "lost", dense, "tuning"))]
 
 
 def _taken(rows: list[Row], stage: str) -> str:
@@ -481,6 +487,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tuned", type=Path, help="a folder for SmolLM2 with its factors trained; none: it is not")
     parser.add_argument("--epochs", type=int, default=3, help="of that training")
     parser.add_argument("--train-items", type=int, default=64, help="windows of each")
+    parser.add_argument(
+        "--distill", nargs="+", type=float, default=[0.7, 1.0], help="its loss that follows the dense model"
+    )
     parser.add_argument("--tag", default="this version", help="a name for the state of the code")
     parser.add_argument("--limit", type=int, default=36_000, help="processor seconds of one row")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of rows")
@@ -502,8 +511,14 @@ def settings(options: argparse.Namespace) -> list[Row]:
         rows += [{**row, "method": method, "search": count} for method, count in plans if count for row in drawn]
         kinds = [(role, precision) for role in ("dense", f"keep{KEEPS[0]}") for precision in PRECISIONS]
         of_file = {**language, "method": "file", "inputs": INPUTS["smollm2"], "refit_inputs": REFIT_INPUTS, "seed": 0}
-        length = {"epochs": options.epochs, "train_items": options.train_items}
-        rows += [{**of_file, "method": "tuned", **length, **TUNED}] if options.tuned else []
+        of_tuning = {
+            **of_file,
+            "method": "tuned",
+            "epochs": options.epochs,
+            "train_items": options.train_items,
+            **TUNED,
+        }
+        rows += [{**of_tuning, "distill": share} for share in options.distill if options.tuned]
         rows += [{**of_file, "role": role, "precision": precision} for role, precision in kinds if options.files]
     if "minilm" in options.net:
         encoder = {**common, "net": "minilm", "inputs": INPUTS["minilm"]}
