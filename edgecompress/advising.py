@@ -14,7 +14,7 @@ from torch import nn
 from edgecompress.costs import chain_cost
 from edgecompress.decompositions import AUTO
 from edgecompress.devices import device_named
-from edgecompress.errors import EdgeCompressError, first_line
+from edgecompress.errors import BatchError, EdgeCompressError, first_line
 from edgecompress.exporting.inputs import probe
 from edgecompress.exporting.jobs import DEFAULT_EXPORT, jobs_of
 from edgecompress.files import Json, size_of
@@ -153,6 +153,12 @@ def _files(model: nn.Module, sample: Sample) -> Iterator[tuple[Path, Path]]:
     with TemporaryDirectory() as folder, jobs_of(model, sample, DEFAULT_EXPORT) as jobs:
         dense, small = (Path(folder, f"{name}{target.suffix}") for name in ("dense", "int8"))
         job = replace(jobs.job(target, jobs.batch().size, None), rewrites=tuple(REWRITES))
-        target.export(job, dense)
+        try:
+            target.export(job, dense)
+        except BatchError as error:
+            if job.batch is not None:
+                raise
+            job = replace(jobs.job(target, error.batch, None), rewrites=tuple(REWRITES))
+            target.export(job, dense)
         target.export(replace(job, precision="int8", calibration=inputs, keep=KeepFloat(())), small)
         yield dense, small

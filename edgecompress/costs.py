@@ -53,15 +53,16 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers, shared ones once."""
-    return _bytes_of((*model.parameters(), *model.buffers()))
+    return bytes_of((*model.parameters(), *model.buffers()))
 
 
 def param_bytes(model: nn.Module) -> int:
     """Bytes of all parameters, shared ones once."""
-    return _bytes_of(tuple(model.parameters()))
+    return bytes_of(tuple(model.parameters()))
 
 
-def _bytes_of(tensors: tuple[Tensor, ...]) -> int:
+def bytes_of(tensors: tuple[Tensor, ...]) -> int:
+    """Bytes of tensors, shared ones once."""
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
 
 

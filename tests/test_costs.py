@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgecompress.costs import (
@@ -223,6 +224,30 @@ class Twice(nn.Module):
 
     def forward(self, x):
         return self.conv(self.conv(x)[:, :, ::2])
+
+
+class WithItsOwn(nn.Module):
+    """A net that owns weights itself, as a class token, beside a layer that does, around another."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.embed = nn.Parameter(torch.zeros(1, 1, 8)), nn.Linear(4, 8)
+        self.mix, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), weight_norm(nn.Linear(8, 6))
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.embed(x)], 1)
+        return self.norm(self.mix(x, x, x)[0])
+
+
+def test_what_a_layer_owns_is_counted_once():
+    """Not also that of the layers inside it: the whole net was a layer of all its parameters."""
+    model = WithItsOwn().eval()
+    rows = layer_costs(model, (torch.zeros(1, 3, 4),), CompressionPlan(model="m", layers=()))
+    own = {row["name"]: row["dense"]["params"] for row in rows}
+    assert own[""] == 8
+    assert own["norm"] == 6 * 8 + 6 + 6
+    assert sum(own.values()) == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(row["dense"]["bytes"] for row in rows) == cost(model, (torch.zeros(1, 3, 4),)).weight_bytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

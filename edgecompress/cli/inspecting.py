@@ -41,6 +41,7 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
     What int8 buys instead is measured on this machine, where that takes seconds.
     """
     from edgecompress.costs import cost
+    from edgecompress.reporting.wording import layer_label
     from edgecompress.running.advice import int8_sentence, reach_sentences
     from edgecompress.sources import resolve
 
@@ -55,7 +56,13 @@ def inspect(model: str, trust: bool, as_json: bool) -> None:
         return
     counted = sum(item["macs"] or 0 for item in layers)
     rows = [
-        (item["name"], item["kind"], item["params"], item["macs"], ", ".join(item["methods"]) or item["reason"])
+        (
+            layer_label(item["name"]),
+            item["kind"],
+            item["params"],
+            item["macs"],
+            ", ".join(item["methods"]) or item["reason"],
+        )
         for item in layers
     ]
     if counted != total.macs:

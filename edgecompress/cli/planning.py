@@ -210,10 +210,11 @@ def _times(macs: int | None, planned: int | None) -> str | None:
 def print_plan(made: CompressionPlan, layers: list[Json]) -> None:
     """Every layer in a table, and what the plan keeps."""
     from edgecompress.reporting.numbers import percent
+    from edgecompress.reporting.wording import layer_label
 
     rows = [
         (
-            layer["name"],
+            layer_label(layer["name"]),
             layer["kind"],
             layer["method"] or "dense",
             "x".join(map(str, layer["ranks"] or ())) or None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import stored_params
-from edgecompress.costs import Shape, chain_cost, input_shapes, weight_bytes
+from edgecompress.costs import Shape, bytes_of, chain_cost, input_shapes
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.decompositions.kernels import weight_of
 from edgecompress.files import Json
@@ -61,5 +62,19 @@ def countable_cost(layer: nn.Module, shapes: list[Shape]) -> Json:
         macs: int | None = chain_cost(layer, shapes).macs if shapes else None
     except TypeError:
         macs = None
-    params = sum(parameter.numel() for parameter in layer.parameters())
-    return {"macs": macs, "params": params, "bytes": weight_bytes(layer)}
+    own = _own(layer)
+    params = sum(tensor.numel() for tensor in own if isinstance(tensor, nn.Parameter))
+    return {"macs": macs, "params": params, "bytes": bytes_of(own)}
+
+
+def _own(layer: nn.Module) -> tuple[Tensor, ...]:
+    """Parameters and buffers of a layer without those of layers inside it, as in a net with a class token of its own.
+
+    A chain owns none: all in it are its.
+    """
+    alone = next(layer.parameters(recurse=False), None) is not None
+    parts = [layer] if alone else list(layer.modules())
+    if alone and parametrize.is_parametrized(layer):
+        parts += layer.parametrizations.modules()
+    found = (tensor for part in parts for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)))
+    return tuple({id(tensor): tensor for tensor in found}.values())

@@ -11,6 +11,7 @@ from edgecompress.reporting.latency_tables import mix_of
 from edgecompress.reporting.layer_tables import method_text
 from edgecompress.reporting.numbers import BYTES, COUNT, TIME, Unit, change, error_text
 from edgecompress.reporting.pairs import ROLES, Known, Pair
+from edgecompress.reporting.wording import layer_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def _layer_bar(layer: LayerEntry, pair: Known, full: float, quantity: Quantity) 
     note = change(*pair) if layer.method else ""
     note = f"▲ slower, {note}" if slower else note
     left, values = not layer.method, _values(pair, quantity.unit)
-    return Bar(layer.name, method_text(layer), note, _widths(pair, full), values, left, slower)
+    return Bar(layer_label(layer.name), method_text(layer), note, _widths(pair, full), values, left, slower)
 
 
 def _widths(pair: Known, full: float) -> Known:
@@ -95,7 +96,7 @@ def _error_panel(layers: Sequence[LayerEntry]) -> Panel:
     full = max(layer.error or 0 for layer in layers)
     bars = [
         Bar(
-            layer.name,
+            layer_label(layer.name),
             method_text(layer),
             "" if layer.error is None else error_text(layer.error),
             _widths(Pair(None, layer.error), full),

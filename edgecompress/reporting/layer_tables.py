@@ -11,7 +11,7 @@ from edgecompress.reporting.entries import LayerCost, LayerEntry
 from edgecompress.reporting.numbers import error_text, grouped, significant
 from edgecompress.reporting.pairs import ROLES, Known, Pair
 from edgecompress.reporting.table import Table
-from edgecompress.reporting.wording import interval_text
+from edgecompress.reporting.wording import interval_text, layer_label
 
 if TYPE_CHECKING:
     from edgecompress.profiling.operators import ComparedLayer
@@ -42,7 +42,7 @@ def method_text(layer: LayerEntry) -> str:
 
 def layer_methods(layers: Sequence[LayerEntry]) -> Table:
     """Every layer with what became of it."""
-    rows = [(layer.name, layer.kind, _method_or_reason(layer), _error(layer.error)) for layer in layers]
+    rows = [(layer_label(layer.name), layer.kind, _method_or_reason(layer), _error(layer.error)) for layer in layers]
     head = ("Layer", "Kind", "Method (ranks), or why it stays dense", "Error")
     return Table("Layers: what became of each", head, tuple(rows), range(3, len(head)), "layers")
 
@@ -73,7 +73,7 @@ def layer_costs(report: Report) -> Table:
     """Work, storage and time of every layer, before and after; the time only if it is known of any."""
     timed = any(cost.wall_ms is not None for layer in report.layers for cost in layer.costs)
     columns = (*COLUMNS, TIME_COLUMN) if timed else COLUMNS
-    rows = [(layer.name, *_cells(layer.costs, columns)) for layer in report.layers]
+    rows = [(layer_label(layer.name), *_cells(layer.costs, columns)) for layer in report.layers]
     outside = outside_layers(report) if timed else {}
     known = {name: times.map(lambda time: LayerCost(None, None, None, time)) for name, times in outside.items()}
     known["Whole model"] = _whole(report)
@@ -105,7 +105,7 @@ def left_dense(layers: Sequence[LayerEntry]) -> Table | None:
     reasons: dict[str, list[str]] = {}
     for layer in layers:
         if not layer.method:
-            reasons.setdefault(layer.reason or "no reason on record", []).append(layer.name)
+            reasons.setdefault(layer.reason or "no reason on record", []).append(layer_label(layer.name))
     if not reasons:
         return None
     rows = tuple((reason, ", ".join(names), str(len(names))) for reason, names in reasons.items())

@@ -46,6 +46,11 @@ SEEN: Mapping[SeenAs, str] = {
 NO_DIFFERENCE, TOO_FEW = "no measurable difference", "not compared: too few runs"
 
 
+def layer_label(name: str) -> str:
+    """A layer in tables; a model that owns weights itself, as a class token, is one without a name."""
+    return name or "(the model itself)"
+
+
 def summary_sentence(report: Report) -> str:
     """What the run achieved and what it cost, in one sentence that hides no loss."""
     return f"{report.model}: {findings(report)}"
