@@ -21,13 +21,14 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from edgecompress.errors import DataError
 from edgecompress.models.calling import call
 from edgecompress.models.forms import Form
+from edgecompress.progress import notice
 
 Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 
 FINGERPRINTED_ITEMS = 256
-NAMED = 5
-"""Items that a message names at most."""
+_NOTED: set[tuple[str, str]] = set()
+"""Samples and splits of which it was said that an item holds NaN."""
 BATCH, UNLABELLED = "batch", "unlabelled"
 """What a dataset calls the way to a whole batch, and to the inputs of one alone."""
 EXPECTED = "an item is (input, target), the input a tensor or a tuple of tensors"
@@ -145,7 +146,9 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Batch:
         pair = call(split.sample, what, partial(batch, indices), DataError)
     else:
         pair = _collated(split, [_item(split, int(index)) for index in indices])
-    return _checked(split, pair, len(indices))
+    inputs, targets = _checked(split, pair, len(indices))
+    _note_nan(split, inputs, indices)
+    return inputs, targets
 
 
 def _item(split: Split, index: int) -> Any:
@@ -231,28 +234,30 @@ def calibration_inputs(dataset: Dataset[Any], count: int, seed: int) -> Inputs:
     These are not worked out where the dataset has ``unlabelled(indices)``, which gives the inputs of a batch alone.
 
     Raises:
-        DataError: an input holds NaN, or the dataset gives something else than items.
+        DataError: the dataset gives something else than items.
     """
     drawn, split = _drawn(dataset, count, seed), Split.of(dataset)
     if not hasattr(split.dataset, UNLABELLED):
-        return _without_nan(split, take(dataset, drawn)[0], drawn)
+        return take(dataset, drawn)[0]
     what = f"{split.what}.{UNLABELLED}(indices)"
     given = call(split.sample, what, lambda: split.dataset.unlabelled(drawn), DataError)
-    return _without_nan(split, _checked(split, (given, drawn), len(drawn))[0], drawn)
+    inputs = _checked(split, (given, drawn), len(drawn))[0]
+    _note_nan(split, inputs, drawn)
+    return inputs
 
 
-def _without_nan(split: Split, inputs: Inputs, drawn: Tensor) -> Inputs:
-    """The inputs, of which none holds NaN; infinity may be meant, as in masks."""
-    holds = torch.zeros(len(drawn), dtype=torch.bool)
+def _note_nan(split: Split, inputs: Inputs, indices: Tensor) -> None:
+    """Say once of a split that an item holds NaN, which a model may expect; infinity may be meant, as in masks."""
+    if (split.sample, split.what) in _NOTED:
+        return
     for tensor in filter(Tensor.is_floating_point, inputs):
-        holds |= tensor.isnan().reshape(len(drawn), -1).any(1).cpu()
-    if not bool(holds.any()):
-        return inputs
-    named = ", ".join(str(int(index)) for index in drawn[holds].sort().values[:NAMED])
-    raise DataError(
-        f"{split.sample}: {int(holds.sum())} of {len(drawn)} inputs drawn from {split.what} hold NaN (item {named}"
-        f"{' ...' if int(holds.sum()) > NAMED else ''}); leave such items out, or give them numbers"
-    )
+        if len(rows := tensor.isnan().reshape(len(indices), -1).any(1).nonzero()):
+            _NOTED.add((split.sample, split.what))
+            notice(
+                f"{split.sample}: item {int(indices[int(rows[0, 0])])} of {split.what} holds NaN; leave such items out "
+                "unless the model expects that"
+            )
+            return
 
 
 def fingerprint(dataset: Dataset[Any], *, inputs_too: bool) -> str:
