@@ -66,7 +66,10 @@ def compressed(net: str, folder: Path) -> dict[str, Any]:
 
 def exported(net: str, way: str, folder: Path) -> tuple[dict[str, Any], Path]:
     """The facts of one file, and the file; it is written and scored where it is not there."""
-    model = str(folder / f"{net}-small") if is_small(way) else source(net)
+    model = source(net)
+    if is_small(way):
+        compressed(net, folder)
+        model = str(folder / f"{net}-small")
     where = folder / f"{net}-{way.replace(', ', '-').replace(' ', '-')}"
     made = once(where.with_suffix(".json"), "export", model, "--quantize", WAYS[way], "-o", str(where))
     (facts,) = made["artifacts"]
@@ -109,7 +112,6 @@ def make_files(runs: list[Run]) -> None:
     given = [argument for argument in sys.argv[1:] if argument != "--files"]
     folder = Path(given[0]) if given else Path("out") / RESULTS.stem
     for run in runs:
-        compressed(run.model, folder)
         print(run.model, run.method, exported(run.model, run.method, folder)[1], flush=True)
 
 

@@ -174,3 +174,40 @@ def test_the_table_of_latencies_has_a_row_for_each_file_that_took_turns() -> Non
     sample = resolve("lenet5")
     known = [{"net": "lenet5", "rule": rule, "keep": keep} for rule, keep in RULES[1:]]
     assert Work(sample, Path(), known).missing() == [RULES[0]]
+
+
+def test_files_beside_int8_are_each_compared_with_the_dense_one_of_their_net(monkeypatch, tmp_path: Path) -> None:
+    import beside_int8
+    from rows import Run
+
+    answers: dict[str, dict[str, object]] = {
+        "compress": {"cost": {"dense": {"macs": 9}, "compressed": {"macs": 4}}, "accuracy": {"decomposed": 70.0}},
+        "profile": {
+            "comparison": {
+                "cpu_speedup": 2.0,
+                "cpu_ci95": [1.9, 2.1],
+                "runtime": {},
+                "threads": 1,
+                "blocks": 8,
+                "loads": 8,
+                "device": {"processor": "EPYC"},
+                "conditions": {"before": {"load_average": 0.1}},
+            }
+        },
+    }
+    asked: list[tuple[str, ...]] = []
+
+    def answer(*arguments: str) -> dict[str, object]:
+        asked.append(arguments)
+        score = {"artifact": 78.0 if "int8" in arguments else 80.0, "items": 10_000}
+        made = {"path": f"{arguments[-1]}/model.onnx", "size_bytes": 1000, "score": score}
+        return {"artifacts": [made]} if arguments[0] == "export" else answers[arguments[0]]
+
+    monkeypatch.setattr(beside_int8, "asked", answer)
+    runs = [Run("vgg", way, 0, beside_int8.OPTIONS) for way in beside_int8.WAYS]
+    rows = [beside_int8.measured(run, [], tmp_path) for run in runs]
+    assert [command[0] for command in asked].count("compress") == 1
+    assert [(row["macs"], row["accuracy"]) for row in rows] == [(9, 80.0), (9, 78.0), (4, 80.0), (4, 78.0)]
+    baselines = {command[3] for command in asked if command[0] == "profile"}
+    assert baselines == {str(tmp_path / "vgg-dense" / "model.onnx")}
+    assert "| vgg | int8 | 78.00 | -2.00 |" in beside_int8.table(rows)
