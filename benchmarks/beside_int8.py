@@ -34,8 +34,7 @@ def source(net: str) -> str:
 def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
     """The row of one file: what it is, and how long it takes beside the dense one."""
     small, (made, file) = compressed(run.model, folder), exported(run.model, run.method, folder)
-    baseline = exported(run.model, DENSE, folder)[1]
-    pair = asked("profile", str(file), "--baseline", str(baseline), "--threads", "1")["comparison"]
+    timed = {} if run.method == DENSE else speedup(file, exported(run.model, DENSE, folder)[1])
     costs, scored = small["cost"], made["score"]
     return {
         "net": run.model,
@@ -47,6 +46,14 @@ def measured(run: Run, _rows: list[Row], folder: Path) -> Row:
         "before_fine_tuning": small["accuracy"]["decomposed"] if is_small(run.method) else None,
         "size_bytes": made["size_bytes"],
         "macs": costs["compressed" if is_small(run.method) else "dense"]["macs"],
+        **timed,
+    }
+
+
+def speedup(file: Path, baseline: Path) -> Row:
+    """CPU time of the baseline over that of a file, in turns, batch 1, one thread, and where."""
+    pair = asked("profile", str(file), "--baseline", str(baseline), "--threads", "1")["comparison"]
+    return {
         **{key: pair[key] for key in ("cpu_speedup", "cpu_ci95", "runtime", "threads", "blocks", "loads")},
         "processor": pair["device"]["processor"],
         "load_average": pair["conditions"]["before"]["load_average"],
@@ -71,7 +78,7 @@ def exported(net: str, way: str, folder: Path) -> tuple[dict[str, Any], Path]:
         compressed(net, folder)
         model = str(folder / f"{net}-small")
     where = folder / f"{net}-{way.replace(', ', '-').replace(' ', '-')}"
-    made = once(where.with_suffix(".json"), "export", model, "--quantize", WAYS[way], "-o", str(where))
+    made = once(where.with_suffix(".json"), "export", model, "--quantize", WAYS[way], "-o", str(where), "--trust")
     (facts,) = made["artifacts"]
     return facts, Path(facts["path"])
 
@@ -94,16 +101,18 @@ def table(rows: list[Row]) -> str:
 
 
 def _cells(row: Row, dense: Row) -> list[str]:
-    against = f"{row['accuracy'] - dense['accuracy']:+.2f}"
-    low, high = row["cpu_ci95"]
+    against, times = "", ""
+    if row is not dense:
+        against = f"{row['accuracy'] - dense['accuracy']:+.2f}"
+        times = "{:.2f}x ({:.2f} to {:.2f})".format(row["cpu_speedup"], *row["cpu_ci95"])
     return [
         row["net"],
         row["way"],
         f"{row['accuracy']:.2f}",
-        "" if row is dense else against,
+        against,
         f"{row['size_bytes'] / 1e3:,.0f}",
         f"{row['macs'] / 1e6:.1f} M",
-        "" if row is dense else f"{row['cpu_speedup']:.2f}x ({low:.2f} to {high:.2f})",
+        times,
     ]
 
 

@@ -200,7 +200,7 @@ def test_files_beside_int8_are_each_compared_with_the_dense_one_of_their_net(mon
     def answer(*arguments: str) -> dict[str, object]:
         asked.append(arguments)
         score = {"artifact": 78.0 if "int8" in arguments else 80.0, "items": 10_000}
-        made = {"path": f"{arguments[-1]}/model.onnx", "size_bytes": 1000, "score": score}
+        made = {"path": f"{arguments[-2]}/model.onnx", "size_bytes": 1000, "score": score}
         return {"artifacts": [made]} if arguments[0] == "export" else answers[arguments[0]]
 
     monkeypatch.setattr(beside_int8, "asked", answer)

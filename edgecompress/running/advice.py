@@ -15,7 +15,7 @@ UNPROVED = "its outputs were not looked at: `edgecompress export MODEL --quantiz
 
 
 def reach_sentences(reach: Reach) -> Iterator[str]:
-    """What can be reached, and why that usually buys little in tiny nets and in those of separable layers."""
+    """What can be reached, and why that may buy little in tiny nets and in those of separable layers."""
     if not reach.reachable_layers:
         yield "low rank reaches nothing here: no layer has a candidate of fewer MACs and parameters"
         return
@@ -27,8 +27,8 @@ def reach_sentences(reach: Reach) -> Iterator[str]:
         yield (
             f"{percent(reach.pointwise, reach.macs)} of the MACs are in 1x1 convolutions beside depthwise ones: at "
             f"half its MACs such a layer keeps {100 * reach.rank_at_half:.0f} % of its rank (median) and becomes two "
-            "calls, so that low rank usually costs much of the score here and saves little time; keep most MACs, "
-            "fine-tune, and compare with int8"
+            "calls; what that costs of the score and saves of the time differs much from net to net: look at both, and "
+            "compare with int8"
         )
     if reach.tiny:
         yield (

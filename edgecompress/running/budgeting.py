@@ -57,7 +57,7 @@ class Planning:
 
 
 def plan_within(given: Planning, selector: Selector) -> CompressionPlan:
-    """The plan by a selector, whatever its budgets are of; said before, where low rank usually buys little.
+    """The plan by a selector, whatever its budgets are of; said before, where low rank may buy little.
 
     Where ``max_acc_drop`` is the only limit, it is the smallest plan that keeps it; else the plan of least loss within
     the other limits is measured on validation data. Test data is never looked at.
@@ -78,7 +78,7 @@ def plan_within(given: Planning, selector: Selector) -> CompressionPlan:
 
 
 def _say_if_little(seen: Survey, scope: Scope) -> None:
-    """Before any long work: what can be reached in a net in which low rank usually buys little."""
+    """Before any long work: what can be reached in a net in which low rank may buy little."""
     reach = reach_of(seen, scope)
     if reach.separable or reach.tiny:
         for sentence in reach_sentences(reach):
