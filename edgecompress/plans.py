@@ -22,6 +22,9 @@ Ranks = tuple[int, ...]
 Outlook = tuple[tuple[float, float], ...]
 """Budgets, each with the loss that its best plan was predicted to have."""
 
+NO_FASTER, SMALLER, ROOM = 0.97, 0.95, 0.7
+"""Of the MACs, above which a plan is no faster; of parameters, below which it is smaller; of MACs, in advice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -49,6 +52,15 @@ class Cost:
     def without_bytes(self) -> Cost:
         """The same as a plan records it."""
         return replace(self, weight_bytes=0, time=0)
+
+    def is_only_smaller(self, dense: Cost) -> bool:
+        """Are parameters saved, and no MACs to speak of?"""
+        return self.params <= SMALLER * dense.params and self.macs > NO_FASTER * dense.macs
+
+    @property
+    def faster_too(self) -> str:
+        """The option that limits the MACs of a plan for a model of this cost as well."""
+        return f"--max-macs {ROOM * self.macs:.3g}"
 
     def saves_over(self, other: Cost) -> bool:
         """Is this both fewer MACs and fewer parameters than ``other``? Of what has no MACs, fewer parameters."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgecompress.decompositions import DECOMPOSITIONS
 from edgecompress.errors import BudgetError
-from edgecompress.plans import CompressionPlan, Cost, LayerPlan, Outlook
+from edgecompress.plans import ROOM, CompressionPlan, Cost, LayerPlan, Outlook
 from edgecompress.selectors import Budget
 from edgecompress.selectors.base import LayerCandidates, Selector
 
@@ -15,8 +15,6 @@ LARGE_ERROR = 0.3
 """Of a layer: so much of what it gives is lost."""
 LARGE_LOSS = 0.2
 """Of a plan: ResNet-20 at 30 % of its MACs is past it, and one in ten of its answers changes before fine-tuning."""
-NO_FASTER, SMALLER, ROOM = 0.97, 0.95, 0.7
-"""Of the MACs, above which a plan is no faster; of parameters, below which it is smaller; of MACs, in advice."""
 MOST_NAMED = 4
 """Layers in a warning."""
 STEP = 0.05
@@ -77,14 +75,11 @@ def _no_faster(plan: CompressionPlan) -> Iterator[str]:
     """A smaller model with as many MACs, where chains are run: an embedding takes bytes and hardly any time."""
     before, after = plan.dense, plan.compressed
     chains = bool(plan.layers) and all(one.method in DECOMPOSITIONS for one in plan.layers)
-    if not chains or before is None or after is None or after.params > SMALLER * before.params:
-        return
-    if after.macs > NO_FASTER * before.macs:
+    if chains and before is not None and after is not None and after.is_only_smaller(before):
         yield (
             f"smaller and not faster: {after.params / before.params:.2f} of the parameters and "
             f"{after.macs / max(1, before.macs):.2f} of the MACs remain, since parameters are taken where they cost "
-            f"least; for a faster model within the same budget give --max-macs {ROOM * before.macs:.3g} too, "
-            f"{ROOM:g} of them"
+            f"least; for a faster model within the same budget give {before.faster_too} too, {ROOM:g} of them"
         )
 
 

@@ -198,6 +198,16 @@ def _advice(report: Report) -> Iterator[Advice]:
             f"The dense model in int8 is about as fast as this plan, or faster ({gain}); its outputs were not looked at"
         )
         yield Advice(words, "edgecompress export MODEL --quantize int8")
+    yield from _advice_on_times(report, slower)
+    if report.storage is None and report.cost.compressed.is_only_smaller(report.cost.dense):
+        words = "Smaller and not faster: parameters were taken where they cost least; limit the MACs, too"
+        yield Advice(words, report.cost.dense.faster_too)
+    if not report.test and report.scores is None:
+        yield Advice("Accuracy is not known: define data(split) beside model()")
+
+
+def _advice_on_times(report: Report, slower: Sequence[str]) -> Iterator[Advice]:
+    """Where they are of a device; ``slower`` are layers that are."""
     pair = report.comparison
     if isinstance(pair, TimedPair) and pair.device.provenance == "measured":
         if pair.unstable:
@@ -205,8 +215,6 @@ def _advice(report: Report) -> Iterator[Advice]:
         elif pair.verdict != "faster" and report.cost.compressed.macs < report.cost.dense.macs and not slower:
             yield Advice("Fewer MACs, no gain in time: measure with the threads you ship, or see what int8 gives",
                          "--quantize int8")  # fmt: skip
-    if not report.test and report.scores is None:
-        yield Advice("Accuracy is not known: define data(split) beside model()")
 
 
 def quoted(name: str) -> str:

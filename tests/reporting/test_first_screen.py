@@ -91,6 +91,14 @@ def test_advice_names_the_option() -> None:
     assert first_screen(of(suggestion="a larger budget")).advice[0].text == "A larger budget"
 
 
+def test_a_smaller_model_that_is_no_faster_gets_the_limit_that_makes_it_so() -> None:
+    cost = of().cost
+    for macs, advised in ((cost.dense.macs, True), (cost.dense.macs // 2, False)):
+        report = of(cost=replace(cost, compressed=replace(cost.compressed, macs=macs)))
+        found = [advice.command for advice in first_screen(report).advice if "not faster" in advice.text]
+        assert found == (["--max-macs 2.84e+07"] if advised else [])
+
+
 def test_command_and_suggestion_are_kept() -> None:
     made = of(command="edgecompress run x", suggestion="more")
     again = Report.from_json(made.to_json())
