@@ -6,7 +6,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from edgecompress.codecs import CODECS
 from edgecompress.codecs.ada_tucker import stored_params
@@ -74,7 +73,7 @@ def _own(layer: nn.Module) -> tuple[Tensor, ...]:
     """
     alone = next(layer.parameters(recurse=False), None) is not None
     parts = [layer] if alone else list(layer.modules())
-    if alone and parametrize.is_parametrized(layer):
-        parts += layer.parametrizations.modules()
+    if alone and isinstance(computed := getattr(layer, "parametrizations", None), nn.ModuleDict):
+        parts += computed.modules()
     found = (tensor for part in parts for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)))
     return tuple({id(tensor): tensor for tensor in found}.values())
