@@ -54,6 +54,7 @@ class Ncnn(WeightsApart):
         kinds = {value.type.tensor_type.elem_type for value in proto.graph.input}
         if kinds != {onnx.TensorProto.FLOAT}:
             raise ExportError("it takes float inputs only")
+        refuse_dimensions(job.shapes)
         strides_as_pooling(proto)
         unsaid = not BATCHED & {node.op_type for node in proto.graph.node}
         if unsaid:
@@ -72,6 +73,17 @@ class Ncnn(WeightsApart):
         path.write_text(_with_shapes(param, job.shapes), encoding="utf-8")
         shutil.copyfile(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {"operators": dict(sorted(layers_of(path).items())), "batch": 1}
+
+
+def refuse_dimensions(shapes: list[list[int]]) -> None:
+    """Prove that ncnn has tensors of so many dimensions as inputs of these shapes, batch first.
+
+    Raises:
+        ExportError: it has not, as of volumes.
+    """
+    for shape in shapes:
+        if len(shape) - 1 not in SIZES:
+            raise ExportError(f"it takes inputs of 1 to {max(SIZES)} dimensions beside the batch, one is {shape}")
 
 
 def _program() -> Path:

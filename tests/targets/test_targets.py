@@ -41,6 +41,7 @@ from edgecompress.targets.child_converter import missing
 from edgecompress.targets.litert import LiteRT
 from edgecompress.targets.ncnn import strides_as_pooling
 from edgecompress.targets.onnx.sessions import session
+from edgecompress.targets.ncnn import refuse_dimensions
 from edgecompress.targets.products import product_notices
 from tests.covering import slow
 
@@ -516,3 +517,11 @@ def test_tensors_may_lie_oddly_in_memory(name: str, tmp_path: Path) -> None:
     model = Strided().eval()
     sample = Sample("strided", "strided", lambda: model, (torch.randn(2, 3, 6, 9),))
     assert export(model, sample, tmp_path, target=there(name)).sqnr_db > 90
+
+
+def test_inputs_that_ncnn_has_no_tensors_for_are_refused_by_shape() -> None:
+    """Volumes were a KeyError of the converter."""
+    refuse_dimensions([[1, 3, 8, 8], [1, 8], [1, 3, 8]])
+    for shape in ([1, 3, 8, 8, 8], [1]):
+        with pytest.raises(ExportError, match=r"takes inputs of 1 to 3 dimensions beside the batch, one is \[1"):
+            refuse_dimensions([[1, 8], shape])
