@@ -39,9 +39,8 @@ from edgecompress.targets import TARGETS, target_of
 from edgecompress.targets.base import Job
 from edgecompress.targets.child_converter import missing
 from edgecompress.targets.litert import LiteRT
-from edgecompress.targets.ncnn import strides_as_pooling
+from edgecompress.targets.ncnn import refuse_dimensions, strides_as_pooling
 from edgecompress.targets.onnx.sessions import session
-from edgecompress.targets.ncnn import refuse_dimensions
 from edgecompress.targets.products import product_notices
 from tests.covering import slow
 
