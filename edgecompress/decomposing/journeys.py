@@ -19,8 +19,8 @@ from edgecompress.decomposing.rehearsing import Known
 from edgecompress.models import Call, calibrated, evaluating, named_layers, observing
 from edgecompress.models.datasets import Inputs
 
-SPREAD = 4
-"""Of all parts of the inputs every so many begin first."""
+GOLDEN = 0.6180339887498949
+"""Multiples of it, without their whole part, lie evenly in [0, 1), however many there are."""
 
 
 class Arrival(NamedTuple):
@@ -162,4 +162,4 @@ def journeys(models: Models, inputs: Inputs, size: int) -> list[Journey]:
     parts = list(shortest_first(models.dense, inputs, size))
     starts = accumulate((len(part[0]) for part in parts), initial=0)
     found = [Journey(models, part, start) for part, start in zip(parts, starts, strict=False)]
-    return [journey for first_of in range(SPREAD) for journey in found[first_of::SPREAD]]
+    return [found[index] for index in sorted(range(len(found)), key=lambda index: index * GOLDEN % 1)]
