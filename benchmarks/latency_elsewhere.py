@@ -5,8 +5,9 @@
 A place is a net, a runtime and a device (``PLACES``; default: all). Its candidates are weighed once; for each fraction
 of the latency rivals are measured as ``plan --keep F --of latency`` measures them, and beside the winner are put the
 plans by MACs at multiples of 8 and of 16 whose expected loss is nearest to the winner's. Rows are written one by one
-and skipped when the benchmark is started again. Then all plans of a place take turns as whole files with the dense one,
-which adds a run to what is known (``--times`` does only this; on emulated cores instructions are counted once).
+and skipped when the benchmark is started again; a fraction that no plan reaches is said, and has none. Then all plans
+of a place take turns as whole files with the dense one, which adds a run to what is known (``--times`` does only this;
+on emulated cores instructions are counted once).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from edgecompress.artifacts import versions
 from edgecompress.calibrating import Calibration, calibration_of
 from edgecompress.devices import device_named
+from edgecompress.errors import BudgetError
 from edgecompress.models import Sample
 from edgecompress.planning import Survey, survey, weighed_choices
 from edgecompress.plans import Cost
@@ -190,7 +192,11 @@ def planned(place: Place, rows: Sequence[Row]) -> Iterator[Row]:
         multiple = found.multiple or known_multiple(place.target, place.device)
         for keep in missing:
             rivals = Rivals(layers, found.prices, total, multiple, Ceilings(keep=keep, of="latency"))
-            best, measured = closed(bench, rivals, keep, shown)
+            try:
+                best, measured = closed(bench, rivals, keep, shown)
+            except BudgetError as unmet:
+                print(place.key, keep, unmet, flush=True)
+                continue
             loss = sum(losses_of(best.choices).values())
             by_macs = {str(one): of_loss(layers, seen.total, one, loss) for one in MULTIPLES}
             yield {
@@ -321,11 +327,11 @@ def _line(row: Row, runs: Sequence[Row]) -> str:
     measured = "; ".join(_ratio(run["speedup"][f"{keep} latency"]) for run in runs)
     against = [
         "; ".join(_ratio(run["pairs"][f"{keep} MACs {one} / {keep} latency"]) for run in runs)
-        + f" ({row['macs'][str(one)]['loss']:.3f})"
+        + f" ({row['macs'][str(one)]['loss']:.3g})"
         for one in MULTIPLES
     ]
     return (
-        f"| {keep} | {row['rule']} | {row['loss']:.3f} | {row['predicted']:.2f}x | {measured} | {' | '.join(against)} |"
+        f"| {keep} | {row['rule']} | {row['loss']:.3g} | {row['predicted']:.2f}x | {measured} | {' | '.join(against)} |"
     )
 
 

@@ -33,7 +33,7 @@ from edgecompress.timing.measured import DENSE, Key, Measured, key_of
 from edgecompress.timing.pooling import Pool
 from edgecompress.timing.rivals import TIMED, Asked, Rivals, Rule, chains_of, fastest_from, fastest_within, losses_of
 
-ROUNDS, MOST_CHOICES = 16, 6
+ROUNDS, MOST_CHOICES = 24, 10
 """Of choosing and measuring; and how many plans a rule may choose."""
 LOADS, TURNS, LAST_LOADS, MOST_LOADS = 4, 6, 8, 24
 """Of each file in a round; turns of each load; loads of the winner, and of a plan that stays in doubt."""
@@ -45,6 +45,8 @@ CLOSE = 0.03
 """A rival that is so little below the time it may take is not chosen again; one in doubt may take so much more."""
 MOST_PROBED = 5
 """Geometries whose chains are left out, one at a time, to see what they save."""
+TIE = 0.02
+"""Of a loss, which no estimate is as fine as: of plans that lose so little more the faster one is better."""
 GAIN = 0.05
 """Of its loss, that a plan has to promise if it is to be tried where another of its rule is close already."""
 NUDGE, NUDGES = 0.01, 4
@@ -150,8 +152,10 @@ class _Loop:
         return sorted(map(self.pooled, self.found.values()), key=lambda one: one.loss)
 
     def _first(self) -> Measured | None:
-        """The one of least loss among those in time."""
-        return next((one for one in self._by_loss() if self._in_time(one)), None)
+        """The one of least loss among those in time; of those that lose hardly more the surely fastest."""
+        in_time = [one for one in self._by_loss() if self._in_time(one)]
+        alike = [one for one in in_time if one.loss <= in_time[0].loss * (1 + TIE)]
+        return max(alike, key=lambda one: one.ratio.low, default=None)
 
     def _in_time(self, one: Measured) -> bool:
         return one.kept <= self.keep * (1 if self.pool.exact else 1 + MARGIN)
