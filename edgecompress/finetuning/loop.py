@@ -212,8 +212,8 @@ def _announce(run: Run, task: Task, epoch: int, step_s: float) -> None:
     left = (task.steps - run.within.step + later * task.steps) * step_s + (later + 1) * run.scoring_s
     if run.steps == 2 and left > LONG_S:
         notice(
-            f"{task.what}: about {duration(left)} left of {task.settings.epochs} epochs of {task.steps} steps; a step "
-            f"takes {step_s:.2g} s, a score {duration(run.scoring_s)}; --train-items N makes epochs shorter"
+            f"{task.what}: about {duration(left)} left (epochs: {task.settings.epochs}, of {task.steps} steps each); a "
+            f"step takes {step_s:.2g} s, a score {duration(run.scoring_s)}; --train-items N makes epochs shorter"
         )
 
 

@@ -219,7 +219,7 @@ def test_a_long_training_says_its_length_beforehand(
     assert seen.count(("tune tokens, validation", 64, 64)) == 3
     said = capsys.readouterr().err
     assert "tune tokens: about " in said
-    assert "2 epochs of 8 steps" in said
+    assert "epochs: 2, of 8 steps each" in said
     assert "--train-items" in said
 
 
