@@ -45,7 +45,7 @@ from edgecompress.timing.closing import closed
 from edgecompress.timing.planning import scored_chains
 from edgecompress.timing.plateaus import known_multiple
 from edgecompress.timing.pooling import Pool
-from edgecompress.timing.rivals import Rivals, chains_of, losses_of
+from edgecompress.timing.rivals import Rivals, chains_of, loss_of, of_multiple
 from edgecompress.timing.stopwatches import load_here
 
 RESULTS = Path(__file__).with_name("results") / "latency_elsewhere.json"
@@ -197,8 +197,7 @@ def planned(place: Place, rows: Sequence[Row]) -> Iterator[Row]:
             except BudgetError as unmet:
                 print(place.key, keep, unmet, flush=True)
                 continue
-            loss = sum(losses_of(best.choices).values())
-            by_macs = {str(one): of_loss(layers, seen.total, one, loss) for one in MULTIPLES}
+            by_macs = {str(one): of_loss(layers, seen.total, one, best.loss) for one in MULTIPLES}
             yield {
                 "place": place.key, "keep": keep, "multiple": multiple, **best.to_json(),
                 "macs": {one: as_json(choices) for one, choices in by_macs.items()},
@@ -227,26 +226,23 @@ def shown(stage: str, done: int, count: int, detail: str) -> None:
 
 def of_loss(layers: Sequence[LayerCandidates], total: Cost, multiple: int, loss: float) -> Choices:
     """The plan by MACs, of ranks that are multiples, whose expected loss is nearest."""
-    own = [
-        replace(layer, candidates=tuple(c for c in layer.candidates if all(r % multiple == 0 for r in c.ranks)))
-        for layer in layers
-    ]
+    own = of_multiple(layers, multiple)
     low, high, found = 0, STEPS, list[Choices]()
     while high - low > 1:
         step = (low + high) // 2
         try:
             found.append(Budget(step / STEPS).select(own, total))
-        except Exception:  # so few MACs cannot be had
+        except BudgetError:  # so few MACs cannot be had
             low = step
             continue
-        low, high = (step, high) if sum(losses_of(found[-1]).values()) > loss else (low, step)
-    return min(found, key=lambda choices: abs(sum(losses_of(choices).values()) - loss))
+        low, high = (step, high) if loss_of(found[-1]) > loss else (low, step)
+    return min(found, key=lambda choices: abs(loss_of(choices) - loss))
 
 
 def as_json(choices: Choices) -> Row:
     """Chains and the expected loss of a plan."""
     chains = {name: [method, *ranks] for name, (method, ranks) in chains_of(choices).items()}
-    return {"loss": sum(losses_of(choices).values()), "chains": chains}
+    return {"loss": loss_of(choices), "chains": chains}
 
 
 def chains_from(stored: Row) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -18,6 +18,8 @@ RESAMPLES = 4_000
 DRAWS = 400
 FEWEST_BEYOND = 10
 """A quantile with fewer runs on either side of it is not compared: of p99, that needs 1,000 runs."""
+WIDTH = 4.0
+"""Standard errors that a 95 % interval is wide, about."""
 RESOLUTION = 0.01
 """A ratio nearer to 1 than this is no claim, however narrow its interval: loads of one file differ by as much."""
 
@@ -64,6 +66,11 @@ class Ratio:
     def resolved(self) -> bool:
         """Whether the interval lies clear of 1.0 by more than two loads of one file differ."""
         return self.low > 1 + RESOLUTION or self.high < 1 - RESOLUTION
+
+    @property
+    def error(self) -> float:
+        """The standard error of the value, about."""
+        return (self.high - self.low) / WIDTH
 
     @property
     def ci95(self) -> list[float]:

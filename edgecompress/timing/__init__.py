@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 FEWEST_TURNS, MOST_TURNS, SECONDS = 8, 32, 60.0
 """Of each file of candidates with the dense file: as many as take so long in all."""
 INSTRUCTIONS = "instructions"
-LOADS, WIDTH = 2, 4.0
-"""Of each file, which moves its times by some percent; standard errors that a 95 % interval is wide."""
+LOADS = 2
+"""Of each file, which moves its times by some percent."""
 MOST_PLATEAUS = 3
 """Geometries whose plateaus are looked for: those with the most MACs."""
 FILE_BYTES = 1 << 30
@@ -276,7 +276,7 @@ def _take(bench: Bench, geometry: Geometry, chains: Sequence[Chain], turns: int)
     pool.add(dict(enumerate(series)), LOADS)
     count, inverses = len(names), [pool.ratio(at, 0).inverse for at in range(1, len(series))]
     return [
-        Timing(geometry.key, *chain, (one.value - 1) / count, (one.high - one.low) / WIDTH / count, count, turns, load)
+        Timing(geometry.key, *chain, (one.value - 1) / count, one.error / count, count, turns, load)
         for chain, one in zip(chains, inverses, strict=True)
     ]
 

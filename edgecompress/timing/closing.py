@@ -31,7 +31,18 @@ from edgecompress.timing.corrections import Savings, corrected, factors_of
 from edgecompress.timing.curves import Curve
 from edgecompress.timing.measured import DENSE, Key, Measured, key_of
 from edgecompress.timing.pooling import Pool
-from edgecompress.timing.rivals import TIMED, Asked, Rivals, Rule, chains_of, fastest_from, fastest_within, losses_of
+from edgecompress.timing.rivals import (
+    TIMED,
+    Asked,
+    Rivals,
+    Rule,
+    chains_of,
+    fastest_from,
+    fastest_within,
+    left_dense,
+    loss_of,
+    losses_of,
+)
 
 ROUNDS, MOST_CHOICES = 24, 10
 """Of choosing and measuring; and how many plans a rule may choose."""
@@ -183,30 +194,31 @@ class _Loop:
         return found[:MOST_AGAIN]
 
     def _chosen(self, rule: str) -> Asked | None:
-        """What the rule chooses next; None where that was measured, or one of its plans is close enough."""
+        """What the rule chooses next; None where that was measured, or one of its plans is close enough.
+
+        Where its table is corrected, a plan that promises clearly less loss is chosen all the same.
+        """
         own = [self.pooled(self.found[key]) for _, key in self.tried.get(rule, ())]
-        if len(own) >= MOST_CHOICES or (any(map(self._is_close, own)) and not self._promises(rule)):
+        close = any(map(self._is_close, own))
+        if len(own) >= MOST_CHOICES or (close and rule != TIMED):
             return None
         asked = self._curve(rule).needed(1 - self.keep * (1 - MARGIN))
         for _ in range(NUDGES):
             chosen = fastest_from(self.rules[rule], asked)
             known = chosen and self.found.get(key_of(chains_of(chosen[1])))
             if chosen is None or known is None:
-                return chosen
-            if self._is_close(self.pooled(known)):
+                return chosen if chosen and (not close or self._promises(chosen[1])) else None
+            if close or self._is_close(self.pooled(known)):
                 break
             asked += -NUDGE if self._in_time(self.pooled(known)) else NUDGE
             if not 0 <= asked < 1:
                 break
         return None
 
-    def _promises(self, rule: str) -> bool:
-        """Whether the table, corrected by now, names a plan of clearly less loss than any that was measured in time."""
-        best, asked = self._first(), self._curve(rule).needed(1 - self.keep * (1 - MARGIN))
-        chosen = fastest_from(self.rules[rule], asked) if rule == TIMED else None
-        if best is None or chosen is None or key_of(chains_of(chosen[1])) in self.found:
-            return False
-        return sum(losses_of(chosen[1]).values()) < (1 - GAIN) * best.loss
+    def _promises(self, choices: Choices) -> bool:
+        """Whether a plan is expected to lose clearly less than the best that was measured in time."""
+        best = self._first()
+        return best is not None and loss_of(choices) < (1 - GAIN) * best.loss
 
     def _correct(self) -> None:
         """Mend the table of the rule by times, and what it was asked, by all that was measured."""
@@ -230,8 +242,7 @@ class _Loop:
     def _new(self, rule: str, asked: float, choices: Choices) -> Measured:
         """Before it is measured."""
         predicted = 1 / max(0.01, 1 - self._curve(rule).expected(asked))
-        loss = sum(losses_of(choices).values())
-        return Measured(rule, asked, choices, loss, Ratio(predicted, 0.0, inf), predicted, 0)
+        return Measured(rule, asked, choices, loss_of(choices), Ratio(predicted, 0.0, inf), predicted, 0)
 
     def _measure(self, keys: Sequence[Key], loads: int) -> None:
         """Files in turns with the dense one."""
@@ -263,7 +274,7 @@ class _Loop:
         if not useless or first.key - useless in self.found:
             return False
         names, reason = {name for name, _ in useless}, "its chain does not pay in its place: measured in the whole file"
-        choices = {name: reason if name in names else choice for name, choice in first.choices.items()}
+        choices = left_dense(first.choices, names, reason)
         if not self.rivals.allows(choices):
             return False
         one = self._new(first.rule, first.asked, choices)

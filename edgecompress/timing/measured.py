@@ -11,9 +11,6 @@ from edgecompress.timing.geometries import Chain
 from edgecompress.timing.grafting import Chosen
 from edgecompress.timing.rivals import chains_of
 
-INTERVAL = 4.0
-"""Standard errors that a 95 % interval is wide, about."""
-
 Key = frozenset[tuple[str, Chain]]
 """What a file is known by: the chains in it."""
 DENSE: Key = frozenset()
@@ -42,7 +39,7 @@ class Measured:
     @property
     def error(self) -> float:
         """The standard error of ``kept``, about."""
-        return (1 / self.ratio.low - 1 / self.ratio.high) / INTERVAL
+        return self.ratio.inverse.error
 
     @property
     def key(self) -> Key:

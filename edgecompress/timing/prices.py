@@ -65,19 +65,16 @@ class Prices:
 
     def shares(self, name: str, chains: Sequence[Chain], layer: LayerCandidates) -> list[float]:
         """Of the dense model's time, what each chain takes more than the dense layer (negative: less)."""
-        geometry = self.geometry_of(name)
-        costs = {one.chain: one.cost for one in layer.candidates}
+        key, costs = self.key_of(name), {one.chain: one.cost for one in layer.candidates}
         usual = {chain: self._usual(costs[chain].macs - layer.dense.macs) for chain in chains}
-        if geometry is None:
-            return [self.factors.get("", 1.0) * usual[chain] for chain in chains]
-        factor = self.factors.get(geometry.key, 1.0)
-        known = {(one.method, one.ranks): one for one in self.timings if one.geometry == geometry.key}
+        factor = self.factors.get(key, 1.0)
+        known = {(one.method, one.ranks): one for one in self.timings if one.geometry == key}
         fitted = _between(known, costs)
         return [factor * self._drawn(known.get(chain) or fitted.get(chain), usual[chain]) for chain in chains]
 
-    def geometry_of(self, name: str) -> Geometry | None:
-        """A layer's, if its chains can be timed."""
-        return next((one for one in self.geometries if any(item.name == name for item in one.items)), None)
+    def key_of(self, name: str) -> str:
+        """A layer's geometry; nothing where its chains cannot be timed, so that there are no times of them either."""
+        return next((one.key for one in self.geometries if any(item.name == name for item in one.items)), "")
 
     def _usual(self, macs: int) -> float:
         """The share of the time that so many MACs more take, about."""

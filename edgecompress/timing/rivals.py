@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -55,7 +55,7 @@ class Rivals:
             "latency, fewer chains": partial(self.timed, burden=BURDEN),
         }
         for multiple in sorted({USUAL, self.multiple}):
-            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, self._of_multiple(multiple), {})
+            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, of_multiple(self.layers, multiple), {})
         return rules
 
     def saving(self, choices: Choices) -> float:
@@ -66,14 +66,15 @@ class Rivals:
         """The same by geometry."""
         by_name, found = {layer.name: layer for layer in self.layers}, dict[str, float]()
         for name, chain in chains_of(choices).items():
-            key = self._key_of(name)
+            key = self.prices.key_of(name)
             found[key] = found.get(key, 0.0) - self.prices.shares(name, [chain], by_name[name])[0]
         return found
 
     def without(self, geometry: str, choices: Choices) -> Choices:
         """With all layers of a geometry dense."""
-        own = {name for name in replaced(choices) if self._key_of(name) == geometry}
-        return {name: LEFT_OUT if name in own else choice for name, choice in choices.items()}
+        return left_dense(
+            choices, {name for name in replaced(choices) if self.prices.key_of(name) == geometry}, LEFT_OUT
+        )
 
     def allows(self, choices: Choices) -> bool:
         """Whether all other limits are met."""
@@ -84,11 +85,6 @@ class Rivals:
             getattr(cost, name) <= room for name, room in self.limits.rooms(self.total).items() if name != "time"
         )
 
-    def _key_of(self, name: str) -> str:
-        """A layer's geometry; nothing where its chains cannot be timed."""
-        geometry = self.prices.geometry_of(name)
-        return geometry.key if geometry else ""
-
     def corrected(self, factors: Mapping[str, float]) -> Rivals:
         """With what chains of each geometry save by the table times a factor."""
         return replace(self, prices=replace(self.prices, factors=factors))
@@ -98,13 +94,6 @@ class Rivals:
         prices = replace(self.prices, **differently)  # type: ignore[arg-type]
         layers = [prices.on(layer) for layer in self.layers]
         return replace(self.limits, time=round(keep * prices.dense)).select(layers, prices.total(self.total))
-
-    def _of_multiple(self, multiple: int) -> list[LayerCandidates]:
-        """The layers with those candidates alone whose ranks are multiples."""
-        return [
-            replace(layer, candidates=tuple(c for c in layer.candidates if all(r % multiple == 0 for r in c.ranks)))
-            for layer in self.layers
-        ]
 
     def _by_macs(self, layers: Sequence[LayerCandidates], known: dict[int, Choices | None], keep: float) -> Choices:
         """The plan of most MACs whose time is expected to be within the budget; ``known`` are those of each step."""
@@ -141,6 +130,24 @@ def losses_of(choices: Choices) -> dict[str, float]:
     return {name: one.error if one.loss is None else one.loss for name, one in replaced(choices).items()}
 
 
+def loss_of(choices: Choices) -> float:
+    """Their sum."""
+    return sum(losses_of(choices).values())
+
+
+def left_dense(choices: Choices, names: Collection[str], reason: str) -> Choices:
+    """With layers dense, each for the reason."""
+    return {name: reason if name in names else choice for name, choice in choices.items()}
+
+
+def of_multiple(layers: Iterable[LayerCandidates], multiple: int) -> list[LayerCandidates]:
+    """Layers with those candidates alone whose ranks are multiples."""
+    return [
+        replace(layer, candidates=tuple(c for c in layer.candidates if all(r % multiple == 0 for r in c.ranks)))
+        for layer in layers
+    ]
+
+
 def fastest_from(rule: Rule, asked: float) -> Asked | None:
     """What a rule chooses; of one that finds nothing in time its fastest, None where that is not known."""
     for _ in range(2):
@@ -162,7 +169,7 @@ def fastest_within(rule: Rule, loss: float) -> Asked | None:
             choices: Choices | None = rule(1 - asked)
         except BudgetError:
             choices = None
-        if choices is not None and sum(losses_of(choices).values()) <= loss:
+        if choices is not None and loss_of(choices) <= loss:
             low, found = asked, (asked, choices)
         else:
             high = asked
