@@ -47,6 +47,7 @@ OPTIONS = {
     "mixup": "--mixup 0.2",
     "cutout": "--cutout 8",
     "cosine with warm-up": "--schedule cosine --warm-up 0.1",
+    "cosines with warm restarts": "--schedule restarts --warm-up 0.05",
     "in 3 portions": "--portions 3",
 }
 """Each changes one thing of the fine-tuning of "plain Tucker-2" on ResNet-20, seed 0."""

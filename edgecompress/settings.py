@@ -17,7 +17,7 @@ from edgecompress.fields import option
 OptimizerName = Literal["sgd", "adam"]
 SelectEpoch = Literal["best", "last"]
 TrainedWeights = Literal["all", "factors"]
-ScheduleName = Literal["onecycle", "cosine", "constant"]
+ScheduleName = Literal["onecycle", "cosine", "restarts", "constant"]
 FactorStart = Literal["scratch", "dense"]
 Precision = Literal["fp32", "fp16", "int8"]
 Replaces = Literal["same model", "ours", "anything"]
@@ -102,7 +102,8 @@ class FineTuning:
         batch_size: of all processes together, run in ``accumulate`` parts.
         distill: share in [0, 1] of the loss that follows the teacher's softened outputs.
         temperature: softens both outputs for ``distill``.
-        schedule: of the learning rate over all steps: "onecycle", "cosine" or "constant".
+        schedule: of the learning rate over all steps: "onecycle", "cosine", "restarts" (of cosines, each
+            twice as long as the one before) or "constant".
         warm_up: share of all steps up to ``lr``.
         feature: weight of the mean relative distance between the outputs (and weights) of replaced layers and the
             teacher's.

@@ -14,6 +14,8 @@ from edgecompress.settings import FineTuning
 BETAS = (0.9, 0.99)
 """Of Adam: a second moment over 100 steps follows a short training better than one over 1,000 (measured: factors of
 LeNet-300, 20 epochs, training loss 0.163 against 0.184)."""
+CYCLES = 3
+"""Of warm restarts, each twice as long as the one before."""
 FEWEST = 10
 """Fewer steps than these make no cycle: the learning rate is then constant."""
 
@@ -27,11 +29,11 @@ def optimizer_of(model: nn.Module, settings: FineTuning) -> Optimizer:
 
 
 def schedule_of(optimizer: Optimizer, settings: FineTuning, steps: int) -> LRScheduler | None:
-    """One cycle (Smith & Topin 2019), or a linear warm-up and a half cosine (Loshchilov & Hutter 2017), or none."""
+    """One cycle (Smith & Topin 2019), a warm-up and one or more half cosines (Loshchilov & Hutter 2017), or none."""
     if steps < FEWEST or settings.schedule == "constant":
         return None
-    if settings.schedule == "cosine":
-        return LambdaLR(optimizer, partial(cosine, round(settings.warm_up * steps), steps))
+    if settings.schedule in SHAPES:
+        return LambdaLR(optimizer, partial(SHAPES[settings.schedule], round(settings.warm_up * steps), steps))
     share = min(max(settings.warm_up, 1 / steps), 1 - 1 / steps)
     return OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=share)
 
@@ -41,3 +43,16 @@ def cosine(warm_up: int, steps: int, step: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * min(1, (step - warm_up) / max(1, steps - warm_up))))
+
+
+def restarts(warm_up: int, steps: int, step: int) -> float:
+    """The same with ``CYCLES`` half cosines, each from the peak on (SGDR, arXiv 1608.03983)."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    at = min(1.0, (step - warm_up) / max(1, steps - warm_up)) * (2**CYCLES - 1)
+    cycle = min(CYCLES - 1, int(math.log2(at + 1)))
+    return 0.5 * (1 + math.cos(math.pi * (at + 1 - 2**cycle) / 2**cycle))
+
+
+SHAPES = {"cosine": cosine, "restarts": restarts}
+"""Of the rate after a linear warm-up."""

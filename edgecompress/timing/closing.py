@@ -26,7 +26,7 @@ from edgecompress.errors import BudgetError
 from edgecompress.profiling.ratios import Ratio
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choices
-from edgecompress.timing import INSTRUCTIONS, Bench
+from edgecompress.timing import Bench
 from edgecompress.timing.corrections import Savings, corrected, factors_of
 from edgecompress.timing.curves import Curve
 from edgecompress.timing.measured import DENSE, Key, Measured, key_of
@@ -72,7 +72,7 @@ def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silen
     Raises:
         BudgetError: none was; with the nearest.
     """
-    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.unit == INSTRUCTIONS))
+    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.counts))
     for number in range(ROUNDS):
         progress("plan: whole files", number, ROUNDS, "rivals in turns with the dense file")
         if not loop.goes_on():

@@ -16,7 +16,7 @@ from edgecompress.finetuning import FineTuning, batching, finetune, running, sta
 from edgecompress.finetuning.augmentation import cutout, mixed
 from edgecompress.finetuning.distillation import Distilled, FeatureDistilled, live_kernels
 from edgecompress.finetuning.loop import Objective, fit
-from edgecompress.finetuning.schedules import cosine, schedule_of
+from edgecompress.finetuning.schedules import cosine, restarts, schedule_of
 from edgecompress.finetuning.workers import Alone
 from edgecompress.models import Sample
 from edgecompress.models.datasets import take
@@ -110,13 +110,14 @@ def test_schedules() -> None:
                 schedule.step()
         return found
 
-    for name, warm_up in (("cosine", 0.2), ("onecycle", 0.5)):
+    for name, warm_up in (("cosine", 0.2), ("restarts", 0.2), ("onecycle", 0.5)):
         found = rates(replace(SETTINGS, schedule=name, warm_up=warm_up), 100)
         assert max(found) == pytest.approx(0.05, rel=0.01)
         assert found.index(max(found)) == pytest.approx(100 * warm_up, abs=2)
         assert found[-1] < 0.001
     assert set(rates(replace(SETTINGS, schedule="constant"), 100)) == {0.05}
     assert cosine(10, 110, 60) == pytest.approx(0.5)
+    assert [restarts(0, 70, step) for step in (0, 5, 10, 20, 30, 50, 70)] == pytest.approx([1, 0.5, 1, 0.5, 1, 0.5, 0])
 
 
 def test_the_objective_decides_and_sees_the_end_of_every_epoch(sample: Sample) -> None:

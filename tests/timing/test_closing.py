@@ -44,7 +44,7 @@ class Model:
 
     law: Callable[[str, float], float]
     noise: Sequence[float] = (0.0,)
-    unit: str = "ns"
+    counts: bool = False
     dense: list[float] = field(default_factory=list)
     files: list[Chosen] = field(default_factory=list)
 
@@ -97,7 +97,7 @@ def test_rounds_do_not_swing() -> None:
 
 
 def test_instructions_are_one_exact_number_each() -> None:
-    best, _ = run(Model(lambda _, saved: 0.8 * saved, unit="instructions"), 0.5)
+    best, _ = run(Model(lambda _, saved: 0.8 * saved, counts=True), 0.5)
     assert 0.45 < best.kept <= 0.5
     assert best.ratio.low == best.ratio.value == best.ratio.high
 
