@@ -57,6 +57,8 @@ RULES = (
     ("latency", 0.415),
     ("MACs", 0.3),
     ("latency", 0.6),
+    ("latency", 0.57),
+    ("latency", 0.64),
     ("MACs", 0.5),
     ("MACs", 0.7),
 )

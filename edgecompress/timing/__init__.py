@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from edgecompress.artifacts import Arrays
 
-FEWEST_TURNS, MOST_TURNS, SECONDS = 8, 32, 60.0
+FEWEST_TURNS, MOST_TURNS, SECONDS = 4, 32, 40.0
 """Of each file of candidates with the dense file: as many as take so long in all."""
 INSTRUCTIONS = "instructions"
 LOADS = 2

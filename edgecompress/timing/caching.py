@@ -23,7 +23,7 @@ from edgecompress.files import Json, reason
 from edgecompress.plans import Ranks
 from edgecompress.progress import notice
 
-VERSION = 2
+VERSION = 3
 """Of the lines and of the way that is measured."""
 FOLDER = "timings"
 

@@ -6,9 +6,10 @@ measured and the best is kept. What the table of times lets a plan save is not q
 off is measured for each rival, which is chosen again between the files that were too slow and those that were fast
 enough. In the end each rule offers its fastest plan of no more loss than the winner's.
 
-The table's errors are of geometries: their chains save more or less in a whole file than in place of all layers of one
-geometry, in some runtimes nothing. So the first plan by times is measured without the chains of one geometry too, and
-by all files that were measured the table is corrected by a factor for each geometry, round after round.
+The table's errors are mostly of geometries: their chains save more or less in a whole file than in place of all layers
+of one geometry, in some runtimes nothing. So the first plan by times is measured without the chains of one geometry
+too, and by all files that were measured the table is corrected by geometry and by chain, round after round. A chain
+that saves more than the table says is never chosen by it: so plans by tables drawn from those that may be are tried.
 
 One measurement says little of the next: a file loaded anew takes some percent more or less. So each file is loaded
 several times, all that was ever measured is pooled, and no round alone takes or refuses a plan: those that lose less
@@ -18,20 +19,22 @@ that do not pay in their place, where that is fast enough too, and is measured o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
 from edgecompress.errors import BudgetError
 from edgecompress.profiling.ratios import Ratio
+from edgecompress.profiling.turns import runs_in_turn
 from edgecompress.progress import Progress, silent
 from edgecompress.selectors.base import Choices
 from edgecompress.timing import Bench
-from edgecompress.timing.corrections import Savings, corrected, factors_of
+from edgecompress.timing.beliefs import Beliefs
 from edgecompress.timing.curves import Curve
 from edgecompress.timing.measured import DENSE, Key, Measured, key_of
 from edgecompress.timing.pooling import Pool
 from edgecompress.timing.rivals import (
+    DRAWN,
     TIMED,
     Asked,
     Rivals,
@@ -46,9 +49,11 @@ from edgecompress.timing.rivals import (
 
 ROUNDS, MOST_CHOICES = 24, 10
 """Of choosing and measuring; and how many plans a rule may choose."""
-LOADS, TURNS, LAST_LOADS, MOST_LOADS = 4, 6, 8, 24
+DRAWS, MOST_DRAWN = 3, 24
+"""Tables that are drawn in a round, and in all."""
+LOADS, TURNS, LAST_LOADS, MOST_LOADS = 4, 4, 8, 24
 """Of each file in a round; turns of each load; loads of the winner, and of a plan that stays in doubt."""
-SECONDS_A_LOAD, FEWEST_TURNS = 0.25, 2
+SECONDS_A_LOAD, FEWEST_TURNS = 0.1, 2
 """What the turns of a load may take for each file, about: there are fewer of them in a large net."""
 MARGIN = 0.01
 """Of the time that may remain: two measurements of one file differ by as much. Files are aimed so much below it."""
@@ -72,7 +77,7 @@ def closed(bench: Bench, rivals: Rivals, keep: float, progress: Progress = silen
     Raises:
         BudgetError: none was; with the nearest.
     """
-    loop = _Loop(bench, rivals, keep, rivals.rules(), Pool(exact=bench.counts))
+    loop = _Loop(bench, rivals, keep, rivals.rules(), Beliefs.of(rivals), Pool(exact=bench.counts))
     for number in range(ROUNDS):
         progress("plan: whole files", number, ROUNDS, "rivals in turns with the dense file")
         if not loop.goes_on():
@@ -92,18 +97,19 @@ class _Loop:
     rivals: Rivals
     keep: float
     rules: dict[str, Rule]
+    beliefs: Beliefs
     pool: Pool
     found: dict[Key, Measured] = field(default_factory=dict)
     tried: dict[str, list[tuple[float, Key]]] = field(default_factory=dict)
     probes: dict[Key, Measured] = field(default_factory=dict)
     ablated: set[Key] = field(default_factory=set)
     challenged: set[Key] = field(default_factory=set)
-    savings: dict[Key, Savings] = field(default_factory=dict)
 
     def goes_on(self) -> bool:
         """Choose and measure once; False where nothing new is chosen, and nothing is in doubt."""
         self._correct()
-        chosen = {rule: choices for rule in self.rules if (choices := self._chosen(rule)) is not None}
+        chosen = [(rule, choices) for rule in self.rules if (choices := self._chosen(rule)) is not None]
+        chosen += [(DRAWN, asked) for asked in self._drawn()]
         again, new = self._doubtful(), self._adds(chosen)
         if not new and not again:
             return self._challenges() or self._prunes()
@@ -112,13 +118,12 @@ class _Loop:
             self._probe()
         return True
 
-    def _adds(self, chosen: Mapping[str, Asked]) -> list[Key]:
+    def _adds(self, chosen: Iterable[tuple[str, Asked]]) -> list[Key]:
         """What rules chose, to be measured."""
         new = dict[Key, Measured]()
-        for rule, (asked, plan) in chosen.items():
-            one = self._new(rule, asked, plan)
+        for one in [self._new(rule, asked, plan) for rule, (asked, plan) in chosen]:
             new.setdefault(one.key, one)
-            self.tried.setdefault(rule, []).append((asked, one.key))
+            self.tried.setdefault(one.rule, []).append((one.asked, one.key))
         self.found |= {key: one for key, one in new.items() if key not in self.found}
         return list(new)
 
@@ -126,7 +131,7 @@ class _Loop:
         """Measure the first plan by times without its chains of one geometry: of those that save most by the table."""
         ((asked, key),) = self.tried[TIMED]
         whole = self.found[key]
-        by_geometry = self._savings(whole)
+        by_geometry = self.beliefs.by_geometry(whole.choices)
         most = sorted(by_geometry, key=lambda geometry: -by_geometry[geometry])[:MOST_PROBED]
         without = (self._new(TIMED, asked, self.rivals.without(geometry, whole.choices)) for geometry in most)
         self.probes = {one.key: one for one in without if one.key not in {DENSE, *self.found}}
@@ -220,19 +225,24 @@ class _Loop:
         best = self._first()
         return best is not None and loss_of(choices) < (1 - GAIN) * best.loss
 
+    def _drawn(self) -> list[Asked]:
+        """Plans by tables that may be, as all that was measured says, where they promise less loss than the best."""
+        left, best = MOST_DRAWN - len(self.tried.get(DRAWN, ())), self._first()
+        if not self.found or self.pool.exact:
+            return []
+        draws = [self.beliefs.drawn(self._files(), 1 - self.keep * (1 - MARGIN)) for _ in range(min(DRAWS, left))]
+        found = {key_of(chains_of(one[1])): one for one in draws if one and (not best or loss_of(one[1]) < best.loss)}
+        return [one for key, one in found.items() if key not in self.found]
+
     def _correct(self) -> None:
         """Mend the table of the rule by times, and what it was asked, by all that was measured."""
-        files = [self.pooled(one) for one in (self.probes | self.found).values()]
-        factors = factors_of([(self._savings(one), 1 - one.kept, one.error) for one in files])
-        self.rules[TIMED] = self.rivals.corrected(factors).timed
-        own = [key for _, key in self.tried.get(TIMED, ())]
-        self.tried[TIMED] = [(corrected(self._savings(self.found[key]), factors), key) for key in own]
+        self.rules[TIMED] = self.beliefs.mend(self._files())
+        own = [self.found[key] for _, key in self.tried.get(TIMED, ())]
+        self.tried[TIMED] = [(self.beliefs.saving(one.choices), one.key) for one in own]
 
-    def _savings(self, one: Measured) -> Savings:
-        """By the table as it was taken."""
-        if one.key not in self.savings:
-            self.savings[one.key] = self.rivals.savings(one.choices)
-        return self.savings[one.key]
+    def _files(self) -> list[Measured]:
+        """All that were measured."""
+        return [self.pooled(one) for one in (self.probes | self.found).values()]
 
     def _curve(self, rule: str) -> Curve:
         """What its files save, by what was requested of the table."""
@@ -261,7 +271,7 @@ class _Loop:
         offered = {rule: fastest_within(self.rules[rule], first.loss) for rule in self.rules if rule != first.rule}
         new = {rule: one for rule, one in offered.items() if one and key_of(chains_of(one[1])) not in self.found}
         if new:
-            self._measure([first.key, *self._adds(new)], LOADS)
+            self._measure([first.key, *self._adds(new.items())], LOADS)
         return bool(new)
 
     def _prunes(self) -> bool:
@@ -294,5 +304,6 @@ class _Loop:
 
 
 def _turns(nanoseconds: float) -> int:
-    """Of a load, each of which has three runs."""
-    return round(min(TURNS, max(FEWEST_TURNS, SECONDS_A_LOAD / (3e-9 * nanoseconds))))
+    """Of a load."""
+    seconds = 1e-9 * nanoseconds * sum(runs_in_turn(nanoseconds))
+    return round(min(TURNS, max(FEWEST_TURNS, SECONDS_A_LOAD / seconds)))

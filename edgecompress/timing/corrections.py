@@ -1,55 +1,99 @@
-"""What the table of times is off, by geometry, as whole files say that were measured."""
+"""What the table of times is off, by geometry and by chain, as whole files say that were measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from edgecompress.timing.geometries import Chain
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 COMMON, OWN = 0.5, 0.6
-"""Standard deviations: how far the factors of all geometries usually are from 1, and each from those of the others."""
+"""Standard deviations, as shares of what chains save by the table: of what is common to all, and to a geometry's."""
+EACH, LEAST = 0.25, 0.1
+"""The same of each chain alone; as if it saved at least such a share of what any of its geometry does."""
 MISFIT = 0.01
-"""Of the dense time: how far a file is from the sum of its chains even where each geometry has its right factor."""
+"""Of the dense time: how far a file is from the sum of its chains even where each has its right saving."""
 
-Savings = Mapping[str, float]
-"""By geometry the share of the dense time that a file's chains save."""
+Term = tuple[str, Chain]
+"""A chain in layers of a geometry."""
+Table = Mapping[Term, float]
+"""The share of the dense time that each saves in place of one layer."""
 
 
-def factors_of(files: Sequence[tuple[Savings, float, float]]) -> dict[str, float]:
-    """By geometry how many times what the table lets its chains save they do save.
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A whole file: how many layers have each chain, the share of the dense time that it saves, its standard error."""
 
-    The posterior mean of a linear model with normal errors: what a file saves is the sum of what its geometries save by
-    the table, each times its factor. Factors are near 1, and nearer to each other, where files do not say otherwise.
+    counts: Mapping[Term, int]
+    share: float
+    error: float
+
+
+def mended(table: Table, files: Sequence[Saved], random: np.random.Generator | None = None) -> dict[Term, float]:
+    """The table as whole files say it is: the posterior mean of a linear model with normal errors, or a draw.
+
+    What a file saves is the sum of what its chains save. All may be off by one share, those of a geometry by another,
+    and each by its own: so files without a chain say something of it too, by those that are like it.
 
     Args:
-        files: of each what the table lets it save, what it was measured to save, and the standard error of that.
+        table: as it was taken.
+        files: that were measured.
+        random: draws one table of those that may be, so that chains of which little is known are tried (Thompson 1933).
     """
     import numpy as np
 
-    keys = sorted({key for savings, _, _ in files for key in savings})
-    if not keys:
+    terms, known = list(table), np.array(list(table.values()))
+    if not terms:
         return {}
-    design = np.array([[savings.get(key, 0.0) for key in keys] for savings, _, _ in files])
-    measured = np.array([saved for _, saved, _ in files])
-    weights = 1 / (np.array([error for _, _, error in files]) ** 2 + MISFIT**2)
-    found = 1 + _posterior(design, measured - design.sum(axis=1), weights)
-    return dict(zip(keys, map(float, found), strict=True))
+    prior = _Prior.of(terms, known)
+    counts = np.array([[file.counts.get(term, 0) for term in terms] for file in files], np.float64).reshape(
+        -1, len(terms)
+    )
+    noise = np.array([file.error**2 + MISFIT**2 for file in files])
+    off, rest = np.zeros(len(terms)), np.array([file.share for file in files]) - counts @ known
+    if random is not None:  # Matheron's rule: a draw from the prior, corrected by what is measured of it
+        off = prior.drawn(random)
+        rest = rest - counts @ off - random.normal(0, np.sqrt(noise))
+    across = prior.covariance() @ counts.T
+    found = known + off + across @ np.linalg.solve(counts @ across + np.diag(noise), rest)
+    return dict(zip(terms, map(float, found), strict=True))
 
 
-def corrected(savings: Savings, factors: Mapping[str, float]) -> float:
-    """The share of the dense time that is saved in all, with a factor for each geometry; 0 where it is less."""
-    return max(0.0, sum(saving * factors.get(key, 1.0) for key, saving in savings.items()))
+def saving(table: Table, counts: Mapping[Term, int]) -> float:
+    """The share of the dense time that a file saves by a table."""
+    return sum(count * table[term] for term, count in counts.items())
 
 
-def _posterior(
-    design: NDArray[np.float64], rest: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Of factors less 1: they vary together by ``COMMON`` and apart by ``OWN``."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """How far savings may be off: ``known`` are those of the table, ``member`` has a row for each geometry."""
 
-    prior = COMMON**2 + OWN**2 * np.eye(design.shape[1])
-    precision = np.linalg.inv(prior) + design.T @ (weights[:, None] * design)
-    return np.asarray(np.linalg.solve(precision, design.T @ (weights * rest)), np.float64)
+    known: NDArray[np.float64]
+    member: NDArray[np.float64]
+    own: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, terms: Sequence[Term], known: NDArray[np.float64]) -> _Prior:
+        import numpy as np
+
+        geometries = list(dict.fromkeys(geometry for geometry, _ in terms))
+        member = np.array([[float(geometry == one) for geometry, _ in terms] for one in geometries])
+        largest = (member * np.abs(known)).max(axis=1) @ member
+        return cls(known, member, EACH * (np.abs(known) + LEAST * largest))
+
+    def covariance(self) -> NDArray[np.float64]:
+        """Of all terms."""
+        import numpy as np
+
+        alike = COMMON**2 + OWN**2 * self.member.T @ self.member
+        return np.asarray(np.outer(self.known, self.known) * alike + np.diag(self.own**2), np.float64)
+
+    def drawn(self, random: np.random.Generator) -> NDArray[np.float64]:
+        """Of the same, how far each is off."""
+        of_all = random.normal(0, COMMON) + random.normal(0, OWN, len(self.member)) @ self.member
+        return self.known * of_all + random.normal(0, self.own)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgecompress.plans import Cost, Ranks
 from edgecompress.selectors.base import LayerCandidates
 from edgecompress.timing.caching import Timing
+from edgecompress.timing.corrections import Table, Term
 from edgecompress.timing.geometries import Chain, Geometry
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Prices:
         macs: the whole dense model's.
         doubt: how far off the share of MACs may be as an estimate, in shares of it.
         burden: share of its layer's dense time that a chain is counted to take more, for plans with fewer chains.
-        factors: by geometry, of what its chains save or take; 1 where there is none.
+        savings: what chains save in place of one layer, as whole files say; those that are not in it by their times.
     """
 
     geometries: tuple[Geometry, ...]
@@ -45,7 +46,7 @@ class Prices:
     macs: int
     burden: float = 0.0
     doubt: float = DOUBT
-    factors: Mapping[str, float] = field(default_factory=dict)
+    savings: Table = field(default_factory=dict)
 
     def total(self, cost: Cost) -> Cost:
         """With the dense model's time."""
@@ -65,16 +66,21 @@ class Prices:
 
     def shares(self, name: str, chains: Sequence[Chain], layer: LayerCandidates) -> list[float]:
         """Of the dense model's time, what each chain takes more than the dense layer (negative: less)."""
+        if all(self.term_of(name, chain) in self.savings for chain in chains):
+            return [-self.savings[self.term_of(name, chain)] for chain in chains]
         key, costs = self.key_of(name), {one.chain: one.cost for one in layer.candidates}
         usual = {chain: self._usual(costs[chain].macs - layer.dense.macs) for chain in chains}
-        factor = self.factors.get(key, 1.0)
         known = {(one.method, one.ranks): one for one in self.timings if one.geometry == key}
         fitted = _between(known, costs)
-        return [factor * self._drawn(known.get(chain) or fitted.get(chain), usual[chain]) for chain in chains]
+        return [self._drawn(known.get(chain) or fitted.get(chain), usual[chain]) for chain in chains]
 
     def key_of(self, name: str) -> str:
         """A layer's geometry; nothing where its chains cannot be timed, so that there are no times of them either."""
         return next((one.key for one in self.geometries if any(item.name == name for item in one.items)), "")
+
+    def term_of(self, name: str, chain: Chain) -> Term:
+        """A chain in layers like this one; a layer whose chains cannot be timed is like no other."""
+        return self.key_of(name) or name, chain
 
     def _usual(self, macs: int) -> float:
         """The share of the time that so many MACs more take, about."""

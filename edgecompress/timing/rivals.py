@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -11,6 +12,7 @@ from edgecompress.errors import BudgetError
 from edgecompress.plans import Cost
 from edgecompress.selectors.base import Choices, LayerCandidates, replaced
 from edgecompress.selectors.ceilings import Ceilings
+from edgecompress.timing.corrections import Table, Term, saving
 from edgecompress.timing.grafting import Chosen
 from edgecompress.timing.plateaus import USUAL
 from edgecompress.timing.prices import Prices
@@ -29,7 +31,9 @@ NEAR = 0.001
 LEFT_OUT = "left dense to see what layers of its geometry save: measured in the whole file"
 """Why a layer of such a plan is dense."""
 TIMED = "latency"
-"""The rule whose table is corrected by geometry."""
+"""The rule whose table is corrected by what whole files save."""
+DRAWN = "latency, explored"
+"""By tables drawn from those that may be."""
 
 Rule = Callable[[float], Choices]
 """What is chosen where such a fraction of the dense time may remain by the table."""
@@ -54,27 +58,29 @@ class Rivals:
             "latency, near MACs": partial(self.timed, doubt=SMALL_DOUBT),
             "latency, fewer chains": partial(self.timed, burden=BURDEN),
         }
+        table = self.table()
         for multiple in sorted({USUAL, self.multiple}):
-            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, of_multiple(self.layers, multiple), {})
+            own = of_multiple(self.layers, multiple)
+            rules[f"MACs, multiples of {multiple}"] = partial(self._by_macs, own, table, {})
         return rules
 
-    def saving(self, choices: Choices) -> float:
-        """Share of the dense time that the table of times lets chains save."""
-        return sum(self.savings(choices).values())
-
-    def savings(self, choices: Choices) -> dict[str, float]:
-        """The same by geometry."""
-        by_name, found = {layer.name: layer for layer in self.layers}, dict[str, float]()
-        for name, chain in chains_of(choices).items():
-            key = self.prices.key_of(name)
-            found[key] = found.get(key, 0.0) - self.prices.shares(name, [chain], by_name[name])[0]
+    def table(self) -> Table:
+        """Of all candidates, what each saves in place of one layer."""
+        found = dict[Term, float]()
+        for layer in self.layers:
+            chains = [one.chain for one in layer.candidates if self.prices.term_of(layer.name, one.chain) not in found]
+            shares = self.prices.shares(layer.name, chains, layer)
+            found |= {self.prices.term_of(layer.name, c): -share for c, share in zip(chains, shares, strict=True)}
         return found
+
+    def counts(self, choices: Choices) -> Counter[Term]:
+        """How many layers have each chain."""
+        return Counter(self.prices.term_of(name, chain) for name, chain in chains_of(choices).items())
 
     def without(self, geometry: str, choices: Choices) -> Choices:
         """With all layers of a geometry dense."""
-        return left_dense(
-            choices, {name for name in replaced(choices) if self.prices.key_of(name) == geometry}, LEFT_OUT
-        )
+        names = {name for name, chain in chains_of(choices).items() if self.prices.term_of(name, chain)[0] == geometry}
+        return left_dense(choices, names, LEFT_OUT)
 
     def allows(self, choices: Choices) -> bool:
         """Whether all other limits are met."""
@@ -85,9 +91,9 @@ class Rivals:
             getattr(cost, name) <= room for name, room in self.limits.rooms(self.total).items() if name != "time"
         )
 
-    def corrected(self, factors: Mapping[str, float]) -> Rivals:
-        """With what chains of each geometry save by the table times a factor."""
-        return replace(self, prices=replace(self.prices, factors=factors))
+    def mended(self, table: Table) -> Rivals:
+        """With what chains save by another table."""
+        return replace(self, prices=replace(self.prices, savings=table))
 
     def timed(self, keep: float, **differently: float) -> Choices:
         """Of least loss where by the table so much of the dense time may remain."""
@@ -95,7 +101,9 @@ class Rivals:
         layers = [prices.on(layer) for layer in self.layers]
         return replace(self.limits, time=round(keep * prices.dense)).select(layers, prices.total(self.total))
 
-    def _by_macs(self, layers: Sequence[LayerCandidates], known: dict[int, Choices | None], keep: float) -> Choices:
+    def _by_macs(
+        self, layers: Sequence[LayerCandidates], table: Table, known: dict[int, Choices | None], keep: float
+    ) -> Choices:
         """The plan of most MACs whose time is expected to be within the budget; ``known`` are those of each step."""
         low, high, found = 0, STEPS, None
         while high - low > 1:
@@ -103,7 +111,7 @@ class Rivals:
             if step not in known:
                 known[step] = self._of_macs(layers, step / STEPS)
             choices = known[step]
-            if choices is not None and 1 - self.saving(choices) > keep:
+            if choices is not None and 1 - saving(table, self.counts(choices)) > keep:
                 high = step
             else:
                 low, found = step, choices or found

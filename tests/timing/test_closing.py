@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from edgecompress.timing.geometries import Geometry
 from edgecompress.timing.grafting import Chosen
 from edgecompress.timing.measured import key_of
 from edgecompress.timing.prices import Prices
-from edgecompress.timing.rivals import Rivals, chains_of, fastest_within, losses_of
+from edgecompress.timing.rivals import DRAWN, Rivals, chains_of, fastest_within, losses_of
 from tests.covering import slow
 
 LAYERS, MACS, OTHERS = 12, 1000, 600
@@ -92,8 +91,8 @@ def test_rounds_do_not_swing() -> None:
     _, found = run(Model(lambda _, saved: 0.95 * saved**1.5, noise=(0.0, 0.02, -0.02)), 0.5)
     own = [one.kept for one in found if one.rule == "latency"]
     assert 1 <= len(own) <= MOST_CHOICES
-    assert abs(own[-1] - 0.5) < 0.03
-    assert all(abs(later - 0.5) <= abs(first - 0.5) + 0.01 for first, later in pairwise(own))
+    assert abs(own[-1] - 0.5) < 0.02
+    assert all(abs(later - 0.5) <= abs(own[0] - 0.5) for later in own)
 
 
 def test_instructions_are_one_exact_number_each() -> None:
@@ -256,6 +255,18 @@ def test_geometries_whose_chains_save_nothing_in_whole_files_are_left_dense(
     assert best.loss <= least_loss(law, keep) * 1.4
     useless = efficiencies.index(min(efficiencies))
     assert not [name for name in chains_of(best.choices) if int(name[5:]) // 4 == useless]
+
+
+def test_chains_that_save_more_than_the_table_says_are_found() -> None:
+    """No rule would choose them by the table, by which those of other ranks save as much."""
+
+    def law(_: str, saved: float) -> float:
+        return 1.0 if round(10 * saved) == 7 else 0.4 * saved
+
+    model = Noisy(law, seed=1, of_loads=0.01)
+    best, found = run(model, 0.5)
+    assert best.loss <= least_loss(law, 0.5) * 1.3
+    assert any(one.rule == DRAWN for one in found)
 
 
 def test_what_other_rules_offer_for_no_more_loss_is_measured_too() -> None:
