@@ -197,7 +197,7 @@ def test_of_many_noisy_devices_none_takes_a_plan_that_is_late_or_far_from_the_be
     found = distances(range(40), LAWS[law], keep)
     assert max(over for over, _ in found) < OVER
     assert max(worse for _, worse in found) < WORSE
-    assert sorted(over for over, _ in found)[len(found) // 2] < 0.015
+    assert sorted(over for over, _ in found)[len(found) // 2] < 0.02
 
 
 def test_chance_alone_leaves_no_chain_out() -> None:
