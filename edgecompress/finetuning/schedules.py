@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -38,21 +39,15 @@ def schedule_of(optimizer: Optimizer, settings: FineTuning, steps: int) -> LRSch
     return OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=share)
 
 
-def cosine(warm_up: int, steps: int, step: int) -> float:
-    """The share of the peak learning rate at ``step``."""
+def cosine(warm_up: int, steps: int, step: int, cycles: int = 1) -> float:
+    """The share of the peak learning rate at ``step``; ``cycles`` fall from it one by one (arXiv 1608.03983)."""
     if step < warm_up:
         return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warm_up) / max(1, steps - warm_up))))
+    at = min(1, (step - warm_up) / max(1, steps - warm_up)) * (2**cycles - 1)
+    cycle = min(cycles - 1, int(math.log2(at + 1)))
+    return 0.5 * (1 + math.cos(math.pi * (at - (2**cycle - 1)) / 2**cycle))
 
 
-def restarts(warm_up: int, steps: int, step: int) -> float:
-    """The same with ``CYCLES`` half cosines, each from the peak on (SGDR, arXiv 1608.03983)."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    at = min(1.0, (step - warm_up) / max(1, steps - warm_up)) * (2**CYCLES - 1)
-    cycle = min(CYCLES - 1, int(math.log2(at + 1)))
-    return 0.5 * (1 + math.cos(math.pi * (at + 1 - 2**cycle) / 2**cycle))
-
-
-SHAPES = {"cosine": cosine, "restarts": restarts}
+restarts = partial(cosine, cycles=CYCLES)
+SHAPES: dict[str, Callable[..., float]] = {"cosine": cosine, "restarts": restarts}
 """Of the rate after a linear warm-up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,11 +45,11 @@ class Beliefs:
         """The share of the dense time that a plan is believed to save."""
         return max(0.0, saving(self.table, self.rivals.counts(choices)))
 
-    def by_geometry(self, choices: Choices) -> Counter[str]:
+    def by_geometry(self, choices: Choices) -> dict[str, float]:
         """The same by geometry, as the table was taken."""
-        found = Counter[str]()
-        for (geometry, chain), count in self.rivals.counts(choices).items():
-            found[geometry] += count * self.taken[geometry, chain]  # type: ignore[assignment]
+        found = dict[str, float]()
+        for term, count in self.rivals.counts(choices).items():
+            found[term[0]] = found.get(term[0], 0.0) + count * self.taken[term]
         return found
 
     def _saved(self, files: Sequence[Measured]) -> list[Saved]:

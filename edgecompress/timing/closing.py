@@ -230,7 +230,8 @@ class _Loop:
         left, best = MOST_DRAWN - len(self.tried.get(DRAWN, ())), self._first()
         if not self.found or self.pool.exact:
             return []
-        draws = [self.beliefs.drawn(self._files(), 1 - self.keep * (1 - MARGIN)) for _ in range(min(DRAWS, left))]
+        files, wanted = self._files(), 1 - self.keep * (1 - MARGIN)
+        draws = [self.beliefs.drawn(files, wanted) for _ in range(min(DRAWS, left))]
         found = {key_of(chains_of(one[1])): one for one in draws if one and (not best or loss_of(one[1]) < best.loss)}
         return [one for key, one in found.items() if key not in self.found]
 

@@ -66,8 +66,9 @@ class Prices:
 
     def shares(self, name: str, chains: Sequence[Chain], layer: LayerCandidates) -> list[float]:
         """Of the dense model's time, what each chain takes more than the dense layer (negative: less)."""
-        if all(self.term_of(name, chain) in self.savings for chain in chains):
-            return [-self.savings[self.term_of(name, chain)] for chain in chains]
+        terms = [self.term_of(name, chain) for chain in chains]
+        if all(term in self.savings for term in terms):
+            return [-self.savings[term] for term in terms]
         key, costs = self.key_of(name), {one.chain: one.cost for one in layer.candidates}
         usual = {chain: self._usual(costs[chain].macs - layer.dense.macs) for chain in chains}
         known = {(one.method, one.ranks): one for one in self.timings if one.geometry == key}
